@@ -1,0 +1,23 @@
+/* What the kernels share among themselves; not part of the contract. */
+#ifndef NPDP_INTERNAL_H
+#define NPDP_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Compiles a function once for each vector width; the loader picks the widest that the processor has. This needs
+ * GCC and glibc; elsewhere the one plain version is used. Each gives the same bits. NPDP_ONE_VERSION switches it off. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && !defined(NPDP_ONE_VERSION)
+#define NPDP_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define NPDP_CLONES
+#endif
+
+/* Whether two arrays of `nbytes` have a byte in common. */
+static inline int npdp_overlap(const void *left, const void *right, size_t nbytes)
+{
+    const uintptr_t a = (uintptr_t)left, b = (uintptr_t)right;
+    return (a < b ? b - a : a - b) < nbytes;
+}
+
+#endif

@@ -1,0 +1,68 @@
+/* The arithmetic of npdp in C: the contract.
+ *
+ * Two readers: the C compiler, and cffi, which takes these same lines (without those that start with '#') as
+ * the binding. npdp/kernels/reference.py says the same in NumPy and gives the same bits.
+ *
+ * For every function:
+ *   - arrays are contiguous, aligned to their element and `count` elements long; NULL is fine where count is 0;
+ *   - it returns 0; or 1, having done nothing, where arrays overlap that must not;
+ *   - each element is worked on by itself, in the order of operations written here, every operation rounded to
+ *     the array's type, scalars too: vector width, alignment and cutting into ranges change no bit;
+ *   - it keeps no state and allocates nothing: threads may call it at the same time on different arrays.
+ *
+ * Cost: one pass over memory. Per element, reads and writes together: accumulate 3, SGD with momentum 5, Adam 7.
+ */
+#ifndef NPDP_KERNELS_H
+#define NPDP_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* accumulate: dst[i] = dst[i] op src[i].
+ * dst and src are the same array or do not overlap.
+ * sum, prod: integers wrap. min, max: NaN in either gives NaN; of two equal values (+0 and -0) src is taken. */
+int npdp_sum_f32(float *dst, const float *src, size_t count);
+int npdp_sum_f64(double *dst, const double *src, size_t count);
+int npdp_sum_i32(int32_t *dst, const int32_t *src, size_t count);
+int npdp_sum_i64(int64_t *dst, const int64_t *src, size_t count);
+int npdp_prod_f32(float *dst, const float *src, size_t count);
+int npdp_prod_f64(double *dst, const double *src, size_t count);
+int npdp_prod_i32(int32_t *dst, const int32_t *src, size_t count);
+int npdp_prod_i64(int64_t *dst, const int64_t *src, size_t count);
+int npdp_min_f32(float *dst, const float *src, size_t count);
+int npdp_min_f64(double *dst, const double *src, size_t count);
+int npdp_min_i32(int32_t *dst, const int32_t *src, size_t count);
+int npdp_min_i64(int64_t *dst, const int64_t *src, size_t count);
+int npdp_max_f32(float *dst, const float *src, size_t count);
+int npdp_max_f64(double *dst, const double *src, size_t count);
+int npdp_max_i32(int32_t *dst, const int32_t *src, size_t count);
+int npdp_max_i64(int64_t *dst, const int64_t *src, size_t count);
+
+/* SGD, as torch.optim.SGD does it. Changes param and velocity, not grad; the three do not overlap.
+ *   g = grad[i]                                 where weight_decay != 0: + weight_decay * param[i]
+ *   velocity[i] = momentum * velocity[i] + keep * g       on the first update: g
+ *   g = velocity[i]                             nesterov: g + momentum * velocity[i]
+ *   param[i] = param[i] - lr * g
+ * The two lines of velocity only where momentum != 0; elsewhere it is not touched and may be NULL.
+ * keep is 1 - dampening; nesterov and first are 0 or 1. */
+int npdp_sgd_f32(float *param, const float *grad, float *velocity, size_t count, float lr, float momentum, float keep,
+                 float weight_decay, int nesterov, int first);
+int npdp_sgd_f64(double *param, const double *grad, double *velocity, size_t count, double lr, double momentum,
+                 double keep, double weight_decay, int nesterov, int first);
+
+/* Adam and AdamW, as torch.optim does them. Changes param, m and v, not grad; the four do not overlap.
+ *   g = grad[i]                                 where l2 != 0: + l2 * param[i]              (Adam)
+ *   p = shrink * param[i]                       which is param[i] where shrink == 1         (AdamW)
+ *   m[i] = beta1 * m[i] + rest1 * g
+ *   v[i] = beta2 * v[i] + (rest2 * g) * g
+ *   param[i] = p - (step_size * m[i]) / (sqrt(v[i]) / root2 + eps)
+ * where, at update t = 1, 2, ...: rest1 = 1 - beta1, rest2 = 1 - beta2, step_size = lr / (1 - beta1^t),
+ * root2 = sqrt(1 - beta2^t), and with weight decay: l2 = weight_decay, shrink = 1 (Adam)
+ * or l2 = 0, shrink = 1 - lr * weight_decay (AdamW). */
+int npdp_adam_f32(float *param, const float *grad, float *m, float *v, size_t count, float step_size, float beta1,
+                  float rest1, float beta2, float rest2, float root2, float eps, float l2, float shrink);
+int npdp_adam_f64(double *param, const double *grad, double *m, double *v, size_t count, double step_size,
+                  double beta1, double rest1, double beta2, double rest2, double root2, double eps, double l2,
+                  double shrink);
+
+#endif

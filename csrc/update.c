@@ -1,0 +1,59 @@
+/* SGD and Adam: the optimiser's update in one pass, in place; the formulas are in npdp_kernels.h.
+ *
+ * NumPy needs a pass over memory for each operation and PyTorch nearly so; one pass is what makes this fast.
+ * The tests inside the loops do not depend on i: the compiler takes them out and makes a loop for each case.
+ */
+#include <math.h>
+
+#include "internal.h"
+#include "npdp_kernels.h"
+
+#define DEFINE_SGD(name, real)                                                                                         \
+    NPDP_CLONES int name(real *restrict param, const real *restrict grad, real *restrict velocity, size_t count,       \
+                         real lr, real momentum, real keep, real weight_decay, int nesterov, int first)                \
+    {                                                                                                                  \
+        const size_t nbytes = count * sizeof(real);                                                                    \
+        const int has_momentum = momentum != 0, decays = weight_decay != 0;                                            \
+        if (npdp_overlap(param, grad, nbytes))                                                                         \
+            return 1;                                                                                                  \
+        if (has_momentum && (npdp_overlap(param, velocity, nbytes) || npdp_overlap(grad, velocity, nbytes)))           \
+            return 1;                                                                                                  \
+        for (size_t i = 0; i < count; i++) {                                                                           \
+            real g = grad[i];                                                                                          \
+            if (decays)                                                                                                \
+                g = g + weight_decay * param[i];                                                                       \
+            if (has_momentum) {                                                                                        \
+                velocity[i] = first ? g : momentum * velocity[i] + keep * g;                                           \
+                g = nesterov ? g + momentum * velocity[i] : velocity[i];                                               \
+            }                                                                                                          \
+            param[i] = param[i] - lr * g;                                                                              \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }
+
+#define DEFINE_ADAM(name, real, SQRT)                                                                                  \
+    NPDP_CLONES int name(real *restrict param, const real *restrict grad, real *restrict m, real *restrict v,          \
+                         size_t count, real step_size, real beta1, real rest1, real beta2, real rest2, real root2,     \
+                         real eps, real l2, real shrink)                                                               \
+    {                                                                                                                  \
+        const size_t nbytes = count * sizeof(real);                                                                    \
+        const int decays = l2 != 0;                                                                                    \
+        if (npdp_overlap(param, grad, nbytes) || npdp_overlap(param, m, nbytes) || npdp_overlap(param, v, nbytes) ||   \
+            npdp_overlap(grad, m, nbytes) || npdp_overlap(grad, v, nbytes) || npdp_overlap(m, v, nbytes))              \
+            return 1;                                                                                                  \
+        for (size_t i = 0; i < count; i++) {                                                                           \
+            real g = grad[i];                                                                                          \
+            if (decays)                                                                                                \
+                g = g + l2 * param[i];                                                                                 \
+            m[i] = beta1 * m[i] + rest1 * g;                                                                           \
+            v[i] = beta2 * v[i] + (rest2 * g) * g;                                                                     \
+            param[i] = shrink * param[i] - (step_size * m[i]) / (SQRT(v[i]) / root2 + eps);                            \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }
+
+DEFINE_SGD(npdp_sgd_f32, float)
+DEFINE_SGD(npdp_sgd_f64, double)
+
+DEFINE_ADAM(npdp_adam_f32, float, sqrtf)
+DEFINE_ADAM(npdp_adam_f64, double, sqrt)

@@ -1,0 +1,71 @@
+"""npdp: data-parallel SGD on CPUs, from scratch on NumPy and MPI.
+
+Public names are loaded when first used, so that `import npdp` costs next to nothing, never touches
+MPI, and can still set the number of BLAS threads, which NumPy's BLAS reads once, when it is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from npdp.environment import set_blas_threads
+
+__version__ = "0.1.0"
+
+set_blas_threads()
+
+_HOME = {  # public name -> the module that defines it
+    "Tensor": "npdp.autograd",
+    "no_grad": "npdp.autograd",
+    "manual_seed": "npdp.random",
+    "init": "npdp.parallel.world",
+    "rank": "npdp.parallel.world",
+    "world_size": "npdp.parallel.world",
+    "allreduce": "npdp.parallel.world",
+    "reduce_scatter": "npdp.parallel.world",
+    "allgather": "npdp.parallel.world",
+    "broadcast": "npdp.parallel.world",
+    "barrier": "npdp.parallel.world",
+    "global_mean": "npdp.parallel.world",
+    "run_ranks": "npdp.parallel.world",
+    "DistributedDataParallel": "npdp.parallel.data_parallel",
+    "DistributedOptimizer": "npdp.parallel.distributed_optimizer",
+    "broadcast_parameters": "npdp.parallel.replicas",
+    "InputError": "npdp.errors",
+}
+_PACKAGES = ("autograd", "nn", "optim", "data", "kernels", "comm", "collectives", "parallel")
+
+__all__ = ["__version__", *_HOME, *_PACKAGES]
+
+if TYPE_CHECKING:
+    from npdp.autograd import Tensor as Tensor, no_grad as no_grad
+    from npdp.errors import InputError as InputError
+    from npdp.parallel.data_parallel import DistributedDataParallel as DistributedDataParallel
+    from npdp.parallel.distributed_optimizer import DistributedOptimizer as DistributedOptimizer
+    from npdp.parallel.replicas import broadcast_parameters as broadcast_parameters
+    from npdp.parallel.world import (
+        allgather as allgather,
+        allreduce as allreduce,
+        barrier as barrier,
+        broadcast as broadcast,
+        global_mean as global_mean,
+        init as init,
+        rank as rank,
+        reduce_scatter as reduce_scatter,
+        run_ranks as run_ranks,
+        world_size as world_size,
+    )
+    from npdp.random import manual_seed as manual_seed
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"npdp.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'npdp' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next look-up is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

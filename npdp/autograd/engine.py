@@ -1,0 +1,152 @@
+"""Backward: walks the graph from a loss to its leaves, each node once, when all that it feeds has answered.
+
+Two passes, no recursion. The first counts how often each node's output was used; the second takes a node
+when its last use has sent back a gradient. A leaf is complete the moment its last contribution is in, while
+the rest of backward still runs: that is when its hooks run and its exchange over the ranks may start.
+
+Cost: each vjp once, plus about a microsecond a node.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from npdp.autograd.tensor import Array, Batch, Node, Tensor, Vjp
+
+Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
+
+
+class GradientExchange(Protocol):
+    """What owns parameters and is told how their gradients come along; data parallel training is one."""
+
+    def begin(self, batch: Batch | None, graph: Graph) -> float:
+        """Backward begins: return the weight of this rank's loss in the global one."""
+
+    def ready(self, parameter: Tensor) -> None:
+        """The gradient of this parameter is complete."""
+
+    def finish(self) -> None:
+        """Backward has ended."""
+
+
+def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
+    """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
+    start = _start(loss, gradient)
+    if loss.node is None:
+        loss.grad = start if loss.grad is None else loss.grad + start
+        return
+    graph, leaves = _count_uses(loss.node)
+    exchanges = list({id(leaf.exchange): leaf.exchange for leaf in leaves if leaf.exchange is not None}.values())
+    weight = _weight(exchanges, loss, graph)
+    if weight != 1:
+        start = start * start.dtype.type(weight)
+    _walk(loss.node, start, graph, weight, retain_graph)
+    for exchange in exchanges:
+        exchange.finish()
+
+
+def _start(loss: Tensor, gradient: Any) -> Array:
+    """Return the gradient that the walk begins with: of a number, 1."""
+    if loss.node is None and not loss.requires_grad:
+        raise RuntimeError("backward: nothing that this tensor was computed from has requires_grad=True")
+    if gradient is None:
+        if loss.data.size != 1:
+            raise ValueError(f"backward needs a gradient for a tensor of shape {loss.shape}; only a number needs none")
+        return np.ones_like(loss.data)
+    start = np.asarray(gradient, dtype=loss.dtype)
+    if start.shape != loss.shape:
+        raise ValueError(f"backward: the gradient has shape {start.shape}, the tensor {loss.shape}")
+    return start
+
+
+def _count_uses(root: Node) -> tuple[Graph, list[Tensor]]:
+    """Return, for all that `root` was computed from, how often each is used; and the leaves among them."""
+    uses: Graph = {root: 0}
+    leaves: list[Tensor] = []
+    found: list[Node] = [root]
+    while found:
+        for parent in found.pop().parents:
+            if parent is None:
+                continue
+            if parent in uses:
+                uses[parent] += 1
+                continue
+            uses[parent] = 1
+            if type(parent) is Node:
+                found.append(parent)
+            else:
+                leaves.append(parent)  # type: ignore[arg-type]
+    return uses, leaves
+
+
+def _weight(exchanges: list[GradientExchange], loss: Tensor, graph: Graph) -> float:
+    """Return this rank's weight in the global loss: 1 where nothing is exchanged."""
+    weights = {exchange.begin(loss.batch, graph) for exchange in exchanges}
+    if len(weights) > 1:
+        raise RuntimeError(
+            "backward: the models behind this loss saw different numbers of samples; give each loss its own backward"
+        )
+    return weights.pop() if weights else 1.0
+
+
+def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bool) -> None:
+    pending: dict[Node | Tensor, Array] = {root: start}  # gradients that still wait for further contributions
+    complete: list[Node] = [root]
+    while complete:
+        node = complete.pop()
+        gradient = pending.pop(node)
+        vjps = node.vjps
+        if vjps is None:
+            raise RuntimeError(f"{node.name}: backward ran through here before; pass retain_graph=True the first time")
+        for cell, version in node.kept:
+            if cell[0] != version:
+                raise RuntimeError(
+                    f"{node.name}: a value that its gradient needs was changed in place between forward and backward"
+                )
+        for parent, vjp in zip(node.parents, vjps):
+            if parent is None:
+                continue
+            is_leaf = type(parent) is not Node
+            if is_leaf and parent.hooks is None:  # type: ignore[union-attr]
+                _accumulate(parent, vjp, gradient, node.writes)  # type: ignore[arg-type]
+            elif parent in pending:
+                pending[parent] = pending[parent] + vjp(gradient)
+            else:
+                pending[parent] = vjp(gradient)
+            uses[parent] -= 1
+            if uses[parent] == 0:
+                if is_leaf:
+                    _complete_leaf(parent, pending, weight)  # type: ignore[arg-type]
+                else:
+                    complete.append(parent)  # type: ignore[arg-type]
+        if not retain_graph:
+            node.vjps = None
+
+
+def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
+    """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
+    if leaf.grad is not None:
+        leaf.grad += vjp(gradient)
+    elif writes:
+        leaf.grad = vjp(gradient, leaf.grad_buffer)
+    elif leaf.grad_buffer is None:
+        leaf.grad = np.array(vjp(gradient), dtype=leaf.data.dtype)
+    else:
+        np.copyto(leaf.grad_buffer, vjp(gradient), casting="same_kind")
+        leaf.grad = leaf.grad_buffer
+
+
+def _complete_leaf(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: float) -> None:
+    """Run the hooks of a leaf, which see the local gradient, and tell its owner."""
+    if leaf.hooks is not None:
+        gradient = pending.pop(leaf)
+        local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
+        for hook in leaf.hooks:
+            replaced = hook(local)
+            local = local if replaced is None else np.asarray(replaced, dtype=leaf.dtype)
+        gradient = local * local.dtype.type(weight) if weight != 1 else local
+        _accumulate(leaf, lambda g: g, gradient, writes=False)
+    if leaf.exchange is not None:
+        leaf.exchange.ready(leaf)

@@ -1,0 +1,93 @@
+"""How an operation is registered: one function gives its result and, for each input, its gradient rule.
+
+    @operation(keeps=INPUTS)
+    def mul(a, b):
+        return a * b, (lambda g: unbroadcast(g * b, a.shape), lambda g: unbroadcast(g * a, b.shape))
+
+The function sees arrays only. What the decorator makes of it takes tensors, arrays and numbers, and records
+the operation where a gradient is wanted. All rules stand in `OPERATIONS`: one test checks each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd.tensor import Array, Node, Tensor, TensorLike, Vjp, _mode, result
+
+Rule = Callable[..., tuple[Any, tuple[Vjp | None, ...]]]
+
+OPERATIONS: dict[str, Callable[..., Tensor]] = {}
+
+NOTHING, INPUTS, OUTPUT = "nothing", "inputs", "output"  # which values the gradient rules read again
+
+
+def operation(*, keeps: str, writes: bool = False, view: bool = False) -> Callable[[Rule], Callable[..., Tensor]]:
+    """Register a rule.
+
+    Args:
+        keeps: NOTHING, INPUTS or OUTPUT: the values that the vjps read again, which nobody may change meanwhile.
+        writes: the vjps take (gradient, out), and write into `out` if it is an array.
+        view: the result is a view of the first input.
+    """
+
+    def register(rule: Rule) -> Callable[..., Tensor]:
+        name = rule.__name__
+
+        def apply(*inputs: TensorLike, **options: Any) -> Tensor:
+            tensors = [x if isinstance(x, Tensor) else _constant(x, inputs) for x in inputs]
+            output, vjps = rule(*[tensor.data for tensor in tensors], **options)
+            batch = None
+            wanted = False
+            for tensor in tensors:
+                batch = batch or tensor.batch
+                wanted = wanted or tensor.requires_grad
+            made = result(
+                output if type(output) is np.ndarray else np.asarray(output), batch, tensors[0].version if view else None
+            )
+            if wanted and _mode.grad_enabled:
+                made.requires_grad = True
+                made.node = Node(
+                    name,
+                    tuple([(tensor.node or tensor) if tensor.requires_grad else None for tensor in tensors]),
+                    vjps,  # type: ignore[arg-type]
+                    writes,
+                    _kept(keeps, tensors, made),
+                )
+            return made
+
+        apply.__name__ = apply.__qualname__ = name
+        apply.__doc__ = rule.__doc__
+        OPERATIONS[name] = apply
+        return apply
+
+    return register
+
+
+def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
+    """Return a number or array as a tensor; a Python number takes the dtype of the tensor beside it."""
+    if isinstance(value, (bool, int, float)):
+        beside = next(x for x in inputs if isinstance(x, Tensor)).data.dtype
+        keeps_dtype = beside.kind == "f" or (beside.kind in "iu" and not isinstance(value, float))
+        return result(np.asarray(value, dtype=beside if keeps_dtype else None))
+    return Tensor(value)
+
+
+def _kept(keeps: str, tensors: list[Tensor], made: Tensor) -> list[tuple[list[int], int]]:
+    """Return the version of each array that the gradient rules read again."""
+    if keeps == NOTHING:
+        return []
+    if keeps == OUTPUT:
+        return [(made.version, made.version[0])]
+    return [(tensor.version, tensor.version[0]) for tensor in tensors]
+
+
+def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Return `gradient` summed back to `shape`, the shape before NumPy stretched it."""
+    if gradient.shape == shape:
+        return gradient
+    added = gradient.ndim - len(shape)
+    stretched = tuple(axis + added for axis, extent in enumerate(shape) if extent == 1)
+    return np.asarray(gradient.sum(axis=(*range(added), *stretched), keepdims=True).reshape(shape))

@@ -1,0 +1,300 @@
+"""A tensor: an array, its gradient, and the operation that made it.
+
+    a ──┐
+        ├─ mul ─ c ─ sum ─ loss         loss.node → Node(sum) → Node(mul) → a, b
+    b ──┘
+
+An operation on tensors that need a gradient leaves a `Node`: its inputs ("parents") and, for each, the
+function from the output's gradient to that input's (its "vjp", vector-Jacobian product). The graph is
+all that `backward` (engine.py) walks; a node holds no result, so what nobody needs is freed at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from npdp.autograd.engine import GradientExchange
+
+Array = npt.NDArray[Any]
+Vjp = Callable[..., Any]
+Hook = Callable[[Array], "Array | None"]
+
+
+class Batch:
+    """Which rows of which global batch a result was computed from.
+
+    A tensor of the loader carries one and every result computed from it inherits it, so a loss knows how
+    many samples it stands for, and dropout knows which rows it masks.
+
+    Args:
+        count: number of samples on this rank.
+        iteration: number of the global batch since training began.
+        place: (first row in the global batch, samples of the global batch over all ranks), or a function
+            that finds it out, collectively, the first time that somebody asks.
+    """
+
+    __slots__ = ("count", "iteration", "_place")
+
+    def __init__(
+        self, count: int, iteration: int, place: tuple[int, int] | Callable[[int], tuple[int, int]]
+    ) -> None:
+        self.count = count
+        self.iteration = iteration
+        self._place = place
+
+    @property
+    def place(self) -> tuple[int, int]:
+        if not isinstance(self._place, tuple):
+            self._place = self._place(self.count)
+        return self._place
+
+    @property
+    def first_row(self) -> int:
+        return self.place[0]
+
+    @property
+    def global_count(self) -> int:
+        return self.place[1]
+
+
+class Node:
+    """One operation that was carried out: what it read, and how gradients go back through it.
+
+    Attributes:
+        name: the operation's name, for messages.
+        parents: one entry an input: the Node that made it, a leaf Tensor, or None where no gradient is wanted.
+        vjps: one function an input, from the gradient of the output to that of the input.
+        writes: whether the vjps take `out`, an array to write the gradient into.
+        kept: (version cell, version) of each array that the vjps read again; a change since then is a mistake.
+    """
+
+    __slots__ = ("name", "parents", "vjps", "writes", "kept")
+
+    def __init__(
+        self,
+        name: str,
+        parents: tuple[Node | Tensor | None, ...],
+        vjps: tuple[Vjp, ...],
+        writes: bool,
+        kept: list[tuple[list[int], int]],
+    ) -> None:
+        self.name = name
+        self.parents = parents
+        self.vjps: tuple[Vjp, ...] | None = vjps
+        self.writes = writes
+        self.kept = kept
+
+
+class _Mode(threading.local):  # of this rank: ranks may be threads
+    grad_enabled = True
+
+
+_mode = _Mode()
+
+
+def is_grad_enabled() -> bool:
+    """Return whether operations are recorded on this thread."""
+    return _mode.grad_enabled
+
+
+class no_grad:
+    """Context in which nothing is recorded, for evaluation and for changing parameters by hand."""
+
+    def __enter__(self) -> None:
+        self._before = _mode.grad_enabled
+        _mode.grad_enabled = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _mode.grad_enabled = self._before
+
+
+class Tensor:
+    """An array that remembers how it was computed.
+
+    Args:
+        data: anything NumPy takes; an array is not copied. Python floats become float32.
+        requires_grad: whether `backward` fills `.grad`; floats only.
+
+    Attributes:
+        data: the array.
+        grad: d loss / d data, an array of the same shape, or None before any `backward`.
+    """
+
+    __array_priority__ = 100  # array * tensor asks the tensor
+    __array_ufunc__ = None
+
+    data: Array
+    requires_grad: bool = False
+    grad: Array | None = None
+    grad_buffer: Array | None = None  # where the gradient is to be written, if somebody said so
+    node: Node | None = None
+    batch: Batch | None = None
+    hooks: list[Hook] | None = None
+    exchange: GradientExchange | None = None
+    version: list[int]  # counts changes in place; views of one array share the list
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            data = data.data
+        is_array = isinstance(data, (np.ndarray, np.generic))
+        self.data = np.asarray(data)
+        if not is_array and self.data.dtype == np.float64:
+            self.data = self.data.astype(np.float32)
+        self.version = [0]
+        if requires_grad:
+            if self.data.dtype.kind != "f":
+                raise TypeError(f"a gradient needs float32 or float64, got {self.data.dtype}")
+            self.requires_grad = True
+
+    # What it is
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.node is None
+
+    def size(self, axis: int | None = None) -> int | tuple[int, ...]:
+        """Return the shape, or the extent of one axis, as PyTorch's `size` does."""
+        return self.data.shape if axis is None else self.data.shape[axis]
+
+    def numel(self) -> int:
+        """Return the number of elements."""
+        return self.data.size
+
+    def numpy(self) -> Array:
+        """Return the array itself, not a copy."""
+        return self.data
+
+    def item(self) -> float:
+        """Return the only element as a Python number; local, it never communicates."""
+        return self.data.item()  # type: ignore[no-any-return]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        suffix = f", made by {self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({np.array2string(self.data, separator=', ', prefix='Tensor(')}{suffix})"
+
+    # Gradients
+    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
+        """Add d self / d leaf to `.grad` of every leaf that this was computed from.
+
+        Under DataParallel this is collective, and `.grad` is the mean over the global batch.
+
+        Args:
+            gradient: the gradient of self; needed where self is not a single number.
+            retain_graph: keep what a second `backward` over the same graph needs.
+        """
+        from npdp.autograd.engine import backward
+
+        backward(self, gradient, retain_graph)
+
+    def register_hook(self, hook: Hook) -> Callable[[], None]:
+        """Call `hook(gradient)` when this leaf's gradient of a `backward` is complete, before any exchange.
+
+        What the hook returns, if not None, takes the gradient's place. Returns a function that removes it.
+        """
+        if not self.requires_grad or self.node is not None:
+            raise ValueError("a hook needs a leaf with requires_grad=True; this tensor is a result or needs no gradient")
+        self.hooks = [*(self.hooks or []), hook]
+
+        def remove() -> None:
+            self.hooks = [h for h in self.hooks or [] if h is not hook] or None
+
+        return remove
+
+    def detach(self) -> Tensor:
+        """Return a tensor on the same array that no gradient passes."""
+        return result(self.data, self.batch, self.version)
+
+    # In place: refused where it would make a recorded gradient wrong
+    def _write(self, change: Callable[[Array], None]) -> Tensor:
+        if self.node is not None or (self.requires_grad and _mode.grad_enabled):
+            raise RuntimeError(
+                "a change in place is not recorded: write it as x = x + y, or, for a parameter, inside no_grad()"
+            )
+        change(self.data)
+        self.version[0] += 1
+        return self
+
+    def copy_(self, values: Any) -> Tensor:
+        """Write `values` into the array, in place; returns self."""
+        return self._write(lambda data: np.copyto(data, np.asarray(values), casting="same_kind"))
+
+    def add_(self, values: Any, alpha: float = 1) -> Tensor:
+        """Add alpha x `values`, in place; returns self."""
+        return self._write(lambda data: np.add(data, np.multiply(alpha, values, dtype=data.dtype), out=data))
+
+    def mul_(self, values: Any) -> Tensor:
+        """Multiply by `values`, in place; returns self."""
+        return self._write(lambda data: np.multiply(data, np.asarray(values, dtype=data.dtype), out=data))
+
+    def zero_(self) -> Tensor:
+        """Write zeros, in place; returns self."""
+        return self._write(lambda data: data.fill(0))
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self._write(lambda data: data.__setitem__(index, np.asarray(values)))
+
+    __hash__ = object.__hash__
+
+    if TYPE_CHECKING:  # operators.py gives these, one registration each
+        T: Tensor
+
+        def __add__(self, other: TensorLike) -> Tensor: ...
+        def __radd__(self, other: TensorLike) -> Tensor: ...
+        def __sub__(self, other: TensorLike) -> Tensor: ...
+        def __rsub__(self, other: TensorLike) -> Tensor: ...
+        def __mul__(self, other: TensorLike) -> Tensor: ...
+        def __rmul__(self, other: TensorLike) -> Tensor: ...
+        def __truediv__(self, other: TensorLike) -> Tensor: ...
+        def __rtruediv__(self, other: TensorLike) -> Tensor: ...
+        def __pow__(self, other: TensorLike) -> Tensor: ...
+        def __matmul__(self, other: TensorLike) -> Tensor: ...
+        def __rmatmul__(self, other: TensorLike) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __lt__(self, other: TensorLike) -> Tensor: ...
+        def __le__(self, other: TensorLike) -> Tensor: ...
+        def __gt__(self, other: TensorLike) -> Tensor: ...
+        def __ge__(self, other: TensorLike) -> Tensor: ...
+        def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
+
+
+TensorLike = Union[Tensor, Array, float, int]
+
+
+def result(data: Array, batch: Batch | None = None, version: list[int] | None = None) -> Tensor:
+    """Return a tensor on `data` without looking at it: the quick way in, for results of operations."""
+    tensor: Tensor = object.__new__(Tensor)
+    tensor.data = data
+    tensor.version = [0] if version is None else version
+    if batch is not None:
+        tensor.batch = batch
+    return tensor

@@ -1,0 +1,54 @@
+"""Which schedules there are, and which one `auto` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from npdp.collectives import halving_doubling, naive, ring, tree
+from npdp.collectives.schedule import Step
+
+Maker = Callable[[int, int], Iterator[Step]]  # (world_size, root) -> steps
+
+SCHEDULES: dict[str, dict[str, Maker]] = {
+    "allreduce": {
+        "naive": naive.allreduce,
+        "ring": ring.allreduce,
+        "halving_doubling": halving_doubling.allreduce,
+        "tree": tree.allreduce,
+    },
+    "reduce_scatter": {
+        "naive": naive.reduce_scatter,
+        "ring": ring.reduce_scatter,
+        "halving_doubling": halving_doubling.reduce_scatter,
+    },
+    "allgather": {
+        "naive": naive.allgather,
+        "ring": ring.allgather,
+        "halving_doubling": halving_doubling.allgather,
+    },
+    "broadcast": {"naive": naive.broadcast, "tree": tree.broadcast},
+}
+
+NATIVE = "mpi"  # MPI's own, to compare with; all-reduce only
+ALGORITHMS = ("auto", *SCHEDULES["allreduce"], NATIVE)
+
+TREE_UP_TO_BYTES = 2048  # below, the number of messages is all that counts
+RING_FROM_BYTES = 1 << 20  # above, the ring's segments travel while the last one is added
+
+
+def choose(collective: str, algorithm: str, nbytes: int, world_size: int) -> str:
+    """Return the algorithm to use; `auto` is a small fixed table.
+
+    Raises:
+        ValueError: an algorithm that is not known, or not for this collective.
+    """
+    if algorithm == "auto":
+        if collective == "broadcast":
+            return "tree"
+        if collective == "allreduce" and nbytes <= TREE_UP_TO_BYTES and world_size > 2:
+            return "tree"
+        return "ring" if nbytes >= RING_FROM_BYTES else "halving_doubling"
+    if algorithm in SCHEDULES[collective] or (algorithm == NATIVE and collective == "allreduce"):
+        return algorithm
+    known = ", ".join(["auto", *SCHEDULES[collective], *([NATIVE] if collective == "allreduce" else [])])
+    raise ValueError(f"{collective}: no algorithm {algorithm!r}; there are {known}")

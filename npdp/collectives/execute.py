@@ -1,0 +1,104 @@
+"""Carries out a schedule over a transport: one loop for all algorithms.
+
+A chunk travels in segments. In each step a rank begins all its sends, then takes what comes in the schedule's
+order, with the next segment under way while it adds the last. Nothing is copied but what must be added: that
+arrives in a scratch segment.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npdp import kernels
+from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.schedule import Move, of_rank
+from npdp.comm.transport import Buffer, Transport
+from npdp.partition import bounds
+
+SEGMENT_BYTES = 256 * 1024  # fits in a core's second-level cache beside what it is added to
+
+
+class Part(NamedTuple):
+    """Elements [start, stop) that go to, or come from, `peer`."""
+
+    peer: int
+    start: int
+    stop: int
+    accumulate: bool
+
+
+class RankStep(NamedTuple):
+    """One rank's share of a step."""
+
+    sends: list[Part]
+    receives: list[Part]
+
+
+@lru_cache(maxsize=1024)
+def rank_steps(
+    collective: str, algorithm: str, world_size: int, root: int, rank: int, count: int, itemsize: int
+) -> list[RankStep]:
+    """Return what `rank` has to do for a buffer of `count` elements, cut into segments."""
+    cuts = bounds(count, world_size)
+    segment = max(1, SEGMENT_BYTES // itemsize)
+
+    def segments(move: Move, peer: int) -> Iterator[Part]:
+        for start in range(cuts[move.start], cuts[move.stop], segment):
+            yield Part(peer, start, min(start + segment, cuts[move.stop]), move.accumulate)
+
+    return [
+        RankStep(
+            [part for move in sends for part in segments(move, move.target)],
+            [part for move in receives for part in segments(move, move.source)],
+        )
+        for sends, receives in of_rank(SCHEDULES[collective][algorithm](world_size, root), rank)
+    ]
+
+
+def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str) -> None:
+    """Carry out this rank's steps on `buffer`, 1-D and contiguous, in place; collective.
+
+    Raises:
+        CommunicationError: another rank sent something else than this one wanted, or has left.
+    """
+    scratch = _scratch(buffer.dtype)
+    for sends, receives in steps:
+        sending = [transport.send(buffer[part.start : part.stop], part.peer) for part in sends]
+        under_way: deque[tuple[Part, Buffer, Any]] = deque()
+        for number, part in enumerate(receives):
+            into = scratch[number % 2][: part.stop - part.start] if part.accumulate else buffer[part.start : part.stop]
+            under_way.append((part, into, transport.receive(into, part.peer)))
+            if len(under_way) == 2:
+                _take(under_way.popleft(), transport, buffer, op)
+        while under_way:
+            _take(under_way.popleft(), transport, buffer, op)
+        for handle in sending:
+            transport.wait(handle)
+
+
+def _take(arriving: tuple[Part, Buffer, Any], transport: Transport, buffer: Buffer, op: str) -> None:
+    """Wait for a segment, and add it where it is to be added."""
+    part, into, handle = arriving
+    transport.wait(handle)
+    if part.accumulate:
+        kernels.accumulate(buffer[part.start : part.stop], into, op)
+
+
+class _Scratch(threading.local):  # ranks may be threads
+    def __init__(self) -> None:
+        self.memory = np.empty((2, SEGMENT_BYTES), np.uint8)
+
+
+_here = _Scratch()
+
+
+def _scratch(dtype: np.dtype[Any]) -> tuple[Buffer, Buffer]:
+    """Return this rank's two segments to receive into."""
+    memory = _here.memory.view(dtype)
+    return memory[0], memory[1]

@@ -1,0 +1,52 @@
+"""What a schedule is: who sends which chunks to whom, and whether the receiver adds or replaces.
+
+A buffer is cut into one chunk per rank. A schedule is a list of steps, a step a list of moves, over all ranks at
+once. A rank carries out the moves that name it: in each step it begins all its sends and receives, and goes on
+when they are done. Steps order a rank's own messages only; there is no barrier between them.
+
+The same value is proven (verify.py) and carried out (execute.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+
+class Move(NamedTuple):
+    """`source` sends its chunks [start, stop) to `target`, which adds them to its own or puts them in their place."""
+
+    source: int
+    target: int
+    start: int
+    stop: int
+    accumulate: bool
+
+
+Step = list[Move]
+Schedule = list[Step]
+
+
+def add(source: int, target: int, start: int, stop: int | None = None) -> Move:
+    """A move whose receiver adds: chunk `start`, or chunks [start, stop)."""
+    return Move(source, target, start, start + 1 if stop is None else stop, True)
+
+
+def put(source: int, target: int, start: int, stop: int | None = None) -> Move:
+    """A move whose receiver replaces: chunk `start`, or chunks [start, stop)."""
+    return Move(source, target, start, start + 1 if stop is None else stop, False)
+
+
+def of_rank(schedule: Iterable[Step], rank: int) -> Iterator[tuple[list[Move], list[Move]]]:
+    """Yield the (sends, receives) of one rank, step by step; steps that do not name it are left out."""
+    for step in schedule:
+        sends = [move for move in step if move.source == rank]
+        receives = [move for move in step if move.target == rank]
+        if sends or receives:
+            yield sends, receives
+
+
+def reversed_as_puts(steps: Iterable[Step]) -> Iterator[Step]:
+    """Run a reduce-scatter backwards: each sum travels back the way its parts came, which makes an allgather."""
+    for step in reversed(list(steps)):
+        yield [put(move.target, move.source, move.start, move.stop) for move in step]

@@ -1,0 +1,1 @@
+"""Communication between ranks: who can send to whom, over what, and how a world ends."""

@@ -1,0 +1,57 @@
+"""How a world ends when a rank fails: at once, everywhere, with one traceback.
+
+An exception that nobody catches, in any thread, ends all ranks. Where several fail together the first one
+speaks: it takes a name that the operating system gives to one process only and takes back when that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first, but not for ever
+
+_claim: socket.socket | None = None  # kept until this process ends
+
+
+def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
+    """Make every uncaught exception of this process call `abort` with its traceback; SystemExit passes."""
+
+    def fail(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        abort(f"rank {rank} failed:\n" + "".join(traceback.format_exception(kind, error, trace)))
+
+    def fail_in_thread(arguments: Any) -> None:
+        if arguments.exc_type is not SystemExit:
+            fail(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
+
+    sys.excepthook = fail
+    threading.excepthook = fail_in_thread
+
+
+def announce_failure(text: str) -> None:
+    """Print `text` unless another rank of this job, on this host, has spoken; then let that one end the job."""
+    sys.stdout.flush()
+    if _is_first():
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    else:
+        time.sleep(SECOND_WAITS_S)
+
+
+def _is_first() -> bool:
+    """Return whether this process is the first of its job to ask; on systems without such names, always."""
+    global _claim
+    job = os.environ.get("PMIX_NAMESPACE") or os.environ.get("PMI_JOBID") or f"child of {os.getppid()}"
+    try:
+        _claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        _claim.bind(f"\0npdp failure of {job}")
+    except OSError:
+        return not sys.platform.startswith("linux")
+    return True

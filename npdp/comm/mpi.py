@@ -1,0 +1,112 @@
+"""A world of MPI processes. The only file that imports mpi4py.
+
+Besides messages it brings what MPI lacks: an exception on one rank ends all of them (ending.py), and a rank
+that waits for one that has left is told so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import Any
+
+from npdp import environment
+from npdp.comm.ending import announce_failure, end_on_exceptions
+from npdp.comm.errors import CommunicationError
+from npdp.comm.transport import Buffer, check_size
+from npdp.comm.waiting import LOOKS_OWN_CORE, LOOKS_SHARED_CORE, wait_until
+
+TAG_DATA, TAG_LEFT = 1, 2
+MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
+
+
+def _prepare_open_mpi() -> None:
+    """Leave out a component of Open MPI that costs a second at start-up, where all ranks share a host."""
+    launched = environment.launch()
+    if launched and launched.local_size == launched.world_size:
+        os.environ.setdefault("OMPI_MCA_btl", "^ofi")
+        os.environ.setdefault("OMPI_MCA_mtl", "^ofi")
+
+
+class MpiTransport:
+    """This process as a rank of MPI's world.
+
+    Raises:
+        RuntimeError: the launcher started several ranks but MPI sees one: mpirun and library do not match.
+    """
+
+    def __init__(self) -> None:
+        _prepare_open_mpi()
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self.rank, self.world_size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+        launched = environment.launch()
+        if launched and launched.world_size != self.world_size:
+            raise RuntimeError(
+                f"the launcher started {launched.world_size} ranks, MPI sees {self.world_size}: mpirun belongs to "
+                f"another MPI than {MPI.Get_library_version().split(',')[0].strip()}; use the mpirun installed beside it"
+            )
+        local = launched.local_size if launched else self.world_size
+        self._looks = LOOKS_OWN_CORE if local <= (os.cpu_count() or 1) else LOOKS_SHARED_CORE
+        self._data = MPI.COMM_WORLD.Dup()
+        self._control = MPI.COMM_WORLD.Dup()
+        self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "prod": MPI.PROD}
+        self._status = MPI.Status()
+        end_on_exceptions(self.rank, self._abort)
+        atexit.register(self._leave)
+
+    def send(self, buffer: Buffer, peer: int) -> Any:
+        return self._data.Isend(buffer, peer, TAG_DATA), None, peer
+
+    def receive(self, buffer: Buffer, peer: int) -> Any:
+        return self._data.Irecv(buffer, peer, TAG_DATA), buffer.nbytes, peer
+
+    def wait(self, handle: Any) -> None:
+        request, wanted, peer = handle
+        status = self._status
+        try:
+            if not request.Test(status):
+                wait_until(lambda: request.Test(status), self._looks, lambda: self._raise_if_left(peer))
+        except self._mpi.Exception as error:
+            if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
+                raise
+            raise CommunicationError(check_size(wanted, wanted + 1, self.rank, peer)) from None
+        if wanted is not None:
+            error_text = check_size(wanted, status.Get_count(self._mpi.BYTE), self.rank, peer)
+            if error_text:
+                raise CommunicationError(error_text)
+
+    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+        for start in range(0, buffer.size, MOST_ELEMENTS):
+            part = buffer[start : start + MOST_ELEMENTS]
+            request = self._data.Iallreduce(self._mpi.IN_PLACE, part, self._ops[op])
+            if not request.Test():
+                wait_until(request.Test, self._looks, lambda: self._raise_if_left(None))
+
+    def _raise_if_left(self, peer: int | None) -> None:
+        """Raise where the rank that one waits for, or any for a collective of MPI's own, has left the program."""
+        source = self._mpi.ANY_SOURCE if peer is None else peer
+        status = self._mpi.Status()
+        if self._control.Iprobe(source, TAG_LEFT, status):
+            raise CommunicationError(
+                f"rank {self.rank} waits for rank {status.Get_source()}, which has left the program: "
+                "the ranks do not call the same collectives"
+            )
+
+    def _leave(self) -> None:
+        """At the normal end of the program: tell the others, and wait for them, using no core."""
+        if self._mpi.Is_finalized():
+            return
+        notices = [self._control.Isend(b"", peer, TAG_LEFT) for peer in range(self.world_size) if peer != self.rank]
+        barrier = self._control.Ibarrier()
+        wait_until(barrier.Test, LOOKS_SHARED_CORE, lambda: None)
+        for peer in range(self.world_size):
+            if peer != self.rank:
+                self._control.Recv(bytearray(0), peer, TAG_LEFT)
+        self._mpi.Request.Waitall(notices)
+
+    def _abort(self, text: str) -> None:
+        """End all ranks; the first to fail prints its traceback."""
+        announce_failure(text)
+        self._mpi.COMM_WORLD.Abort(1)

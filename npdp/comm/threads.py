@@ -1,0 +1,145 @@
+"""A world inside one process: a thread per rank, for tests, examples and notebooks, with no launcher.
+
+A send meets its receive: nothing is buffered, whoever comes second copies. That is the strictest thing that
+MPI may do, so what runs here needs no luck there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from npdp.comm.errors import CommunicationError, WorldEnded
+from npdp.comm.transport import Buffer, check_size
+
+T = TypeVar("T")
+LOOK_UP_S = 0.05  # how often a waiting rank looks whether another has failed or left
+
+
+class _Message:
+    """A send or a receive that waits for its other half; `arrived` is locked until it has met it."""
+
+    __slots__ = ("buffer", "peer", "arrived", "error")
+
+    def __init__(self, buffer: Buffer, peer: int) -> None:
+        self.buffer, self.peer = buffer, peer
+        self.error: str | None = None
+        self.arrived = threading.Lock()
+        self.arrived.acquire()
+
+
+class _Channel:
+    """What is under way from one rank to another, in order."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.sends: deque[_Message] = deque()
+        self.receives: deque[_Message] = deque()
+
+
+class ThreadWorld:
+    """What the ranks of a world of threads share."""
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+        self.channels: dict[tuple[int, int], _Channel] = defaultdict(_Channel)
+        self.lock = threading.Lock()
+        self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
+        self.left: set[int] = set()
+
+    def channel(self, source: int, target: int) -> _Channel:
+        with self.lock:
+            return self.channels[source, target]
+
+    def fail(self, rank: int, error: BaseException) -> None:
+        with self.lock:
+            self.failure = self.failure or (rank, error)
+
+
+class ThreadTransport:
+    """One rank of a world of threads."""
+
+    def __init__(self, world: ThreadWorld, rank: int) -> None:
+        self.world, self.rank, self.world_size = world, rank, world.world_size
+        peers = range(world.world_size)
+        self._to = [world.channel(rank, peer) for peer in peers]
+        self._from = [world.channel(peer, rank) for peer in peers]
+
+    def send(self, buffer: Buffer, peer: int) -> _Message:
+        message, channel = _Message(buffer, peer), self._to[peer]
+        with channel.lock:
+            if channel.receives:
+                _meet(message, channel.receives.popleft(), self.rank, peer)
+            else:
+                channel.sends.append(message)
+        return message
+
+    def receive(self, buffer: Buffer, peer: int) -> _Message:
+        message, channel = _Message(buffer, peer), self._from[peer]
+        with channel.lock:
+            if channel.sends:
+                _meet(channel.sends.popleft(), message, peer, self.rank)
+            else:
+                channel.receives.append(message)
+        return message
+
+    def wait(self, handle: _Message) -> None:
+        while not handle.arrived.acquire(timeout=LOOK_UP_S):
+            if self.world.failure:
+                raise WorldEnded
+            if handle.peer in self.world.left and not handle.arrived.acquire(timeout=0):
+                raise CommunicationError(
+                    f"rank {self.rank} waits for rank {handle.peer}, which has left: "
+                    "the ranks do not call the same collectives"
+                )
+        if handle.error:
+            raise CommunicationError(handle.error)
+
+    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+        raise NotImplementedError("algorithm 'mpi' is MPI's own all-reduce: a world of threads has none")
+
+
+def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
+    """Copy from a send into its receive, and end both."""
+    error = check_size(receive.buffer.nbytes, send.buffer.nbytes, target, source)
+    if error is None:
+        np.copyto(receive.buffer.view(send.buffer.dtype), send.buffer)
+    for message in (send, receive):
+        message.error = error
+        message.arrived.release()
+
+
+def run_threads(world_size: int, program: Callable[[ThreadTransport], T]) -> list[T]:
+    """Run `program(transport)` on every rank, a thread each; return what each returned, in rank order.
+
+    Raises:
+        Exception: the first that a rank raised; the other ranks are ended.
+    """
+    if world_size < 1:
+        raise ValueError(f"a world needs at least 1 rank, got {world_size}")
+    world = ThreadWorld(world_size)
+    results: list[Any] = [None] * world_size
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = program(ThreadTransport(world, rank))
+        except WorldEnded:
+            pass
+        except BaseException as error:
+            error.npdp_rank = rank  # type: ignore[attr-defined]
+            world.fail(rank, error)
+        finally:
+            world.left.add(rank)
+
+    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if world.failure:
+        raise world.failure[1]
+    return results

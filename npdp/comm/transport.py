@@ -1,0 +1,69 @@
+"""What moves messages between ranks, as everything above `comm/` sees it.
+
+Messages between two ranks arrive in the order in which they were sent. A send need not be buffered: it may
+end only when its receive is there, so a schedule that needs buffering to get along is wrong (`verify` says so).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+Buffer = npt.NDArray[Any]
+Handle = Any  # a send or receive that is under way
+
+
+class Transport(Protocol):
+    """A world as one of its ranks sees it."""
+
+    rank: int
+    world_size: int
+
+    def send(self, buffer: Buffer, peer: int) -> Handle:
+        """Begin to send; the buffer must not change before `wait`."""
+
+    def receive(self, buffer: Buffer, peer: int) -> Handle:
+        """Begin to receive into `buffer`, in place."""
+
+    def wait(self, handle: Handle) -> None:
+        """Return when it is done.
+
+        Raises:
+            CommunicationError: the message has another size than was wanted, or the peer has left.
+        """
+
+    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+        """The library's own all-reduce, in place, for comparison.
+
+        Raises:
+            NotImplementedError: this transport has none.
+        """
+
+
+class NoTransport:
+    """A world of one rank: it has nobody to talk to."""
+
+    rank = 0
+    world_size = 1
+
+    def send(self, buffer: Buffer, peer: int) -> Handle:
+        raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")
+
+    receive = send
+
+    def wait(self, handle: Handle) -> None:
+        raise ValueError("rank 0 is alone; it waits for nobody")
+
+    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+        pass
+
+
+def check_size(wanted: int, got: int, rank: int, peer: int) -> str | None:
+    """Return what is wrong with a message of `got` bytes where `wanted` were expected, or None."""
+    if wanted == got:
+        return None
+    return (
+        f"rank {rank}: wanted {wanted} bytes from rank {peer}, got {got}: "
+        "the two ranks do not call the same collective with the same count and dtype"
+    )

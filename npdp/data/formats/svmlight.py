@@ -1,0 +1,102 @@
+"""svmlight (LIBSVM) text: a label, then the features that are not zero, by number from 1.
+
+    +1 3:0.5 7:-2 # a comment
+    -1 1:4
+
+The table comes out dense.
+Source: Thorsten Joachims, svm_light, http://svmlight.joachims.org, "How to use"; LIBSVM's README.
+Cost: about a microsecond per index:value.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdp.data.formats.raw import Array, Part, RawData, open_text, shown
+from npdp.errors import InputError
+
+NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+LINE = re.compile(rf"\s*{NUMBER}(?:\s+\d+:{NUMBER})*\s*", re.ASCII)
+LABEL = re.compile(NUMBER, re.ASCII)
+PAIR = re.compile(rf"\d+:{NUMBER}", re.ASCII)
+WHOLE = re.compile(r"[-+]?\d+", re.ASCII)
+DENSE_ELEMENTS_MAX = 2**28  # 2 GB in float64; sparse data beyond it needs a sparse reader
+
+
+def read(path: str) -> RawData:
+    """Read an svmlight file into a dense table.
+
+    Returns:
+        (N, highest index) float64 features and (N,) float64 labels.
+
+    Raises:
+        InputError: a token that is no `index:value`, index 0, indices that do not rise, a number that is not finite,
+            or a table too large to be dense.
+    """
+    text, _ = open_text(path, "an svmlight file")
+    values, lengths, lines, written_whole = array("d"), array("q"), array("q"), True
+    for line_number, line in enumerate(text, start=1):
+        body = line.partition("#")[0]
+        if not body.strip():
+            continue
+        if not LINE.fullmatch(body):
+            _refuse_line(path, line_number, body)
+        tokens = body.replace(":", " ").split()
+        values.extend(map(float, tokens))
+        lengths.append(len(tokens))
+        lines.append(line_number)
+        written_whole = written_whole and WHOLE.fullmatch(tokens[0]) is not None
+    if not lines:
+        raise InputError(f"{path}: expected lines of label and index:value, got blank lines and comments only")
+    y, x = _table(path, np.frombuffer(values), np.frombuffer(lengths, np.int64), np.frombuffer(lines, np.int64))
+    place = f"{path}, line "
+    return RawData(Part(x, y, lambda row: f"{place}{lines[row]}"), classes=None if written_whole else False,
+                   signs=set(np.unique(y)) == {-1.0, 1.0})
+
+
+def _table(path: str, values: NDArray[np.float64], lengths: NDArray[np.int64],
+           lines: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Unpack rows of (label, index, value, index, value, ...) laid end to end into labels (N,) and table (N, D)."""
+    starts = np.cumsum(lengths) - lengths  # (N,) where each row begins
+    labels = values[starts]
+    indices, features = np.delete(values, starts).reshape(-1, 2).T  # (entries,) each
+    rows = np.repeat(np.arange(len(lengths)), (lengths - 1) // 2)  # (entries,)
+    _check(path, labels, indices, features, rows, lines)
+    columns = int(indices.max(initial=0))
+    if columns == 0:
+        raise InputError(f"{path}, line {lines[0]}: expected index:value behind the label, got none in the whole file")
+    if len(labels) * columns > DENSE_ELEMENTS_MAX:
+        line = lines[rows[indices.argmax()]]
+        raise InputError(f"{path}, line {line}: index {columns} makes a table of {len(labels)} x {columns} numbers, "
+                         f"expected at most {DENSE_ELEMENTS_MAX} in all")
+    table = np.zeros((len(labels), columns))
+    table[rows, indices.astype(np.intp) - 1] = features
+    return labels, table
+
+
+def _check(path: str, labels: Array, indices: Array, features: Array, rows: Array, lines: Array) -> None:
+    for wrong in np.flatnonzero(indices < 1)[:1]:
+        raise InputError(f"{path}, line {lines[rows[wrong]]}: expected indices from 1 up, got index 0")
+    falls = (np.diff(indices) <= 0) & (np.diff(rows) == 0)
+    for wrong in np.flatnonzero(falls)[:1]:
+        raise InputError(f"{path}, line {lines[rows[wrong]]}: expected rising indices, "
+                         f"got {indices[wrong + 1]:.0f} after {indices[wrong]:.0f}")
+    for numbers, owner in ((labels, np.arange(len(labels))), (features, rows)):
+        for wrong in np.flatnonzero(~np.isfinite(numbers))[:1]:
+            raise InputError(f"{path}, line {lines[owner[wrong]]}: expected finite numbers, got {numbers[wrong]}")
+
+
+def _refuse_line(path: str, line: int, body: str) -> NoReturn:
+    label, *pairs = body.split()
+    if not LABEL.fullmatch(label):
+        raise InputError(f"{path}, line {line}: expected a number as label, got {shown(label)}")
+    wrong = next(pair for pair in pairs if not PAIR.fullmatch(pair))
+    if wrong.startswith("qid:"):
+        raise InputError(f"{path}, line {line}: expected index:value, got {shown(wrong)}: "
+                         "ranking by query is not supported")
+    raise InputError(f"{path}, line {line}: expected index:value with finite numbers, got {shown(wrong)}")

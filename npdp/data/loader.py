@@ -1,0 +1,93 @@
+"""The loader: global batches in the order of the epoch, of which each rank gets its part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from npdp.autograd import Batch, Tensor
+from npdp.autograd.tensor import Array, result
+from npdp.data.sampler import Rows, epoch_order, local_rows, shard
+
+
+class Dataset(Protocol):
+    """Anything with a length and rows; one that has `take(rows)` too gives a whole batch at once."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int) -> Any: ...
+
+
+class DataLoader:
+    """Iterates over (inputs, labels) of this rank, an epoch at a time; each sample exactly once over all ranks.
+
+    Each pass moves on to the order of the next epoch by itself.
+
+    Args:
+        dataset: samples; the same on every rank.
+        batch_size: of the global batch, over all ranks together.
+        shuffle: whether each epoch has an order of its own.
+        seed: of the orders; must be the same on every rank.
+        accumulate: each global batch comes in so many pieces, one after the other; their gradients, added
+            up over all pieces and ranks, are those of the whole batch.
+        rank, world_size: whose part; this rank's where not given.
+
+    Attributes:
+        epoch: the number of the next pass.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        *,
+        accumulate: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        for name, value in {"batch_size": batch_size, "accumulate": accumulate}.items():
+            if value < 1:
+                raise ValueError(f"DataLoader: {name} must be at least 1, got {value}")
+        if seed < 0:
+            raise ValueError(f"DataLoader: seed must not be negative, got {seed}")
+        self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
+        self.global_batch_size, self.accumulate = batch_size, accumulate
+        self.rank, self.world_size = (rank, world_size) if rank is not None and world_size is not None else shard()
+        self.epoch = 0
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """The number of global batches; the last one may be smaller."""
+        return -(-len(self.dataset) // self.global_batch_size)
+
+    def __len__(self) -> int:
+        return self.iterations_per_epoch * self.accumulate
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch's order the next pass takes; passes count on from there by themselves."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
+        for number in range(self.iterations_per_epoch):
+            rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
+            iteration = epoch * self.iterations_per_epoch + number
+            for piece in range(self.accumulate):
+                start, stop = local_rows(len(rows), self.world_size, self.rank, self.accumulate, piece)
+                x, y = self._take(rows[start:stop])
+                batch = Batch(stop - start, iteration, (start, len(rows)))
+                yield result(x, batch), result(y, batch)
+
+    def _take(self, rows: Rows) -> tuple[Array, Array]:
+        take = getattr(self.dataset, "take", None)
+        if take is not None:
+            return take(rows)  # type: ignore[no-any-return]
+        samples = [self.dataset[int(row)] for row in rows]
+        if not samples:  # an empty part still needs the shape of a row
+            x, y = self.dataset[0]
+            return np.empty((0, *np.shape(x)), np.asarray(x).dtype), np.empty((0, *np.shape(y)), np.asarray(y).dtype)
+        return np.stack([np.asarray(x) for x, _ in samples]), np.stack([np.asarray(y) for _, y in samples])

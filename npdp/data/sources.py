@@ -1,0 +1,165 @@
+"""From what the user names to data that can be trained on.
+
+    spec ── read ── labels or numbers ── split ── scale ── DataSplit(train, test)
+            digits, synthetic, formats/  targets.py        scaling.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdp.data import formats
+from npdp.data.datasets import Array, ArrayDataset
+from npdp.data.formats.raw import Part, RawData
+from npdp.data.scaling import Moments, ScaledDataset, moments
+from npdp.data.targets import class_labels, is_classification, refuse_infinite, regression_targets
+from npdp.errors import InputError
+
+DTYPES = ("float32", "float64")
+SYNTHETIC_SAMPLES, SYNTHETIC_FEATURES, SYNTHETIC_NOISE = 1000, 10, 0.1
+PIXELS_SCALED_ONCE_BYTES = 2**20  # larger uint8 data stays as it is, see scaling.py
+SPLIT_STREAM, SYNTHETIC_STREAM = 1, 2  # behind the seed: the draws of one purpose do not repeat in another
+
+TrueWeights = tuple[NDArray[np.float64], NDArray[np.float64]]  # weight (1, D), bias (1,), as nn.Linear has them
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """Data ready to train on.
+
+    Attributes:
+        train: (N, D) features of the dtype asked for; (N,) int64 labels or (N, 1) targets.
+        test: the same of the held-out part; None where there is none.
+        classes: number of classes; None for regression.
+        source: one line that says what this is.
+        scaling: mean and deviation, (D,) float64 each, by which `standardize` scaled the features; else None.
+        true_weights: weight (1, D) and bias (1,) that made `synthetic`, for its features as given here; else None.
+    """
+
+    train: ArrayDataset
+    test: ArrayDataset | None
+    classes: int | None
+    source: str
+    scaling: Moments | None = None
+    true_weights: TrueWeights | None = None
+
+
+def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, seed: int = 0,
+         standardize: bool = False, dtype: str = "float32", task: str = "auto") -> DataSplit:
+    """Load data, choose its test part where it has none, and scale it.
+
+    Args:
+        spec: "digits", "synthetic", or the path of a file or folder (see `npdp.data.formats`).
+        target: name or number (from 1; from the end -1, ...) of the target's column in a .csv; default the last.
+        test_fraction: where the data has no test part, ceil(test_fraction * N) samples become one; 0 for none.
+        seed: chooses those samples, and draws `synthetic`.
+        standardize: scale features by mean and deviation of the training part.
+        dtype: "float32" or "float64", of features and targets.
+        task: "classification", "regression", or "auto", by the rule in `npdp.data.targets`.
+
+    Raises:
+        InputError: anything that cannot be used, in one line: file, place, wanted, got.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: expected {' or '.join(DTYPES)}, got {dtype}")
+    if seed < 0:
+        raise InputError(f"seed: expected 0 or above, got {seed}")
+    if not 0 <= test_fraction < 1:
+        raise InputError(f"test fraction: expected a number from 0 to below 1, got {test_fraction}")
+    raw, true_weights = _read(spec, target, seed)
+    _check(raw, spec, dtype)
+    y, y_test, classes = _targets(raw, task, dtype)
+    rows, test_rows = _split(len(y), 0 if raw.test else test_fraction, seed, spec)
+    scaling = _moments(raw, y, rows) if standardize else None
+    train = _dataset(raw.train, y, rows, raw.unit, scaling, dtype)
+    if raw.test and y_test is not None:
+        test: ArrayDataset | None = _dataset(raw.test, y_test, None, raw.unit, scaling, dtype)
+    else:
+        test = _dataset(raw.train, y, test_rows, raw.unit, scaling, dtype) if test_rows is not None else None
+    return DataSplit(train, test, classes, _line(spec, train, test, classes, bool(raw.test), seed), scaling,
+                     _scaled_weights(true_weights, scaling))
+
+
+def _read(spec: str, target: str | None, seed: int) -> tuple[RawData, TrueWeights | None]:
+    if spec not in ("digits", "synthetic"):
+        return formats.read(spec, target), None
+    if target is not None:
+        raise InputError(f"{spec}: a target column ({target}) can be chosen in .csv files only")
+    if spec == "synthetic":
+        return _synthetic(seed)
+    from npdp.data import digits
+
+    return digits.read(), None
+
+
+def _synthetic(seed: int) -> tuple[RawData, TrueWeights]:
+    """Draw a linear regression whose answer is known: y = x @ weight.T + bias + noise of deviation 0.1."""
+    generator = np.random.default_rng([seed, SYNTHETIC_STREAM])
+    weight = generator.standard_normal((1, SYNTHETIC_FEATURES))
+    bias = generator.standard_normal(1)
+    x = generator.standard_normal((SYNTHETIC_SAMPLES, SYNTHETIC_FEATURES))  # (N, D)
+    y = (x @ weight.T + bias)[:, 0] + SYNTHETIC_NOISE * generator.standard_normal(SYNTHETIC_SAMPLES)  # (N,)
+    return RawData(Part(x, y, lambda row: f"synthetic, sample {row}"), classes=False), (weight, bias)
+
+
+def _scaled_weights(true_weights: TrueWeights | None, scaling: Moments | None) -> TrueWeights | None:
+    if true_weights is None or scaling is None:
+        return true_weights
+    (weight, bias), (mean, deviation) = true_weights, scaling
+    return weight * deviation, bias + weight @ mean
+
+
+def _check(raw: RawData, spec: str, dtype: str) -> None:
+    features = [part.x[:1].size for part in (raw.train, raw.test) if part is not None]
+    if not len(raw.train.y) or not features[0]:
+        raise InputError(f"{spec}: expected samples with features, got {len(raw.train.y)} samples "
+                         f"of shape {raw.train.x.shape[1:]}")
+    if raw.test and raw.test.x.shape[1:] != raw.train.x.shape[1:]:
+        raise InputError(f"{raw.test.place(0)}: expected test samples of shape {raw.train.x.shape[1:]} "
+                         f"as in the training part, got {raw.test.x.shape[1:]}")
+    for part in (raw.train, raw.test):
+        if part is not None and not isinstance(part.x, np.memmap):  # a map may be larger than memory: not read here
+            refuse_infinite(part.x, part, dtype, "feature")
+
+
+def _targets(raw: RawData, task: str, dtype: str) -> tuple[Array, Array | None, int | None]:
+    if is_classification(raw, task):
+        return class_labels(raw)
+    y_test = regression_targets(raw.test, dtype) if raw.test else None
+    return regression_targets(raw.train, dtype), y_test, None
+
+
+def _split(count: int, test_fraction: float, seed: int,
+           spec: str) -> tuple[NDArray[np.intp] | None, NDArray[np.intp] | None]:
+    """Choose rows for training and test, each in the order of the file; None, None where all are for training."""
+    test_count = ceil(round(test_fraction * count, 6))  # rounded: 0.07 * 100 is a little above 7
+    if test_count == 0:
+        return None, None
+    if test_count == count:
+        raise InputError(f"{spec}: test fraction {test_fraction} of {count} samples leaves none to train on")
+    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(count)
+    return np.sort(order[test_count:]), np.sort(order[:test_count])
+
+
+def _moments(raw: RawData, y: Array, rows: NDArray[np.intp] | None) -> Moments:
+    y = y if rows is None else y[rows]
+    return moments(ScaledDataset(raw.train.x, y, rows=rows, dtype="float64", unit=raw.unit))
+
+
+def _dataset(part: Part, y: Array, rows: NDArray[np.intp] | None, unit: float, scaling: Moments | None,
+             dtype: str) -> ArrayDataset:
+    y = y if rows is None else y[rows]
+    dataset = ScaledDataset(part.x, y, rows=rows, dtype=dtype, unit=unit, moments=scaling)
+    many_bytes = part.x.dtype == np.uint8 and part.x.nbytes > PIXELS_SCALED_ONCE_BYTES and scaling is None
+    return dataset if many_bytes or isinstance(part.x, np.memmap) else dataset.in_memory()
+
+
+def _line(spec: str, train: ArrayDataset, test: ArrayDataset | None, classes: int | None, own_test: bool,
+          seed: int) -> str:
+    kind = f"{classes} classes" if classes is not None else "regression"
+    held_out = "no test part" if test is None else f"{len(test)} to test" + ("" if own_test else f" (seed {seed})")
+    return f"{spec}: {train.sample_shape[0]} features, {kind}, {len(train)} samples to train on, {held_out}"

@@ -1,0 +1,59 @@
+"""What the launcher and the machine say about this process, read from the environment alone.
+
+Nothing here imports NumPy or MPI: `import npdp` runs it before either is loaded.
+"""
+
+import os
+from typing import NamedTuple
+
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+# (rank, world size, ranks on this host) as each launcher names them
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),  # MPICH, Intel MPI
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),  # srun
+)
+
+
+class Launch(NamedTuple):
+    """How this process was launched: its rank, the number of ranks, and how many of them share this host."""
+
+    rank: int
+    world_size: int
+    local_size: int
+
+
+def launch() -> Launch | None:
+    """Return what the launcher said, or None where there was none."""
+    for rank, world_size, local_size in LAUNCHERS:
+        if rank in os.environ and world_size in os.environ:
+            size = int(os.environ[world_size])
+            local = os.environ.get(local_size, "").split("(")[0].split(",")[0]  # Slurm writes 4(x2),3
+            return Launch(int(os.environ[rank]), size, int(local or size))
+    return None
+
+
+def cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def blas_threads(ranks_on_host: int) -> int:
+    """Return each rank's share of the host's cores, at least 1 and never more than it may run on."""
+    return max(1, min(cores(), (os.cpu_count() or 1) // ranks_on_host))
+
+
+def set_blas_threads(ranks_on_host: int | None = None) -> None:
+    """Give this rank's BLAS its share of the cores, unless the user has set a number of threads.
+
+    It works only before NumPy is loaded: BLAS reads these variables once.
+    """
+    if any(name in os.environ for name in BLAS_THREADS):
+        return
+    if ranks_on_host is None:
+        launched = launch()
+        ranks_on_host = launched.local_size if launched else 1
+    if ranks_on_host > 1:
+        for name in BLAS_THREADS:
+            os.environ[name] = str(blas_threads(ranks_on_host))

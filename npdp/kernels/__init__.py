@@ -1,0 +1,212 @@
+"""Arithmetic on flat arrays, for both halves of npdp: accumulate for the collectives, updates for the optimisers.
+
+    accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
+    sgd_update      param, velocity from grad, in place     float32, float64
+    adam_update     param, m, v from grad, in place         float32, float64
+
+Two implementations give the same bits: `compiled` (C, `csrc/`; None where it was not built) and `reference` (NumPy).
+NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice is made at the first call.
+"""
+
+import os
+import warnings
+from functools import cache
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from npdp.kernels import reference
+from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
+
+__all__ = ["OPS", "accumulate", "adam_update", "backend", "compiled", "reference", "sgd_update"]
+
+Array = NDArray[Any]
+
+OPS = ("sum", "prod", "min", "max")
+_ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
+_SGD = Arguments("sgd_update", FLOATS, ("param", "velocity", "grad"))
+_SGD_PLAIN = Arguments("sgd_update", FLOATS, ("param", "grad"))
+_ADAM = Arguments("adam_update", FLOATS, ("param", "m", "v", "grad"))
+
+
+class Kernels(Protocol):
+    """What an implementation offers. Arguments are checked before; 1 is returned where arrays overlap, else 0."""
+
+    def accumulate(self, dst: Array, src: Array, op: str) -> int: ...
+
+    # fmt: off
+    def sgd_update(self, param: Array, grad: Array, velocity: Array | None, *, lr: float, momentum: float,
+                   dampening: float, nesterov: bool, weight_decay: float, first: bool) -> int: ...
+
+    def adam_update(self, param: Array, grad: Array, m: Array, v: Array, *, lr: float, beta1: float, beta2: float,
+                    eps: float, weight_decay: float, decoupled: bool, step: int) -> int: ...
+    # fmt: on
+
+
+def _load_compiled() -> tuple[Kernels | None, str]:
+    try:
+        from npdp.kernels import compiled
+    except ImportError as error:
+        return None, str(error)
+    return compiled, ""
+
+
+compiled, _why_missing = _load_compiled()
+
+
+def backend() -> str:
+    """Say which kernels are used: "c" or "numpy".
+
+    Raises:
+        ImportError: NPDP_KERNELS=c, and the C kernels are not compiled.
+        ValueError: NPDP_KERNELS is neither c nor numpy.
+    """
+    return "c" if _selected() is compiled else "numpy"
+
+
+def accumulate(dst: Array, src: Array, op: str = "sum") -> None:
+    """Combine src into dst, in place: dst = dst op src.
+
+    Integers wrap. For min and max NaN in either gives NaN, and of +0 and -0 src's is taken.
+
+    Args:
+        dst: (count,) contiguous and writeable, float32, float64, int32 or int64.
+        src: (count,) contiguous, of dst's dtype; dst itself, or memory apart from dst's.
+        op: "sum", "prod", "min" or "max".
+
+    Raises:
+        TypeError: Not arrays, or their dtype is another.
+        ValueError: They do not match or overlap in part; or an unknown op.
+    """
+    if op not in OPS:
+        raise ValueError(f"accumulate: op is {op!r}, wanted one of {', '.join(OPS)}")
+    check(_ACCUMULATE, dst, src)
+    if _selected().accumulate(dst, src, op):
+        raise ValueError("accumulate: dst and src overlap in part, wanted separate memory, or one and the same array")
+
+
+def sgd_update(
+    param: Array,
+    grad: Array,
+    velocity: Array | None,
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    first: bool,
+) -> None:
+    """Update param and velocity from grad, in place, as torch.optim.SGD does.
+
+    Args:
+        param: (count,) contiguous and writeable, float32 or float64.
+        grad: (count,) of param's dtype; it is not changed.
+        velocity: (count,) of param's dtype, writeable; unused, and may be None, where momentum is 0.
+        lr, momentum, dampening, nesterov, weight_decay: Those of torch.optim.SGD; rounded to param's dtype.
+        first: Whether velocity is made by this update (it becomes the gradient) or goes on.
+
+    Raises:
+        TypeError: Not arrays, or their dtype is another.
+        ValueError: They do not match or overlap; or there is momentum and no velocity.
+    """
+    if momentum == 0:
+        velocity = None
+        check(_SGD_PLAIN, param, grad)
+    elif velocity is None:
+        raise ValueError(f"sgd_update: velocity is None, wanted an array like param for momentum {momentum}")
+    else:
+        check(_SGD, param, velocity, grad)
+    if _selected().sgd_update(
+        param,
+        grad,
+        velocity,
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        first=first,
+    ):
+        raise ValueError("sgd_update: param, grad and velocity overlap, wanted separate memory")
+
+
+def adam_update(
+    param: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """Update param, m and v from grad, in place, as torch.optim.Adam and AdamW do.
+
+    Args:
+        param: (count,) contiguous and writeable, float32 or float64.
+        grad: (count,) of param's dtype; it is not changed.
+        m, v: (count,) of param's dtype, writeable: the running means of grad and of its square, at first zeros.
+        lr, beta1, beta2, eps, weight_decay: Those of torch.optim.Adam; rounded to param's dtype.
+        decoupled: Weight decay shrinks param directly (AdamW), or is added to grad (Adam).
+        step: Number of this update, from 1: the running means are corrected for their start at zero.
+
+    Raises:
+        TypeError: Not arrays, or their dtype is another.
+        ValueError: They do not match or overlap; or step is below 1.
+    """
+    if step < 1:
+        raise ValueError(f"adam_update: step is {step}, wanted 1 for the first update")
+    check(_ADAM, param, m, v, grad)
+    if _selected().adam_update(
+        param,
+        grad,
+        m,
+        v,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        decoupled=decoupled,
+        step=step,
+    ):
+        raise ValueError("adam_update: param, grad, m and v overlap, wanted separate memory")
+
+
+@cache
+def _selected() -> Kernels:
+    wanted = os.environ.get("NPDP_KERNELS", "")
+    if wanted not in _CHOICES:
+        raise ValueError(f"NPDP_KERNELS is {wanted!r}, wanted c or numpy, or unset for the best there is")
+    return _CHOICES[wanted]()
+
+
+def _demand_compiled() -> Kernels:
+    if compiled is None:
+        raise ImportError(f"NPDP_KERNELS=c, but npdp's C kernels are not compiled ({_why_missing}). {_HOW_TO_COMPILE}")
+    return compiled
+
+
+def _prefer_compiled() -> Kernels:
+    if compiled is None:
+        warnings.warn(
+            f"npdp's C kernels are not compiled ({_why_missing}), so NumPy does their work: the same results, slower. "
+            f"{_HOW_TO_COMPILE} NPDP_KERNELS=numpy chooses NumPy and is silent.",
+            RuntimeWarning,
+            stacklevel=4,  # the caller of the public function that came first
+        )
+        return reference
+    return compiled
+
+
+def _take_reference() -> Kernels:
+    return reference
+
+
+_HOW_TO_COMPILE = "To have them, install a C compiler (gcc) and then npdp again."
+_CHOICES = {"": _prefer_compiled, "c": _demand_compiled, "numpy": _take_reference}

@@ -1,0 +1,33 @@
+"""The recipe by which cffi makes `npdp.kernels._compiled` out of `csrc/`.
+
+setup.py names it: `cffi_modules=["npdp/kernels/_build.py:ffibuilder"]`. It is not imported at run time. In place, for
+those who work on npdp: `python setup.py build_ext --inplace`.
+
+`csrc/npdp_kernels.h` is both what the compiler includes and, without its preprocessor lines, what cffi binds.
+Through setuptools the module uses Python's stable ABI (`_compiled.abi3.so`): one file for all Python versions.
+
+The flags, and why no others:
+    -O3                  turns the plain loops into vectors;
+    -ffp-contract=off    no fused multiply-add: C and NumPy give the same bits, on every processor;
+    -fno-math-errno      sqrt becomes an instruction (it would have to set errno); results do not change.
+No -march=native: the machine that builds is not the one that runs (csrc/internal.h picks the vector width at
+run time). No -Ofast: it reorders sums.
+"""
+
+from pathlib import Path
+
+import cffi  # type: ignore[import-untyped,unused-ignore]
+
+HEADER = Path(__file__).resolve().parents[2] / "csrc" / "npdp_kernels.h"
+
+ffibuilder = cffi.FFI()
+ffibuilder.cdef("\n".join(line for line in HEADER.read_text().splitlines() if not line.startswith("#")))
+ffibuilder.set_source(
+    "npdp.kernels._compiled",
+    '#include "npdp_kernels.h"',
+    sources=["csrc/accumulate.c", "csrc/update.c"],  # relative to setup.py, as setuptools demands
+    include_dirs=["csrc"],
+    depends=["csrc/npdp_kernels.h", "csrc/internal.h"],
+    libraries=["m"],
+    extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno"],
+)

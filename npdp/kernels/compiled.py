@@ -1,0 +1,95 @@
+"""The functions of `csrc/`, called through cffi: pointers are made here and nowhere else.
+
+Arguments have been checked by `npdp.kernels`. What is returned is C's status: 0, or 1 where arrays overlap that must
+not, and then nothing was changed. The GIL is released inside, so other threads go on meanwhile. Where the C code was
+not compiled, importing this raises ImportError.
+
+Cost of a call, apart from the arithmetic: cffi's 0.13 microseconds and 0.15 for each array.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from npdp.kernels.reference import adam_scalars
+
+Array = NDArray[Any]
+
+_FLOATS = {"f32": ("float32", "float[]"), "f64": ("float64", "double[]")}
+_INTEGERS = {"i32": ("int32", "int32_t[]"), "i64": ("int64", "int64_t[]")}
+
+
+def _bind(name: str, types: dict[str, tuple[str, str]]) -> dict[np.dtype[Any], tuple[Any, Any]]:
+    """Map each dtype to its C function and the C type of its arrays."""
+    return {
+        np.dtype(dtype): (getattr(lib, f"npdp_{name}_{suffix}"), ffi.typeof(c_type))
+        for suffix, (dtype, c_type) in types.items()
+    }
+
+
+_ACCUMULATE = {op: _bind(op, _FLOATS | _INTEGERS) for op in ("sum", "prod", "min", "max")}
+_SGD = _bind("sgd", _FLOATS)
+_ADAM = _bind("adam", _FLOATS)
+_pointer = ffi.from_buffer
+
+
+def accumulate(dst: Array, src: Array, op: str) -> int:
+    function, c_type = _ACCUMULATE[op][dst.dtype]
+    status: int = function(_pointer(c_type, dst), _pointer(c_type, src), dst.size)
+    return status
+
+
+def sgd_update(
+    param: Array,
+    grad: Array,
+    velocity: Array | None,
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    first: bool,
+) -> int:
+    function, c_type = _SGD[param.dtype]
+    status: int = function(
+        _pointer(c_type, param),
+        _pointer(c_type, grad),
+        ffi.NULL if velocity is None else _pointer(c_type, velocity),
+        param.size,
+        lr,
+        momentum,
+        1 - dampening,
+        weight_decay,
+        nesterov,
+        first,
+    )
+    return status
+
+
+def adam_update(
+    param: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> int:
+    function, c_type = _ADAM[param.dtype]
+    status: int = function(
+        _pointer(c_type, param),
+        _pointer(c_type, grad),
+        _pointer(c_type, m),
+        _pointer(c_type, v),
+        param.size,
+        *adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step),
+    )
+    return status

@@ -1,0 +1,130 @@
+"""What the kernels compute, in NumPy: the definition that `csrc/` is tested against, to the last bit.
+
+It also does the work where npdp was installed without a C compiler. Each function goes through its arrays in blocks
+that stay in the L2 cache, so that no temporary is as long as the arrays are. Arguments have been checked by
+`npdp.kernels`. What is returned is a status, as in C: 0, or 1 where arrays overlap that must not, and then nothing
+was changed.
+
+Scalars are rounded to the arrays' dtype first, and the operations come in the order of `csrc/npdp_kernels.h`.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+BLOCK = 16 * 1024
+"""Elements in a block: six arrays of float64 take 768 KiB, and L2 caches have 1 MiB or more."""
+
+
+def _lower(dst: Array, src: Array, out: Array) -> None:
+    # np.minimum leaves open which of +0 and -0 it takes, and decides by processor.
+    np.copyto(out, src, where=~((dst < src) | (dst != dst)))
+
+
+def _higher(dst: Array, src: Array, out: Array) -> None:
+    np.copyto(out, src, where=~((dst > src) | (dst != dst)))
+
+
+_ACCUMULATE: dict[str, Callable[..., Any]] = {"sum": np.add, "prod": np.multiply, "min": _lower, "max": _higher}
+
+
+@np.errstate(all="ignore")  # C does not warn of overflow either
+def accumulate(dst: Array, src: Array, op: str) -> int:
+    if np.may_share_memory(dst, src) and not _same(dst, src):
+        return 1
+    function = _ACCUMULATE[op]
+    for block in _blocks(dst):
+        function(dst[block], src[block], out=dst[block])
+    return 0
+
+
+@np.errstate(all="ignore")
+def sgd_update(
+    param: Array,
+    grad: Array,
+    velocity: Array | None,
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    first: bool,
+) -> int:
+    scalars = (lr, momentum, 1 - dampening, weight_decay)
+    lr, momentum, keep, weight_decay = map(param.dtype.type, scalars)
+    state = [velocity] if velocity is not None and momentum != 0 else []
+    if _any_overlap(param, grad, *state):
+        return 1
+    for block in _blocks(param):
+        p, g = param[block], grad[block]
+        if weight_decay != 0:
+            g = g + weight_decay * p
+        for v in (array[block] for array in state):
+            v[:] = g if first else momentum * v + keep * g
+            g = g + momentum * v if nesterov else v
+        p -= lr * g
+    return 0
+
+
+@np.errstate(all="ignore")
+def adam_update(
+    param: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> int:
+    if _any_overlap(param, grad, m, v):
+        return 1
+    scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step)
+    step_size, beta1, rest1, beta2, rest2, root2, eps, l2, shrink = map(param.dtype.type, scalars)
+    for block in _blocks(param):
+        p, g, mean, square = param[block], grad[block], m[block], v[block]
+        if l2 != 0:
+            g = g + l2 * p
+        mean[:] = beta1 * mean + rest1 * g
+        square[:] = beta2 * square + (rest2 * g) * g
+        p[:] = shrink * p - (step_size * mean) / (np.sqrt(square) / root2 + eps)
+    return 0
+
+
+def adam_scalars(
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, step: int
+) -> tuple[float, ...]:
+    """Work out in double precision what is the same for all elements.
+
+    Returns:
+        step_size, beta1, 1 - beta1, beta2, 1 - beta2, root2, eps, l2, shrink: in the order of `npdp_adam_f32`.
+
+    Source: Kingma and Ba, Adam, 2015; Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+    """
+    step_size = lr / (1 - beta1**step)
+    root2 = sqrt(1 - beta2**step)
+    l2, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
+    return step_size, beta1, 1 - beta1, beta2, 1 - beta2, root2, eps, l2, shrink
+
+
+def _blocks(array: Array) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, array.size, BLOCK))
+
+
+def _any_overlap(*arrays: Array) -> bool:
+    return any(np.may_share_memory(a, b) for a, b in combinations(arrays, 2))
+
+
+def _same(a: Array, b: Array) -> bool:
+    return bool(a.ctypes.data == b.ctypes.data)

@@ -1,0 +1,37 @@
+"""Layers, losses and the modules that hold them, under PyTorch's names."""
+
+from typing import TYPE_CHECKING, Any
+
+from npdp.nn import functional
+from npdp.nn.layers import Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
+from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
+from npdp.nn.module import Module
+from npdp.nn.parameter import Parameter
+
+if TYPE_CHECKING:
+    from npdp.parallel.data_parallel import DataParallel as DataParallel
+
+__all__ = [
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "DataParallel",
+    "Dropout",
+    "Flatten",
+    "Linear",
+    "MSELoss",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "functional",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DataParallel":  # PyTorch's place for it; it lives where the two halves meet
+        from npdp.parallel.data_parallel import DataParallel
+
+        return DataParallel
+    raise AttributeError(f"module 'npdp.nn' has no attribute {name!r}")

@@ -1,0 +1,150 @@
+"""Layers: Linear and what stands between two of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npdp import random
+from npdp.autograd import Batch, Tensor, operators
+from npdp.autograd.tensor import Array
+from npdp.nn.functional import linear, scale_by
+from npdp.nn.initializers import uniform_fan_in
+from npdp.nn.module import Module, as_tensor
+from npdp.nn.parameter import Parameter
+
+
+class Linear(Module):
+    """y = x @ weight.T + bias.
+
+    The weight has PyTorch's shape (out, in) but lies in memory as (in, out): x @ weight.T then reads it along
+    its rows, about a tenth faster.
+
+    Args:
+        in_features: last axis of the input.
+        out_features: last axis of the output.
+        bias: whether to add one.
+        dtype: of the parameters, float32 or float64.
+        generator: for the first values, U(-1/sqrt(in), 1/sqrt(in)) as in PyTorch; else this rank's own.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: Any = np.float32,
+        generator: np.random.Generator | None = None,
+    ) -> None:
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"Linear needs at least 1 feature in and out, got {in_features} and {out_features}")
+        self.in_features, self.out_features = in_features, out_features
+        generator = generator or random.default_generator()
+        weight = uniform_fan_in((out_features, in_features), in_features, dtype, generator)
+        self.weight = Parameter(np.ascontiguousarray(weight.T).T)  # (out, in), stored (in, out)
+        self.bias = Parameter(uniform_fan_in((out_features,), in_features, dtype, generator)) if bias else None
+        self._no_bias = None if bias else np.zeros(out_features, dtype)
+
+    def forward(self, x: Any) -> Tensor:
+        x = x if isinstance(x, Tensor) else Tensor(x)
+        if x.data.shape[-1:] != (self.in_features,):
+            raise ValueError(f"Linear: wanted an input of shape (..., {self.in_features}), got {x.shape}")
+        return linear(x, self.weight, self._no_bias if self.bias is None else self.bias)
+
+    def describe(self) -> str:
+        return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Any) -> Tensor:
+        return operators.relu(as_tensor(x))
+
+
+class Tanh(Module):
+    """tanh(x)."""
+
+    def forward(self, x: Any) -> Tensor:
+        return operators.tanh(as_tensor(x))
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Any) -> Tensor:
+        return operators.sigmoid(as_tensor(x))
+
+
+class Flatten(Module):
+    """(batch, ...) -> (batch, the product of the rest)."""
+
+    def forward(self, x: Any) -> Tensor:
+        x = as_tensor(x)
+        features = int(np.prod(x.shape[1:]))
+        return x.reshape(len(x), features)
+
+
+class Sequential(Module):
+    """The given modules, one after the other."""
+
+    def __init__(self, *modules: Module) -> None:
+        for number, module in enumerate(modules):
+            setattr(self, str(number), module)
+        self._modules = list(modules)
+
+    def forward(self, x: Any) -> Any:
+        for module in self._modules:
+            x = module(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, number: int) -> Module:
+        return self._modules[number]
+
+
+class Dropout(Module):
+    """Sets a part p of the elements to 0 and scales the rest by 1 / (1 - p); in evaluation, nothing.
+
+    The mask is a function of (seed, this layer's place in the model, iteration, row in the global batch), by a
+    counter-based generator: a row is masked alike however many ranks share the batch.
+
+    Args:
+        p: the probability of dropping, in [0, 1).
+        seed: of the masks; this rank's (`npdp.manual_seed`) where None.
+    """
+
+    def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
+        self.p, self.seed = p, seed
+        self.layer_number = 0  # its place among the dropouts of the model; Module keeps it
+        self._calls = 0
+
+    def forward(self, x: Any) -> Tensor:
+        x = as_tensor(x)
+        if not self.training or self.p == 0:
+            return x
+        self._calls += 1
+        batch = x.batch or Batch(len(x), self._calls, (0, len(x)))
+        return scale_by(x, self._mask(x, batch.iteration, batch.first_row))
+
+    def _mask(self, x: Tensor, iteration: int, first_row: int) -> Array:
+        """Return 0 or 1 / (1 - p) for each element of `x`, whose rows begin at `first_row` of the global batch."""
+        width = int(np.prod(x.shape[1:]))
+        ticks = -(-width // 8)  # one tick of Philox gives 4 x 64 bits: 8 elements of 32 bits; a row starts on a tick
+        seed = random.current_seed() if self.seed is None else self.seed
+        bits = np.random.Philox(
+            key=np.array([seed, self.layer_number], np.uint64),
+            counter=np.array([first_row * ticks, iteration, 0, 0], np.uint64),
+        ).random_raw(len(x) * ticks * 4)
+        numbers = bits.astype("<u8", copy=False).view("<u4").reshape(len(x), ticks * 8)[:, :width]
+        kept = numbers >= np.uint32(self.p * 2.0**32)
+        return (kept * x.dtype.type(1 / (1 - self.p))).reshape(x.shape)
+
+    def describe(self) -> str:
+        return f"p={self.p}"

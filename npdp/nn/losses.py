@@ -1,0 +1,104 @@
+"""Losses: a mean over this rank's samples, one fused rule each (functional.py).
+
+`reduction="sum"` and `"none"` work on one rank and are marked, since under DataParallel the weight of a
+rank's part would be wrong: the exchange refuses them with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd import Tensor, operators
+from npdp.autograd.operation import NOTHING, operation
+from npdp.nn.functional import bce_with_logits, cross_entropy, mse_loss
+from npdp.nn.module import Module, as_tensor
+
+
+class _Loss(Module):
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"{type(self).__name__}: reduction must be mean, sum or none, got {reduction!r}")
+        self.reduction = reduction
+
+    def describe(self) -> str:
+        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
+
+    def _reduced(self, each: Tensor) -> Tensor:
+        """Return per-sample losses summed, and marked as a sum, or as they are."""
+        return sum_of_losses(each) if self.reduction == "sum" else each
+
+
+@operation(keeps=NOTHING)
+def sum_of_losses(each: Any) -> Any:
+    """The sum of per-sample losses, under a name of its own so that DataParallel can refuse it."""
+    return each.sum(), (lambda g: np.broadcast_to(g, each.shape),)
+
+
+def _same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
+    if outputs.shape != targets.shape:
+        raise ValueError(f"{name}: outputs have shape {outputs.shape}, targets {targets.shape}; they must be the same")
+
+
+class MSELoss(_Loss):
+    """Mean of (outputs - targets) squared; both of one shape."""
+
+    def forward(self, outputs: Tensor, targets: Any) -> Tensor:
+        outputs, targets = as_tensor(outputs), as_tensor(targets)
+        _same_shape("MSELoss", outputs, targets)
+        if self.reduction == "mean":
+            return mse_loss(outputs, targets)
+        difference = outputs - targets
+        return self._reduced(difference * difference)
+
+
+class CrossEntropyLoss(_Loss):
+    """Mean of -log softmax(logits)[label].
+
+    Args:
+        reduction: mean, sum or none.
+        label_smoothing: e in [0, 1]: the target is (1 - e) one-hot + e / classes.
+    """
+
+    def __init__(self, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+        super().__init__(reduction)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"CrossEntropyLoss: label_smoothing must be in [0, 1], got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Any) -> Tensor:
+        """Return the loss; logits (rows, classes), labels (rows,) of integers in [0, classes)."""
+        logits, labels = as_tensor(logits), as_tensor(labels)
+        self._check(logits, labels)
+        if self.reduction == "mean":
+            return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        log_p = operators.log_softmax(logits, axis=1)
+        smooth = self.label_smoothing
+        chosen = log_p[np.arange(len(logits)), labels.data]
+        return self._reduced(-(1 - smooth) * chosen - smooth * log_p.mean(axis=1))
+
+    def _check(self, logits: Tensor, labels: Tensor) -> None:
+        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+            raise ValueError(
+                "CrossEntropyLoss: wanted logits (rows, classes) and labels (rows,), "
+                f"got shapes {logits.shape} and {labels.shape}"
+            )
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"CrossEntropyLoss: labels must be integers, got {labels.dtype}")
+        classes = logits.shape[1]
+        if labels.data.size and not (0 <= labels.data.min() and labels.data.max() < classes):
+            wrong = labels.data[(labels.data < 0) | (labels.data >= classes)][0]
+            raise ValueError(f"CrossEntropyLoss: labels must be in [0, {classes}), got {wrong}")
+
+
+class BCEWithLogitsLoss(_Loss):
+    """Mean of the binary cross entropy of sigmoid(logits); targets in [0, 1], of the same shape."""
+
+    def forward(self, logits: Tensor, targets: Any) -> Tensor:
+        logits, targets = as_tensor(logits), as_tensor(targets)
+        _same_shape("BCEWithLogitsLoss", logits, targets)
+        if self.reduction == "mean":
+            return bce_with_logits(logits, targets)
+        each = operators.relu(logits) - logits * targets + operators.log(1 + operators.exp(-operators.abs(logits)))
+        return self._reduced(each)

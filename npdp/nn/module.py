@@ -1,0 +1,139 @@
+"""A module: parameters and other modules as plain attributes, found by looking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd import Tensor
+from npdp.autograd.tensor import Array
+from npdp.nn.parameter import Parameter
+
+
+class StateDict(dict[str, Array]):
+    """A copy of every parameter's values, by name; `parameters` are those that it was copied from."""
+
+    def __init__(self, parameters: dict[str, Parameter]) -> None:
+        super().__init__({name: np.array(parameter.data, order="C") for name, parameter in parameters.items()})
+        self.parameters = parameters
+
+
+class Module:
+    """Base of layers and models: set parameters and modules as attributes, write `forward`.
+
+    Names are paths of attributes, as in PyTorch: `0.weight`, `encoder.fc1.bias`.
+    """
+
+    training: bool = True
+
+    def forward(self, *inputs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.forward(*inputs)
+
+    # What it is made of
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Yield (attribute, module) in the order in which they were set."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield (path, module) for this module and all below it."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator[Module]:
+        """Yield this module and all below it."""
+        for _, module in self.named_modules():
+            yield module
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield (path, parameter); one that is used in several places comes once, under its first path."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield (f"{path}.{name}" if path else name), value
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield the parameters, each once."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    # What it does
+    def train(self, mode: bool = True) -> Module:
+        """Switch this module and all below it to training (dropout drops) or, with False, to evaluation."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Switch to evaluation."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients: every `.grad` is None."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def state_dict(self) -> StateDict:
+        """Return a copy of every parameter, by name, in C order."""
+        return StateDict(dict(self.named_parameters()))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy values in, in place; nothing is changed where anything does not fit.
+
+        Raises:
+            ValueError: names that are missing or not known, or shapes that differ; all are named.
+        """
+        parameters = dict(self.named_parameters())
+        values = {name: np.asarray(value) for name, value in state.items()}
+        faults = [f"missing: {name}" for name in parameters if name not in values]
+        faults += [f"not in this model: {name}" for name in values if name not in parameters]
+        faults += [
+            f"{name}: wanted shape {parameter.shape}, got {values[name].shape}"
+            for name, parameter in parameters.items()
+            if name in values and values[name].shape != parameter.shape
+        ]
+        faults += [
+            f"{name}: wanted numbers that fit {parameter.dtype}, got {values[name].dtype}"
+            for name, parameter in parameters.items()
+            if name in values and not np.can_cast(values[name].dtype, parameter.dtype, "same_kind")
+        ]
+        if faults:
+            raise ValueError(f"load_state_dict of {type(self).__name__}: " + "; ".join(faults))
+        for name, parameter in parameters.items():
+            np.copyto(parameter.data, values[name], casting="same_kind")
+            parameter.version[0] += 1
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if isinstance(value, Module):
+            self._number_dropouts()
+
+    def _number_dropouts(self) -> None:
+        """Give each layer with a `layer_number` its place in this model: the same on every rank."""
+        numbered = [module for module in self.modules() if hasattr(module, "layer_number")]
+        for number, module in enumerate(numbered):
+            object.__setattr__(module, "layer_number", number)
+
+    def __repr__(self) -> str:
+        children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
+        return f"{type(self).__name__}({self.describe()})" if not children else "\n".join(
+            [f"{type(self).__name__}(", *children, ")"]
+        )  # fmt: skip
+
+    def describe(self) -> str:
+        """Return this layer's settings, for `repr`."""
+        return ""
+
+
+def as_tensor(values: Any) -> Tensor:
+    """Return `values` as a Tensor; a Tensor as it is."""
+    return values if isinstance(values, Tensor) else Tensor(values)

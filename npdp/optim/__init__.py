@@ -1,0 +1,9 @@
+"""Optimisers, gradient clipping and learning-rate schedules."""
+
+from npdp.optim import learning_rates
+from npdp.optim.adam import Adam, AdamW
+from npdp.optim.clip import clip_grad_norm_
+from npdp.optim.optimizer import Optimizer
+from npdp.optim.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm_", "learning_rates"]

@@ -1,0 +1,25 @@
+"""Clipping gradients by their norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from npdp.autograd import Tensor
+
+
+def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients, in place, so that their common 2-norm is at most `max_norm`; return the norm before.
+
+    After `backward` under DataParallel the gradients are the global ones on every rank, so every rank finds
+    the same norm and nothing is communicated. Parameters without a gradient do not count.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = math.sqrt(sum(float(np.vdot(g, g)) for g in (gradient.ravel(order="K") for gradient in gradients)))
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1:
+        for gradient in gradients:
+            gradient *= gradient.dtype.type(factor)
+    return norm

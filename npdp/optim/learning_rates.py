@@ -1,0 +1,50 @@
+"""Learning-rate schedules: pure functions of the iteration, counted from 0.
+
+    optim.SGD(parameters, lr=warm_up(cosine(0.1, iterations=1000), iterations=50))
+
+Being functions they hold no state: a run that resumes at iteration k goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+
+def constant(lr: float) -> Schedule:
+    """The same at every iteration."""
+    return lambda iteration: lr
+
+
+def step(lr: float, every: int, factor: float = 0.1) -> Schedule:
+    """Multiplied by `factor` every `every` iterations."""
+    return lambda iteration: lr * factor ** (iteration // every)
+
+
+def cosine(lr: float, iterations: int, lowest: float = 0.0) -> Schedule:
+    """From `lr` down to `lowest` along half a cosine, and `lowest` ever after.
+
+    Source: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
+    """
+
+    def at(iteration: int) -> float:
+        done = min(1.0, iteration / max(1, iterations))
+        return lowest + (lr - lowest) * (1 + math.cos(math.pi * done)) / 2
+
+    return at
+
+
+def warm_up(schedule: Schedule | float, iterations: int) -> Schedule:
+    """Rising linearly to the schedule's own value over the first `iterations`."""
+    after = schedule if callable(schedule) else constant(schedule)
+    return lambda iteration: after(iteration) * min(1.0, (iteration + 1) / max(1, iterations))
+
+
+def scaled_linearly(lr: float, global_batch_size: int, reference_batch_size: int) -> float:
+    """Return `lr` scaled with the batch: k times the batch, k times the learning rate.
+
+    Source: Goyal et al., Accurate, large minibatch SGD, 2017; use it with `warm_up`.
+    """
+    return lr * global_batch_size / reference_batch_size

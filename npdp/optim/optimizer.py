@@ -1,0 +1,176 @@
+"""What all optimisers share: flat state, updates by range, and who carries them out.
+
+A step does not loop over parameters: it finds runs of parameters that have a gradient and are equally old,
+in most programs one run for the whole model, and updates each run in one pass. `updater` is who does that;
+other ways to train put their own there (a server that owns the parameters, a pass fused with the exchange).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from npdp.autograd.tensor import Array
+from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat
+
+LearningRate = float | Callable[[int], float]
+
+
+class Run(NamedTuple):
+    """Elements [start, stop) of a flat array, to be updated for the `step`-th time, counted from 1."""
+
+    start: int
+    stop: int
+    step: int
+
+
+class Slab:
+    """This optimiser's parameters in one set of flat arrays, with its state for them, as flat.
+
+    Attributes:
+        flat: the parameters' arrays.
+        numbers: which of its parameters are this optimiser's.
+        steps: how often each has been updated.
+        state: name -> array as long as `flat.data`.
+    """
+
+    def __init__(self, flat: FlatParameters, numbers: list[int], names: Iterable[str], allocate: Allocate) -> None:
+        self.flat = flat
+        self.numbers = numbers
+        self.steps = [0] * len(numbers)
+        self.state = {name: allocate(flat.data.size, flat.dtype) for name in names}
+        self._owned = [flat.parameters[number] for number in numbers]
+        self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
+
+    def runs(self) -> list[Run]:
+        """Return the runs that have gradients, and count their step."""
+        for parameter in self._owned:
+            if parameter.grad is not parameter.grad_buffer:
+                return self._broken_runs()
+        if not self._unbroken or self.steps.count(self.steps[0]) != len(self.steps):
+            return self._broken_runs()
+        step = self.steps[0] + 1
+        self.steps = [step] * len(self.steps)
+        return [Run(self.flat.starts[self.numbers[0]], self.flat.starts[self.numbers[-1] + 1], step)]
+
+    def _broken_runs(self) -> list[Run]:
+        """Return the runs where some parameters have no gradient, another age, or another owner."""
+        runs: list[Run] = []
+        for place, (number, parameter) in enumerate(zip(self.numbers, self._owned)):
+            if parameter.grad is None:
+                continue
+            if parameter.grad is not parameter.grad_buffer:  # the user's own array
+                np.copyto(parameter.grad_buffer, parameter.grad, casting="same_kind")  # type: ignore[arg-type]
+            self.steps[place] += 1
+            start, stop = self.flat.starts[number : number + 2]
+            if runs and (runs[-1].stop, runs[-1].step) == (start, self.steps[place]):
+                runs[-1] = runs[-1]._replace(stop=stop)
+            else:
+                runs.append(Run(start, stop, self.steps[place]))
+        return runs
+
+    def mark_changed(self) -> None:
+        """Note the change in place, so that a graph that still needs the old values says so."""
+        for parameter in self._owned:
+            if parameter.grad is not None:
+                parameter.version[0] += 1
+
+
+Updater = Callable[["Optimizer", Slab, Run], None]
+
+
+def update_here(optimizer: Optimizer, slab: Slab, run: Run) -> None:
+    """Update a run on this rank: every rank its own copy."""
+    optimizer.update(slab, run)
+
+
+class Optimizer:
+    """Base of the optimisers: they name their state and write `update`.
+
+    Args:
+        parameters: tensors to change, of float32 or float64; laid flat here unless they already are.
+        lr: the learning rate, a number or a function of the iteration (counted from 0), see `learning_rates`.
+        weight_decay: added to the gradient, times the parameter.
+        allocate: gives the memory of parameters, gradients and state.
+
+    Attributes:
+        lr: as given; it may be set between steps.
+        iteration: number of steps done.
+        updater: carries out the update of a run.
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(
+        self, parameters: Iterable[Parameter], lr: LearningRate, weight_decay: float, allocate: Allocate = allocate
+    ) -> None:
+        self.parameters = list({id(parameter): parameter for parameter in _checked(parameters)}.values())
+        self.lr = lr
+        self.weight_decay = not_negative("weight_decay", weight_decay)
+        self.iteration = 0
+        self.updater: Updater = update_here
+        if not callable(lr):
+            not_negative("lr", lr)
+        self.slabs = [
+            Slab(flat, sorted(numbers), self.state_names, allocate)
+            for flat, numbers in self._places(lay_flat(self.parameters, allocate))
+        ]
+
+    def _places(self, flats: list[FlatParameters]) -> Iterator[tuple[FlatParameters, list[int]]]:
+        for flat in flats:
+            yield flat, [p.place[1] for p in self.parameters if p.place and p.place[0] is flat]
+
+    @property
+    def current_lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.lr(self.iteration) if callable(self.lr) else self.lr
+
+    def zero_grad(self) -> None:
+        """Forget the gradients: every `.grad` is None, and the next backward writes, not adds."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        for slab in self.slabs:
+            slab.flat.unsynced = None
+
+    def step(self) -> None:
+        """Update all parameters that have a gradient, in place.
+
+        Raises:
+            RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
+        """
+        for slab in self.slabs:
+            if slab.flat.unsynced:
+                raise RuntimeError(f"{type(self).__name__}.step: {slab.flat.unsynced}")
+            for run in slab.runs():
+                self.updater(self, slab, run)
+            slab.mark_changed()
+        self.iteration += 1
+
+    def update(self, slab: Slab, run: Run) -> None:
+        """Update one run, in place."""
+        raise NotImplementedError
+
+
+def _checked(parameters: Iterable[Parameter]) -> list[Parameter]:
+    found = list(parameters)
+    if not found:
+        raise ValueError("an optimiser needs at least one parameter, got none")
+    for parameter in found:
+        if not isinstance(parameter, Parameter):
+            raise TypeError(f"an optimiser takes Parameters, got {type(parameter).__name__}")
+    return found
+
+
+def not_negative(name: str, value: float) -> float:
+    """Return `value`, or raise ValueError where it is negative or no number."""
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
+    return value
+
+
+def part(array: Array, run: Run) -> Array:
+    """Return the view of a run in a flat array."""
+    return array[run.start : run.stop]

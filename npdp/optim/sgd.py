@@ -1,0 +1,51 @@
+"""Stochastic gradient descent with momentum, PyTorch's rule.
+
+    g = grad + weight_decay * parameter
+    velocity = momentum * velocity + (1 - dampening) * g        (the first time: g)
+    parameter -= lr * (g + momentum * velocity  if nesterov else  velocity)
+
+Source: Sutskever et al., On the importance of initialization and momentum in deep learning, 2013 (Nesterov's form).
+Cost: one pass, reading 3 and writing 2 arrays of the model's size; without momentum 2 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from npdp import kernels
+from npdp.nn.parameter import Allocate, Parameter, allocate
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, part
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent; see `Optimizer` for the common arguments."""
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: LearningRate = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        allocate: Allocate = allocate,
+    ) -> None:
+        self.momentum = not_negative("momentum", momentum)
+        self.dampening, self.nesterov = dampening, nesterov
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(f"nesterov needs momentum and no dampening, got momentum {momentum}, dampening {dampening}")
+        self.state_names = ("velocity",) if momentum else ()
+        super().__init__(parameters, lr, weight_decay, allocate)
+
+    def update(self, slab: Slab, run: Run) -> None:
+        kernels.sgd_update(
+            part(slab.flat.data, run),
+            part(slab.flat.grad, run),
+            part(slab.state["velocity"], run) if self.momentum else None,
+            lr=self.current_lr,
+            momentum=self.momentum,
+            dampening=self.dampening,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            first=run.step == 1,
+        )

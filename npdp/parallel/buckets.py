@@ -1,0 +1,54 @@
+"""Buckets: runs of gradients, side by side in memory, that travel as one buffer.
+
+    grad    | 0.weight f | 0.bias f | 2.weight f | 2.bias f |       f: the parameter's flag, "this rank used it"
+    buckets |<------- bucket 1 ---->|<------- bucket 0 ----->|      in the order in which backward completes them
+
+Backward writes each gradient straight into its place, from the last layer to the first, so buckets are cut from
+the end, and leave in this order on every rank.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from npdp.autograd.tensor import Array
+from npdp.nn.parameter import FlatParameters, Parameter
+
+MB = 1024 * 1024
+FIRST_BUCKET_MB = 1.0  # a small first one leaves early; PyTorch's figure
+BUCKET_CAP_MB = 25.0  # PyTorch's figure
+
+
+class Bucket(NamedTuple):
+    """Parameters that travel together, and the buffer that holds their gradients and flags."""
+
+    flat: FlatParameters
+    numbers: range
+    buffer: Array
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        return self.flat.parameters[self.numbers.start : self.numbers.stop]
+
+
+def cut_buckets(
+    flat: FlatParameters,
+    numbers: list[int],
+    bucket_cap_mb: float = BUCKET_CAP_MB,
+    first_bucket_mb: float = FIRST_BUCKET_MB,
+) -> list[Bucket]:
+    """Return the buckets of the parameters with these numbers, in the order in which they leave.
+
+    A bucket ends where it has reached its size, in MB of 2^20 bytes, or where a parameter is not among them.
+    """
+    buckets: list[Bucket] = []
+    last = numbers[-1] + 1
+    for place in reversed(range(len(numbers))):
+        first = numbers[place]
+        cap = min(first_bucket_mb, bucket_cap_mb) if not buckets else bucket_cap_mb
+        nbytes = (flat.starts[last] - flat.starts[first]) * flat.dtype.itemsize
+        gap = place == 0 or numbers[place - 1] != first - 1
+        if gap or nbytes >= cap * MB:
+            buckets.append(Bucket(flat, range(first, last), flat.grad[flat.starts[first] : flat.starts[last]]))
+            last = numbers[place - 1] + 1
+    return buckets

@@ -1,0 +1,88 @@
+"""Data parallel training: every rank has the model, a part of each batch, and the gradient of the whole.
+
+    rank 0   part 0 of the batch → loss → gradient ┐
+    rank 1   part 1              → loss → gradient ┼ all-reduce (exchange.py) → the same step everywhere
+    rank 2   part 2              → loss → gradient ┘
+
+Source: Li et al., PyTorch distributed: experiences on accelerating data parallel training, 2020 (buckets, hooks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd import Batch, Tensor, is_grad_enabled
+from npdp.autograd.tensor import result
+from npdp.nn.module import Module, as_tensor
+from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB
+from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.replicas import broadcast_parameters
+from npdp.parallel.world import init
+
+
+class DataParallel(Module):
+    """A model whose `backward` leaves the mean gradient over the global batch, the same on every rank.
+
+    Making one is collective: names, shapes and dtypes are compared over the ranks, then rank 0's values are taken
+    by all. Parameters keep their names: `state_dict` has no `module.` before each.
+
+    Args:
+        module: the model; the same program must build it on every rank.
+        bucket_cap_mb: gradients leave in buckets of about this size, in MB of 2^20 bytes.
+        first_bucket_mb: the same for the first bucket.
+
+    Raises:
+        InputError: the ranks' models differ; the first difference is named.
+    """
+
+    def __init__(
+        self, module: Module, bucket_cap_mb: float = BUCKET_CAP_MB, first_bucket_mb: float = FIRST_BUCKET_MB
+    ) -> None:
+        self.module = module
+        self.world = init()
+        if self.world.world_size > 1:
+            broadcast_parameters(module.named_parameters())
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if any(parameter.exchange is not None for parameter in trained):
+            raise ValueError("DataParallel: this model, or a part of it, is exchanged already; wrap it once")
+        self.exchange = GradientExchange(trained, self.world, bucket_cap_mb, first_bucket_mb)
+        self._untagged = 0
+
+    def forward(self, *inputs: Any) -> Any:
+        if is_grad_enabled() and inputs:
+            first = as_tensor(inputs[0])
+            if first.batch is None:
+                inputs = (self._tagged(first), *inputs[1:])
+        return self.module(*inputs)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within, backward adds up local gradients; the first backward after it exchanges them all."""
+        before, self.exchange.syncing = self.exchange.syncing, False
+        try:
+            yield
+        finally:
+            self.exchange.syncing = before
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        yield from self.module.named_modules(prefix)
+
+    def _tagged(self, x: Tensor) -> Tensor:
+        """Return `x` as rows of a global batch that is put together from what each rank brings."""
+        self._untagged += 1
+        tagged = result(x.data, Batch(len(x), self._untagged, self._place), x.version)
+        tagged.requires_grad, tagged.node = x.requires_grad, x.node
+        return tagged
+
+    def _place(self, count: int) -> tuple[int, int]:
+        """Return (first row of this rank, number of samples) of such a batch; collective."""
+        counts = np.zeros(self.world.world_size, np.int64)
+        self.world.allgather(np.array([count], np.int64), counts, "halving_doubling")
+        return int(counts[: self.world.rank].sum()), int(counts.sum())
+
+
+DistributedDataParallel = DataParallel

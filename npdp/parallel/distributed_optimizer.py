@@ -1,0 +1,40 @@
+"""Horovod's way to ask for the same thing: the optimiser is wrapped, not the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from npdp.nn.parameter import Parameter
+from npdp.optim import Optimizer
+from npdp.parallel.buckets import BUCKET_CAP_MB
+from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.replicas import describe, require_equal
+from npdp.parallel.world import init
+
+
+def DistributedOptimizer(  # noqa: N802  (Horovod's name; there, too, it is a function)
+    optimizer: Optimizer,
+    named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+    bucket_cap_mb: float = BUCKET_CAP_MB,
+) -> Optimizer:
+    """Make every backward exchange the gradients of this optimiser's parameters; return the optimiser. Collective.
+
+    Parameters that a `DataParallel` exchanges already are left to it: together they exchange once. How many
+    samples a rank's loss stands for comes from the loader's batch; without one, every rank counts alike.
+    Call `npdp.broadcast_parameters(model.state_dict(), root=0)` or wrap the model for equal first values.
+
+    Args:
+        optimizer: changed in place.
+        named_parameters: names, for messages; numbers where not given.
+        bucket_cap_mb: see `DataParallel`.
+
+    Raises:
+        InputError: the ranks' parameters differ.
+    """
+    world = init()
+    mine = [p for p in optimizer.parameters if p.requires_grad and p.exchange is None]
+    names = {id(parameter): name for name, parameter in named_parameters or ()}
+    require_equal(world, "parameters", describe((names.get(id(p), f"#{i}"), p) for i, p in enumerate(mine)))
+    if mine:
+        GradientExchange(mine, world, bucket_cap_mb)
+    return optimizer

@@ -1,0 +1,147 @@
+"""The exchange of gradients: what makes P ranks leave in `.grad` what one rank would.
+
+A rank's loss is the mean over its n_r of the N samples of a global batch. Backward begins with n_r / N instead
+of 1, so that what it leaves in the buckets are this rank's share of the global mean, and the sum over the ranks
+is that mean, exactly, however uneven the parts; a part of 0 samples contributes zeros.
+
+    begin    weight n_r / N; what `.grad` held from an exchange before is put aside
+    ready    a parameter is complete: when its bucket is, the bucket leaves, while backward goes on
+    finish   the last buckets leave; what was put aside is added
+
+A parameter that this rank did not use contributes zeros, and its flag says so: where no rank used it, its
+gradient stays None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from npdp.autograd import Batch, Node, Tensor
+from npdp.autograd.engine import Graph
+from npdp.autograd.tensor import Array
+from npdp.nn.parameter import Parameter, lay_flat
+from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
+from npdp.parallel.world import World
+
+UNSYNCED = (
+    "these gradients were accumulated under no_sync() and have not been exchanged; "
+    "run the last backward before step() outside no_sync()"
+)
+
+
+class GradientExchange:
+    """All-reduces the gradients of some parameters during every backward that reaches them.
+
+    Args:
+        parameters: to be exchanged; each must belong to no other exchange.
+        world: the ranks.
+        bucket_cap_mb: size at which a bucket leaves, in MB of 2^20 bytes.
+        first_bucket_mb: the same for the first one.
+
+    Attributes:
+        syncing: False under `no_sync`.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        world: World,
+        bucket_cap_mb: float = BUCKET_CAP_MB,
+        first_bucket_mb: float = FIRST_BUCKET_MB,
+    ) -> None:
+        if bucket_cap_mb <= 0 or first_bucket_mb <= 0:
+            raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
+        self.world = world
+        self.parameters = list(parameters)
+        self.flats = lay_flat(self.parameters)
+        for parameter in self.parameters:
+            parameter.exchange = self
+        self.syncing = True
+        self.buckets: list[Bucket] = []
+        for flat in self.flats:
+            numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
+            self.buckets += cut_buckets(flat, numbers, bucket_cap_mb, first_bucket_mb)
+        self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
+        self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
+        self._next = 0  # the bucket that leaves next
+        self._aside: list[tuple[Parameter, Array]] = []
+
+    # What the engine calls
+    def begin(self, batch: Batch | None, graph: Graph) -> float:
+        for node in graph:
+            if type(node) is Node and node.name == "sum_of_losses":
+                raise ValueError(
+                    'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as the '
+                    "mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
+                )
+        if self.world.world_size > 1:
+            self._put_aside()
+            self._waits_for = [len(bucket.numbers) for bucket in self.buckets]
+            self._next = 0
+        if batch is None:  # nothing says how many samples this is: every rank counts alike
+            return 1 / self.world.world_size
+        return batch.count / batch.global_count if batch.global_count else 0.0
+
+    def ready(self, parameter: Tensor) -> None:
+        if not self.syncing or self.world.world_size == 1:
+            return
+        self._waits_for[self._bucket_of[id(parameter)]] -= 1
+        while self._next < len(self.buckets) and self._waits_for[self._next] == 0:
+            self._leave()
+
+    def finish(self) -> None:
+        if self.world.world_size == 1:
+            return
+        for flat in self.flats:
+            flat.unsynced = None if self.syncing else UNSYNCED
+        if not self.syncing:
+            return
+        while self._next < len(self.buckets):
+            self._leave()
+        for bucket in self.buckets:
+            _take_in(bucket)
+        for parameter, before in self._aside:
+            _add_to_grad(parameter, before)
+        self._aside = []
+
+    # How it does it
+    def _put_aside(self) -> None:
+        """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
+        for parameter in self.parameters:
+            if parameter.grad is not None and not parameter.place[0].unsynced:  # type: ignore[index]
+                self._aside.append((parameter, np.array(parameter.grad)))
+                parameter.grad = None
+
+    def _leave(self) -> None:
+        """Send the next bucket and wait for the sum."""
+        bucket = self.buckets[self._next]
+        self._next += 1
+        flat = bucket.flat
+        for number, parameter in zip(bucket.numbers, bucket.parameters):
+            used = parameter.grad is not None
+            if not used:
+                flat.grad[flat.starts[number] : flat.flags[number]] = 0
+            elif parameter.grad is not parameter.grad_buffer:
+                np.copyto(parameter.grad_buffer, parameter.grad, casting="same_kind")  # type: ignore[arg-type]
+                parameter.grad = parameter.grad_buffer
+            flat.grad[flat.flags[number]] = used
+        self.world.allreduce(bucket.buffer)
+
+
+def _take_in(bucket: Bucket) -> None:
+    """After the exchange: a parameter that any rank used has a gradient; flags are put back to 0."""
+    grad, flags = bucket.flat.grad, bucket.flat.flags
+    for number, parameter in zip(bucket.numbers, bucket.parameters):
+        if parameter.grad is None and grad[flags[number]]:
+            parameter.grad = parameter.grad_buffer
+        grad[flags[number]] = 0
+
+
+def _add_to_grad(parameter: Parameter, before: Array) -> None:
+    if parameter.grad is None:
+        np.copyto(parameter.grad_buffer, before)  # type: ignore[arg-type]
+        parameter.grad = parameter.grad_buffer
+    else:
+        parameter.grad += before

@@ -1,0 +1,64 @@
+"""Making sure that all ranks have the same model before they train it together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from npdp.errors import InputError
+from npdp.nn.module import StateDict
+from npdp.nn.parameter import Parameter
+from npdp.parallel.world import World, init
+
+Named = Iterable[tuple[str, Parameter]]
+
+
+def require_equal(world: World, what: str, mine: list[str]) -> None:
+    """Raise on every rank where the ranks' lists of descriptions differ; collective.
+
+    Raises:
+        InputError: names the first rank and the first entry that differ from rank 0's.
+    """
+    texts = world.gather_texts("\n".join(mine))
+    for rank, text in enumerate(texts):
+        if text != texts[0]:
+            theirs, ours = text.split("\n"), texts[0].split("\n")
+            place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
+            got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
+            raise InputError(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")
+
+
+def describe(named: Named) -> list[str]:
+    """Return name, shape and dtype of each parameter, in name order."""
+    return sorted(f"{name} {parameter.shape} {parameter.dtype}" for name, parameter in named)
+
+
+def broadcast_parameters(parameters: StateDict | Named, root: int = 0) -> None:
+    """Give every rank the values of `root`; collective, in place. Horovod's name.
+
+    Args:
+        parameters: (name, Parameter) pairs as `named_parameters()` gives them, or a model's `state_dict()`, which
+            stands for the model's parameters themselves; names, shapes and dtypes are compared first.
+        root: the rank whose values are taken.
+
+    Raises:
+        InputError: the ranks' parameters differ in name, shape or dtype.
+    """
+    pairs = list(parameters.parameters.items() if isinstance(parameters, StateDict) else parameters)
+    world = init()
+    require_equal(world, "parameters", describe(pairs))
+    for _, parameter in sorted(pairs, key=lambda pair: pair[0]):
+        values = np.array(parameter.data, order="C")
+        world.broadcast(values, root)
+        parameter.data[...] = values
+        parameter.version[0] += 1
+
+
+def parameters_sha256(named: Named) -> str:
+    """Return the hash of all parameters' bytes, in name order, each in the C order of its public shape."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(named, key=lambda pair: pair[0]):
+        digest.update(np.ascontiguousarray(parameter.data).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,34 @@
+"""Where randomness comes from: a generator per rank, from the same seed on every rank.
+
+Layers take an explicit `generator`; without one they use this rank's. Every rank starts from the same
+seed, so the same program builds the same weights everywhere. Ranks may be threads: each has its own.
+"""
+
+import threading
+
+import numpy as np
+
+
+class _OfThisRank(threading.local):
+    def __init__(self) -> None:
+        self.seed = 0
+        self.generator = np.random.default_rng(0)
+
+
+_here = _OfThisRank()
+
+
+def manual_seed(seed: int) -> None:
+    """Restart this rank's generator, and dropout's masks, from `seed`; call it alike on all ranks."""
+    _here.seed = seed
+    _here.generator = np.random.default_rng(seed)
+
+
+def default_generator() -> np.random.Generator:
+    """Return this rank's generator: the one that layers draw their first weights from."""
+    return _here.generator
+
+
+def current_seed() -> int:
+    """Return the seed of this rank, 0 unless `manual_seed` said otherwise."""
+    return _here.seed

@@ -1,0 +1,300 @@
+"""The kernels' arithmetic: C and NumPy give the same bits, and the updates are PyTorch's."""
+
+import warnings
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from npdp import kernels
+
+FLOATS = ("float32", "float64")
+INTEGERS = ("int32", "int64")
+LARGE = 100_003  # several of the reference's blocks, and a tail
+SGD_FLAGS = [
+    dict(momentum=m, dampening=d, nesterov=n, weight_decay=w, first=f)
+    for m, d, n, w, f in product((0.0, 0.9), (0.0, 0.3), (False, True), (0.0, 0.01), (False, True))
+]
+PYTORCH_SGD_FLAGS = [  # it refuses Nesterov without momentum or with dampening
+    flags for flags in SGD_FLAGS
+    if not flags["first"] and not (flags["nesterov"] and (flags["momentum"] == 0 or flags["dampening"] != 0))
+]  # fmt: skip
+ADAM_FLAGS = [
+    dict(weight_decay=w, decoupled=d, step=s) for w, d, s in product((0.0, 0.01), (False, True), (1, 2, 1000))
+]
+BETAS = dict(beta1=0.9, beta2=0.999, eps=1e-8)
+
+needs_compiled = pytest.mark.skipif(kernels.compiled is None, reason="the C kernels are not compiled here")
+each_implementation = pytest.mark.parametrize(
+    "kernel", [kernels.reference, pytest.param(kernels.compiled, marks=needs_compiled)], ids=["numpy", "c"]
+)
+dtypes = st.sampled_from(FLOATS + INTEGERS)
+counts = st.one_of(st.integers(0, 100), st.just(LARGE))
+offsets = st.integers(0, 16)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def awkward(rng, dtype, count):
+    """Make `count` values, in turn at random: any bit pattern, ordinary numbers and special ones."""
+    dtype = np.dtype(dtype)
+    bits = rng.integers(0, 256, size=count * dtype.itemsize, dtype=np.uint8).view(dtype)
+    if dtype.kind == "f":
+        info = np.finfo(dtype)
+        special = [
+            0.0,
+            -0.0,
+            1.0,
+            np.inf,
+            -np.inf,
+            np.nan,
+            info.max,
+            info.tiny,
+            info.smallest_subnormal,
+            -info.tiny / 4,
+        ]
+        ordinary = rng.standard_normal(count)
+    else:
+        info = np.iinfo(dtype)
+        special = [0, 1, -1, info.max, info.min]
+        ordinary = rng.integers(-9, 10, size=count)
+    kind = rng.integers(0, 3, size=count)
+    return np.choose(kind, [bits, ordinary.astype(dtype), rng.choice(np.array(special, dtype), size=count)])
+
+
+def shifted(array, offset):
+    """Copy an array to `offset` elements into new memory."""
+    memory = np.empty(offset + array.size, array.dtype)
+    memory[offset:] = array
+    return memory[offset:]
+
+
+def assert_same_bits(got, wanted):
+    """NaN in the same places, and the same bits elsewhere."""
+    nan = wanted != wanted
+    np.testing.assert_array_equal(got != got, nan)
+    unsigned = f"u{wanted.itemsize}"
+    np.testing.assert_array_equal(got.view(unsigned)[~nan], wanted.view(unsigned)[~nan])
+
+
+def both(function, arrays, offset=0, **options):
+    """Run C on copies that lie elsewhere and NumPy on copies; return what each left in the arrays."""
+    results = []
+    for kernel, place in ((kernels.compiled, offset), (kernels.reference, 0)):
+        copies = [
+            None if array is None else shifted(array, (place * (3 * i + 1)) % 17) for i, array in enumerate(arrays)
+        ]
+        assert getattr(kernel, function)(*copies, **options) == 0
+        results.append([copy for copy in copies if copy is not None])
+    return results
+
+
+def assert_both_the_same(function, arrays, offset=0, **options):
+    compiled, reference = both(function, arrays, offset, **options)
+    for got, wanted in zip(compiled, reference, strict=True):
+        assert_same_bits(got, wanted)
+
+
+# ---- C against NumPy
+
+
+@needs_compiled
+@pytest.mark.parametrize("op", kernels.OPS)
+@settings(deadline=None)
+@given(dtype=dtypes, count=counts, offset=offsets, seed=seeds)
+def test_accumulate_gives_the_same_bits_in_c_and_numpy(op, dtype, count, offset, seed):
+    rng = np.random.default_rng(seed)
+    arrays = [awkward(rng, dtype, count), awkward(rng, dtype, count)]
+    assert_both_the_same("accumulate", arrays, offset, op=op)
+
+
+@needs_compiled
+@pytest.mark.parametrize("op", kernels.OPS)
+@pytest.mark.parametrize("dtype", FLOATS + INTEGERS)
+def test_accumulate_gives_the_same_bits_for_every_length_and_offset(dtype, op):
+    rng = np.random.default_rng(0)
+    for count, offset in product(range(101), range(17)):
+        arrays = [awkward(rng, dtype, count), awkward(rng, dtype, count)]
+        assert_both_the_same("accumulate", arrays, offset, op=op)
+
+
+@needs_compiled
+@settings(deadline=None)
+@given(
+    dtype=st.sampled_from(FLOATS), count=counts, offset=offsets, seed=seeds, flags=st.sampled_from(SGD_FLAGS),
+    lr=st.floats(1e-6, 10),
+)  # fmt: skip
+def test_sgd_gives_the_same_bits_in_c_and_numpy(dtype, count, offset, seed, flags, lr):
+    rng = np.random.default_rng(seed)
+    arrays = [awkward(rng, dtype, count) for _ in range(3)]
+    assert_both_the_same("sgd_update", arrays, offset, lr=lr, **flags)
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sgd_gives_the_same_bits_for_all_flags_and_short_lengths(dtype):
+    rng = np.random.default_rng(1)
+    for flags, count in product(SGD_FLAGS, range(0, 70)):
+        arrays = [awkward(rng, dtype, count) for _ in range(3)]
+        assert_both_the_same("sgd_update", arrays, count % 17, lr=0.1, **flags)
+
+
+@needs_compiled
+@settings(deadline=None)
+@given(
+    dtype=st.sampled_from(FLOATS), count=counts, offset=offsets, seed=seeds, flags=st.sampled_from(ADAM_FLAGS),
+    lr=st.floats(1e-6, 10),
+)  # fmt: skip
+def test_adam_gives_the_same_bits_in_c_and_numpy(dtype, count, offset, seed, flags, lr):
+    rng = np.random.default_rng(seed)
+    param, grad, m = (awkward(rng, dtype, count) for _ in range(3))
+    v = np.abs(awkward(rng, dtype, count))
+    assert_both_the_same("adam_update", [param, grad, m, v], offset, lr=lr, **BETAS, **flags)
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_adam_gives_the_same_bits_for_all_flags_and_short_lengths(dtype):
+    rng = np.random.default_rng(2)
+    for flags, count in product(ADAM_FLAGS, range(0, 70)):
+        arrays = [awkward(rng, dtype, count) for _ in range(4)]  # v below zero too: NaN in both
+        assert_both_the_same("adam_update", arrays, count % 17, lr=0.1, **BETAS, **flags)
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_scalars_too_small_or_large_for_the_dtype_are_rounded_alike(dtype):
+    rng = np.random.default_rng(3)
+    for lr, momentum, weight_decay in product((1e-60, 1e60, 0.1), (1e-60, 0.9), (1e-60, 1e60, 0.0)):
+        arrays = [awkward(rng, dtype, 50) for _ in range(3)]
+        flags = dict(momentum=momentum, dampening=0.1, nesterov=True, weight_decay=weight_decay, first=False)
+        assert_both_the_same("sgd_update", arrays, lr=lr, **flags)
+
+
+# ---- what each implementation must do
+
+
+@each_implementation
+def test_accumulate_combines_each_element_with_its_own(kernel):
+    for dtype, (op, ufunc) in product(
+        FLOATS + INTEGERS, {"sum": np.add, "prod": np.multiply, "min": np.minimum, "max": np.maximum}.items()
+    ):
+        dst, src = np.arange(1, 40_001).astype(dtype), (np.arange(40_000) % 7 * 9000).astype(dtype)
+        wanted = ufunc(dst, src)
+        kernel.accumulate(dst, src, op)
+        np.testing.assert_array_equal(dst, wanted)
+        np.testing.assert_array_equal(src, (np.arange(40_000) % 7 * 9000).astype(dtype))
+
+
+@each_implementation
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_wrap(kernel, dtype):
+    info = np.iinfo(dtype)
+    dst = np.array([info.max, info.min, info.max], dtype)
+    kernel.accumulate(dst, np.array([1, -1, info.max], dtype), "sum")
+    assert dst.tolist() == [info.min, info.max, -2]
+    dst = np.array([info.min, info.max, 2**30], dtype)
+    kernel.accumulate(dst, np.array([-1, 2, 8], dtype), "prod")
+    assert dst.tolist() == [info.min, -2, 2**33 if dtype == "int64" else 0]
+
+
+@each_implementation
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("op", ["min", "max"])
+def test_min_and_max_give_nan_for_nan_in_either_and_src_for_equal_zeros(kernel, op, dtype):
+    for count in (4, 36, 99):  # scalar code and vectors
+        dst = np.resize(np.array([np.nan, 1, 0.0, -0.0], dtype), count)
+        src = np.resize(np.array([1, np.nan, -0.0, 0.0], dtype), count)
+        kernel.accumulate(dst, src, op)
+        np.testing.assert_array_equal(np.isnan(dst), np.arange(count) % 4 < 2)
+        zeros = ~np.isnan(dst)
+        np.testing.assert_array_equal(np.signbit(dst[zeros]), np.signbit(src[zeros]))
+
+
+@each_implementation
+@pytest.mark.parametrize("op", kernels.OPS)
+def test_an_array_can_be_accumulated_into_itself(kernel, op):
+    array = np.arange(1.0, 50_001.0)
+    wanted = {"sum": array * 2, "prod": array * array}.get(op, array.copy())
+    assert kernel.accumulate(array, array, op) == 0
+    np.testing.assert_array_equal(array, wanted)
+
+
+@each_implementation
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_range_updated_in_pieces_gives_the_bits_of_the_whole(kernel, dtype):
+    rng = np.random.default_rng(4)
+    param, grad, m, v = (rng.random(40_000).astype(dtype) for _ in range(4))
+    sgd = dict(lr=0.1, momentum=0.9, dampening=0.1, nesterov=True, weight_decay=0.01, first=False)
+    adam = dict(lr=0.1, **BETAS, weight_decay=0.01, decoupled=True, step=3)
+    whole, pieces = [[a.copy() for a in (param, grad, m, v)] for _ in range(2)]
+    cuts = [0, 1, 17, 20_000, 40_000]
+    for arrays, bounds in ((whole, [0, 40_000]), (pieces, cuts)):
+        for start, stop in pairwise(bounds):
+            part = [array[start:stop] for array in arrays]
+            kernel.sgd_update(*part[:3], **sgd)
+            kernel.adam_update(*part, **adam)
+    for got, wanted in zip(pieces, whole, strict=True):
+        assert_same_bits(got, wanted)
+
+
+@each_implementation
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("flags", PYTORCH_SGD_FLAGS, ids=str)
+def test_sgd_is_pytorchs(kernel, flags, dtype):
+    torch = pytest.importorskip("torch")
+    options = {name: value for name, value in flags.items() if name != "first"}
+    rng = np.random.default_rng(5)
+    param, velocity = rng.standard_normal(50).astype(dtype), np.empty(50, dtype)
+    theirs = torch.nn.Parameter(torch.tensor(param))
+    optimizer = torch.optim.SGD([theirs], lr=0.1, **options)
+    for iteration in range(4):
+        grad = rng.standard_normal(50).astype(dtype)
+        theirs.grad = torch.tensor(grad)
+        optimizer.step()
+        kernel.sgd_update(param, grad, velocity, lr=0.1, **options, first=iteration == 0)
+    np.testing.assert_allclose(
+        param, theirs.detach().numpy(), rtol=8 * np.finfo(dtype).eps, atol=8 * np.finfo(dtype).eps
+    )
+
+
+@each_implementation
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_adam_is_pytorchs(kernel, weight_decay, decoupled, dtype):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(6)
+    param, m, v = rng.standard_normal(50).astype(dtype), np.zeros(50, dtype), np.zeros(50, dtype)
+    theirs = torch.nn.Parameter(torch.tensor(param))
+    optimizer_class = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = optimizer_class([theirs], lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
+    for step in range(1, 6):
+        grad = rng.standard_normal(50).astype(dtype)
+        theirs.grad = torch.tensor(grad)
+        optimizer.step()
+        kernel.adam_update(
+            param, grad, m, v, lr=0.01, **BETAS, weight_decay=weight_decay, decoupled=decoupled, step=step
+        )
+    np.testing.assert_allclose(
+        param, theirs.detach().numpy(), rtol=16 * np.finfo(dtype).eps, atol=16 * np.finfo(dtype).eps
+    )
+
+
+@each_implementation
+def test_plain_sgd_needs_no_velocity_and_leaves_grad_alone(kernel):
+    param, grad = np.arange(5.0), np.arange(5.0)
+    options = dict(lr=0.5, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0, first=True)
+    kernel.sgd_update(param, grad, None, **options)
+    assert (param.tolist(), grad.tolist()) == ([0, 0.5, 1, 1.5, 2], [0, 1, 2, 3, 4])
+
+
+@each_implementation
+def test_overflow_and_nan_pass_without_a_warning(kernel):
+    largest = np.full(5, np.finfo(np.float32).max)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernel.accumulate(largest, largest, "sum")
+        kernel.accumulate(largest, np.full(5, -np.inf, np.float32), "sum")
+    assert np.isnan(largest).all()

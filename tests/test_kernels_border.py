@@ -1,0 +1,179 @@
+"""The kernels' border: what does not fit is refused with wanted and got, and NPDP_KERNELS chooses."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from npdp import kernels
+
+BETAS = dict(beta1=0.9, beta2=0.999, eps=1e-8)
+needs_compiled = pytest.mark.skipif(kernels.compiled is None, reason="the C kernels are not compiled here")
+each_implementation = pytest.mark.parametrize(
+    "kernel", [kernels.reference, pytest.param(kernels.compiled, marks=needs_compiled)], ids=["numpy", "c"]
+)
+
+
+def floats(count=4):
+    return np.ones(count, np.float32)
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+def misaligned():
+    return np.zeros(17, np.uint8)[1:].view(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("dst", "src", "error", "words"),
+    [
+        (floats(4), floats(5), ValueError, r"src is float32\[5\], wanted float32\[4\] like dst"),
+        (floats(4), np.ones(4), ValueError, r"src is float64\[4\], wanted float32\[4\] like dst"),
+        (floats(8)[::2], floats(4), ValueError, r"dst is strided \(8 bytes from element to element\), wanted"),
+        (floats(4), floats(8)[::2], ValueError, "src is strided"),
+        (floats(4), floats(4)[::-1], ValueError, "src is strided"),
+        (read_only(floats()), floats(), ValueError, "dst is read-only, wanted writeable"),
+        (misaligned(), floats(), ValueError, "dst is not aligned to its 4-byte elements"),
+        (floats(), misaligned(), ValueError, "src is not aligned"),
+        (floats().reshape(2, 2), floats().reshape(2, 2), ValueError, r"dst is of shape \(2, 2\), wanted 1-D"),
+        (np.float32(1), np.float32(1), TypeError, "dst is float32, wanted a NumPy array"),
+        ([1.0], [1.0], TypeError, "dst is list, wanted a NumPy array"),
+        (floats(), None, TypeError, "src is NoneType, wanted a NumPy array"),
+        (np.ones(4, np.float16), np.ones(4, np.float16), TypeError, "dst is float16, wanted one of float32, float64"),
+        (np.ones(4, ">f4"), np.ones(4, ">f4"), TypeError, "dst is >f4, wanted one of"),
+        (np.ones(4, bool), np.ones(4, bool), TypeError, "dst is bool"),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit_are_refused_with_wanted_and_got(dst, src, error, words):
+    with pytest.raises(error, match=f"accumulate: {words}"):
+        kernels.accumulate(dst, src)
+
+
+def test_an_unknown_op_is_refused():
+    with pytest.raises(ValueError, match="op is 'mean', wanted one of sum, prod, min, max"):
+        kernels.accumulate(floats(), floats(), "mean")
+
+
+@each_implementation
+def test_arrays_that_overlap_are_reported_and_left_alone(kernel):
+    memory = np.arange(30.0)
+    sgd = dict(lr=0.1, momentum=0.9, dampening=0.0, nesterov=False, weight_decay=0.0, first=False)
+    adam = dict(lr=0.1, **BETAS, weight_decay=0.0, decoupled=False, step=1)
+    here, near, far, away = memory[:10], memory[9:19], memory[20:], np.ones(10)
+    assert kernel.accumulate(here, near, "sum") == kernel.accumulate(near, here, "sum") == 1
+    for arrays in [(here, near, far), (here, far, near), (far, here, near), (here, here, far)]:
+        assert kernel.sgd_update(*arrays, **sgd) == 1
+    for first, second in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]:
+        arrays = [far, away, np.ones(10), np.ones(10)]
+        arrays[first], arrays[second] = here, near
+        assert kernel.adam_update(*arrays, **adam) == 1
+    np.testing.assert_array_equal(memory, np.arange(30.0))
+    assert kernel.accumulate(here, memory[10:20], "sum") == 0  # neighbours do not overlap
+
+
+def test_overlap_is_refused():
+    memory = np.ones(10)
+    sgd = dict(lr=0.1, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0, first=False)
+    with pytest.raises(ValueError, match="dst and src overlap in part"):
+        kernels.accumulate(memory[:6], memory[4:])
+    with pytest.raises(ValueError, match="param, grad and velocity overlap"):
+        kernels.sgd_update(memory[:6], memory[4:], None, **sgd)
+    with pytest.raises(ValueError, match="param, grad, m and v overlap"):
+        kernels.adam_update(
+            memory, np.ones(10), memory, np.ones(10), lr=0.1, **BETAS, weight_decay=0, decoupled=False, step=1
+        )
+
+
+def test_updates_refuse_what_does_not_fit():
+    sgd = dict(lr=0.1, momentum=0.9, dampening=0.0, nesterov=False, weight_decay=0.0, first=False)
+    adam = dict(lr=0.1, **BETAS, weight_decay=0.0, decoupled=False)
+    with pytest.raises(ValueError, match=r"sgd_update: velocity is None, wanted an array like param for momentum 0\.9"):
+        kernels.sgd_update(floats(), floats(), None, **sgd)
+    with pytest.raises(ValueError, match=r"sgd_update: velocity is float32\[3\], wanted float32\[4\] like param"):
+        kernels.sgd_update(floats(), floats(), floats(3), **sgd)
+    with pytest.raises(ValueError, match="sgd_update: velocity is read-only"):
+        kernels.sgd_update(floats(), floats(), read_only(floats()), **sgd)
+    with pytest.raises(TypeError, match=r"sgd_update: param is int32, wanted one of float32, float64$"):
+        kernels.sgd_update(*(np.ones(4, np.int32) for _ in range(3)), **sgd)
+    with pytest.raises(ValueError, match=r"adam_update: grad is float32\[5\], wanted float32\[4\] like param"):
+        kernels.adam_update(floats(), floats(5), floats(), floats(), **adam, step=1)
+    with pytest.raises(ValueError, match="adam_update: step is 0, wanted 1 for the first update"):
+        kernels.adam_update(floats(), floats(), floats(), floats(), **adam, step=0)
+
+
+def test_what_is_only_read_may_be_read_only():
+    dst = floats()
+    kernels.accumulate(dst, read_only(floats()))
+    np.testing.assert_array_equal(dst, 2 * floats())
+    kernels.sgd_update(
+        dst, read_only(floats()), None, lr=1, momentum=0, dampening=0, nesterov=False, weight_decay=0, first=True
+    )
+    np.testing.assert_array_equal(dst, floats())
+
+
+def test_every_name_of_a_64_bit_integer_is_taken():
+    for name in ("l", "q", "int64"):
+        if np.dtype(name).itemsize == 8:
+            dst = np.ones(3, name)
+            kernels.accumulate(dst, np.ones(3, "int64"))
+            assert dst.tolist() == [2, 2, 2]
+
+
+def test_empty_arrays_are_fine():
+    empty = np.empty(0, np.float32)
+    for op in kernels.OPS:
+        kernels.accumulate(empty, empty[:], op)
+    kernels.adam_update(empty, empty, empty, empty, lr=1, **BETAS, weight_decay=0, decoupled=True, step=1)
+
+
+# ---- the choice of implementation
+
+
+def run(code, environment):
+    variables = {name: value for name, value in os.environ.items() if name != "NPDP_KERNELS"} | environment
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60)
+
+
+HIDE_COMPILED = "import sys; sys.modules['npdp.kernels._compiled'] = None\n"
+FIRST_USE = """
+import numpy as np
+from npdp import kernels
+for _ in range(3):
+    kernels.accumulate(np.ones(3), np.ones(3))
+print(kernels.backend())
+"""
+
+
+def test_the_environment_chooses_numpy_silently():
+    result = run(HIDE_COMPILED + FIRST_USE, {"NPDP_KERNELS": "numpy"})
+    assert (result.stdout, result.stderr) == ("numpy\n", "")
+
+
+@needs_compiled
+@pytest.mark.parametrize("environment", [{}, {"NPDP_KERNELS": ""}, {"NPDP_KERNELS": "c"}], ids=str)
+def test_c_is_taken_where_it_is_compiled(environment):
+    result = run(FIRST_USE, environment)
+    assert (result.stdout, result.stderr) == ("c\n", "")
+
+
+def test_without_compiled_kernels_numpy_is_taken_with_one_warning_that_says_what_to_do():
+    result = run(HIDE_COMPILED + FIRST_USE, {})
+    assert result.stdout == "numpy\n"
+    assert result.stderr.count("RuntimeWarning") == 1
+    assert "install a C compiler" in result.stderr
+
+
+def test_demanding_c_where_it_is_not_compiled_is_an_import_error():
+    result = run(HIDE_COMPILED + FIRST_USE, {"NPDP_KERNELS": "c"})
+    assert result.returncode == 1
+    assert "ImportError: NPDP_KERNELS=c, but npdp's C kernels are not compiled" in result.stderr
+
+
+def test_an_unknown_choice_is_refused():
+    result = run(FIRST_USE, {"NPDP_KERNELS": "fortran"})
+    assert "ValueError: NPDP_KERNELS is 'fortran', wanted c or numpy" in result.stderr
