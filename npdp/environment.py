@@ -57,3 +57,21 @@ def set_blas_threads(ranks_on_host: int | None = None) -> None:
     if ranks_on_host > 1:
         for name in BLAS_THREADS:
             os.environ[name] = str(blas_threads(ranks_on_host))
+
+
+def blas_threads_in_use() -> int:
+    """Return how many threads this rank's BLAS was told to use; all its cores where nobody said anything."""
+    told = next((os.environ[name] for name in BLAS_THREADS if os.environ.get(name, "").isdigit()), "")
+    return int(told or cores())
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has held so far (VmHWM); 0 where the system does not say.
+
+    `getrusage` begins with what the launcher held before this program began, so it is not used.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), 0)
+    except OSError:
+        return 0

@@ -129,7 +129,7 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
     if leaf.grad is not None:
         leaf.grad += vjp(gradient)
-    elif writes:
+    elif writes and gradient.dtype == leaf.data.dtype:
         leaf.grad = vjp(gradient, leaf.grad_buffer)
     elif leaf.grad_buffer is None:
         leaf.grad = np.array(vjp(gradient), dtype=leaf.data.dtype)

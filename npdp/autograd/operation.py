@@ -21,16 +21,20 @@ Rule = Callable[..., tuple[Any, tuple[Vjp | None, ...]]]
 
 OPERATIONS: dict[str, Callable[..., Tensor]] = {}
 
-NOTHING, INPUTS, OUTPUT = "nothing", "inputs", "output"  # which values the gradient rules read again
+# Which values the gradient rules read again: numbers of inputs, -1 for the output; they can be added up
+NOTHING: tuple[int, ...] = ()
+FIRST, SECOND, INPUTS, OUTPUT = (0,), (1,), (0, 1), (-1,)
 
 
-def operation(*, keeps: str, writes: bool = False, view: bool = False) -> Callable[[Rule], Callable[..., Tensor]]:
+def operation(
+    *, keeps: tuple[int, ...], writes: bool = False, view: bool = False
+) -> Callable[[Rule], Callable[..., Tensor]]:
     """Register a rule.
 
     Args:
-        keeps: NOTHING, INPUTS or OUTPUT: the values that the vjps read again, which nobody may change meanwhile.
-        writes: the vjps take (gradient, out), and write into `out` if it is an array.
-        view: the result is a view of the first input.
+        keeps: the values that the vjps read again, which nobody may change meanwhile: INPUTS + OUTPUT, say.
+        writes: the vjps take (gradient, out), and may write into `out` if it is an array; then they return it.
+        view: the result may be a view of the first input.
     """
 
     def register(rule: Rule) -> Callable[..., Tensor]:
@@ -44,9 +48,10 @@ def operation(*, keeps: str, writes: bool = False, view: bool = False) -> Callab
             for tensor in tensors:
                 batch = batch or tensor.batch
                 wanted = wanted or tensor.requires_grad
-            made = result(
-                output if type(output) is np.ndarray else np.asarray(output), batch, tensors[0].version if view else None
-            )
+            if type(output) is not np.ndarray:
+                output = np.asarray(output)
+            shared = view and np.may_share_memory(output, tensors[0].data)  # indexing may copy
+            made = result(output, batch, tensors[0].version if shared else None)
             if wanted and _mode.grad_enabled:
                 made.requires_grad = True
                 made.node = Node(
@@ -68,20 +73,20 @@ def operation(*, keeps: str, writes: bool = False, view: bool = False) -> Callab
 
 def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
     """Return a number or array as a tensor; a Python number takes the dtype of the tensor beside it."""
-    if isinstance(value, (bool, int, float)):
-        beside = next(x for x in inputs if isinstance(x, Tensor)).data.dtype
+    if isinstance(value, (bool, int, float, np.integer)):
+        dtypes = [x.data.dtype for x in inputs if isinstance(x, Tensor)]
+        beside = next((dtype for dtype in dtypes if dtype.kind == "f"), dtypes[0] if dtypes else np.dtype(np.float32))
         keeps_dtype = beside.kind == "f" or (beside.kind in "iu" and not isinstance(value, float))
         return result(np.asarray(value, dtype=beside if keeps_dtype else None))
     return Tensor(value)
 
 
-def _kept(keeps: str, tensors: list[Tensor], made: Tensor) -> list[tuple[list[int], int]]:
+def _kept(keeps: tuple[int, ...], tensors: list[Tensor], made: Tensor) -> list[tuple[list[int], int]]:
     """Return the version of each array that the gradient rules read again."""
-    if keeps == NOTHING:
+    if not keeps:
         return []
-    if keeps == OUTPUT:
-        return [(made.version, made.version[0])]
-    return [(tensor.version, tensor.version[0]) for tensor in tensors]
+    versions = [(made if number < 0 else tensors[number]).version for number in keeps]
+    return [(version, version[0]) for version in versions]
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:

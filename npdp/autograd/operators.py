@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from npdp.autograd.operation import INPUTS, NOTHING, OUTPUT, operation, unbroadcast
+from npdp.autograd.operation import FIRST, INPUTS, NOTHING, OUTPUT, operation, unbroadcast
 from npdp.autograd.tensor import Array, Tensor, result
 
 Axis = Any  # None, an int, or a tuple of ints
@@ -39,7 +39,7 @@ def div(a: Array, b: Array):
     return a / b, (lambda g: unbroadcast(g / b, a.shape), lambda g: unbroadcast(-g * a / (b * b), b.shape))
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=INPUTS + OUTPUT)
 def pow(a: Array, b: Array):
     y = a**b
     return y, (
@@ -82,7 +82,7 @@ def exp(x: Array):
     return y, (lambda g: g * y,)
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=FIRST)
 def log(x: Array):
     return np.log(x), (lambda g: g / x,)
 
@@ -93,7 +93,7 @@ def sqrt(x: Array):
     return y, (lambda g: g / (2 * y),)
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=FIRST)
 def abs(x: Array):
     return np.abs(x), (lambda g: g * np.sign(x),)
 
@@ -116,13 +116,13 @@ def relu(x: Array):
     return y, (lambda g: g * (y > 0),)
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=FIRST + OUTPUT)
 def clip(x: Array, *, low: float | None = None, high: float | None = None):
     y = np.clip(x, low, high)
     return y, (lambda g: g * (x == y),)
 
 
-@operation(keeps=NOTHING)
+@operation(keeps=FIRST)
 def where(condition: Array, a: Array, b: Array):
     return np.where(condition, a, b), (
         None,
@@ -148,7 +148,7 @@ def sum(x: Array, *, axis: Axis = None, keepdims: bool = False):
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False):
     """The mean; of nothing, 0: a rank whose part of a batch is empty takes part like any other."""
     y = x.sum(axis=axis, keepdims=keepdims)
-    count = x.dtype.type(x.size // y.size if x.size else 1)
+    count = x.size // y.size if x.size else 1
     return y / count, (lambda g: _spread(g / count, x.shape, axis, keepdims),)
 
 
@@ -160,13 +160,13 @@ def _extreme(x: Array, y: Array, axis: Axis, keepdims: bool):
     return y, (vjp,)
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=FIRST + OUTPUT)
 def max(x: Array, *, axis: Axis = None, keepdims: bool = False):
     """The largest; equal ones share the gradient."""
     return _extreme(x, np.asarray(x.max(axis=axis, keepdims=keepdims)), axis, keepdims)
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=FIRST + OUTPUT)
 def min(x: Array, *, axis: Axis = None, keepdims: bool = False):
     """The smallest; equal ones share the gradient."""
     return _extreme(x, np.asarray(x.min(axis=axis, keepdims=keepdims)), axis, keepdims)
@@ -252,12 +252,12 @@ def _comparison(ufunc):
 
 
 def _shape_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    return tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    return tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
 
 
 def _index(self: Tensor, at: Any) -> Tensor:
     parts = at if isinstance(at, tuple) else (at,)
-    plain = tuple(part.data if isinstance(part, Tensor) else part for part in parts)
+    plain = tuple(part.data.copy() if isinstance(part, Tensor) else part for part in parts)  # the gradient reads it
     return index(self, at=plain if isinstance(at, tuple) else plain[0])
 
 

@@ -143,15 +143,15 @@ class Tensor:
     version: list[int]  # counts changes in place; views of one array share the list
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        self.version = [0]
         if isinstance(data, Tensor):
-            data = data.data
+            data, self.version = data.data, data.version
         is_array = isinstance(data, (np.ndarray, np.generic))
         self.data = np.asarray(data)
         if not is_array and self.data.dtype == np.float64:
             self.data = self.data.astype(np.float32)
-        self.version = [0]
         if requires_grad:
-            if self.data.dtype.kind != "f":
+            if self.data.dtype not in (np.float32, np.float64):
                 raise TypeError(f"a gradient needs float32 or float64, got {self.data.dtype}")
             self.requires_grad = True
 
@@ -193,6 +193,12 @@ class Tensor:
 
     def __float__(self) -> float:
         return float(self.data)
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    def __bool__(self) -> bool:  # else Python asks for the length
+        return bool(self.data)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -249,7 +255,7 @@ class Tensor:
 
     def add_(self, values: Any, alpha: float = 1) -> Tensor:
         """Add alpha x `values`, in place; returns self."""
-        return self._write(lambda data: np.add(data, np.multiply(alpha, values, dtype=data.dtype), out=data))
+        return self._write(lambda data: np.add(data, np.multiply(alpha, np.asarray(values), dtype=data.dtype), out=data))
 
     def mul_(self, values: Any) -> Tensor:
         """Multiply by `values`, in place; returns self."""

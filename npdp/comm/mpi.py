@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
+from collections.abc import Callable
 from typing import Any
 
 from npdp import environment
@@ -53,6 +55,8 @@ class MpiTransport:
         self._control = MPI.COMM_WORLD.Dup()
         self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "prod": MPI.PROD}
         self._status = MPI.Status()
+        self.name = "MPI (" + " ".join(MPI.Get_library_version().replace(",", " ").split()[:3]) + ")"
+        self.wait_s = 0.0
         end_on_exceptions(self.rank, self._abort)
         atexit.register(self._leave)
 
@@ -67,7 +71,7 @@ class MpiTransport:
         status = self._status
         try:
             if not request.Test(status):
-                wait_until(lambda: request.Test(status), self._looks, lambda: self._raise_if_left(peer))
+                self._wait(lambda: request.Test(status), peer)
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
@@ -82,7 +86,12 @@ class MpiTransport:
             part = buffer[start : start + MOST_ELEMENTS]
             request = self._data.Iallreduce(self._mpi.IN_PLACE, part, self._ops[op])
             if not request.Test():
-                wait_until(request.Test, self._looks, lambda: self._raise_if_left(None))
+                self._wait(request.Test, None)
+
+    def _wait(self, done: Callable[[], bool], peer: int | None) -> None:
+        before = time.perf_counter()
+        wait_until(done, self._looks, lambda: self._raise_if_left(peer))
+        self.wait_s += time.perf_counter() - before
 
     def _raise_if_left(self, peer: int | None) -> None:
         """Raise where the rank that one waits for, or any for a collective of MPI's own, has left the program."""

@@ -7,6 +7,7 @@ MPI may do, so what runs here needs no luck there.
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -63,8 +64,11 @@ class ThreadWorld:
 class ThreadTransport:
     """One rank of a world of threads."""
 
+    name = "threads of one process"
+
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self.world, self.rank, self.world_size = world, rank, world.world_size
+        self.wait_s = 0.0
         peers = range(world.world_size)
         self._to = [world.channel(rank, peer) for peer in peers]
         self._from = [world.channel(peer, rank) for peer in peers]
@@ -88,6 +92,14 @@ class ThreadTransport:
         return message
 
     def wait(self, handle: _Message) -> None:
+        if not handle.arrived.acquire(blocking=False):
+            before = time.perf_counter()
+            self._wait_until_met(handle)
+            self.wait_s += time.perf_counter() - before
+        if handle.error:
+            raise CommunicationError(handle.error)
+
+    def _wait_until_met(self, handle: _Message) -> None:
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
             if self.world.failure:
                 raise WorldEnded
@@ -96,8 +108,6 @@ class ThreadTransport:
                     f"rank {self.rank} waits for rank {handle.peer}, which has left: "
                     "the ranks do not call the same collectives"
                 )
-        if handle.error:
-            raise CommunicationError(handle.error)
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
         raise NotImplementedError("algorithm 'mpi' is MPI's own all-reduce: a world of threads has none")

@@ -15,10 +15,18 @@ Handle = Any  # a send or receive that is under way
 
 
 class Transport(Protocol):
-    """A world as one of its ranks sees it."""
+    """A world as one of its ranks sees it.
 
+    Attributes:
+        name: what it is, for people.
+        rank, world_size: this rank's number; how many there are.
+        wait_s: seconds spent in `wait` for something that was not there yet.
+    """
+
+    name: str
     rank: int
     world_size: int
+    wait_s: float
 
     def send(self, buffer: Buffer, peer: int) -> Handle:
         """Begin to send; the buffer must not change before `wait`."""
@@ -44,8 +52,10 @@ class Transport(Protocol):
 class NoTransport:
     """A world of one rank: it has nobody to talk to."""
 
+    name = "one process"
     rank = 0
     world_size = 1
+    wait_s = 0.0
 
     def send(self, buffer: Buffer, peer: int) -> Handle:
         raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")

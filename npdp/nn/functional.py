@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npdp.autograd.operation import INPUTS, NOTHING, operation
+from npdp.autograd.operation import INPUTS, NOTHING, SECOND, operation
 from npdp.autograd.tensor import Array, Vjp
 
 
@@ -31,7 +31,8 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
     def to_weight(g: Array, out: Array | None = None) -> Array:
         if weight.flags.c_contiguous:
             return np.dot(flat(g).T, rows, out=out)
-        return np.dot(rows.T, flat(g), out=None if out is None else out.T).T  # stored (in, out)
+        gradient = np.dot(rows.T, flat(g), out=None if out is None else out.T).T  # stored (in, out)
+        return gradient if out is None else out
 
     def to_bias(g: Array, out: Array | None = None) -> Array:
         return np.add.reduce(flat(g), axis=0, out=out)
@@ -39,7 +40,7 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1), (to_x, to_weight, to_bias)
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=NOTHING)
 def mse_loss(outputs: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
     """Mean of (outputs - targets) squared; both of one shape -> a number."""
     difference = outputs - targets
@@ -52,7 +53,7 @@ def mse_loss(outputs: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
     return np.dot(flat, flat) / count, (to_outputs, lambda g: -to_outputs(g))
 
 
-@operation(keeps=NOTHING)
+@operation(keeps=SECOND)
 def cross_entropy(
     logits: Array, labels: Array, *, label_smoothing: float = 0.0, divide: bool = True
 ) -> tuple[Any, tuple[Vjp | None, ...]]:
@@ -79,7 +80,7 @@ def cross_entropy(
     return logits.dtype.type(loss) / count, (to_logits, None)
 
 
-@operation(keeps=NOTHING)
+@operation(keeps=INPUTS)
 def bce_with_logits(logits: Array, targets: Array, *, divide: bool = True) -> tuple[Any, tuple[Vjp, ...]]:
     """Mean of -t log s(z) - (1 - t) log(1 - s(z)), s the sigmoid; both of one shape -> a number."""
     count = logits.dtype.type((logits.size or 1) if divide else 1)
@@ -92,7 +93,7 @@ def bce_with_logits(logits: Array, targets: Array, *, divide: bool = True) -> tu
     return loss.sum() / count, (to_logits, lambda g: -logits * (g / count))
 
 
-@operation(keeps=NOTHING)
+@operation(keeps=SECOND)
 def scale_by(x: Array, mask: Array) -> tuple[Array, tuple[Vjp | None, ...]]:
     """x * mask, the mask a constant: dropout's rule."""
     return x * mask, (lambda g: g * mask, None)

@@ -100,5 +100,6 @@ class BCEWithLogitsLoss(_Loss):
         _same_shape("BCEWithLogitsLoss", logits, targets)
         if self.reduction == "mean":
             return bce_with_logits(logits, targets)
-        each = operators.relu(logits) - logits * targets + operators.log(1 + operators.exp(-operators.abs(logits)))
-        return self._reduced(each)
+        zeros = np.zeros_like(logits.data)  # log(exp(0) + exp(z)): smooth at z = 0, where many models begin
+        soft_plus = operators.logsumexp(operators.stack(zeros, logits), axis=0)
+        return self._reduced(soft_plus - logits * targets)

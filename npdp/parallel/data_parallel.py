@@ -10,7 +10,7 @@ Source: Li et al., PyTorch distributed: experiences on accelerating data paralle
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,10 +59,14 @@ class DataParallel(Module):
                 inputs = (self._tagged(first), *inputs[1:])
         return self.module(*inputs)
 
-    @contextmanager
-    def no_sync(self) -> Iterator[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """Within, backward adds up local gradients; the first backward after it exchanges them all."""
-        before, self.exchange.syncing = self.exchange.syncing, False
+        return self.syncing(False)
+
+    @contextmanager
+    def syncing(self, syncing: bool) -> Iterator[None]:
+        """Within, backward exchanges gradients, or only adds them up."""
+        before, self.exchange.syncing = self.exchange.syncing, syncing
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ be installed. A world of threads (`run_ranks`) gives each thread its own.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,25 +36,40 @@ class World:
         transport: what moves messages.
         rank, world_size: this rank's number; how many there are.
         algorithm: what collectives use where they are not told.
-        communication_s: seconds spent in collectives so far.
-        bytes_reduced: bytes all-reduced so far.
+        collective_s: seconds spent in collectives since `clear_times`.
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
         self.transport = transport
         self.rank, self.world_size = transport.rank, transport.world_size
         self.algorithm = algorithm
+        self.collective_s = 0.0
+
+    def clear_times(self) -> None:
+        """Begin to measure anew."""
+        self.collective_s = self.transport.wait_s = 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds in which this rank did nothing but wait for a message."""
+        return self.transport.wait_s
+
+    @property
+    def communication_s(self) -> float:
+        """Seconds in collectives without waiting: sending, copying, adding."""
+        return self.collective_s - self.transport.wait_s
 
     def allreduce(self, array: Array, op: str = "sum", algorithm: str | None = None) -> None:
         """All-reduce in place; see `npdp.allreduce`."""
         buffer = _checked(array, op)
         combine = "sum" if op == "mean" else op
         algorithm = choose("allreduce", algorithm or self.algorithm, buffer.nbytes, self.world_size)
-        if self.world_size > 1:
-            if algorithm == NATIVE:
-                self.transport.native_allreduce(buffer, combine)
-            else:
-                self._execute("allreduce", algorithm, buffer, combine)
+        if algorithm == NATIVE:
+            before = time.perf_counter()
+            self.transport.native_allreduce(buffer, combine)
+            self.collective_s += time.perf_counter() - before
+        else:
+            self._execute("allreduce", algorithm, buffer, combine)
         if op == "mean":
             buffer /= buffer.dtype.type(self.world_size)
 
@@ -94,6 +110,12 @@ class World:
         """Return when all ranks have come here."""
         self.allreduce(np.zeros(1, np.int32), algorithm="tree")
 
+    def mean(self, value: float, count: float) -> float:
+        """Return the weighted mean over all ranks; see `npdp.global_mean`."""
+        numbers = np.array([value * count if count else 0.0, count], np.float64)
+        self.allreduce(numbers, algorithm="tree")
+        return float(numbers[0] / numbers[1]) if numbers[1] else 0.0
+
     def gather_texts(self, text: str) -> list[str]:
         """Return every rank's text, in rank order; for verdicts and descriptions, not for data."""
         mine = text.encode()
@@ -108,7 +130,9 @@ class World:
 
     def _execute(self, collective: str, algorithm: str, buffer: Array, op: str, root: int = 0) -> None:
         steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
+        before = time.perf_counter()
         execute(steps, self.transport, buffer, op)
+        self.collective_s += time.perf_counter() - before
 
 
 def _checked(array: Any, op: str, writeable: bool = True) -> Array:
@@ -237,6 +261,4 @@ def barrier() -> None:
 
 def global_mean(value: float, count: float) -> float:
     """Return sum(value x count) / sum(count) over all ranks, 0.0 where all counts are 0; collective."""
-    numbers = np.array([value * count if count else 0.0, count], np.float64)
-    init().allreduce(numbers, algorithm="tree")
-    return float(numbers[0] / numbers[1]) if numbers[1] else 0.0
+    return init().mean(value, count)

@@ -1,0 +1,176 @@
+"""The flags of `npdp.train`, and what is wrong with them before anything is loaded.
+
+It imports neither NumPy nor MPI: flags are read first, so that BLAS threads can be set for a world of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from npdp import environment
+from npdp.errors import InputError
+
+ALGORITHMS = ("auto", "naive", "ring", "halving_doubling", "tree", "mpi")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LR_SCHEDULES = ("constant", "step", "cosine")
+
+EXAMPLES = """
+examples:
+  mpirun -n 4 python -m npdp.train                                four ranks, on the digits that ship with npdp
+  python -m npdp.train --transport threads --ranks 4              the same in one process, without MPI
+  npdp train --ranks 4 --data sales.csv --target price --standardize
+  npdp train --ranks 2 --data fashion-mnist/ --model mlp --hidden 256 --epochs 15 --save model.npz
+  npdp train --model my_model.py:make --metrics run.jsonl
+"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The flags, checked as far as that is possible without looking at the data."""
+
+    data: str
+    target: str | None
+    test_fraction: float
+    standardize: bool
+    model: str | None
+    hidden: tuple[int, ...]
+    epochs: int
+    global_batch_size: int
+    accumulate: int
+    learning_rate: float
+    lr_schedule: str
+    warm_up_epochs: float
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    clip_norm: float | None
+    seed: int
+    dtype: str
+    strategy: str
+    algorithm: str
+    transport: str
+    ranks: int | None
+    metrics: str | None
+    save: str | None
+    quiet: bool
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises instead of printing usage, and under mpirun speaks on rank 0 only."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+    def print_help(self, file: Any = None) -> None:
+        launched = environment.launch()
+        if launched is None or launched.rank == 0:
+            super().print_help(file)
+
+
+def _number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """Return an argparse type: a finite number that is `accepted`, else a message saying what was wanted."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not math.isfinite(value) or not accepted(value):
+            raise argparse.ArgumentTypeError(f"wanted {wanted}, got {text!r}")
+        return value
+
+    return parse
+
+
+_POSITIVE_INT = _number(int, lambda value: value >= 1, "a whole number, at least 1")
+_COUNT = _number(int, lambda value: value >= 0, "a whole number, at least 0")
+_NOT_NEGATIVE = _number(float, lambda value: value >= 0, "a number, at least 0")
+_POSITIVE = _number(float, lambda value: value > 0, "a number above 0")
+_FRACTION = _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(_POSITIVE_INT(width.strip()) for width in text.split(","))
+
+
+def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
+    """Return the parser of `npdp.train`."""
+    parser = Parser(
+        prog=prog,
+        description="Train a model with data-parallel SGD on every rank that was launched.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", default="digits", metavar="WHAT",
+                      help="digits (default), synthetic, or a path: IDX folder, x.npy + y.npy, .npz, .csv, .svm/.libsvm")
+    data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name or number (the last)")
+    data.add_argument("--test-fraction", type=_FRACTION, default=0.2, metavar="F",
+                      help="held out where the data has no test part (0.2)")
+    data.add_argument("--standardize", action="store_true",
+                      help="scale features by the training part's mean and deviation")
+    model = parser.add_argument_group("model and training")
+    model.add_argument("--model", metavar="NAME",
+                       help="softmax (default for classes), linear (for numbers), mlp, or file.py:function of your own")
+    model.add_argument("--hidden", type=_widths, default=(512, 512), metavar="N,N", help="widths of an mlp (512,512)")
+    model.add_argument("--epochs", type=_COUNT, default=20, metavar="N", help="passes over the data (20)")
+    model.add_argument("--global-batch-size", type=_POSITIVE_INT, default=64, metavar="N",
+                       help="samples per update over all ranks (64)")
+    model.add_argument("--accumulate", type=_POSITIVE_INT, default=1, metavar="K",
+                       help="work through each batch in K pieces, for less memory (1)")
+    model.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd (default), adam or adamw")
+    model.add_argument("--learning-rate", type=_NOT_NEGATIVE, default=0.1, metavar="R", help="(0.1)")
+    model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="constant",
+                       help="constant (default); step: a tenth every third of the run; cosine: down to 0")
+    model.add_argument("--warm-up-epochs", type=_NOT_NEGATIVE, default=0.0, metavar="N",
+                       help="rise to the learning rate over so many epochs (0)")
+    model.add_argument("--momentum", type=_FRACTION, default=0.9, metavar="M", help="of sgd (0.9)")
+    model.add_argument("--weight-decay", type=_NOT_NEGATIVE, default=0.0, metavar="D", help="(0)")
+    model.add_argument("--clip-norm", type=_POSITIVE, default=None, metavar="N",
+                       help="scale the gradient down to this norm (off)")
+    model.add_argument("--seed", type=_COUNT, default=0, metavar="N", help="of weights, order, dropout and split (0)")
+    model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
+    ranks = parser.add_argument_group("ranks")
+    ranks.add_argument("--strategy", choices=("allreduce",), default="allreduce", help="how ranks train together")
+    ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
+    ranks.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
+                       help="mpi (default; one rank needs none), or threads of one process")
+    ranks.add_argument("--ranks", type=_POSITIVE_INT, default=None, metavar="N",
+                       help="how many; under a bare mpirun, which says it itself, leave it out")
+    out = parser.add_argument_group("results")
+    out.add_argument("--metrics", metavar="FILE", help="write one JSON object a line")
+    out.add_argument("--save", metavar="FILE", help="write the trained model (.npz)")
+    out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> TrainConfig:
+    """Return the flags.
+
+    Raises:
+        InputError: what is wrong with them, in one line.
+    """
+    config = TrainConfig(**vars(make_parser(prog).parse_args(arguments)))
+    for flag, path in {"--metrics": config.metrics, "--save": config.save}.items():
+        if path is not None:
+            require_writable(flag, path)
+    if config.transport == "threads" and config.algorithm == "mpi":
+        raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
+    return config
+
+
+def require_writable(flag: str, path: str) -> None:
+    """Raise InputError where a file cannot be written at `path`."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise InputError(f"{flag}: wanted a file to write, {path} is a directory")
+    if not os.path.isdir(folder):
+        raise InputError(f"{flag}: wanted a file to write, but there is no directory {folder}")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise InputError(f"{flag}: no permission to write {path}")

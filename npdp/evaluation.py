@@ -1,0 +1,49 @@
+"""Loss and accuracy of a model on a data set, over all ranks; each sample counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from npdp import nn
+from npdp.autograd import Tensor, no_grad
+from npdp.data import ArrayDataset
+from npdp.parallel.world import World
+from npdp.partition import part
+
+BLOCK_ELEMENTS = 2**20  # of features per forward
+
+
+class Score(NamedTuple):
+    """Mean loss over a data set; the part of right classes, None for regression."""
+
+    loss: float
+    accuracy: float | None
+
+
+def evaluate(world: World, model: nn.Module, dataset: ArrayDataset, classes: int | None) -> Score:
+    """Return the score of `model`, each rank having looked at its part of the data; collective."""
+    criterion = nn.MSELoss() if classes is None else nn.CrossEntropyLoss()
+    sums = np.zeros(3, np.float64)  # loss, right answers, samples
+    model.eval()
+    with no_grad():
+        for inputs, labels in blocks(dataset, *part(len(dataset), world.world_size, world.rank)):
+            outputs = model(inputs)
+            sums[0] += criterion(outputs, labels).item() * len(labels)
+            if classes is not None:
+                sums[1] += int((outputs.data.argmax(axis=1) == labels.data).sum())
+            sums[2] += len(labels)
+    model.train()
+    world.allreduce(sums, algorithm="tree")
+    count = sums[2] or 1
+    return Score(float(sums[0] / count), float(sums[1] / count) if classes is not None else None)
+
+
+def blocks(dataset: ArrayDataset, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows [start, stop) as tensors, in blocks that are kind to memory."""
+    rows = max(1, BLOCK_ELEMENTS // max(1, int(np.prod(dataset.sample_shape))))
+    for first in range(start, stop, rows):
+        x, y = dataset.take(slice(first, min(first + rows, stop)))
+        yield Tensor(x), Tensor(y)

@@ -1,0 +1,115 @@
+"""The models that `--model` names, and the user's own from a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import traceback
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from npdp import nn
+from npdp.errors import InputError
+
+TASKS = {"softmax": "classification", "linear": "regression"}  # what a model is for, where its name says so
+
+
+def task_of(model: str | None) -> str:
+    """Return how targets are to be read for a model: classification, regression, or auto."""
+    return TASKS.get(model or "", "auto")
+
+
+def softmax(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+    """One linear layer whose outputs are the classes' logits."""
+    return nn.Linear(features, classes or 1)
+
+
+def mlp(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+    """Linear layers of the given widths with ReLU between them."""
+    widths = [features, *hidden, classes or 1]
+    layers: list[nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+MODELS: dict[str, Callable[[int, int | None, tuple[int, ...]], nn.Module]] = {
+    "softmax": softmax,
+    "linear": softmax,
+    "mlp": mlp,
+}
+
+
+def default_name(classes: int | None) -> str:
+    """Return the model for data with or without classes."""
+    return "linear" if classes is None else "softmax"
+
+
+def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...], dtype: str) -> nn.Module:
+    """Return a new model with parameters of `dtype`.
+
+    Args:
+        name: a key of MODELS, or file.py:function, a function that returns a Module; it is given those of
+            features, classes and hidden that it has parameters for.
+        features: number of inputs.
+        classes: number of outputs; None for one number.
+        hidden: widths of an mlp.
+        dtype: of the parameters.
+
+    Raises:
+        InputError: no such model, or the user's file does not give one.
+    """
+    if name in MODELS:
+        model = MODELS[name](features, classes, hidden)
+    else:
+        model = _users_own(name, {"features": features, "classes": classes, "hidden": hidden})
+    for parameter in model.parameters():
+        parameter.data = parameter.data.astype(dtype, order="K")
+    return model
+
+
+def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
+    path, colon, function = name.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        raise InputError(f"--model: wanted {', '.join(MODELS)} or file.py:function, got {name!r}")
+    if not os.path.isfile(path):
+        raise InputError(f"--model: no file {path}")
+    make = getattr(_import(path), function, None)
+    if not callable(make):
+        raise InputError(f"--model: {path} has no function {function}")
+    try:
+        wanted = inspect.signature(make).parameters
+        model = make(**{key: value for key, value in offered.items() if key in wanted})
+    except Exception as error:
+        raise InputError(f"--model: {name} failed: {_one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"--model: {name} must return an npdp.nn.Module, got {type(model).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"--model: {name} has no parameters to train")
+    return model
+
+
+def _import(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location("npdp_users_model", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        place = f"{path}, line {lines[-1]}" if lines else path
+        raise InputError(f"--model: {place}: {_one_line(error)}") from error
+    return module
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def outputs_to_predictions(outputs: np.ndarray[Any, Any], classes: int | None) -> np.ndarray[Any, Any]:
+    """Return the class of the largest logit, (N,) int64, or the number, (N,), from outputs (N, classes or 1)."""
+    return outputs.argmax(axis=1) if classes is not None else outputs[:, 0]

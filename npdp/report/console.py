@@ -1,0 +1,99 @@
+"""What rank 0 says: what it will do, how it goes, what came out.
+
+On a terminal progress is one line that is written again and again; in a log it is a line an epoch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from typing import Any
+
+LINE_EVERY_S = 0.1
+TERMINAL = "NPDP_TERMINAL"  # the launcher sets it to the terminal's width: ranks under mpirun see a pipe
+
+
+class Console:
+    """The terminal, as one rank may use it: every rank but 0, and a quiet run, is silent."""
+
+    def __init__(self, speaks: bool) -> None:
+        self.speaks = speaks
+        self._width = _terminal_width() if speaks else 0
+        self._next = 0.0
+        self._live = False
+
+    def say(self, text: str) -> None:
+        """Print lines."""
+        if self.speaks:
+            self._clear()
+            print(text, flush=True)
+
+    def live(self, text: str) -> None:
+        """Show the state of things, on a terminal, at most ten times a second."""
+        if self._width and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            self._clear()
+            sys.stdout.write(text[: self._width - 1])
+            sys.stdout.flush()
+            self._live = True
+
+    def epoch(self, text: str, last: bool) -> None:
+        """Say how an epoch went: on a terminal in the live line."""
+        if self._width and not last:
+            self.live(text)
+        else:
+            self.say(text)
+
+    def _clear(self) -> None:
+        if self._live:
+            sys.stdout.write("\r\x1b[K")
+            self._live = False
+
+
+def _terminal_width() -> int:
+    """Return the width of the terminal that shows this, 0 for a pipe or file."""
+    if os.environ.get(TERMINAL, "").isdigit():
+        return int(os.environ[TERMINAL])
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else 0
+
+
+def banner(start: dict[str, Any]) -> str:
+    """Return what a run will do, from its `start` event."""
+    ranks, threads = start["world_size"], start["blas_threads"]
+    local = start["local_batch_size"]
+    each = f"{local[0]} a rank" if local[0] == local[-1] else f"{local[0]} or {local[-1]} a rank"
+    momentum = f", momentum {start['momentum']:g}" if start["optimizer"] == "sgd" else ""
+    return (
+        f"npdp {start['version']}: {start['model']} with {start['parameters']:,} parameters\n"
+        f"  data      {start['data']}\n"
+        f"  ranks     {ranks} on {start['transport']}, {threads} BLAS thread{'s' * (threads != 1)} each, "
+        f"{start['backend']} kernels, all-reduce {start['algorithm']}\n"
+        f"  batch     {start['global_batch_size']} globally, {each}; {start['iterations_per_epoch']} iterations an "
+        f"epoch, {start['epochs']} epochs\n"
+        f"  optimizer {start['optimizer']}, learning rate {start['learning_rate']:g} ({start['lr_schedule']}){momentum}, "
+        f"{start['dtype']}"
+    )
+
+
+def summary(end: dict[str, Any]) -> str:
+    """Return what came out of a run and where the time went, from its `end` event."""
+    wall = end["wall_s"] or 1e-9
+    shares = ", ".join(f"{name} {end[name + '_s'] / wall:.0%}" for name in ("compute", "communication", "wait"))
+    scores = [f"train loss {end['train_loss']:.4f}"]
+    if end["test_loss"] is not None:
+        scores.append(f"test loss {end['test_loss']:.4f}")
+    if end["test_accuracy"] is not None:
+        scores.append(f"test accuracy {end['test_accuracy']:.4f}")
+    return (
+        f"done      {', '.join(scores)}\n"
+        f"  time      {end['wall_s']:.2f} s, {end['samples_per_s']:,.0f} samples/s: {shares}\n"
+        f"  memory    {end['peak_memory_bytes'] / 1e6:.0f} MB at most on a rank\n"
+        f"  sha256    {end['parameters_sha256']} of the parameters, the same on every rank"
+    )
+
+
+def refuse(message: str) -> None:
+    """Print why nothing was started, in one line, on standard error."""
+    print(f"npdp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -1,0 +1,45 @@
+"""The metrics file: one JSON object a line, each with an `event`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+ITERATION_EVERY_S = 0.1  # at most about ten iteration lines a second
+
+
+class Metrics:
+    """Writes events as they come; a run that is killed leaves whole lines. Without a path it writes nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        self._file: TextIO | None = open(path, "w", buffering=1, encoding="utf-8") if path else None
+        self._next = 0.0
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Write one line; numbers that JSON has no word for become null."""
+        if self._file is not None:
+            fields = {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in fields.items()
+            }
+            self._file.write(json.dumps({"event": event, **fields}) + "\n")
+
+    def due(self) -> bool:
+        """Return whether it is time for another iteration line."""
+        now = time.monotonic()
+        if self._file is None or now < self._next:
+            return False
+        self._next = now + ITERATION_EVERY_S
+        return True
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
