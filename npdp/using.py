@@ -1,0 +1,107 @@
+"""Using a saved model: its scores on data, and its answers for samples. Both return the text to print."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from npdp import models, saved_model
+from npdp.autograd import Tensor, no_grad, operators
+from npdp.autograd.tensor import Array
+from npdp.data import ArrayDataset, formats, sources
+from npdp.errors import InputError
+from npdp.evaluation import blocks
+from npdp.evaluation import evaluate as score
+from npdp.parallel.world import init
+from npdp.saved_model import SavedModel
+
+Part = tuple[str, ArrayDataset]
+
+
+def evaluate(model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int) -> str:
+    """Return the scores of a saved model on the test part, the training part, or all of a data set.
+
+    Raises:
+        InputError: the model or the data cannot be used, or does not fit the other.
+    """
+    saved = saved_model.load(model)
+    classes = saved.description["classes"]
+    split = sources.load(
+        data, target=target, test_fraction=test_fraction, seed=seed, dtype=saved.description["dtype"],
+        task="regression" if classes is None else "classification",
+    )  # fmt: skip
+    if classes is not None and (split.classes or 0) > classes:
+        raise InputError(f"{data}: {split.classes} classes, but {model} was trained on {classes}")
+    parts = {"train": [split.train], "test": [split.test], "all": [split.train, split.test]}[part]
+    chosen = [dataset for dataset in parts if dataset is not None]
+    if not chosen:
+        raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
+    x = np.concatenate([_scaled(saved, dataset.take(slice(0, len(dataset)))[0], data) for dataset in chosen])
+    y = np.concatenate([dataset.y for dataset in chosen])
+    result = score(init(), saved.model, ArrayDataset(x, y), classes)
+    accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
+    return f"{len(y)} samples: loss {result.loss:.4f}{accuracy}"
+
+
+def predict(model: str, samples: str, target: str | None, probabilities: bool) -> str:
+    """Return a saved model's answers, a line a sample: its class or number, or the classes' probabilities.
+
+    Raises:
+        InputError: the model or the samples cannot be used, or do not fit each other.
+    """
+    saved = saved_model.load(model)
+    classes = saved.description["classes"]
+    if probabilities and classes is None:
+        raise InputError(f"--probabilities: {model} gives numbers, not classes")
+    x = _scaled(saved, _features(samples, target, saved.description["features"]), samples)
+    lines: list[str] = []
+    with no_grad():
+        for inputs, _ in blocks(ArrayDataset(x, np.zeros(len(x))), 0, len(x)):
+            outputs: Tensor = saved.model(inputs)
+            if probabilities:
+                rows = operators.softmax(outputs, axis=1).data
+                lines += [",".join(f"{value:.6g}" for value in row) for row in rows]
+            else:
+                lines += [f"{value:.9g}" for value in models.outputs_to_predictions(outputs.data, classes)]
+    return "\n".join(lines)
+
+
+def _scaled(saved: SavedModel, x: Array, source: str) -> Array:
+    """Return features as the model was trained on them."""
+    wanted = saved.description["features"]
+    if x.shape[1:] != (wanted,):
+        raise InputError(f"{source}: the model takes {wanted} features, got {x.shape[1] if x.ndim == 2 else x.shape}")
+    if saved.scaling is not None:
+        mean, deviation = saved.scaling
+        x = (x - mean) / deviation
+    return x.astype(saved.description["dtype"], copy=False)
+
+
+def _features(path: str, target: str | None, wanted: int) -> Array:
+    """Return the features in a file, (N, D); of a .csv all columns, without the target where there is one more."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".npy", ".npz"):
+        return _from_numpy(path)
+    if suffix != ".csv":
+        data = sources.load(path, target=target, test_fraction=0)
+        return data.train.take(slice(0, len(data.train)))[0]
+    table = formats.read(path, target)
+    x = np.asarray(table.train.x, np.float64)
+    if x.shape[1] == wanted - 1 and target is None:
+        return np.column_stack([x, table.train.y])
+    return x
+
+
+def _from_numpy(path: str) -> Array:
+    try:
+        loaded: Any = np.load(path, allow_pickle=False)
+        x = np.asarray(loaded["x"] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded, np.float64)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: wanted an array of numbers (in an .npz, named x), got {error}") from None
+    if x.ndim < 2:
+        raise InputError(f"{path}: wanted an array (samples, features), got shape {x.shape}")
+    return x.reshape(len(x), -1)

@@ -1,0 +1,157 @@
+"""Worlds for tests: programs on threads with a time limit, inputs that show who and where, messages counted.
+
+A world of threads that hangs would hang pytest: `run` gives each a time limit.
+"""
+
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pytest
+
+import npdp
+from npdp import nn
+from npdp.collectives import execute
+from npdp.parallel.world import init
+
+LIMIT_S = 20
+DTYPES = ("float32", "float64", "int32", "int64")
+FOLD = {"sum": np.add, "mean": np.add, "min": np.minimum, "max": np.maximum, "prod": np.multiply}
+
+
+def run(world_size, program, *arguments, limit_s=LIMIT_S, **options):
+    """Do `npdp.run_ranks`, and fail the test where it does not end."""
+    outcome = {}
+
+    def run_world():
+        try:
+            outcome["results"] = npdp.run_ranks(world_size, program, *arguments, **options)
+        except BaseException as error:
+            outcome["error"] = error
+
+    runner = threading.Thread(target=run_world, daemon=True)
+    runner.start()
+    runner.join(limit_s)
+    if runner.is_alive():
+        pytest.fail(f"a world of {world_size} ranks did not end within {limit_s} s")
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["results"]
+
+
+@contextmanager
+def segments_of(nbytes):
+    """Within, chunks travel in segments of so many bytes: small buffers then have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "SEGMENT_BYTES", nbytes)
+        execute.rank_steps.cache_clear()
+        yield
+    execute.rank_steps.cache_clear()
+
+
+def values(rank, count, dtype, salt=0):
+    """Return small whole numbers, other ones on each rank and at each place: sums and products are exact."""
+    return ((np.arange(count) * 7 + rank * 5 + rank * rank + salt) % 11 - 5).astype(dtype)
+
+
+def folded(world_size, count, dtype, op, salt=0):
+    """Return what an all-reduce of `values` must leave, by NumPy."""
+    total = values(0, count, dtype, salt)
+    for rank in range(1, world_size):
+        total = FOLD[op](total, values(rank, count, dtype, salt))
+    return total / total.dtype.type(world_size) if op == "mean" else total
+
+
+class Recorder:
+    """A transport that passes all on, notes what this rank sends, and may dawdle before it."""
+
+    def __init__(self, transport, delay_s=0.0):
+        self.transport, self.delay_s = transport, delay_s
+        self.rank, self.world_size, self.wait_s = transport.rank, transport.world_size, 0.0
+        self.sent = []  # (peer, bytes)
+
+    def send(self, buffer, peer):
+        self.sent.append((peer, buffer.nbytes))
+        time.sleep(self.delay_s)
+        return self.transport.send(buffer, peer)
+
+    def receive(self, buffer, peer):
+        time.sleep(self.delay_s)
+        return self.transport.receive(buffer, peer)
+
+    def wait(self, handle):
+        self.transport.wait(handle)
+
+    def native_allreduce(self, buffer, op):
+        self.transport.native_allreduce(buffer, op)
+
+
+def record(delay_s=0.0):
+    """Put a recorder between this rank's world and its transport; return it."""
+    world = init()
+    world.transport = Recorder(world.transport, delay_s)
+    return world.transport
+
+
+# Data parallel: the same program on one plain rank and on many
+class Plain:
+    """How a program runs that knows nothing of other ranks."""
+
+    def wrap(self, model):
+        return model
+
+    def no_sync(self, model):
+        return nullcontext()
+
+    def wrap_optimizer(self, optimizer):
+        return optimizer
+
+
+class Parallel(Plain):
+    """The same under DataParallel."""
+
+    def __init__(self, **options):
+        self.options = options
+
+    def wrap(self, model):
+        return nn.DataParallel(model, **self.options)
+
+    def no_sync(self, model):
+        return model.no_sync()
+
+
+class HorovodStyle(Plain):
+    """The same with the optimiser wrapped."""
+
+    def wrap_optimizer(self, optimizer):
+        return npdp.DistributedOptimizer(optimizer)
+
+
+def assert_close(got, wanted, what="", tolerance=1e-12):
+    """Assert that dicts of arrays, or None, agree in relative norm."""
+    assert got.keys() == wanted.keys(), what
+    for name, array in wanted.items():
+        if array is None or got[name] is None:
+            assert array is None and got[name] is None, f"{what}: {name} is {got[name]}, wanted {array}"
+        else:
+            off = np.linalg.norm(got[name] - array) / (np.linalg.norm(array) or 1.0)
+            assert off <= tolerance, f"{what}: {name} is off by {off:.2e}: {got[name]}, wanted {array}"
+
+
+def assert_as_on_one_rank(program, world_sizes=(1, 2, 3, 4, 5), way=None, tolerance=1e-12):
+    """Assert that `program(way)`, a dict of arrays, gives on every rank of every world what one plain rank gets."""
+    wanted = run(1, program, Plain())[0]
+    for world_size in world_sizes:
+        for rank, got in enumerate(run(world_size, program, way or Parallel())):
+            assert_close(got, wanted, f"rank {rank} of {world_size}", tolerance)
+
+
+def gradients(model):
+    """Return a copy of every gradient, by name."""
+    return {name: None if p.grad is None else np.array(p.grad) for name, p in model.named_parameters()}
+
+
+def parameters(model):
+    """Return a copy of every parameter, by name."""
+    return {name: np.array(p.data) for name, p in model.named_parameters()}
