@@ -59,8 +59,13 @@ def npdp_step(name: str, wrapped: bool = False) -> Step:
     return step
 
 
-def numpy_step(name: str) -> Step:
-    """Return the step that one writes by hand in NumPy: weights (in, out), gradients allocated anew."""
+def numpy_step(name: str, wrapped: bool = False) -> Step:
+    """Return the step that one writes by hand in NumPy: weights (in, out), gradients allocated anew.
+
+    Wrapped, gradients are summed over the ranks by one Allreduce of mpi4py for each parameter.
+    """
+    if wrapped:
+        from mpi4py import MPI
     widths, size = MODELS[name]
     generator = np.random.default_rng(1)
     weights = [generator.standard_normal((wide, narrow), dtype=np.float32) * np.float32(wide**-0.5)
@@ -89,6 +94,10 @@ def numpy_step(name: str) -> Step:
             to_weight, to_bias = activations[layer].T @ gradient, gradient.sum(axis=0)
             if layer:
                 gradient = (gradient @ weights[layer].T) * (activations[layer] > 0)
+            if wrapped:
+                for gradients in (to_weight, to_bias):
+                    MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, gradients)
+                    gradients /= MPI.COMM_WORLD.size
             weights[layer] -= lr * to_weight
             biases[layer] -= lr * to_bias
 

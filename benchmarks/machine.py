@@ -1,14 +1,12 @@
-"""What a figure was measured on, and how figures are taken: alternating rounds, medians."""
+"""What a figure was measured on, and how figures are taken."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +41,6 @@ def describe() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"), "processor": model, "cores": os.cpu_count(), "avx512": "avx512f" in flags,
         "system": platform.platform(), "versions": versions, "blas": blas,
     }  # fmt: skip
-
-
-def medians(contenders: dict[str, Callable[[], Any]], rounds: int, seconds_a_round: float) -> dict[str, float]:
-    """Return the median seconds a call of each contender, timed in turn, `rounds` times."""
-    calls = {}
-    for name, call in contenders.items():
-        for _ in range(3):
-            call()
-        start = time.perf_counter()
-        call()
-        calls[name] = max(1, int(seconds_a_round / max(1e-9, time.perf_counter() - start)))
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, call in contenders.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                call()
-            taken[name].append((time.perf_counter() - start) / calls[name])
-    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def keep(name: str, command: str, figures: Any) -> Path:

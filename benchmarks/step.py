@@ -1,44 +1,71 @@
-"""One training step on one rank with one BLAS thread: npdp, NumPy by hand, PyTorch eager, in turn in one process.
+"""One training step of the four models: npdp, NumPy by hand, and PyTorch, each in its own processes, in turn.
 
-    python benchmarks/step.py [--rounds 7] [--models lin10,mlp]
+    python benchmarks/step.py                    one rank, one BLAS thread; PyTorch eager
+    python benchmarks/step.py --ranks 2          two ranks, one BLAS thread each, the batch per rank: PyTorch's DDP on
+                                                 gloo, NumPy with one Allreduce of mpi4py a parameter
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import statistics
+import subprocess
 import sys
+from pathlib import Path
 
-from machine import SLOWED_BY, keep, medians
+from machine import clean_environment, keep
+
+WORKER = str(Path(__file__).with_name("worker.py"))
+ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def command(who: str, ranks: int) -> list[str]:
+    """Return what starts a contender on so many ranks."""
+    if ranks == 1:
+        return [sys.executable]
+    if who == "torch":
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    from npdp import launch
+
+    return [launch.find_mpirun(), "-n", str(ranks), sys.executable]
+
+
+def seconds_a_step(who: str, model: str, ranks: int, seconds: float) -> float:
+    """Run one round of a contender; return the seconds that a step took."""
+    from npdp import launch
+
+    environment = {**clean_environment(), **ONE_THREAD, **launch.settings(ranks)}
+    run = subprocess.run(
+        [*command(who, ranks), WORKER, who, model, str(seconds)],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("round ")]
+    if run.returncode or not found:
+        raise SystemExit(f"{who} failed on {model}:\n{run.stderr[-2000:]}")
+    return float(found[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
     parser.add_argument("--models", default="lin10,softmax,mlp,mlpbig")
-    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--who", default="npdp,numpy,torch")
+    parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()
-    if any(name in os.environ for name in SLOWED_BY) or os.environ.get("OPENBLAS_NUM_THREADS") != "1":
-        for name in SLOWED_BY:
-            os.environ.pop(name, None)
-        os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # BLAS reads these once, when it is loaded
-    import contenders
-
-    if not arguments.no_torch:
-        import torch
-
-        torch.set_num_threads(1)
     figures = {}
-    for name in arguments.models.split(","):
-        steps = {"npdp": contenders.npdp_step(name), "numpy": contenders.numpy_step(name)}
-        if not arguments.no_torch:
-            steps["torch"] = contenders.torch_step(name)
-        seconds = medians(steps, arguments.rounds, 0.3)
-        figures[name] = {who: round(value * 1e6, 2) for who, value in seconds.items()}
-        ratios = ", ".join(f"{seconds['npdp'] / value:.2f} of {who}" for who, value in seconds.items() if who != "npdp")
-        print(f"{name:8}", {who: f"{value:.1f} us" for who, value in figures[name].items()}, ratios, flush=True)
-    print("kept in", keep("step", "python benchmarks/step.py", {"microseconds a step": figures}))
+    for model in arguments.models.split(","):
+        taken: dict[str, list[float]] = {who: [] for who in arguments.who.split(",")}
+        for _ in range(arguments.rounds):
+            for who, values in taken.items():
+                values.append(seconds_a_step(who, model, arguments.ranks, arguments.seconds))
+        times = {who: statistics.median(values) for who, values in taken.items()}
+        figures[model] = {who: round(value * 1e6, 2) for who, value in times.items()}
+        ratios = ", ".join(f"{times['npdp'] / value:.3f} of {who}" for who, value in times.items() if who != "npdp")
+        print(f"{model:8}", ", ".join(f"{who} {value:.1f} us" for who, value in figures[model].items()), "|", ratios,
+              flush=True)  # fmt: skip
+    name, what = f"step-{arguments.ranks}-ranks", f"python benchmarks/step.py --ranks {arguments.ranks}"
+    print("kept in", keep(name, what, {"microseconds a step, medians": figures}))
 
 
 if __name__ == "__main__":

@@ -34,24 +34,43 @@ _HOME = {  # public name -> the module that defines it
 }
 _PACKAGES = ("autograd", "nn", "optim", "data", "kernels", "comm", "collectives", "parallel")
 
-__all__ = ["__version__", *_HOME, *_PACKAGES]
+__all__ = ["__version__", *_HOME, *_PACKAGES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from npdp.autograd import Tensor as Tensor, no_grad as no_grad
+    from npdp.autograd import Tensor as Tensor
+    from npdp.autograd import no_grad as no_grad
     from npdp.errors import InputError as InputError
     from npdp.parallel.data_parallel import DistributedDataParallel as DistributedDataParallel
     from npdp.parallel.distributed_optimizer import DistributedOptimizer as DistributedOptimizer
     from npdp.parallel.replicas import broadcast_parameters as broadcast_parameters
     from npdp.parallel.world import (
         allgather as allgather,
+    )
+    from npdp.parallel.world import (
         allreduce as allreduce,
+    )
+    from npdp.parallel.world import (
         barrier as barrier,
+    )
+    from npdp.parallel.world import (
         broadcast as broadcast,
+    )
+    from npdp.parallel.world import (
         global_mean as global_mean,
+    )
+    from npdp.parallel.world import (
         init as init,
+    )
+    from npdp.parallel.world import (
         rank as rank,
+    )
+    from npdp.parallel.world import (
         reduce_scatter as reduce_scatter,
+    )
+    from npdp.parallel.world import (
         run_ranks as run_ranks,
+    )
+    from npdp.parallel.world import (
         world_size as world_size,
     )
     from npdp.random import manual_seed as manual_seed

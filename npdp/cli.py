@@ -54,12 +54,13 @@ def evaluate(arguments: Sequence[str]) -> int:
 def predict(arguments: Sequence[str]) -> int:
     """Print a saved model's answers."""
     parser = _parser("predict", "The classes, or numbers, that a saved model gives for samples, one line each.",
-                     "  npdp predict model.npz samples.csv > answers.txt\n  npdp predict model.npz x.npy --probabilities")
+                     "  npdp predict model.npz samples.csv > answers.txt\n"
+                     "  npdp predict model.npz x.npy --probabilities")
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("samples", help=".npy or .npz (x) of features, .csv of features (a target column is ignored), "
                                         "or digits")
-    parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the last, where there is one more)")
-    parser.add_argument("--probabilities", action="store_true", help="every class's probability instead, comma-separated")
+    parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the last, if one more)")
+    parser.add_argument("--probabilities", action="store_true", help="each class's probability, comma-separated")
     from npdp import using
 
     return _report(lambda: using.predict(**vars(parser.parse_args(arguments))))
@@ -67,8 +68,8 @@ def predict(arguments: Sequence[str]) -> int:
 
 def env(arguments: Sequence[str]) -> int:
     """Print the settings that mpirun needs here."""
-    parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, and to "
-                     "start more ranks than there are cores. Nothing is printed where it needs none.",
+    parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, and "
+                     "to start more ranks than there are cores. Nothing is printed where it needs none.",
                      '  eval "$(npdp env)"; mpirun -n 4 python -m npdp.train')
     parser.parse_args(arguments)
     from npdp import launch

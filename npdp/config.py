@@ -109,7 +109,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
     )
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="digits", metavar="WHAT",
-                      help="digits (default), synthetic, or a path: IDX folder, x.npy + y.npy, .npz, .csv, .svm/.libsvm")
+                      help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm")
     data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name or number (the last)")
     data.add_argument("--test-fraction", type=_FRACTION, default=0.2, metavar="F",
                       help="held out where the data has no test part (0.2)")

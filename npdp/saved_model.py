@@ -61,7 +61,8 @@ def load(path: str) -> SavedModel:
         description["model"], description["features"], description["classes"], tuple(description["hidden"]),
         description["dtype"],
     )  # fmt: skip
-    state = {name.removeprefix("parameter/"): values for name, values in arrays.items() if name.startswith("parameter/")}
+    prefix = "parameter/"
+    state = {name[len(prefix) :]: values for name, values in arrays.items() if name.startswith(prefix)}
     try:
         model.load_state_dict(state)
     except ValueError as error:

@@ -34,8 +34,8 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
     )  # fmt: skip
     if classes is not None and (split.classes or 0) > classes:
         raise InputError(f"{data}: {split.classes} classes, but {model} was trained on {classes}")
-    parts = {"train": [split.train], "test": [split.test], "all": [split.train, split.test]}[part]
-    chosen = [dataset for dataset in parts if dataset is not None]
+    parts = {"train": split.train, "test": split.test}
+    chosen = [dataset for name, dataset in parts.items() if dataset is not None and part in (name, "all")]
     if not chosen:
         raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
     x = np.concatenate([_scaled(saved, dataset.take(slice(0, len(dataset)))[0], data) for dataset in chosen])

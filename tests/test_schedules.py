@@ -133,7 +133,7 @@ def test_a_rank_carries_out_the_moves_that_name_it_and_skips_steps_that_do_not()
 def test_auto_is_a_table_over_bytes_and_ranks():
     assert choose("allreduce", "auto", TREE_UP_TO_BYTES, 4) == "tree"
     assert choose("allreduce", "auto", TREE_UP_TO_BYTES + 1, 4) == "halving_doubling"
-    assert choose("allreduce", "auto", 8, 2) == "halving_doubling"
+    assert choose("allreduce", "auto", 8, 2) == "tree"
     assert choose("allreduce", "auto", RING_FROM_BYTES, 4) == "ring"
     assert choose("reduce_scatter", "auto", 8, 4) == "halving_doubling"
     assert choose("broadcast", "auto", RING_FROM_BYTES, 4) == "tree"

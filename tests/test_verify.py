@@ -96,7 +96,8 @@ def test_an_allgather_that_adds():
 
 def test_a_broadcast_from_another_root():
     steps = list(SCHEDULES["broadcast"]["tree"](4, 1))
-    assert "rank 0 ends with the contribution of rank 0 0 times in chunk 0, wanted 1" in refused(steps, "broadcast", root=0)
+    text = refused(steps, "broadcast", root=0)
+    assert "rank 0 ends with the contribution of rank 0 0 times in chunk 0, wanted 1" in text
 
 
 def test_adds_that_are_puts_lose_contributions():

@@ -1,5 +1,7 @@
 """Worlds for tests: programs on threads with a time limit, inputs that show who and where, messages counted.
 
+Programs under mpirun use it too, so it does without pytest.
+
 A world of threads that hangs would hang pytest: `run` gives each a time limit.
 """
 
@@ -8,15 +10,17 @@ import time
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
-import pytest
 
 import npdp
-from npdp import nn
+from npdp import nn, optim
 from npdp.collectives import execute
+from npdp.data import ArrayDataset, DataLoader
 from npdp.parallel.world import init
+from npdp.partition import part
 
 LIMIT_S = 20
 DTYPES = ("float32", "float64", "int32", "int64")
+FEATURES, CLASSES = 5, 3
 FOLD = {"sum": np.add, "mean": np.add, "min": np.minimum, "max": np.maximum, "prod": np.multiply}
 
 
@@ -33,8 +37,7 @@ def run(world_size, program, *arguments, limit_s=LIMIT_S, **options):
     runner = threading.Thread(target=run_world, daemon=True)
     runner.start()
     runner.join(limit_s)
-    if runner.is_alive():
-        pytest.fail(f"a world of {world_size} ranks did not end within {limit_s} s")
+    assert not runner.is_alive(), f"a world of {world_size} ranks did not end within {limit_s} s"
     if "error" in outcome:
         raise outcome["error"]
     return outcome["results"]
@@ -43,11 +46,13 @@ def run(world_size, program, *arguments, limit_s=LIMIT_S, **options):
 @contextmanager
 def segments_of(nbytes):
     """Within, chunks travel in segments of so many bytes: small buffers then have several."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "SEGMENT_BYTES", nbytes)
-        execute.rank_steps.cache_clear()
-        yield
+    before, execute.SEGMENT_BYTES = execute.SEGMENT_BYTES, nbytes
     execute.rank_steps.cache_clear()
+    try:
+        yield
+    finally:
+        execute.SEGMENT_BYTES = before
+        execute.rank_steps.cache_clear()
 
 
 def values(rank, count, dtype, salt=0):
@@ -61,6 +66,31 @@ def folded(world_size, count, dtype, op, salt=0):
     for rank in range(1, world_size):
         total = FOLD[op](total, values(rank, count, dtype, salt))
     return total / total.dtype.type(world_size) if op == "mean" else total
+
+
+def do(collective, algorithm, dtype, op, count, root, salt):
+    """Carry out one collective on this rank and say what is wrong with its outcome, or None."""
+    rank, world_size = npdp.rank(), npdp.world_size()
+    start, stop = part(count, world_size, rank)
+    array = values(rank, count, dtype, salt)
+    if collective == "allreduce":
+        npdp.allreduce(array, op, algorithm)
+        got, wanted = array, folded(world_size, count, dtype, op, salt)
+    elif collective == "reduce_scatter":
+        got = npdp.reduce_scatter(array, op, algorithm)
+        wanted = folded(world_size, count, dtype, op, salt)[start:stop]
+        assert got.size == 0 or np.shares_memory(got, array)
+    elif collective == "allgather":
+        got = np.empty(count, dtype)
+        npdp.allgather(array[start:stop], got, algorithm)
+        wanted = np.concatenate([values(r, count, dtype, salt)[slice(*part(count, world_size, r))]
+                                 for r in range(world_size)])  # fmt: skip
+    else:
+        npdp.broadcast(array, root % world_size, algorithm)
+        got, wanted = array, values(root % world_size, count, dtype, salt)
+    if got.dtype == wanted.dtype and np.array_equal(got, wanted):
+        return None
+    return f"{collective} {algorithm} {dtype} {op} of {count}, rank {rank} of {world_size}: {got}, wanted {wanted}"
 
 
 class Recorder:
@@ -155,3 +185,44 @@ def gradients(model):
 def parameters(model):
     """Return a copy of every parameter, by name."""
     return {name: np.array(p.data) for name, p in model.named_parameters()}
+
+
+# Something small to train
+def dataset(count=13):
+    generator = np.random.default_rng(count)
+    return ArrayDataset(generator.standard_normal((count, FEATURES)), generator.integers(0, CLASSES, count))
+
+
+def loader(batch_size, count=13, **options):
+    return DataLoader(dataset(count), batch_size, shuffle=True, **options)
+
+
+class Layers(nn.Sequential):
+    """A Sequential of which one can ask for the first layers alone: the others are unused then."""
+
+    def forward(self, x, last=None):
+        for layer in self._modules[:last]:
+            x = layer(x)
+        return x
+
+
+def mlp(seed=1, dtype=np.float64, dropout=0.0):
+    npdp.manual_seed(seed)
+    middle = [nn.Dropout(dropout)] if dropout else []
+    return Layers(nn.Linear(FEATURES, 4, dtype=dtype), nn.Tanh(), *middle, nn.Linear(4, CLASSES, dtype=dtype))
+
+
+criterion = nn.CrossEntropyLoss()
+
+
+def train(way, model, batches, epochs=2, momentum=0.9):
+    """The user's loop; return the parameters it ends with and the gradients it leaves."""
+    optimizer = way.wrap_optimizer(optim.SGD(model.parameters(), lr=0.2, momentum=momentum))
+    model = way.wrap(model)
+    for _ in range(epochs):
+        for inputs, labels in batches:
+            loss = criterion(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return parameters(model) | {f"grad {name}": g for name, g in gradients(model).items()}

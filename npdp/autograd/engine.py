@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npdp.autograd.tensor import Array, Batch, Node, Tensor, Vjp
+from npdp.autograd.batch import Batch
+from npdp.autograd.tensor import Array, Node, Tensor, Vjp
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
 
@@ -54,7 +55,7 @@ def _start(loss: Tensor, gradient: Any) -> Array:
     if gradient is None:
         if loss.data.size != 1:
             raise ValueError(f"backward needs a gradient for a tensor of shape {loss.shape}; only a number needs none")
-        return np.ones_like(loss.data)
+        return np.ones(loss.shape, loss.dtype)
     start = np.asarray(gradient, dtype=loss.dtype)
     if start.shape != loss.shape:
         raise ValueError(f"backward: the gradient has shape {start.shape}, the tensor {loss.shape}")

@@ -14,10 +14,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from npdp.autograd.batch import Batch
 
 if TYPE_CHECKING:
     from npdp.autograd.engine import GradientExchange
@@ -25,43 +27,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Vjp = Callable[..., Any]
 Hook = Callable[[Array], "Array | None"]
-
-
-class Batch:
-    """Which rows of which global batch a result was computed from.
-
-    A tensor of the loader carries one and every result computed from it inherits it, so a loss knows how
-    many samples it stands for, and dropout knows which rows it masks.
-
-    Args:
-        count: number of samples on this rank.
-        iteration: number of the global batch since training began.
-        place: (first row in the global batch, samples of the global batch over all ranks), or a function
-            that finds it out, collectively, the first time that somebody asks.
-    """
-
-    __slots__ = ("count", "iteration", "_place")
-
-    def __init__(
-        self, count: int, iteration: int, place: tuple[int, int] | Callable[[int], tuple[int, int]]
-    ) -> None:
-        self.count = count
-        self.iteration = iteration
-        self._place = place
-
-    @property
-    def place(self) -> tuple[int, int]:
-        if not isinstance(self._place, tuple):
-            self._place = self._place(self.count)
-        return self._place
-
-    @property
-    def first_row(self) -> int:
-        return self.place[0]
-
-    @property
-    def global_count(self) -> int:
-        return self.place[1]
 
 
 class Node:
@@ -75,7 +40,7 @@ class Node:
         kept: (version cell, version) of each array that the vjps read again; a change since then is a mistake.
     """
 
-    __slots__ = ("name", "parents", "vjps", "writes", "kept")
+    __slots__ = ("kept", "name", "parents", "vjps", "writes")
 
     def __init__(
         self,
@@ -104,7 +69,7 @@ def is_grad_enabled() -> bool:
     return _mode.grad_enabled
 
 
-class no_grad:
+class no_grad:  # noqa: N801  (PyTorch's name)
     """Context in which nothing is recorded, for evaluation and for changing parameters by hand."""
 
     def __enter__(self) -> None:
@@ -146,6 +111,8 @@ class Tensor:
         self.version = [0]
         if isinstance(data, Tensor):
             data, self.version = data.data, data.version
+        elif isinstance(data, (list, tuple)) and any(isinstance(part, Tensor) for part in data):
+            raise TypeError("a Tensor made of Tensors would lose their gradients; use stack or concatenate")
         is_array = isinstance(data, (np.ndarray, np.generic))
         self.data = np.asarray(data)
         if not is_array and self.data.dtype == np.float64:
@@ -227,7 +194,7 @@ class Tensor:
         What the hook returns, if not None, takes the gradient's place. Returns a function that removes it.
         """
         if not self.requires_grad or self.node is not None:
-            raise ValueError("a hook needs a leaf with requires_grad=True; this tensor is a result or needs no gradient")
+            raise ValueError("a hook needs a leaf with requires_grad=True, got a result or a tensor without gradient")
         self.hooks = [*(self.hooks or []), hook]
 
         def remove() -> None:
@@ -255,7 +222,8 @@ class Tensor:
 
     def add_(self, values: Any, alpha: float = 1) -> Tensor:
         """Add alpha x `values`, in place; returns self."""
-        return self._write(lambda data: np.add(data, np.multiply(alpha, np.asarray(values), dtype=data.dtype), out=data))
+        values = np.asarray(values)
+        return self._write(lambda data: np.add(data, np.multiply(alpha, values, dtype=data.dtype), out=data))
 
     def mul_(self, values: Any) -> Tensor:
         """Multiply by `values`, in place; returns self."""
@@ -286,14 +254,14 @@ class Tensor:
         def __rmatmul__(self, other: TensorLike) -> Tensor: ...
         def __neg__(self) -> Tensor: ...
         def __getitem__(self, index: Any) -> Tensor: ...
-        def __lt__(self, other: TensorLike) -> Tensor: ...
-        def __le__(self, other: TensorLike) -> Tensor: ...
-        def __gt__(self, other: TensorLike) -> Tensor: ...
-        def __ge__(self, other: TensorLike) -> Tensor: ...
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
         def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
 
 
-TensorLike = Union[Tensor, Array, float, int]
+TensorLike = Tensor | Array | float | int
 
 
 def result(data: Array, batch: Batch | None = None, version: list[int] | None = None) -> Tensor:

@@ -45,7 +45,7 @@ def choose(collective: str, algorithm: str, nbytes: int, world_size: int) -> str
     if algorithm == "auto":
         if collective == "broadcast":
             return "tree"
-        if collective == "allreduce" and nbytes <= TREE_UP_TO_BYTES and world_size > 2:
+        if collective == "allreduce" and nbytes <= TREE_UP_TO_BYTES:
             return "tree"
         return "ring" if nbytes >= RING_FROM_BYTES else "halving_doubling"
     if algorithm in SCHEDULES[collective] or (algorithm == NATIVE and collective == "allreduce"):

@@ -25,7 +25,7 @@ from npdp.partition import bounds
 State = npt.NDArray[Any]  # (rank, chunk, contributor): how often it is in there
 
 
-class WrongSchedule(ValueError):
+class WrongSchedule(ValueError):  # noqa: N818  (what is wrong is the schedule)
     """A schedule that does not do what its collective promises; the text says where."""
 
 
@@ -120,7 +120,8 @@ def _check_step(number: int, step: list[Move], world_size: int) -> None:
         for chunk in range(move.start, move.stop):
             before = written.setdefault((move.target, chunk), move)
             if before is not move and not (before.accumulate and move.accumulate):
-                raise WrongSchedule(f"step {number}: {before} and {move} both write chunk {chunk} of rank {move.target}")
+                place = f"chunk {chunk} of rank {move.target}"
+                raise WrongSchedule(f"step {number}: {before} and {move} both write {place}")
     for move in step:
         for chunk in range(move.start, move.stop):
             if (move.source, chunk) in written:

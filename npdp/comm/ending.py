@@ -1,7 +1,9 @@
 """How a world ends when a rank fails: at once, everywhere, with one traceback.
 
 An exception that nobody catches, in any thread, ends all ranks. Where several fail together the first one
-speaks: it takes a name that the operating system gives to one process only and takes back when that ends.
+speaks: it makes a file in the job's own directory, which the launcher removes at the end. Where there is no such
+directory it takes a name that the operating system gives to one process only; that is free again when the process
+ends, so a rank that fails a moment later, before it is ended too, may speak as well.
 """
 
 from __future__ import annotations
@@ -46,7 +48,21 @@ def announce_failure(text: str) -> None:
 
 
 def _is_first() -> bool:
-    """Return whether this process is the first of its job to ask; on systems without such names, always."""
+    """Return whether this process is the first of its job, on this host, to ask."""
+    folder, job = os.environ.get("PMIX_SERVER_TMPDIR"), os.environ.get("PMIX_NAMESPACE")
+    if folder is None or job is None:
+        return _takes_the_name()
+    try:
+        os.close(os.open(os.path.join(folder, f"npdp failure of {job}"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    except OSError:
+        return _takes_the_name()
+    return True
+
+
+def _takes_the_name() -> bool:
+    """Return whether this process took the job's name first; on systems without such names, always."""
     global _claim
     job = os.environ.get("PMIX_NAMESPACE") or os.environ.get("PMI_JOBID") or f"child of {os.getppid()}"
     try:

@@ -45,9 +45,10 @@ class MpiTransport:
         self.rank, self.world_size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
         launched = environment.launch()
         if launched and launched.world_size != self.world_size:
+            library = MPI.Get_library_version().split(",")[0].strip()
             raise RuntimeError(
                 f"the launcher started {launched.world_size} ranks, MPI sees {self.world_size}: mpirun belongs to "
-                f"another MPI than {MPI.Get_library_version().split(',')[0].strip()}; use the mpirun installed beside it"
+                f"another MPI than {library}; use the mpirun installed beside it"
             )
         local = launched.local_size if launched else self.world_size
         self._looks = LOOKS_OWN_CORE if local <= (os.cpu_count() or 1) else LOOKS_SHARED_CORE
@@ -75,7 +76,7 @@ class MpiTransport:
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
-            raise CommunicationError(check_size(wanted, wanted + 1, self.rank, peer)) from None
+            raise CommunicationError(check_size(wanted, None, self.rank, peer)) from None
         if wanted is not None:
             error_text = check_size(wanted, status.Get_count(self._mpi.BYTE), self.rank, peer)
             if error_text:
@@ -90,18 +91,19 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peer: int | None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._looks, lambda: self._raise_if_left(peer))
+        wait_until(done, self._looks, lambda: self._who_left(peer))
         self.wait_s += time.perf_counter() - before
 
-    def _raise_if_left(self, peer: int | None) -> None:
-        """Raise where the rank that one waits for, or any for a collective of MPI's own, has left the program."""
+    def _who_left(self, peer: int | None) -> CommunicationError | None:
+        """Return an error where the rank that one waits for, or any for a collective of MPI's own, has left."""
         source = self._mpi.ANY_SOURCE if peer is None else peer
         status = self._mpi.Status()
-        if self._control.Iprobe(source, TAG_LEFT, status):
-            raise CommunicationError(
-                f"rank {self.rank} waits for rank {status.Get_source()}, which has left the program: "
-                "the ranks do not call the same collectives"
-            )
+        if not self._control.Iprobe(source, TAG_LEFT, status):
+            return None
+        return CommunicationError(
+            f"rank {self.rank} waits for rank {status.Get_source()}, which has left the program: "
+            "the ranks do not call the same collectives"
+        )
 
     def _leave(self) -> None:
         """At the normal end of the program: tell the others, and wait for them, using no core."""
@@ -109,7 +111,7 @@ class MpiTransport:
             return
         notices = [self._control.Isend(b"", peer, TAG_LEFT) for peer in range(self.world_size) if peer != self.rank]
         barrier = self._control.Ibarrier()
-        wait_until(barrier.Test, LOOKS_SHARED_CORE, lambda: None)
+        wait_until(barrier.Test, LOOKS_SHARED_CORE)
         for peer in range(self.world_size):
             if peer != self.rank:
                 self._control.Recv(bytearray(0), peer, TAG_LEFT)

@@ -24,7 +24,7 @@ LOOK_UP_S = 0.05  # how often a waiting rank looks whether another has failed or
 class _Message:
     """A send or a receive that waits for its other half; `arrived` is locked until it has met it."""
 
-    __slots__ = ("buffer", "peer", "arrived", "error")
+    __slots__ = ("arrived", "buffer", "error", "peer")
 
     def __init__(self, buffer: Buffer, peer: int) -> None:
         self.buffer, self.peer = buffer, peer
@@ -145,7 +145,8 @@ def run_threads(world_size: int, program: Callable[[ThreadTransport], T]) -> lis
         finally:
             world.left.add(rank)
 
-    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(world_size)]
+    ranks = range(world_size)
+    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in ranks]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -69,11 +69,11 @@ class NoTransport:
         pass
 
 
-def check_size(wanted: int, got: int, rank: int, peer: int) -> str | None:
-    """Return what is wrong with a message of `got` bytes where `wanted` were expected, or None."""
+def check_size(wanted: int, got: int | None, rank: int, peer: int) -> str | None:
+    """Return what is wrong with a message of `got` bytes (None: more) where `wanted` were expected, or None."""
     if wanted == got:
         return None
     return (
-        f"rank {rank}: wanted {wanted} bytes from rank {peer}, got {got}: "
+        f"rank {rank}: wanted {wanted} bytes from rank {peer}, got {'more' if got is None else got}: "
         "the two ranks do not call the same collective with the same count and dtype"
     )

@@ -15,10 +15,15 @@ SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
 CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain
 
 
-def wait_until(done: Callable[[], bool], looks: int, in_vain: Callable[[], None]) -> None:
+def never() -> None:
+    """Nothing says that waiting is in vain."""
+
+
+def wait_until(done: Callable[[], bool], looks: int, in_vain: Callable[[], Exception | None] = never) -> None:
     """Return when `done()`; look `looks` times at once, then sleep between looks.
 
-    `in_vain` is called every half second; it raises where nothing will ever come.
+    `in_vain` is asked every half second for the error to raise where nothing will ever come. What did come just
+    before counts: a rank may have sent its last message and left between two looks.
     """
     for _ in range(looks):
         if done():
@@ -29,4 +34,8 @@ def wait_until(done: Callable[[], bool], looks: int, in_vain: Callable[[], None]
         time.sleep(min(LONGEST_SLEEP_S, max(SHORTEST_SLEEP_S, (now - start) / 50)))
         if now - check > CHECK_AFTER_S:
             check = now
-            in_vain()
+            error = in_vain()
+            if error is not None and done():
+                return
+            if error is not None:
+                raise error

@@ -65,6 +65,10 @@ class ArrayDataset:
     def __len__(self) -> int:
         return len(self._y)
 
+    def __getitem__(self, row: int) -> tuple[Array, Array]:
+        x, y = self.take(np.array([row]))
+        return x[0], y[0]
+
     def take(self, rows: Rows) -> tuple[Array, Array]:
         """Copy the samples of the given rows, in the given order.
 

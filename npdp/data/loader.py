@@ -55,7 +55,11 @@ class DataLoader:
             raise ValueError(f"DataLoader: seed must not be negative, got {seed}")
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
         self.global_batch_size, self.accumulate = batch_size, accumulate
+        if (rank is None) != (world_size is None):
+            raise ValueError(f"DataLoader: rank and world_size go together, got {rank} and {world_size}")
         self.rank, self.world_size = (rank, world_size) if rank is not None and world_size is not None else shard()
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
         self.epoch = 0
 
     @property

@@ -5,6 +5,8 @@ gradient softmax minus one-hot. A loss over 0 samples is 0.0, its gradient empty
 takes part like any other.
 """
 
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from typing import Any
@@ -14,12 +16,16 @@ import numpy as np
 from npdp.autograd.operation import INPUTS, NOTHING, SECOND, operation
 from npdp.autograd.tensor import Array, Vjp
 
+NARROW = 16  # outputs: up to here a layer's weight lies in memory as (out, in), above as (in, out)
+SMALL_PRODUCT = 2**19  # multiply-adds up to which OpenBLAS is sure to take its quicker kernel for small matrices
+SHORT = 64  # classes: up to here NumPy reduces over them faster when they are the first axis
+
 
 @operation(keeps=INPUTS, writes=True)
 def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    y = np.dot(rows, weight.T)
+    y = _times_weight(rows, weight)
     y += bias
 
     def flat(g: Array) -> Array:
@@ -32,12 +38,24 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
         if weight.flags.c_contiguous:
             return np.dot(flat(g).T, rows, out=out)
         gradient = np.dot(rows.T, flat(g), out=None if out is None else out.T).T  # stored (in, out)
-        return gradient if out is None else out
+        return gradient if out is None else out  # itself: who owns it knows it by identity
 
     def to_bias(g: Array, out: Array | None = None) -> Array:
         return np.add.reduce(flat(g), axis=0, out=out)
 
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1), (to_x, to_weight, to_bias)
+
+
+def _times_weight(rows: Array, weight: Array) -> Array:
+    """Return rows @ weight.T; to a narrow weight in products so small that BLAS is quick at them."""
+    products = -(-len(rows) * weight.size // SMALL_PRODUCT)
+    if products <= 1 or len(weight) > NARROW:
+        return np.dot(rows, weight.T)
+    y = np.empty((len(rows), len(weight)), np.result_type(rows, weight))
+    length = -(-len(rows) // products)
+    for start in range(0, len(rows), length):
+        np.dot(rows[start : start + length], weight.T, out=y[start : start + length])
+    return y
 
 
 @operation(keeps=NOTHING)
@@ -55,35 +73,36 @@ def mse_loss(outputs: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
 
 @operation(keeps=SECOND)
 def cross_entropy(
-    logits: Array, labels: Array, *, label_smoothing: float = 0.0, divide: bool = True
+    logits: Array, labels: Array, *, label_smoothing: float = 0.0
 ) -> tuple[Any, tuple[Vjp | None, ...]]:
     """Mean over rows of -log softmax(logits)[label]; logits (rows, classes), labels (rows,) -> a number."""
-    count = logits.dtype.type((len(logits) or 1) if divide else 1)
-    classes = logits.shape[1]
-    rows = np.arange(len(logits))
-    probabilities = logits - logits.max(axis=1, keepdims=True)
-    chosen = probabilities[rows, labels]
-    total_shifted = probabilities.sum(dtype=np.float64) if label_smoothing else 0.0
-    np.exp(probabilities, out=probabilities)
-    total = np.add.reduce(probabilities, axis=1, keepdims=True)
-    log_total = np.log(total).sum()
-    loss = log_total - (1 - label_smoothing) * chosen.sum() - label_smoothing / classes * total_shifted
-    probabilities /= total
+    rows, classes = logits.shape
+    count = logits.dtype.type(rows or 1)
+    z = np.array(logits.T, order="C" if classes <= SHORT else "K")  # (classes, rows)
+    z -= np.maximum.reduce(z, axis=0)  # exp cannot overflow
+    numbers = np.arange(rows)
+    chosen = (1 - label_smoothing) * z[labels, numbers]
+    if label_smoothing:
+        chosen += label_smoothing / classes * z.sum(axis=0)
+    np.exp(z, out=z)
+    total = np.add.reduce(z, axis=0)
+    loss = (np.log(total) - chosen).sum() / count
 
     def to_logits(g: Array) -> Array:
-        gradient = probabilities * (g / count)
+        share = g / count
+        gradient = z * (share / total)
         if label_smoothing:
-            gradient -= g / count * logits.dtype.type(label_smoothing / classes)
-        gradient[rows, labels] -= g / count * logits.dtype.type(1 - label_smoothing)
-        return gradient
+            gradient -= share * logits.dtype.type(label_smoothing / classes)
+        gradient[labels, numbers] -= share * logits.dtype.type(1 - label_smoothing)
+        return gradient.T
 
-    return logits.dtype.type(loss) / count, (to_logits, None)
+    return loss, (to_logits, None)
 
 
 @operation(keeps=INPUTS)
-def bce_with_logits(logits: Array, targets: Array, *, divide: bool = True) -> tuple[Any, tuple[Vjp, ...]]:
+def bce_with_logits(logits: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
     """Mean of -t log s(z) - (1 - t) log(1 - s(z)), s the sigmoid; both of one shape -> a number."""
-    count = logits.dtype.type((logits.size or 1) if divide else 1)
+    count = logits.dtype.type(logits.size or 1)
     # max(z, 0) - z t + log(1 + exp(-|z|)): no overflow at either end
     loss = np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
 

@@ -9,7 +9,7 @@ import numpy as np
 from npdp import random
 from npdp.autograd import Batch, Tensor, operators
 from npdp.autograd.tensor import Array
-from npdp.nn.functional import linear, scale_by
+from npdp.nn.functional import NARROW, linear, scale_by
 from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
@@ -18,8 +18,8 @@ from npdp.nn.parameter import Parameter
 class Linear(Module):
     """y = x @ weight.T + bias.
 
-    The weight has PyTorch's shape (out, in) but lies in memory as (in, out): x @ weight.T then reads it along
-    its rows, about a tenth faster.
+    The weight has PyTorch's shape (out, in) but, unless `out` is small, lies in memory as (in, out): x @ weight.T
+    then reads it along its rows, about a tenth faster.
 
     Args:
         in_features: last axis of the input.
@@ -43,7 +43,7 @@ class Linear(Module):
         self.in_features, self.out_features = in_features, out_features
         generator = generator or random.default_generator()
         weight = uniform_fan_in((out_features, in_features), in_features, dtype, generator)
-        self.weight = Parameter(np.ascontiguousarray(weight.T).T)  # (out, in), stored (in, out)
+        self.weight = Parameter(weight if out_features <= NARROW else np.ascontiguousarray(weight.T).T)  # (out, in)
         self.bias = Parameter(uniform_fan_in((out_features,), in_features, dtype, generator)) if bias else None
         self._no_bias = None if bias else np.zeros(out_features, dtype)
 
@@ -84,7 +84,7 @@ class Flatten(Module):
     def forward(self, x: Any) -> Tensor:
         x = as_tensor(x)
         features = int(np.prod(x.shape[1:]))
-        return x.reshape(len(x), features)
+        return operators.reshape(x, shape=(len(x), features))
 
 
 class Sequential(Module):
@@ -128,10 +128,11 @@ class Dropout(Module):
     def forward(self, x: Any) -> Tensor:
         x = as_tensor(x)
         if not self.training or self.p == 0:
-            return x
+            return x  # type: ignore[no-any-return]
         self._calls += 1
         batch = x.batch or Batch(len(x), self._calls, (0, len(x)))
-        return scale_by(x, self._mask(x, batch.iteration, batch.first_row))
+        rows_per_sample = len(x) // max(1, batch.count)  # more than one where (batch, time, ...) was flattened
+        return scale_by(x, self._mask(x, batch.iteration, batch.first_row * rows_per_sample))
 
     def _mask(self, x: Tensor, iteration: int, first_row: int) -> Array:
         """Return 0 or 1 / (1 - p) for each element of `x`, whose rows begin at `first_row` of the global batch."""
@@ -144,7 +145,7 @@ class Dropout(Module):
         ).random_raw(len(x) * ticks * 4)
         numbers = bits.astype("<u8", copy=False).view("<u4").reshape(len(x), ticks * 8)[:, :width]
         kept = numbers >= np.uint32(self.p * 2.0**32)
-        return (kept * x.dtype.type(1 / (1 - self.p))).reshape(x.shape)
+        return np.reshape(kept * x.dtype.type(1 / (1 - self.p)), x.shape)
 
     def describe(self) -> str:
         return f"p={self.p}"

@@ -87,8 +87,9 @@ class CrossEntropyLoss(_Loss):
         if labels.dtype.kind not in "iu":
             raise TypeError(f"CrossEntropyLoss: labels must be integers, got {labels.dtype}")
         classes = logits.shape[1]
-        if labels.data.size and not (0 <= labels.data.min() and labels.data.max() < classes):
-            wrong = labels.data[(labels.data < 0) | (labels.data >= classes)][0]
+        unsigned = labels.data.view(f"u{labels.dtype.itemsize}")  # a negative label is a huge one: one look finds both
+        if unsigned.size and unsigned.max() >= classes:
+            wrong = labels.data[unsigned >= classes][0]
             raise ValueError(f"CrossEntropyLoss: labels must be in [0, {classes}), got {wrong}")
 
 

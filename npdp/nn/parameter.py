@@ -87,7 +87,7 @@ class FlatParameters:
         part = flat[start : start + parameter.data.size]
         if parameter.data.flags.c_contiguous:
             return part.reshape(parameter.shape)
-        return part.reshape(parameter.shape[::-1]).T
+        return part.reshape(parameter.shape[::-1]).T  # type: ignore[no-any-return]
 
 
 def lay_flat(parameters: Iterable[Parameter], allocate: Allocate = allocate) -> list[FlatParameters]:

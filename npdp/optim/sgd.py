@@ -33,7 +33,7 @@ class SGD(Optimizer):
         self.momentum = not_negative("momentum", momentum)
         self.dampening, self.nesterov = dampening, nesterov
         if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError(f"nesterov needs momentum and no dampening, got momentum {momentum}, dampening {dampening}")
+            raise ValueError(f"nesterov needs momentum and no dampening, got {momentum} and {dampening}")
         self.state_names = ("velocity",) if momentum else ()
         super().__init__(parameters, lr, weight_decay, allocate)
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Batch, Tensor, is_grad_enabled
-from npdp.autograd.tensor import result
 from npdp.nn.module import Module, as_tensor
+from npdp.nn.parameter import Parameter
 from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB
 from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.replicas import broadcast_parameters
@@ -47,9 +47,8 @@ class DataParallel(Module):
         if self.world.world_size > 1:
             broadcast_parameters(module.named_parameters())
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if any(parameter.exchange is not None for parameter in trained):
-            raise ValueError("DataParallel: this model, or a part of it, is exchanged already; wrap it once")
-        self.exchange = GradientExchange(trained, self.world, bucket_cap_mb, first_bucket_mb)
+        self.exchange = _exchange_of(trained) or GradientExchange(trained, self.world, bucket_cap_mb, first_bucket_mb)
+        self.exchange.wrapped = True
         self._untagged = 0
 
     def forward(self, *inputs: Any) -> Any:
@@ -78,8 +77,8 @@ class DataParallel(Module):
     def _tagged(self, x: Tensor) -> Tensor:
         """Return `x` as rows of a global batch that is put together from what each rank brings."""
         self._untagged += 1
-        tagged = result(x.data, Batch(len(x), self._untagged, self._place), x.version)
-        tagged.requires_grad, tagged.node = x.requires_grad, x.node
+        tagged = x.reshape(x.shape)  # another tensor, through which the gradient still reaches x
+        tagged.batch = Batch(len(x), self._untagged, self._place)
         return tagged
 
     def _place(self, count: int) -> tuple[int, int]:
@@ -87,6 +86,20 @@ class DataParallel(Module):
         counts = np.zeros(self.world.world_size, np.int64)
         self.world.allgather(np.array([count], np.int64), counts, "halving_doubling")
         return int(counts[: self.world.rank].sum()), int(counts.sum())
+
+
+def _exchange_of(trained: list[Parameter]) -> GradientExchange | None:
+    """Return the exchange that a DistributedOptimizer has made for these parameters, None where there is none.
+
+    Raises:
+        ValueError: they are exchanged already, in another way.
+    """
+    found = next((parameter.exchange for parameter in trained if parameter.exchange is not None), None)
+    if found is None:
+        return None
+    if not isinstance(found, GradientExchange) or found.wrapped or set(found.parameters) != set(trained):
+        raise ValueError("DataParallel: this model, or a part of it, is exchanged already; wrap it once")
+    return found
 
 
 DistributedDataParallel = DataParallel

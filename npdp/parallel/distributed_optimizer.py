@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from npdp.nn.parameter import Parameter
 from npdp.optim import Optimizer
+from npdp.parallel.agreement import require_equal
 from npdp.parallel.buckets import BUCKET_CAP_MB
 from npdp.parallel.exchange import GradientExchange
-from npdp.parallel.replicas import describe, require_equal
+from npdp.parallel.replicas import describe
 from npdp.parallel.world import init
 
 

@@ -42,6 +42,7 @@ class GradientExchange:
 
     Attributes:
         syncing: False under `no_sync`.
+        wrapped: whether a DataParallel has it; a DistributedOptimizer's own may still be taken by one.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class GradientExchange:
         for parameter in self.parameters:
             parameter.exchange = self
         self.syncing = True
+        self.wrapped = False
         self.buckets: list[Bucket] = []
         for flat in self.flats:
             numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
@@ -66,15 +68,22 @@ class GradientExchange:
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
         self._next = 0  # the bucket that leaves next
-        self._aside: list[tuple[Parameter, Array]] = []
+        # Two exchanges behind one loss would mix their buckets in an order that depends on what a rank used: each
+        # then waits for the end of backward
+        self._alone = True
+        self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
+        self._aside: dict[Parameter, Array] = {}  # what an earlier exchange left in gradients that are local now
 
     # What the engine calls
     def begin(self, batch: Batch | None, graph: Graph) -> float:
+        self._alone = True
         for node in graph:
-            if type(node) is Node and node.name == "sum_of_losses":
+            if not isinstance(node, Node):
+                self._alone &= node.exchange is None or node.exchange is self
+            elif node.name == "sum_of_losses":
                 raise ValueError(
-                    'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as the '
-                    "mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
+                    'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as '
+                    "the mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
                 )
         if self.world.world_size > 1:
             self._put_aside()
@@ -88,31 +97,51 @@ class GradientExchange:
         if not self.syncing or self.world.world_size == 1:
             return
         self._waits_for[self._bucket_of[id(parameter)]] -= 1
-        while self._next < len(self.buckets) and self._waits_for[self._next] == 0:
+        while self._alone and self._next < len(self.buckets) and self._waits_for[self._next] == 0:
             self._leave()
 
     def finish(self) -> None:
         if self.world.world_size == 1:
             return
-        for flat in self.flats:
-            flat.unsynced = None if self.syncing else UNSYNCED
-        if not self.syncing:
-            return
-        while self._next < len(self.buckets):
-            self._leave()
-        for bucket in self.buckets:
-            _take_in(bucket)
-        for parameter, before in self._aside:
-            _add_to_grad(parameter, before)
-        self._aside = []
+        was_local, self._local = self._local, not self.syncing
+        if self.syncing:
+            self._exchange_the_rest()
+        else:
+            for parameter in self._aside:  # None would say that it was zeroed meanwhile
+                _add_to_grad(parameter, np.zeros_like(parameter.data))
+        if was_local or self._local:
+            self._tell_the_optimizers()
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether there are gradients that have not been exchanged."""
+        return self._local and any(parameter.grad is not None for parameter in self.parameters)
 
     # How it does it
     def _put_aside(self) -> None:
         """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
+        self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
+        if self._local:
+            return
         for parameter in self.parameters:
-            if parameter.grad is not None and not parameter.place[0].unsynced:  # type: ignore[index]
-                self._aside.append((parameter, np.array(parameter.grad)))
+            if parameter.grad is not None:
+                self._aside[parameter] = np.array(parameter.grad)
                 parameter.grad = None
+
+    def _exchange_the_rest(self) -> None:
+        while self._next < len(self.buckets):
+            self._leave()
+        for bucket in self.buckets:
+            _take_in(bucket)
+        for parameter, before in self._aside.items():
+            _add_to_grad(parameter, before)
+        self._aside = {}
+
+    def _tell_the_optimizers(self) -> None:
+        """Say in the flat arrays, which other exchanges may share, whether anything in them is still local."""
+        for flat in self.flats:
+            exchanges = {p.exchange for p in flat.parameters if isinstance(p.exchange, GradientExchange)}
+            flat.unsynced = UNSYNCED if any(exchange.unsynced for exchange in exchanges) else None
 
     def _leave(self) -> None:
         """Send the next bucket and wait for the sum."""

@@ -7,27 +7,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from npdp.errors import InputError
 from npdp.nn.module import StateDict
 from npdp.nn.parameter import Parameter
-from npdp.parallel.world import World, init
+from npdp.parallel.agreement import require_equal
+from npdp.parallel.world import init
 
 Named = Iterable[tuple[str, Parameter]]
-
-
-def require_equal(world: World, what: str, mine: list[str]) -> None:
-    """Raise on every rank where the ranks' lists of descriptions differ; collective.
-
-    Raises:
-        InputError: names the first rank and the first entry that differ from rank 0's.
-    """
-    texts = world.gather_texts("\n".join(mine))
-    for rank, text in enumerate(texts):
-        if text != texts[0]:
-            theirs, ours = text.split("\n"), texts[0].split("\n")
-            place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
-            got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
-            raise InputError(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")
 
 
 def describe(named: Named) -> list[str]:

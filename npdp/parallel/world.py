@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npdp import environment
-from npdp.collectives.choose import NATIVE, choose
+from npdp.collectives.choose import NATIVE, SCHEDULES, choose
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
@@ -35,7 +35,7 @@ class World:
     Attributes:
         transport: what moves messages.
         rank, world_size: this rank's number; how many there are.
-        algorithm: what collectives use where they are not told.
+        algorithm: what collectives use where they are not told and have it.
         collective_s: seconds spent in collectives since `clear_times`.
     """
 
@@ -63,7 +63,7 @@ class World:
         """All-reduce in place; see `npdp.allreduce`."""
         buffer = _checked(array, op)
         combine = "sum" if op == "mean" else op
-        algorithm = choose("allreduce", algorithm or self.algorithm, buffer.nbytes, self.world_size)
+        algorithm = self._choose("allreduce", algorithm, buffer)
         if algorithm == NATIVE:
             before = time.perf_counter()
             self.transport.native_allreduce(buffer, combine)
@@ -76,7 +76,7 @@ class World:
     def reduce_scatter(self, array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
         """Reduce-scatter in place; see `npdp.reduce_scatter`."""
         buffer = _checked(array, op)
-        algorithm = choose("reduce_scatter", algorithm or self.algorithm, buffer.nbytes, self.world_size)
+        algorithm = self._choose("reduce_scatter", algorithm, buffer)
         self._execute("reduce_scatter", algorithm, buffer, "sum" if op == "mean" else op)
         start, stop = part(buffer.size, self.world_size, self.rank)
         chunk = buffer[start:stop]
@@ -95,7 +95,7 @@ class World:
             )
         if mine.ctypes.data != buffer[start:stop].ctypes.data:
             buffer[start:stop] = mine
-        algorithm = choose("allgather", algorithm or self.algorithm, buffer.nbytes, self.world_size)
+        algorithm = self._choose("allgather", algorithm, buffer)
         self._execute("allgather", algorithm, buffer, "sum")
 
     def broadcast(self, array: Array, root: int = 0, algorithm: str | None = None) -> None:
@@ -103,7 +103,7 @@ class World:
         buffer = _checked(array, "sum")
         if not 0 <= root < self.world_size:
             raise ValueError(f"broadcast: root must be a rank of this world of {self.world_size}, got {root}")
-        algorithm = choose("broadcast", algorithm or "auto", buffer.nbytes, self.world_size)
+        algorithm = self._choose("broadcast", algorithm, buffer)
         self._execute("broadcast", algorithm, buffer, "sum", root)
 
     def barrier(self) -> None:
@@ -127,6 +127,13 @@ class World:
         self.allgather(chunk, everything, "halving_doubling")
         rows = everything.view(np.uint8).reshape(self.world_size, words * 8)
         return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+
+    def _choose(self, collective: str, algorithm: str | None, buffer: Array) -> str:
+        """Return the algorithm asked for, else the world's where this collective has it, else the table's."""
+        if algorithm is None:
+            has_it = self.algorithm in SCHEDULES[collective] or collective == "allreduce"
+            algorithm = self.algorithm if has_it else "auto"
+        return choose(collective, algorithm, buffer.nbytes, self.world_size)
 
     def _execute(self, collective: str, algorithm: str, buffer: Array, op: str, root: int = 0) -> None:
         steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)

@@ -77,8 +77,8 @@ def banner(start: dict[str, Any]) -> str:
         f"{start['backend']} kernels, all-reduce {start['algorithm']}\n"
         f"  batch     {start['global_batch_size']} globally, {each}; {start['iterations_per_epoch']} iterations an "
         f"epoch, {start['epochs']} epochs\n"
-        f"  optimizer {start['optimizer']}, learning rate {start['learning_rate']:g} ({start['lr_schedule']}){momentum}, "
-        f"{start['dtype']}"
+        f"  optimizer {start['optimizer']}, learning rate {start['learning_rate']:g} ({start['lr_schedule']})"
+        f"{momentum}, {start['dtype']}"
     )
 
 

@@ -15,7 +15,7 @@ class Metrics:
     """Writes events as they come; a run that is killed leaves whole lines. Without a path it writes nothing."""
 
     def __init__(self, path: str | None) -> None:
-        self._file: TextIO | None = open(path, "w", buffering=1, encoding="utf-8") if path else None
+        self._file: TextIO | None = open(path, "w", buffering=1, encoding="utf-8") if path else None  # noqa: SIM115
         self._next = 0.0
 
     def write(self, event: str, **fields: Any) -> None:

@@ -117,7 +117,7 @@ def _header(file: IO[bytes], place: str, file_bytes: int) -> _Header:
         shape, fortran_order, dtype = HEADERS[version](file)
     except KeyError:
         raise InputError(f"{place}: expected version 1.0 or 2.0 of the .npy format, got {version}") from None
-    except Exception as error:  # noqa: BLE001 - what a hostile header raises is not documented: SyntaxError, TypeError, ...
+    except Exception as error:
         raise InputError(f"{place}: expected an array in .npy format: {error}") from None
     if dtype.kind not in NUMBERS:
         raise InputError(f"{place}: expected numbers, got an array of {'objects' if dtype.hasobject else dtype}")

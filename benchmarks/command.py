@@ -1,0 +1,76 @@
+"""The whole command, from the shell to the prompt: `mpirun -n R python -m npdp.train` against torchrun with DDP.
+
+    python benchmarks/command.py [--ranks 4]
+
+Both train a softmax on the digits, 20 epochs, global batch 64, momentum 0.9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+from machine import clean_environment, keep
+
+
+def torch_program() -> None:
+    """The same training as `npdp.train`'s defaults, as one writes it for torchrun."""
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data.distributed import DistributedSampler
+
+    from npdp.data import sources
+
+    torch.distributed.init_process_group("gloo")
+    split = sources.load("digits")
+    dataset = TensorDataset(torch.from_numpy(split.train.x), torch.from_numpy(split.train.y))
+    sampler = DistributedSampler(dataset)
+    loader = DataLoader(dataset, batch_size=64 // torch.distributed.get_world_size(), sampler=sampler)
+    model = DistributedDataParallel(torch.nn.Linear(64, 10))
+    criterion = torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        for inputs, labels in loader:
+            loss = criterion(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch-rank", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.torch_rank:
+        torch_program()
+        return
+    from npdp import launch
+
+    ranks = str(arguments.ranks)
+    commands = {
+        "npdp": [launch.find_mpirun(), "-n", ranks, sys.executable, "-m", "npdp.train"],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", __file__,
+                     "--torch-rank"],
+    }  # fmt: skip
+    taken: dict[str, list[float]] = {who: [] for who in commands}
+    for _ in range(arguments.rounds):
+        for who, command in commands.items():
+            start = time.perf_counter()
+            subprocess.run(command, env={**clean_environment(), **launch.settings(arguments.ranks)}, check=True,
+                           capture_output=True, timeout=300)  # fmt: skip
+            taken[who].append(time.perf_counter() - start)
+    times = {who: round(statistics.median(values), 3) for who, values in taken.items()}
+    print(times, f"torchrun takes {times['torchrun'] / times['npdp']:.1f} times as long")
+    print("kept in", keep(f"command-{ranks}-ranks", f"python benchmarks/command.py --ranks {ranks}", times))
+
+
+if __name__ == "__main__":
+    main()

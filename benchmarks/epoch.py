@@ -1,0 +1,132 @@
+"""One epoch of softmax regression on Fashion-MNIST, loader and shuffling included, each contender in its own process.
+
+    python benchmarks/epoch.py [--data FOLDER]
+
+Batch 128, momentum 0.9, float32. npdp on one rank and on two with one BLAS thread each; PyTorch with TensorDataset and
+DataLoader on two threads; scikit-learn's SGDClassifier with log loss. The data is in Debian's dataset-fashion-mnist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from machine import clean_environment, keep
+
+FOLDER = "/usr/share/datasets/fashion-mnist"
+BATCH, EPOCHS = 128, 4  # the first epoch warms up
+THREADS = {"npdp": 1, "npdp on 2 ranks": 1, "torch": 2, "sklearn": 2}
+
+
+def arrays(folder: str) -> tuple[Any, Any]:
+    from npdp.data import sources
+
+    train = sources.load(folder).train
+    return train.take(slice(0, len(train)))
+
+
+def npdp_epochs(folder: str) -> list[float]:
+    import npdp
+    from npdp import nn, optim
+    from npdp.data import DataLoader, sources
+
+    npdp.init()
+    model = nn.Linear(784, 10)
+    optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    loader = DataLoader(sources.load(folder).train, batch_size=BATCH, shuffle=True)
+    criterion, model = nn.CrossEntropyLoss(), nn.DataParallel(model)
+    seconds = []
+    for _ in range(EPOCHS):
+        npdp.barrier()
+        start = time.perf_counter()
+        for inputs, labels in loader:
+            loss = criterion(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        npdp.barrier()
+        seconds.append(time.perf_counter() - start)
+    return seconds if npdp.rank() == 0 else []
+
+
+def torch_epochs(folder: str) -> list[float]:
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    torch.set_num_threads(2)
+    x, y = arrays(folder)
+    loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), batch_size=BATCH, shuffle=True)
+    model, criterion = torch.nn.Linear(784, 10), torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    seconds = []
+    for _ in range(EPOCHS):
+        start = time.perf_counter()
+        for inputs, labels in loader:
+            loss = criterion(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def sklearn_epochs(folder: str) -> list[float]:
+    from sklearn.linear_model import SGDClassifier
+
+    x, y = arrays(folder)
+    classifier = SGDClassifier(loss="log_loss", n_jobs=2)
+    seconds = []
+    for _ in range(EPOCHS):
+        start = time.perf_counter()
+        classifier.partial_fit(x, y, classes=np.arange(10))
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+PROGRAMS = {"npdp": npdp_epochs, "npdp on 2 ranks": npdp_epochs, "torch": torch_epochs, "sklearn": sklearn_epochs}
+
+
+def measure(who: str, folder: str) -> float:
+    """Run a contender in processes of its own; return the seconds of its median epoch after the first."""
+    from npdp import launch
+
+    threads = str(THREADS[who])
+    environment = {**clean_environment(), **launch.settings(2), "OPENBLAS_NUM_THREADS": threads,
+                   "OMP_NUM_THREADS": threads}  # fmt: skip
+    ranks = [launch.find_mpirun(), "-n", "2"] if who.endswith("2 ranks") else []
+    run = subprocess.run([*ranks, sys.executable, __file__, "--who", who, "--data", folder], env=environment,
+                         capture_output=True, text=True, timeout=300)  # fmt: skip
+    seconds = [float(word) for line in run.stdout.splitlines() if line.startswith("epochs") for word in line.split()[1:]]
+    if run.returncode or not seconds:
+        raise SystemExit(f"{who} failed:\n{run.stderr[-2000:]}")
+    return statistics.median(seconds[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=FOLDER)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--who", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.who:
+        seconds = PROGRAMS[arguments.who](arguments.data)
+        if seconds:
+            print("epochs", *seconds)
+        return
+    taken: dict[str, list[float]] = {who: [] for who in PROGRAMS}
+    for _ in range(arguments.rounds):
+        for who, values in taken.items():
+            values.append(measure(who, arguments.data))
+    times = {who: statistics.median(values) for who, values in taken.items()}
+    for who, value in times.items():
+        print(f"{who:16} {value:.4f} s   npdp takes {times['npdp'] / value:.2f} of it")
+    print("kept in", keep("epoch", "python benchmarks/epoch.py", {"seconds an epoch, medians": times}))
+
+
+if __name__ == "__main__":
+    main()

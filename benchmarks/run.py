@@ -1,0 +1,15 @@
+"""All benchmarks, one after the other; results are kept in benchmarks/results. Nothing else should run meanwhile.
+
+    python benchmarks/run.py
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ALL = (["step.py"], ["step.py", "--ranks", "2"], ["command.py"], ["epoch.py"])
+
+for script, *arguments in ALL:
+    print(f"== {script} {' '.join(arguments)}", flush=True)
+    subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)

@@ -1,0 +1,149 @@
+"""What a rank needs to train, made from the flags, and what a run says of itself before and after."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npdp import __version__, environment, kernels, manual_seed, models, nn, optim
+from npdp.collectives.choose import choose
+from npdp.config import TrainConfig
+from npdp.data import DataLoader, sources
+from npdp.data.sources import DataSplit
+from npdp.evaluation import evaluate
+from npdp.optim import learning_rates
+from npdp.parallel.agreement import agree, require_equal
+from npdp.parallel.data_parallel import DataParallel
+from npdp.parallel.replicas import parameters_sha256
+from npdp.parallel.world import World
+from npdp.partition import bounds
+
+
+class Job(NamedTuple):
+    """All that a rank needs to train."""
+
+    data: DataSplit
+    model_name: str
+    model: DataParallel
+    criterion: nn.Module
+    optimizer: optim.Optimizer
+    loader: DataLoader
+
+
+def prepare(config: TrainConfig, world: World) -> Job:
+    """Load the data, build the model, and make sure that all ranks have the same; collective."""
+    manual_seed(config.seed)
+    data = agree(
+        world,
+        lambda: sources.load(
+            config.data,
+            target=config.target,
+            test_fraction=config.test_fraction,
+            seed=config.seed,
+            standardize=config.standardize,
+            dtype=config.dtype,
+            task=models.task_of(config.model),
+        ),
+    )
+    require_equal(world, "data sets", [data.source, data.train.fingerprint()])
+    name = config.model or models.default_name(data.classes)
+    features = data.train.sample_shape[0]
+    model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
+    optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
+    return Job(
+        data,
+        name,
+        DataParallel(model),
+        nn.MSELoss() if data.classes is None else nn.CrossEntropyLoss(),
+        optimizer,
+        DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
+    )
+
+
+def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int) -> optim.Optimizer:
+    iterations = config.epochs * iterations_per_epoch
+    lr = {
+        "constant": learning_rates.constant(config.learning_rate),
+        "step": learning_rates.step(config.learning_rate, every=-(-iterations // 3) or 1),
+        "cosine": learning_rates.cosine(config.learning_rate, iterations),
+    }[config.lr_schedule]
+    if config.warm_up_epochs:
+        lr = learning_rates.warm_up(lr, round(config.warm_up_epochs * iterations_per_epoch))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return optim.SGD(parameters, lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = {"adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer]
+    return kind(parameters, lr, weight_decay=config.weight_decay)
+
+
+def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
+    cuts = bounds(config.global_batch_size, world.world_size)
+    return {
+        "version": __version__,
+        "data": job.data.source,
+        "model": job.model_name,
+        "parameters": sum(parameter.data.size for parameter in job.model.parameters()),
+        "world_size": world.world_size,
+        "transport": world.transport.name,
+        "strategy": config.strategy,
+        "algorithm": _resolved_algorithm(world, job),
+        "bucket_bytes": [bucket.buffer.nbytes for bucket in job.model.exchange.buckets],
+        "update": "replicated",
+        "backend": kernels.backend(),
+        "blas_threads": environment.blas_threads_in_use(),
+        "global_batch_size": config.global_batch_size,
+        "local_batch_size": [cuts[rank + 1] - cuts[rank] for rank in range(world.world_size)],
+        "accumulate": config.accumulate,
+        "iterations_per_epoch": job.loader.iterations_per_epoch,
+        "epochs": config.epochs,
+        "optimizer": config.optimizer,
+        "learning_rate": config.learning_rate,
+        "lr_schedule": config.lr_schedule,
+        "momentum": config.momentum,
+        "weight_decay": config.weight_decay,
+        "clip_norm": config.clip_norm,
+        "dtype": config.dtype,
+        "seed": config.seed,
+    }
+
+
+def _resolved_algorithm(world: World, job: Job) -> str:
+    """Return the algorithm of the largest bucket."""
+    largest = max(bucket.buffer.nbytes for bucket in job.model.exchange.buckets)
+    return choose("allreduce", world.algorithm, largest, world.world_size)
+
+
+def end_event(
+    config: TrainConfig, world: World, job: Job, iterations: int, samples: int, wall_s: float
+) -> dict[str, Any]:
+    """Score the model, make sure that all ranks have the same, and add up what they did; collective."""
+    totals = np.array([samples, world.communication_s, world.wait_s], np.float64)
+    peak = np.array([environment.peak_memory_bytes()], np.int64)
+    sha256 = parameters_sha256(job.model.named_parameters())
+    require_equal(world, "trained parameters", [sha256])
+    world.allreduce(totals, algorithm="tree")
+    world.allreduce(peak, "max", algorithm="tree")
+    train_score = evaluate(world, job.model.module, job.data.train, job.data.classes)
+    test = None if job.data.test is None else evaluate(world, job.model.module, job.data.test, job.data.classes)
+    communication_s, wait_s = totals[1:] / world.world_size
+    return {
+        "world_size": world.world_size,
+        "strategy": config.strategy,
+        "algorithm": _resolved_algorithm(world, job),
+        "backend": kernels.backend(),
+        "epochs": config.epochs,
+        "iterations": iterations,
+        "samples_seen": int(totals[0]),
+        "train_loss": train_score.loss,
+        "test_loss": test.loss if test else None,
+        "test_accuracy": test.accuracy if test else None,
+        "parameters_sha256": sha256,
+        "wall_s": wall_s,
+        "samples_per_s": totals[0] / wall_s,
+        "compute_s": max(0.0, wall_s - communication_s - wait_s),
+        "communication_s": float(communication_s),
+        "wait_s": float(wait_s),
+        "peak_memory_bytes": int(peak[0]),
+        "recoveries": 0,
+    }

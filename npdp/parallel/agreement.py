@@ -1,0 +1,42 @@
+"""Verdicts that all ranks share: what one rank cannot use no rank uses, and all leave together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from npdp.errors import InputError
+from npdp.parallel.world import World
+
+T = TypeVar("T")
+
+
+def agree(world: World, prepare: Callable[[], T]) -> T:
+    """Return `prepare()`, or raise the first rank's InputError on every rank; collective."""
+    made, fault = None, ""
+    try:
+        made = prepare()
+    except InputError as error:
+        fault = str(error)
+    if world.world_size > 1:
+        faults = world.gather_texts(fault)
+        first = next((rank for rank, text in enumerate(faults) if text), None)
+        fault = "" if first is None else faults[first] if all(faults) else f"rank {first}: {faults[first]}"
+    if fault:
+        raise InputError(fault)
+    return made  # type: ignore[return-value]
+
+
+def require_equal(world: World, what: str, mine: list[str]) -> None:
+    """Raise on every rank where the ranks' lists of descriptions differ; collective.
+
+    Raises:
+        InputError: names the first rank and the first entry that differ from rank 0's.
+    """
+    texts = world.gather_texts("\n".join(mine))
+    for rank, text in enumerate(texts):
+        if text != texts[0]:
+            theirs, ours = text.split("\n"), texts[0].split("\n")
+            place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
+            got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
+            raise InputError(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")

