@@ -57,8 +57,8 @@ def main() -> None:
     ranks = str(arguments.ranks)
     commands = {
         "npdp": [launch.find_mpirun(), "-n", ranks, sys.executable, "-m", "npdp.train"],
-        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", __file__,
-                     "--torch-rank"],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+                     __file__, "--torch-rank"],
     }  # fmt: skip
     taken: dict[str, list[float]] = {who: [] for who in commands}
     for _ in range(arguments.rounds):

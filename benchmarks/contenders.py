@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def npdp_step(name: str, wrapped: bool = False) -> Step:
 
     widths, _ = MODELS[name]
     layers: list[nn.Module] = []
-    for wide, narrow in zip(widths, widths[1:]):
+    for wide, narrow in pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     model: nn.Module = nn.Sequential(*layers[:-1]) if len(layers) > 2 else layers[0]
     criterion = nn.MSELoss() if name == "lin10" else nn.CrossEntropyLoss()
@@ -69,7 +70,7 @@ def numpy_step(name: str, wrapped: bool = False) -> Step:
     widths, size = MODELS[name]
     generator = np.random.default_rng(1)
     weights = [generator.standard_normal((wide, narrow), dtype=np.float32) * np.float32(wide**-0.5)
-               for wide, narrow in zip(widths, widths[1:])]  # fmt: skip
+               for wide, narrow in pairwise(widths)]  # fmt: skip
     biases = [np.zeros(narrow, np.float32) for narrow in widths[1:]]
     x, y = batch(name)
     rows = np.arange(size)
@@ -110,7 +111,7 @@ def torch_step(name: str, wrapped: bool = False) -> Step:
 
     widths, _ = MODELS[name]
     layers: list[Any] = []
-    for wide, narrow in zip(widths, widths[1:]):
+    for wide, narrow in pairwise(widths):
         layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
     model: Any = torch.nn.Sequential(*layers[:-1]) if len(layers) > 2 else layers[0]
     criterion = torch.nn.MSELoss() if name == "lin10" else torch.nn.CrossEntropyLoss()

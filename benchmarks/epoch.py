@@ -101,7 +101,8 @@ def measure(who: str, folder: str) -> float:
     ranks = [launch.find_mpirun(), "-n", "2"] if who.endswith("2 ranks") else []
     run = subprocess.run([*ranks, sys.executable, __file__, "--who", who, "--data", folder], env=environment,
                          capture_output=True, text=True, timeout=300)  # fmt: skip
-    seconds = [float(word) for line in run.stdout.splitlines() if line.startswith("epochs") for word in line.split()[1:]]
+    lines = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("epochs")]
+    seconds = [float(word) for line in lines for word in line]
     if run.returncode or not seconds:
         raise SystemExit(f"{who} failed:\n{run.stderr[-2000:]}")
     return statistics.median(seconds[1:])

@@ -25,8 +25,9 @@ def describe() -> dict[str, Any]:
 
     import npdp
 
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
+    flags = next((line for line in lines if line.startswith("flags")), "")
     versions = {"npdp": npdp.__version__, "numpy": np.__version__, "python": platform.python_version()}
     for name in ("torch", "sklearn"):
         if name in sys.modules:
@@ -34,7 +35,8 @@ def describe() -> dict[str, Any]:
     try:
         from threadpoolctl import threadpool_info
 
-        blas = [f"{pool['internal_api']} {pool.get('architecture', '')} {pool['num_threads']}" for pool in threadpool_info()]
+        pools = threadpool_info()
+        blas = [f"{pool['internal_api']} {pool.get('architecture', '')} {pool['num_threads']}" for pool in pools]
     except ImportError:
         blas = ["unknown: threadpoolctl is not installed"]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -100,7 +101,7 @@ def _parser(name: str, description: str, examples: str) -> Parser:
 def _report(work: Callable[[], str]) -> int:
     """Print what `work` returns, or why it cannot be done."""
     try:
-        print(work())
+        print(work(), flush=True)  # here, where a reader that has gone away is dealt with
     except InputError as error:
         refuse(str(error))
         return 2
@@ -130,6 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         refuse(str(error))
         return 2
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
+        return 1
 
 
 if __name__ == "__main__":

@@ -126,8 +126,8 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                        help="work through each batch in K pieces, for less memory (1)")
     model.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd (default), adam or adamw")
     model.add_argument("--learning-rate", type=_NOT_NEGATIVE, default=0.1, metavar="R", help="(0.1)")
-    model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="constant",
-                       help="constant (default); step: a tenth every third of the run; cosine: down to 0")
+    model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="cosine",
+                       help="cosine (default): down to 0 over the run; step: a tenth every third of it; constant")
     model.add_argument("--warm-up-epochs", type=_NOT_NEGATIVE, default=0.0, metavar="N",
                        help="rise to the learning rate over so many epochs (0)")
     model.add_argument("--momentum", type=_FRACTION, default=0.9, metavar="M", help="of sgd (0.9)")
@@ -162,6 +162,12 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
             require_writable(flag, path)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
+    launched = environment.launch()
+    if config.transport == "threads" and launched is not None and launched.world_size > 1:
+        raise InputError(
+            f"--transport threads makes its ranks in one process, but the launcher started {launched.world_size}: "
+            "leave one of the two out"
+        )
     return config
 
 

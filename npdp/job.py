@@ -121,7 +121,7 @@ def end_event(
     totals = np.array([samples, world.communication_s, world.wait_s], np.float64)
     peak = np.array([environment.peak_memory_bytes()], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
-    require_equal(world, "trained parameters", [sha256])
+    require_equal(world, "trained parameters", [sha256], RuntimeError)
     world.allreduce(totals, algorithm="tree")
     world.allreduce(peak, "max", algorithm="tree")
     train_score = evaluate(world, job.model.module, job.data.train, job.data.classes)
@@ -140,7 +140,7 @@ def end_event(
         "test_accuracy": test.accuracy if test else None,
         "parameters_sha256": sha256,
         "wall_s": wall_s,
-        "samples_per_s": totals[0] / wall_s,
+        "samples_per_s": float(totals[0] / wall_s),
         "compute_s": max(0.0, wall_s - communication_s - wait_s),
         "communication_s": float(communication_s),
         "wait_s": float(wait_s),

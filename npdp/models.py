@@ -84,7 +84,7 @@ def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
     try:
         wanted = inspect.signature(make).parameters
         model = make(**{key: value for key, value in offered.items() if key in wanted})
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a rank that exits alone would leave the others waiting
         raise InputError(f"--model: {name} failed: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"--model: {name} must return an npdp.nn.Module, got {type(model).__name__}")
@@ -99,14 +99,14 @@ def _import(path: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         place = f"{path}, line {lines[-1]}" if lines else path
         raise InputError(f"--model: {place}: {_one_line(error)}") from error
     return module
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -11,6 +11,8 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +22,22 @@ from npdp.autograd.tensor import Array
 from npdp.errors import InputError
 
 FORMAT = 1
-REQUIRED = ("format", "model", "features", "classes", "hidden", "dtype")
+REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, and which values will do
+    "format": lambda value: value == FORMAT,
+    "model": lambda value: isinstance(value, str),
+    "features": lambda value: _is_count(value),
+    "classes": lambda value: value is None or _is_count(value),
+    "hidden": lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    "dtype": lambda value: value in ("float32", "float64"),
+}
+
+_UNREADABLE = (  # what NumPy, zipfile and json raise on a file that is something else, or damaged
+    ValueError, KeyError, AttributeError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
 
 
 class SavedModel(NamedTuple):
@@ -67,8 +84,18 @@ def load(path: str) -> SavedModel:
         model.load_state_dict(state)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    scaling = (arrays["scaling/mean"], arrays["scaling/deviation"]) if "scaling/mean" in arrays else None
-    return SavedModel(model.eval(), description, scaling)
+    return SavedModel(model.eval(), description, _scaling(path, description["features"], arrays))
+
+
+def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array, Array] | None:
+    mean, deviation = arrays.get("scaling/mean"), arrays.get("scaling/deviation")
+    if mean is None and deviation is None:
+        return None
+    for name, array in {"mean": mean, "deviation": deviation}.items():
+        if array is None or array.shape != (features,) or array.dtype.kind != "f":
+            got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
+            raise InputError(f"{path}: wanted a model saved by npdp, with {features} numbers as {name}, got {got}")
+    return mean, deviation  # type: ignore[return-value]  # both are there, see above
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -76,11 +103,12 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(str(arrays.pop("description")))
-        missing = [key for key in REQUIRED if key not in description]
-        if missing or description["format"] != FORMAT:
-            raise ValueError(f"description lacks {missing}" if missing else f"format {description['format']}")
+        for key, accepts in REQUIRED.items():
+            if not accepts(description[key]):
+                raise ValueError(f"a description with {key} {description[key]!r}")
     except OSError as error:
         raise InputError(f"{path}: wanted a model saved by npdp: {error.strerror or error}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: wanted a model saved by npdp (format {FORMAT}), got {error}") from None
+    except _UNREADABLE as error:
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: wanted a model saved by npdp (format {FORMAT}), got {got}") from None
     return description, arrays

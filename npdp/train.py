@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +44,16 @@ def run(arguments: Sequence[str] | None) -> None:
         InputError: flags or input that cannot be used; on all ranks alike, before any of them trains.
     """
     config, fault = _parsed(arguments)
+    launched = environment.launch()
+    if launched is not None and launched.rank != 0:
+        warnings.filterwarnings("ignore", module="npdp")  # rank 0 says it for all
     if config is not None and config.transport == "threads":
         environment.set_blas_threads(config.ranks or 1)  # NumPy is not loaded yet
         from npdp.parallel.world import run_ranks
 
         run_ranks(config.ranks or 1, train, config, algorithm=config.algorithm)
         return
-    if environment.launch() is None and fault:
+    if launched is None and fault:
         raise InputError(fault)
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init

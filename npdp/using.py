@@ -29,8 +29,8 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
     saved = saved_model.load(model)
     classes = saved.description["classes"]
     split = sources.load(
-        data, target=target, test_fraction=test_fraction, seed=seed, dtype=saved.description["dtype"],
-        task="regression" if classes is None else "classification",
+        data, target=target, test_fraction=test_fraction, seed=seed, task="regression" if classes is None
+        else "classification", dtype="float64",  # as in training, scaling must not cost digits
     )  # fmt: skip
     if classes is not None and (split.classes or 0) > classes:
         raise InputError(f"{data}: {split.classes} classes, but {model} was trained on {classes}")
@@ -40,6 +40,7 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
         raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
     x = np.concatenate([_scaled(saved, dataset.take(slice(0, len(dataset)))[0], data) for dataset in chosen])
     y = np.concatenate([dataset.y for dataset in chosen])
+    y = y.astype(x.dtype) if classes is None else y
     result = score(init(), saved.model, ArrayDataset(x, y), classes)
     accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
     return f"{len(y)} samples: loss {result.loss:.4f}{accuracy}"
@@ -85,7 +86,7 @@ def _features(path: str, target: str | None, wanted: int) -> Array:
     if suffix in (".npy", ".npz"):
         return _from_numpy(path)
     if suffix != ".csv":
-        data = sources.load(path, target=target, test_fraction=0)
+        data = sources.load(path, target=target, test_fraction=0, dtype="float64")
         return data.train.take(slice(0, len(data.train)))[0]
     table = formats.read(path, target)
     x = np.asarray(table.train.x, np.float64)

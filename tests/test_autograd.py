@@ -253,6 +253,18 @@ def test_hooks_are_for_leaves_with_a_gradient():
             tensor.register_hook(print)
 
 
+def test_exchanges_that_weigh_one_loss_differently_are_refused():
+    class Exchange:
+        def __init__(self, weight):
+            self.begin = lambda batch, graph: weight
+
+    x, y = leaf(1.0), leaf(2.0)
+    x.exchange, y.exchange = Exchange(0.5), Exchange(0.25)
+    with pytest.raises(RuntimeError, match="saw different numbers of samples; give each loss its own backward"):
+        (x * y).backward()
+    assert x.grad is None and y.grad is None
+
+
 # Changes in place
 IN_PLACE = {
     "copy_": lambda x: x.copy_(np.array([5.0, 6.0])),

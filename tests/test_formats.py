@@ -140,6 +140,11 @@ def test_svmlight_reads_what_scikit_learn_writes(table: np.ndarray, comment: str
     np.testing.assert_allclose(part.x, table, rtol=1e-15)
 
 
+def test_svmlight_counts_features_from_1(tmp_path: Path) -> None:
+    part = svmlight.read(in_file("data.svm", "+1 3:0.5 4:-2 # a comment\n-1 1:4\n")(tmp_path)).train
+    assert part.x.tolist() == [[0, 0, 0.5, -2], [4, 0, 0, 0]] and part.y.tolist() == [1, -1]
+
+
 def test_npz_and_npy_give_back_their_arrays_in_any_order_of_memory(tmp_path: Path) -> None:
     x, y = np.asfortranarray(np.arange(24.0).reshape(6, 4)), np.arange(6)[:, None]
     for write in (in_file("data.npz", npz_bytes(x=x, y=y, x_test=x[:2], y_test=y[:2])),
@@ -273,7 +278,7 @@ REFUSED = {
     "no labels": (lambda folder: idx_folder(folder, labels=None), r"train-labels-idx1-ubyte[.gz]: expected this file"),
     "no test labels": (with_files({2: PLAIN}), r"t10k-labels-idx1-ubyte[.gz]: expected this file"),
     "no test images": (with_files({3: idx_bytes(LABELS)}), r"t10k-images-idx3-ubyte[.gz]: expected this file"),
-    "images a folder": (lambda folder: idx_folder(folder, images=None) and os.mkdir(folder / NAMES[0]) or str(folder),
+    "images a folder": (lambda folder: (idx_folder(folder, images=None) and os.mkdir(folder / NAMES[0])) or str(folder),
                         "train-images-idx3-ubyte: expected an IDX file, got a directory"),
     "empty images": (images(b""), "train-images-idx3-ubyte: expected an IDX file, got an empty file"),
     "short magic": (images(PLAIN[:3]), "byte 3: the file ends inside the 4 bytes that open an IDX file"),

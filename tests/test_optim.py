@@ -98,6 +98,13 @@ def test_a_parameter_is_laid_flat_once():
     assert allocate(5, np.dtype(np.float32)).ctypes.data % 64 == 0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_behind_each_parameter_is_room_for_its_flag(dtype):
+    (flat,) = lay_flat(parameters(7, 8, 15, 16, 1, dtype=dtype))  # with 8 and 16 a cache line is full
+    for parameter, flag, end in zip(flat.parameters, flat.flags, flat.starts[1:], strict=True):
+        assert not np.shares_memory(parameter.grad_buffer, flat.grad[flag : flag + 1]) and flag < end
+
+
 def test_memory_comes_from_the_allocator():
     asked = []
 

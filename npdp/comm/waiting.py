@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LOOKS_OWN_CORE = 20_000  # some milliseconds of looking
+LOOKS_OWN_CORE = 300  # a tenth of a millisecond: longer, and a busy machine cannot run the rank that one waits for
 LOOKS_SHARED_CORE = 20  # measured: 20 looks, then 20 us of sleep (docs/measurements.md)
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
 CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain

@@ -27,11 +27,11 @@ def agree(world: World, prepare: Callable[[], T]) -> T:
     return made  # type: ignore[return-value]
 
 
-def require_equal(world: World, what: str, mine: list[str]) -> None:
+def require_equal(world: World, what: str, mine: list[str], kind: type[Exception] = InputError) -> None:
     """Raise on every rank where the ranks' lists of descriptions differ; collective.
 
     Raises:
-        InputError: names the first rank and the first entry that differ from rank 0's.
+        InputError, or `kind`: names the first rank and the first entry that differ from rank 0's.
     """
     texts = world.gather_texts("\n".join(mine))
     for rank, text in enumerate(texts):
@@ -39,4 +39,4 @@ def require_equal(world: World, what: str, mine: list[str]) -> None:
             theirs, ours = text.split("\n"), texts[0].split("\n")
             place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
             got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
-            raise InputError(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")
+            raise kind(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")

@@ -1,0 +1,235 @@
+"""Input that cannot be used: one line that says why, exit code 2, nothing started and nothing written."""
+
+import gzip
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from npdp import cli, config, train
+from npdp.errors import InputError
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+MODELS = {
+    "syntax.py": "def make(:\n",
+    "imports.py": "import math\nimport no_such_package\n",
+    "raises.py": "def make(features):\n    raise KeyError('no such\\nlayer')\n",
+    "exits.py": "import sys\n\ndef make():\n    sys.exit(5)\n",
+    "exits_at_import.py": "import sys\nsys.exit(5)\n",
+    "list.py": "def make(features):\n    return [1, 2]\n",
+    "empty.py": "from npdp import nn\n\nclass Empty(nn.Module):\n    pass\n\ndef make():\n    return Empty()\n",
+    "asks.py": "def make(features, depth):\n    return None\n",
+    "number.py": "make = 3\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """One file for each fault."""
+    folder = tmp_path_factory.mktemp("bad")
+    for name, text in MODELS.items():
+        (folder / name).write_text(text)
+    (folder / "ragged.csv").write_text("a,b,c\n1,2,3\n4,5\n")
+    (folder / "text.csv").write_text("a,b,c\n1,2,3\n4,five,6\n")
+    (folder / "nan.csv").write_text("1,2,3\n4,nan,6\n")
+    (folder / "fractions.csv").write_text("a,b\n" + "".join(f"{i},{i + 0.5}\n" for i in range(30)))
+    (folder / "empty.csv").write_text("")
+    (folder / "numbers.npz").write_text("no zip file")
+    (folder / "words.txt").write_text("1,2\n")
+    idx = folder / "idx"
+    idx.mkdir()
+    images = struct.pack(">HBBIII", 0, 8, 3, 5, 2, 2) + bytes(5 * 4 - 3)  # three bytes short
+    (idx / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+    (idx / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">HBBI", 0, 8, 1, 5) + bytes(5)))
+    (folder / "directory.csv").mkdir()
+    (folder / "nothing").mkdir()
+    np.savez(folder / "uneven.npz", x=np.zeros((4, 2)), y=np.zeros(3))
+    np.savez(folder / "objects.npz", x=np.array([{}, {}], object), y=np.zeros(2))
+    return folder
+
+
+# name -> (flags, what the line must say)
+FLAGS = {
+    "unknown flag": ("--no-such-flag 3", "unrecognized arguments: --no-such-flag"),
+    "abbreviated flag": ("--epoch 3", "unrecognized arguments: --epoch"),
+    "word too much": ("digits", "unrecognized arguments: digits"),
+    "unknown optimizer": ("--optimizer rmsprop", "--optimizer: invalid choice: 'rmsprop'"),
+    "unknown algorithm": ("--algorithm magic", "--algorithm: invalid choice: 'magic'"),
+    "unknown model": ("--model resnet", "--model: wanted softmax, linear, mlp or file.py:function, got 'resnet'"),
+    "value missing": ("--epochs", "--epochs: expected one argument"),
+    "batch 0": ("--global-batch-size 0", "--global-batch-size: wanted a whole number, at least 1, got '0'"),
+    "batch in text": ("--global-batch-size many", "got 'many'"),
+    "half an epoch": ("--epochs 1.5", "--epochs: wanted a whole number"),
+    "negative epochs": ("--epochs -1", "--epochs: wanted a whole number"),
+    "learning rate nan": ("--learning-rate nan", "--learning-rate: wanted a number"),
+    "learning rate inf": ("--learning-rate inf", "got 'inf'"),
+    "negative learning rate": ("--learning-rate=-0.1", "got '-0.1'"),
+    "momentum 1": ("--momentum 1", "--momentum: wanted a number in [0, 1), got '1'"),
+    "clip norm 0": ("--clip-norm 0", "--clip-norm: wanted a number above 0, got '0'"),
+    "accumulate 0": ("--accumulate 0", "--accumulate: wanted a whole number, at least 1"),
+    "no ranks": ("--ranks 0", "--ranks: wanted a whole number, at least 1"),
+    "hidden 0": ("--model mlp --hidden 5,0", "--hidden"),
+    "hidden in text": ("--model mlp --hidden wide", "--hidden"),
+    "float16": ("--dtype float16", "--dtype: invalid choice"),
+    "test fraction 1": ("--test-fraction 1", "--test-fraction: wanted a number in [0, 1), got '1'"),
+    "negative seed": ("--seed -1", "--seed: wanted a whole number"),
+    "MPI's all-reduce in threads": ("--transport threads --algorithm mpi", "--transport threads has none"),
+}
+FILES = {
+    "missing file": ("--data {folder}/missing.csv", "missing.csv: "),
+    "missing folder": ("--data {folder}/missing/", "found nothing of that name"),
+    "unknown kind of file": ("--data {folder}/words.txt", "got a file ending in .txt"),
+    "truncated IDX": ("--data {folder}/idx", "train-images-idx3-ubyte.gz"),
+    "ragged csv": ("--data {folder}/ragged.csv", "ragged.csv, line 3: expected 3 columns, got 2"),
+    "text for a number": ("--data {folder}/text.csv",
+                          "text.csv, line 3, column 2 ('b'): expected a number, got 'five'"),
+    "nan in a csv": ("--data {folder}/nan.csv", "nan.csv, line 2, column 2: expected a finite number"),
+    "empty csv": ("--data {folder}/empty.csv", "empty.csv"),
+    "labels that are no integers": ("--data {folder}/fractions.csv --model softmax",
+                                    "line 2: labels must be integers from 0 up, got 0.5"),
+    "no such target": ("--data {folder}/fractions.csv --target price", "no target column 'price'"),
+    "target of the digits": ("--target price", "can be chosen in .csv files only"),
+    "directory for a file": ("--data {folder}/directory.csv", "directory.csv"),
+    "folder without data": ("--data {folder}/nothing", "expected an IDX folder"),
+    "no zip": ("--data {folder}/numbers.npz", "numbers.npz"),
+    "uneven arrays": ("--data {folder}/uneven.npz", "expected 4 labels"),
+    "pickled objects": ("--data {folder}/objects.npz", "objects.npz"),
+    "no model file": ("--model {folder}/missing.py:make", "--model: no file"),
+    "model file without function's name": ("--model {folder}/raises.py", "wanted softmax, linear, mlp or file.py"),
+    "directory for a model file": ("--model {folder}/nothing:make", "file.py:function"),
+    "model file with a mistake": ("--model {folder}/syntax.py:make", "syntax.py: SyntaxError: invalid syntax"),
+    "model file that imports what is missing": ("--model {folder}/imports.py:make",
+                                                "imports.py, line 2: ModuleNotFoundError: No module named"),
+    "model file without the function": ("--model {folder}/raises.py:build", "raises.py has no function build"),
+    "no function": ("--model {folder}/number.py:make", "number.py has no function make"),
+    "model function that raises": ("--model {folder}/raises.py:make", "raises.py:make failed: KeyError:"),
+    "model function that exits": ("--model {folder}/exits.py:make", "exits.py:make failed: SystemExit: 5"),
+    "model file that exits": ("--model {folder}/exits_at_import.py:make", "line 2: SystemExit: 5"),
+    "model function that asks for more": ("--model {folder}/asks.py:make", "missing 1 required positional argument"),
+    "no module": ("--model {folder}/list.py:make", "must return an npdp.nn.Module, got list"),
+    "module without parameters": ("--model {folder}/empty.py:make", "has no parameters to train"),
+    "metrics on a directory": ("--metrics {folder}/nothing", "--metrics: wanted a file to write, "),
+    "metrics in a missing directory": ("--metrics {folder}/missing/m.jsonl", "--metrics: wanted a file to write, but"),
+    "save on a directory": ("--save {folder}/nothing", "--save: wanted a file to write, "),
+    "save in a missing directory": ("--save {folder}/missing/model.npz", "but there is no directory"),
+}
+ALL = FLAGS | FILES
+
+
+def refusal(capsys, main, *flags: str) -> str:
+    """Run `main`, assert that it refuses in one line on standard error and nothing else, and return the line."""
+    with mock.patch.dict(os.environ):
+        code = main(list(flags))
+    out, error = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert re.fullmatch(r"npdp: error: \S[^\n]*\n", error), error
+    return error
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
+
+
+@pytest.mark.parametrize("where", ["", "--transport threads --ranks 3"])
+@pytest.mark.parametrize("case", ALL)
+def test_it_is_refused_in_one_line_and_nothing_is_written(case, where, folder, tmp_path, capsys):
+    text, said = ALL[case]
+    flags = text.format(folder=folder).split()
+    for flag in ("metrics", "save"):
+        if f"--{flag}" not in flags:
+            flags = [f"--{flag}", f"{tmp_path}/{flag}", *flags]
+    before = names(folder)
+    assert said in refusal(capsys, train.main, *where.split(), *flags)
+    assert not list(tmp_path.iterdir()) and names(folder) == before
+
+
+@pytest.mark.parametrize("case", ["unknown flag", "batch 0", "ragged csv", "model function that raises"])
+def test_the_command_refuses_as_the_module_does(case, folder, capsys):
+    flags, said = ALL[case]
+    assert said in refusal(capsys, cli.main, "train", *flags.format(folder=folder).split())
+
+
+def test_the_command_refuses_wrong_flags_before_it_starts_ranks(capsys, monkeypatch):
+    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
+    assert "got '0'" in refusal(capsys, cli.main, "train", "--ranks", "3", "--global-batch-size", "0")
+    assert "--save" in refusal(capsys, cli.main, "train", "--ranks", "3", "--save", "/no/such/directory/model.npz")
+
+
+def test_ranks_that_nobody_started_are_refused(capsys):
+    line = refusal(capsys, train.main, "--ranks", "3")
+    assert "--ranks 3, but this is a world of 1" in line
+    assert "npdp train --ranks 3" in line and "mpirun -n 3" in line and "--transport threads" in line
+
+
+def test_a_world_of_threads_on_each_of_several_ranks_is_refused(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")
+    with pytest.raises(InputError, match=r"--transport threads .* but the launcher started 3"):
+        config.parse(["--transport", "threads", "--ranks", "2"])
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    assert config.parse(["--transport", "threads", "--ranks", "2"]).ranks == 2
+
+
+@pytest.mark.skipif(ROOT, reason="root may write everywhere")
+def test_a_place_without_write_permission_is_refused(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert "no permission to write" in refusal(capsys, train.main, "--save", f"{tmp_path}/model.npz")
+
+
+def test_a_metrics_file_from_before_survives_a_refusal(tmp_path, capsys):
+    (tmp_path / "m").write_text("the last run\n")
+    refusal(capsys, train.main, "--metrics", f"{tmp_path}/m", "--data", f"{tmp_path}/missing.csv")
+    assert (tmp_path / "m").read_text() == "the last run\n"
+
+
+def test_a_fault_of_one_rank_of_a_world_of_threads_is_refused_with_its_rank(tmp_path, capsys):
+    (tmp_path / "model.py").write_text(
+        "import npdp\nfrom npdp import nn\n\n"
+        "def make(features, classes):\n"
+        "    if npdp.rank() == 1:\n        raise OSError('no space')\n"
+        "    return nn.Linear(features, classes)\n"
+    )
+    line = refusal(capsys, train.main, "--transport", "threads", "--ranks", "3", "--model", f"{tmp_path}/model.py:make")
+    assert "error: rank 1: --model: " in line and "OSError: no space" in line
+
+
+def test_models_that_differ_between_ranks_are_refused_with_the_parameter(tmp_path, capsys):
+    (tmp_path / "model.py").write_text(
+        "import npdp\nfrom npdp import nn\n\n"
+        "def make(features, classes):\n"
+        "    width = 5 + npdp.rank() // 2\n"
+        "    return nn.Sequential(nn.Linear(features, width), nn.Linear(width, classes))\n"
+    )
+    line = refusal(capsys, train.main, "--transport", "threads", "--ranks", "3", "--model", f"{tmp_path}/model.py:make")
+    assert "parameters differ between ranks: rank 2 has 0.bias (6,) float32, rank 0 has 0.bias (5,) float32" in line
+
+
+def test_the_process_ends_with_2_and_no_traceback(folder):
+    for flags in (["-m", "npdp.train", "--data", f"{folder}/ragged.csv"], ["-m", "npdp", "train", "--epochs", "x"]):
+        done = subprocess.run([sys.executable, *flags], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(r"npdp: error: [^\n]+\n", done.stderr)
+
+
+def test_a_fault_of_the_program_is_no_refusal(tmp_path):
+    """What is no input error ends with 1 and a traceback, once, on one rank and in a world of threads."""
+    (tmp_path / "model.py").write_text(
+        "from npdp import nn\n\n"
+        "class Model(nn.Module):\n"
+        "    def __init__(self, features, classes):\n        self.layer = nn.Linear(features, classes)\n\n"
+        "    def forward(self, x):\n        return self.layer(x)[:, :, 0]\n\n"
+        "def make(features, classes):\n    return Model(features, classes)\n"
+    )
+    for ranks in ([], ["--transport", "threads", "--ranks", "3"]):
+        command = [sys.executable, "-m", "npdp.train", *ranks, "--model", f"{tmp_path}/model.py:make"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.count("Traceback (most recent call last)") == 1 and "IndexError" in done.stderr

