@@ -1,4 +1,4 @@
-"""The house stands as design.md draws it: imports go down only, the halves never meet, one place for each thing.
+"""The house stands as the README draws it: imports go down only, the halves never meet, one place for each thing.
 
     6  train cli launch config job models evaluation saved_model using      report
     4  parallel

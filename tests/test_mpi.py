@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from launching import mpirun, needs_mpi, python
@@ -28,7 +29,9 @@ def test_messages_collectives_and_training_are_those_of_a_world_of_threads(ranks
 
 @pytest.mark.parametrize("fault", ["in_main", "in_a_thread", "in_backward", "everywhere", "after_others_have_ended"])
 def test_an_exception_ends_all_ranks_at_once_with_one_traceback(fault):
+    before = set(Path("/dev/shm").glob("*"))
     code, stdout, stderr = mpirun(3, "faults.py", fault)
+    assert set(Path("/dev/shm").glob("*")) <= before
     took = time.monotonic() - float(stdout.split()[1])
     assert code != 0
     assert (stdout + stderr).count(TRACEBACK) == 1, stderr

@@ -13,8 +13,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from npdp import train
-from npdp.data import sources
+from npdp import nn, train
+from npdp.data import ArrayDataset, sources
+from npdp.evaluation import evaluate
+from npdp.parallel.world import init
 from npdp.report import metrics as metrics_module
 from npdp.report.metrics import Metrics
 
@@ -321,3 +323,11 @@ def test_metrics_of_a_run_that_is_cut_off_are_whole_lines(tmp_path):
     metrics.write("start", world_size=1)
     assert (tmp_path / "m").read_text() == '{"event": "start", "world_size": 1}\n'
     metrics.__exit__(None, None, None)
+
+
+def test_a_model_is_scored_without_dropout_and_goes_on_with_it():
+    model = nn.Sequential(nn.Dropout(0.5, seed=1), nn.Linear(3, 2))
+    dataset = ArrayDataset(np.ones((20, 3), np.float32), np.zeros(20, np.int64))
+    first, second = (evaluate(init(), model, dataset, classes=2) for _ in range(2))
+    assert first == second  # dropout would draw two masks
+    assert all(module.training for module in model.modules())

@@ -8,6 +8,8 @@ ends, so a rank that fails a moment later, before it is ended too, may speak as 
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import socket
 import sys
@@ -45,6 +47,23 @@ def announce_failure(text: str) -> None:
         sys.stderr.flush()
     else:
         time.sleep(SECOND_WAITS_S)
+
+
+def remove_open_mpi_segments() -> None:
+    """Take away the names of this job's shared memory, which Open MPI leaves in /dev/shm when a job is aborted.
+
+    They are sm_segment.HOST.USER.JOB.RANK; this process has its own mapped, and so knows the job's. Ranks that still
+    use theirs keep them until they end.
+    """
+    try:
+        with open("/proc/self/maps") as maps:
+            mapped = {line.split()[-1] for line in maps if "/dev/shm/sm_segment." in line}
+    except OSError:
+        return  # not Linux: nothing is known to be left
+    for job in {path.rpartition(".")[0] for path in mapped}:
+        for path in glob.glob(glob.escape(job) + ".*"):
+            with contextlib.suppress(OSError):  # another rank was quicker
+                os.unlink(path)
 
 
 def _is_first() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from npdp import environment
-from npdp.comm.ending import announce_failure, end_on_exceptions
+from npdp.comm.ending import announce_failure, end_on_exceptions, remove_open_mpi_segments
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, check_size
 from npdp.comm.waiting import LOOKS_OWN_CORE, LOOKS_SHARED_CORE, wait_until
@@ -127,4 +127,5 @@ class MpiTransport:
     def _abort(self, text: str) -> None:
         """End all ranks; the first to fail prints its traceback."""
         announce_failure(text)
+        remove_open_mpi_segments()
         self._mpi.COMM_WORLD.Abort(1)
