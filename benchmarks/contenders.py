@@ -49,7 +49,7 @@ def npdp_step(name: str, wrapped: bool = False) -> Step:
     if wrapped:
         model = nn.DataParallel(model)
         world = init()  # tagged as the loader tags what it yields
-        inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)))
+        inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)), world.world_size)
 
     def step() -> None:
         loss = criterion(model(inputs), labels)

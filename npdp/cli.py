@@ -29,7 +29,9 @@ def train(arguments: Sequence[str]) -> int:
 
     try:
         parsed = config.parse(arguments)
-        if environment.launch() is None and parsed.transport == "mpi" and (parsed.ranks or 1) > 1:
+        launched = environment.launch()
+        alone = launched is None or launched.world_size == 1
+        if alone and parsed.transport == "mpi" and (parsed.ranks or 1) > 1:
             return launch.run_ranks_with_mpirun(parsed.ranks or 1, "npdp.train", arguments)
     except InputError as error:
         refuse(str(error))
@@ -70,7 +72,7 @@ def predict(arguments: Sequence[str]) -> int:
 def env(arguments: Sequence[str]) -> int:
     """Print the settings that mpirun needs here."""
     parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, and "
-                     "to start more ranks than there are cores. Nothing is printed where it needs none.",
+                     "to start more ranks than there are cores. Nothing is printed that is set already.",
                      '  eval "$(npdp env)"; mpirun -n 4 python -m npdp.train')
     parser.parse_args(arguments)
     from npdp import launch

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from npdp import environment
+from npdp.collectives.choose import ALGORITHMS
 from npdp.errors import InputError
 
-ALGORITHMS = ("auto", "naive", "ring", "halving_doubling", "tree", "mpi")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
 
@@ -89,6 +89,7 @@ def _number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callabl
 
 _POSITIVE_INT = _number(int, lambda value: value >= 1, "a whole number, at least 1")
 _COUNT = _number(int, lambda value: value >= 0, "a whole number, at least 0")
+_SEED = _number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
 _NOT_NEGATIVE = _number(float, lambda value: value >= 0, "a number, at least 0")
 _POSITIVE = _number(float, lambda value: value > 0, "a number above 0")
 _FRACTION = _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
@@ -134,7 +135,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
     model.add_argument("--weight-decay", type=_NOT_NEGATIVE, default=0.0, metavar="D", help="(0)")
     model.add_argument("--clip-norm", type=_POSITIVE, default=None, metavar="N",
                        help="scale the gradient down to this norm (off)")
-    model.add_argument("--seed", type=_COUNT, default=0, metavar="N", help="of weights, order, dropout and split (0)")
+    model.add_argument("--seed", type=_SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
     model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument("--strategy", choices=("allreduce",), default="allreduce", help="how ranks train together")
@@ -157,9 +158,12 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
         InputError: what is wrong with them, in one line.
     """
     config = TrainConfig(**vars(make_parser(prog).parse_args(arguments)))
-    for flag, path in {"--metrics": config.metrics, "--save": config.save}.items():
-        if path is not None:
-            require_writable(flag, path)
+    if config.metrics is not None:
+        require_writable("--metrics", config.metrics)
+    if config.save is not None:
+        require_replaceable("--save", config.save)
+        if config.metrics is not None and os.path.realpath(config.metrics) == os.path.realpath(config.save):
+            raise InputError(f"--metrics and --save name the same file, {config.save}")
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
     launched = environment.launch()
@@ -180,3 +184,13 @@ def require_writable(flag: str, path: str) -> None:
         raise InputError(f"{flag}: wanted a file to write, but there is no directory {folder}")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise InputError(f"{flag}: no permission to write {path}")
+
+
+def require_replaceable(flag: str, path: str) -> None:
+    """Raise InputError where a new file cannot be put in the place of `path`: it is made beside it, then renamed."""
+    require_writable(flag, path)
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise InputError(f"{flag}: wanted a file to write, {path} is a device or pipe")
+    if not os.access(os.path.dirname(target), os.W_OK):
+        raise InputError(f"{flag}: no permission to write in {os.path.dirname(target)}")

@@ -27,10 +27,10 @@ class Launch(NamedTuple):
 def launch() -> Launch | None:
     """Return what the launcher said, or None where there was none."""
     for rank, world_size, local_size in LAUNCHERS:
-        if rank in os.environ and world_size in os.environ:
+        if os.environ.get(rank, "").isdigit() and os.environ.get(world_size, "").isdigit():
             size = int(os.environ[world_size])
             local = os.environ.get(local_size, "").split("(")[0].split(",")[0]  # Slurm writes 4(x2),3
-            return Launch(int(os.environ[rank]), size, int(local or size))
+            return Launch(int(os.environ[rank]), size, int(local) if local.isdigit() else size)
     return None
 
 

@@ -69,7 +69,7 @@ def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int)
         "cosine": learning_rates.cosine(config.learning_rate, iterations),
     }[config.lr_schedule]
     if config.warm_up_epochs:
-        lr = learning_rates.warm_up(lr, round(config.warm_up_epochs * iterations_per_epoch))
+        lr = learning_rates.warm_up(lr, round(min(config.warm_up_epochs, config.epochs) * iterations_per_epoch))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return optim.SGD(parameters, lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -86,7 +86,7 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
     variables = {**os.environ, **settings(ranks)}
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         variables[TERMINAL] = str(shutil.get_terminal_size().columns)
-    process = subprocess.Popen(command, env=variables, start_new_session=True)
+    process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def stop(number: int, frame: FrameType | None) -> None:
         process.terminate()

@@ -72,6 +72,11 @@ def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...]
     return model
 
 
+def name_from_anywhere(name: str) -> str:
+    """Return a model's name with the path of the user's file made absolute, for a saved model."""
+    return name if name in MODELS else os.path.abspath(name)
+
+
 def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
     path, colon, function = name.rpartition(":")
     if not colon or not path.endswith(".py"):

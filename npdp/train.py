@@ -104,9 +104,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         iterations, samples = _epochs(config, world, job, console, metrics)
         wall_s = time.perf_counter() - before
         end = jobs.end_event(config, world, job, iterations, samples, wall_s)
+        metrics.write("end", **end)
         if config.save is not None:
             agree(world, lambda: _save(config, job) if world.rank == 0 else None)
-        metrics.write("end", **end)
         console.say(summary(end))
     return end
 
@@ -121,39 +121,46 @@ def _epochs(
     parameters = optimizer.parameters
     samples = 0
     for epoch in range(config.epochs):
-        loss_sum = epoch_samples = 0.0
+        epoch_loss = batch_loss = epoch_count = batch_count = 0.0  # sums over this rank's samples
         for piece, (inputs, labels) in enumerate(job.loader):
             first, last = piece % config.accumulate == 0, (piece + 1) % config.accumulate == 0
             if first:
                 optimizer.zero_grad()
+                batch_loss = batch_count = 0.0
             with model.syncing(last):
                 loss = criterion(model(inputs), labels)
                 loss.backward()
-            loss_sum += loss.item() * len(labels)
-            epoch_samples += len(labels)
+            batch_loss += loss.item() * len(labels)
+            batch_count += len(labels)
             if not last:
                 continue
             if config.clip_norm is not None:
                 optim.clip_grad_norm_(parameters, config.clip_norm)
+            learning_rate = optimizer.current_lr
             optimizer.step()
+            epoch_loss += batch_loss
+            epoch_count += batch_count
+            local_loss = batch_loss / (batch_count or 1)
             if metrics.due():
                 metrics.write(
-                    "iteration", iteration=optimizer.iteration, epoch=epoch + 1, loss=loss.item(),
-                    learning_rate=optimizer.current_lr,
+                    "iteration", iteration=optimizer.iteration, epoch=epoch + 1, local_loss=local_loss,
+                    learning_rate=learning_rate,
                 )  # fmt: skip
-            console.live(f"epoch {epoch + 1}/{config.epochs}  iteration {optimizer.iteration}  loss {loss.item():.4f}")
-        samples += int(epoch_samples)
-        mean = world.mean(loss_sum / (epoch_samples or 1), epoch_samples)
+            if console.due():
+                at = f"epoch {epoch + 1}/{config.epochs}  iteration {optimizer.iteration}"
+                console.live(f"{at}  loss {local_loss:.4f}")
+        samples += int(epoch_count)
+        mean = world.mean(epoch_loss / (epoch_count or 1), epoch_count)
         metrics.write("epoch", epoch=epoch + 1, iteration=optimizer.iteration, train_loss=mean)
         console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
     return optimizer.iteration, samples
 
 
 def _save(config: TrainConfig, job: Job) -> None:
-    from npdp import saved_model
+    from npdp import models, saved_model
 
     description = {
-        "model": job.model_name,
+        "model": models.name_from_anywhere(job.model_name),
         "features": job.data.train.sample_shape[0],
         "classes": job.data.classes,
         "hidden": list(config.hidden),

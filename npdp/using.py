@@ -17,8 +17,6 @@ from npdp.evaluation import evaluate as score
 from npdp.parallel.world import init
 from npdp.saved_model import SavedModel
 
-Part = tuple[str, ArrayDataset]
-
 
 def evaluate(model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int) -> str:
     """Return the scores of a saved model on the test part, the training part, or all of a data set.

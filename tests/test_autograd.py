@@ -413,3 +413,27 @@ def test_what_backward_has_read_is_freed_while_the_loss_is_kept(without_collecto
     assert kept() is not None
     loss.backward()
     assert kept() is None
+
+
+def test_no_grad_decorates_a_function():
+    x = Tensor([1.0], requires_grad=True)
+
+    @no_grad()
+    def double():
+        return x * 2
+
+    assert double().node is None and (x * 2).node is not None
+
+
+def test_an_index_array_that_changes_later_does_not_change_the_gradient():
+    x, at = Tensor(np.zeros(3), requires_grad=True), np.array([0, 1])
+    picked = x[at]
+    at[:] = 2
+    picked.sum().backward()
+    assert np.array_equal(x.grad, [1, 1, 0])
+
+
+def test_reductions_take_pytorchs_names_too():
+    x = Tensor(np.arange(6.0).reshape(2, 3))
+    assert np.array_equal(x.sum(dim=1, keepdim=True).data, x.sum(axis=1, keepdims=True).data)
+    assert np.array_equal(x.mean(dim=0).data, x.mean(0).data)

@@ -360,3 +360,51 @@ def test_a_hook_sees_the_local_gradient_before_the_exchange_and_may_replace_it()
         assert len(seen) == 1
         assert_close({"local": seen[0]}, {"local": alone(parts[rank])}, f"rank {rank}")
         assert_close({"global": global_gradient}, {"global": 2 * alone(slice(0, 6))}, f"rank {rank}")
+
+
+def test_one_loss_of_two_batches_of_different_sizes_is_refused():
+    def program():
+        model, criterion = nn.DataParallel(nn.Linear(2, 1)), nn.MSELoss()
+        losses = [criterion(model(np.ones((n, 2), np.float32)), np.ones((n, 1), np.float32)) for n in (2, 3)]
+        (losses[0] + losses[1]).backward()
+
+    with pytest.raises(ValueError, match="batches of different sizes"):
+        npdp.run_ranks(2, program)
+
+
+def test_a_loader_of_the_users_own_shard_weighs_by_what_each_rank_brings():
+    x = np.arange(5.0)[:, None]
+
+    def gradient(way):
+        model = nn.Linear(1, 1, dtype=np.float64, generator=np.random.default_rng(0))
+        mine = x if way == "whole" else x[:2] if npdp.rank() == 0 else x[2:]
+        model = model if way == "whole" else nn.DataParallel(model)
+        for inputs, labels in DataLoader(ArrayDataset(mine, 2 * mine), batch_size=8, rank=0, world_size=1):
+            nn.MSELoss()(model(inputs), labels).backward()
+        return next(model.parameters()).grad.copy()
+
+    wanted = npdp.run_ranks(1, gradient, "whole")[0]
+    for got in npdp.run_ranks(2, gradient, "shards"):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_a_parameter_unfrozen_after_wrapping_is_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].weight.requires_grad = False
+    wrapped = nn.DataParallel(model)
+    model[0].weight.requires_grad = True
+    with pytest.raises(RuntimeError, match="unfrozen after the model was wrapped"):
+        wrapped(np.ones((1, 2), np.float32))
+
+
+def test_gradients_stay_where_a_later_backward_fails():
+    def program():
+        model = nn.DataParallel(nn.Linear(2, 1))
+        loss = model(np.ones((2, 2), np.float32)).mean()
+        loss.backward()
+        before = [parameter.grad.copy() for parameter in model.parameters()]
+        with pytest.raises(RuntimeError, match="retain_graph"):
+            loss.backward()
+        return all(np.array_equal(p.grad, g) for p, g in zip(model.parameters(), before))
+
+    assert npdp.run_ranks(2, program) == [True, True]

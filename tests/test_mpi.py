@@ -10,6 +10,7 @@ import pytest
 from launching import mpirun, needs_mpi, python
 
 import npdp
+from npdp.comm.ending import OPEN_MPI_SEGMENT
 
 pytestmark = needs_mpi
 TRACEBACK = "Traceback (most recent call last)"
@@ -88,3 +89,10 @@ def test_init_refuses_where_several_ranks_were_started_and_mpi_is_missing(tmp_pa
 def test_a_world_of_one_touches_no_mpi():
     npdp.init()
     assert not [name for name in sys.modules if name.startswith("mpi4py")]
+
+
+def test_only_open_mpis_segments_count_as_such():
+    line = "7f00-7f01 rw-s 00000000 00:1a 7      /dev/shm/sm_segment.host.0.9e450001.2"
+    assert OPEN_MPI_SEGMENT.search(line)[1] == "/dev/shm/sm_segment.host.0.9e450001"
+    assert OPEN_MPI_SEGMENT.search(line + " (deleted)")[1] == "/dev/shm/sm_segment.host.0.9e450001"
+    assert OPEN_MPI_SEGMENT.search("7f00-7f01 rw-s 00000000 00:1a 7      /home/me/.env") is None

@@ -1,12 +1,14 @@
 """Modules, layers and losses: names, state, dropout's masks, first values, and errors."""
 
+import copy
+import pickle
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import npdp
-from npdp import nn
+from npdp import nn, optim
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.tensor import result
 
@@ -338,3 +340,39 @@ def test_parallel_names_are_found_where_pytorch_has_them():
     assert nn.DataParallel.__name__ == "DataParallel"
     with pytest.raises(AttributeError, match="has no attribute 'Conv2d'"):
         _ = nn.Conv2d
+
+
+def test_a_copy_of_a_model_trains_by_itself():
+    model = nn.Linear(3, 20)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        before = twin.weight.data.copy()
+        mine = optim.SGD(twin.parameters(), lr=0.1)
+        twin(np.ones((2, 3), np.float32)).sum().backward()
+        mine.step()
+        assert not np.array_equal(twin.weight.data, before)
+        assert np.array_equal(model.weight.data, before)
+    assert optimizer.parameters[0].grad is None
+
+
+def test_a_state_dict_can_be_copied_and_pickled():
+    state = nn.Linear(3, 2).state_dict()
+    for twin in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert all(np.array_equal(twin[name], state[name]) for name in state)
+
+
+def test_a_dropout_that_is_used_twice_has_two_masks():
+    drop = nn.Dropout(0.5, seed=1)
+    x = result(np.ones((4, 8)), Batch(4, 3, (0, 4)))
+    first, second = drop(x).data, drop(x).data
+    assert not np.array_equal(first, second)
+    again = nn.Dropout(0.5, seed=1)
+    assert np.array_equal(again(x).data, first) and np.array_equal(again(x).data, second)
+
+
+def test_a_module_put_in_the_place_of_another_is_used():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    setattr(model, "1", nn.Tanh())
+    assert [type(module) for module in model] == [nn.Linear, nn.Tanh]
+    x = np.ones((1, 2), np.float32)
+    assert np.array_equal(model(x).data, np.tanh(model[0](x).data))

@@ -366,3 +366,12 @@ def test_mistakes_are_named(error, message, make):
     with pytest.raises(error, match=message):
         make(params)
     assert params[0].place is None
+
+
+def test_values_that_the_user_assigned_are_the_parameter():
+    model = nn.Linear(2, 1)
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    model.weight.data = np.full((1, 2), 5, np.float32)
+    model(np.ones((1, 2), np.float32)).sum().backward()
+    optimizer.step()
+    assert np.array_equal(model.weight.data, [[4, 4]])

@@ -309,3 +309,18 @@ def test_predict_refuses_what_does_not_fit(folder, tmp_path):
             answers(folder, "digits", tmp_path / name)
     with pytest.raises(InputError, match="gives numbers, not classes"):
         answers(folder, "numbers", folder / "numbers.csv", probabilities=True)
+
+
+def test_saving_through_a_link_keeps_the_link(tmp_path):
+    target, link = tmp_path / "model.npz", tmp_path / "latest.npz"
+    link.symlink_to(target)
+    assert train.main(["--epochs", "0", "--quiet", "--save", str(link)]) == 0
+    assert link.is_symlink() and target.stat().st_size > 0
+
+
+def test_saving_onto_a_pipe_or_onto_the_metrics_is_refused(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    same = str(tmp_path / "same")
+    assert train.main(["--save", str(tmp_path / "pipe")]) == 2
+    assert train.main(["--save", same, "--metrics", same]) == 2
+    assert capsys.readouterr().err.count("npdp: error:") == 2

@@ -201,7 +201,7 @@ class Layers(nn.Sequential):
     """A Sequential of which one can ask for the first layers alone: the others are unused then."""
 
     def forward(self, x, last=None):
-        for layer in self._modules[:last]:
+        for layer in self[:last]:
             x = layer(x)
         return x
 

@@ -16,15 +16,21 @@ class Batch:
         iteration: number of the global batch since training began.
         place: (first row in the global batch, samples of the global batch over all ranks), or a function
             that finds it out, collectively, the first time that somebody asks.
+        parts: into how many parts, one a rank, the global batch was cut.
     """
 
-    __slots__ = ("_place", "count", "iteration")
+    __slots__ = ("_place", "count", "iteration", "parts")
 
     def __init__(
-        self, count: int, iteration: int, place: tuple[int, int] | Callable[[int], tuple[int, int]]
+        self,
+        count: int,
+        iteration: int,
+        place: tuple[int, int] | Callable[[int], tuple[int, int]],
+        parts: int = 1,
     ) -> None:
         self.count = count
         self.iteration = iteration
+        self.parts = parts
         self._place = place
 
     @property
@@ -40,3 +46,13 @@ class Batch:
     @property
     def global_count(self) -> int:
         return self.place[1]
+
+
+MIXED = Batch(0, 0, (0, 0), 0)  # of a result of several batches that weigh differently
+
+
+def joined(batch: Batch, other: Batch) -> Batch:
+    """Return the batch of a result computed from both: where they weigh alike, the one that was cut for more ranks."""
+    if batch.count != other.count or MIXED in (batch, other):
+        return MIXED
+    return batch if batch.parts >= other.parts else other

@@ -31,6 +31,9 @@ class GradientExchange(Protocol):
     def finish(self) -> None:
         """Backward has ended."""
 
+    def cancel(self) -> None:
+        """Backward has failed."""
+
 
 def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
@@ -43,7 +46,12 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     weight = _weight(exchanges, loss, graph)
     if weight != 1:
         start = start * start.dtype.type(weight)
-    _walk(loss.node, start, graph, weight, retain_graph)
+    try:
+        _walk(loss.node, start, graph, weight, retain_graph)
+    except BaseException:
+        for exchange in exchanges:
+            exchange.cancel()
+        raise
     for exchange in exchanges:
         exchange.finish()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from npdp.autograd.batch import Batch, joined
 from npdp.autograd.tensor import Array, Node, Tensor, TensorLike, Vjp, _mode, result
 
 Rule = Callable[..., tuple[Any, tuple[Vjp | None, ...]]]
@@ -43,10 +44,11 @@ def operation(
         def apply(*inputs: TensorLike, **options: Any) -> Tensor:
             tensors = [x if isinstance(x, Tensor) else _constant(x, inputs) for x in inputs]
             output, vjps = rule(*[tensor.data for tensor in tensors], **options)
-            batch = None
+            batch: Batch | None = None
             wanted = False
             for tensor in tensors:
-                batch = batch or tensor.batch
+                if tensor.batch is not batch and tensor.batch is not None:
+                    batch = tensor.batch if batch is None else joined(batch, tensor.batch)
                 wanted = wanted or tensor.requires_grad
             if type(output) is not np.ndarray:
                 output = np.asarray(output)

@@ -251,13 +251,20 @@ def _comparison(ufunc):
     )
 
 
+def _reduction(op):
+    """Return a reduction as a method, under NumPy's names of its arguments or PyTorch's."""
+    return lambda self, axis=None, keepdims=False, *, dim=None, keepdim=False: op(
+        self, axis=axis if dim is None else dim, keepdims=keepdims or keepdim
+    )
+
+
 def _shape_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
 
 
 def _index(self: Tensor, at: Any) -> Tensor:
     parts = at if isinstance(at, tuple) else (at,)
-    plain = tuple(part.data.copy() if isinstance(part, Tensor) else part for part in parts)  # the gradient reads it
+    plain = tuple(np.array(part) if isinstance(part, (Tensor, np.ndarray)) else part for part in parts)  # kept
     return index(self, at=plain if isinstance(at, tuple) else plain[0])
 
 
@@ -274,13 +281,10 @@ for _name, _method in {
     "__ge__": _comparison(np.greater_equal), "__eq__": _comparison(np.equal), "__ne__": _comparison(np.not_equal),
     "matmul": matmul, "exp": exp, "log": log, "sqrt": sqrt, "abs": abs, "tanh": tanh, "sigmoid": sigmoid,
     "relu": relu,
-    "sum": lambda self, axis=None, keepdims=False: sum(self, axis=axis, keepdims=keepdims),
-    "mean": lambda self, axis=None, keepdims=False: mean(self, axis=axis, keepdims=keepdims),
-    "max": lambda self, axis=None, keepdims=False: max(self, axis=axis, keepdims=keepdims),
-    "min": lambda self, axis=None, keepdims=False: min(self, axis=axis, keepdims=keepdims),
+    "sum": _reduction(sum), "mean": _reduction(mean), "max": _reduction(max), "min": _reduction(min),
     "clip": lambda self, low=None, high=None: clip(self, low=low, high=high),
-    "softmax": lambda self, axis=-1: softmax(self, axis=axis),
-    "log_softmax": lambda self, axis=-1: log_softmax(self, axis=axis),
+    "softmax": lambda self, axis=-1, *, dim=None: softmax(self, axis=axis if dim is None else dim),
+    "log_softmax": lambda self, axis=-1, *, dim=None: log_softmax(self, axis=axis if dim is None else dim),
     "logsumexp": lambda self, axis=-1, keepdims=False: logsumexp(self, axis=axis, keepdims=keepdims),
     "argmax": lambda self, axis=None: result(np.asarray(self.data.argmax(axis=axis)), self.batch),
     "reshape": lambda self, *shape: reshape(self, shape=_shape_of(shape)),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ContextDecorator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,8 @@ def is_grad_enabled() -> bool:
     return _mode.grad_enabled
 
 
-class no_grad:  # noqa: N801  (PyTorch's name)
-    """Context in which nothing is recorded, for evaluation and for changing parameters by hand."""
+class no_grad(ContextDecorator):  # noqa: N801  (PyTorch's name)
+    """Context, or decorator, in which nothing is recorded, for evaluation and for changing parameters by hand."""
 
     def __enter__(self) -> None:
         self._before = _mode.grad_enabled

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import socket
 import sys
 import threading
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+OPEN_MPI_SEGMENT = re.compile(r" (/dev/shm/sm_segment\.\S+)\.\d+( \(deleted\))?$")  # as /proc/self/maps writes it
 SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first, but not for ever
 
 _claim: socket.socket | None = None  # kept until this process ends
@@ -57,10 +59,10 @@ def remove_open_mpi_segments() -> None:
     """
     try:
         with open("/proc/self/maps") as maps:
-            mapped = {line.split()[-1] for line in maps if "/dev/shm/sm_segment." in line}
+            jobs = {found[1] for line in maps if (found := OPEN_MPI_SEGMENT.search(line))}
     except OSError:
         return  # not Linux: nothing is known to be left
-    for job in {path.rpartition(".")[0] for path in mapped}:
+    for job in jobs:
         for path in glob.glob(glob.escape(job) + ".*"):
             with contextlib.suppress(OSError):  # another rank was quicker
                 os.unlink(path)

@@ -15,10 +15,10 @@ from typing import Any
 from npdp import environment
 from npdp.comm.ending import announce_failure, end_on_exceptions, remove_open_mpi_segments
 from npdp.comm.errors import CommunicationError
-from npdp.comm.transport import Buffer, check_size
+from npdp.comm.transport import Buffer, check_message
 from npdp.comm.waiting import LOOKS_OWN_CORE, LOOKS_SHARED_CORE, wait_until
 
-TAG_DATA, TAG_LEFT = 1, 2
+TAG_LEFT = 1
 MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
 
 
@@ -69,10 +69,10 @@ class MpiTransport:
         atexit.register(self._leave)
 
     def send(self, buffer: Buffer, peer: int) -> Any:
-        return self._data.Isend(buffer, peer, TAG_DATA), None, peer
+        return self._data.Isend(buffer, peer, buffer.dtype.num), None, peer  # the tag tells the dtype
 
     def receive(self, buffer: Buffer, peer: int) -> Any:
-        return self._data.Irecv(buffer, peer, TAG_DATA), buffer.nbytes, peer
+        return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG), buffer, peer
 
     def wait(self, handle: Any) -> None:
         request, wanted, peer = handle
@@ -83,9 +83,10 @@ class MpiTransport:
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
-            raise CommunicationError(check_size(wanted, None, self.rank, peer)) from None
+            raise CommunicationError(check_message(wanted, None, True, self.rank, peer)) from None
         if wanted is not None:
-            error_text = check_size(wanted, status.Get_count(self._mpi.BYTE), self.rank, peer)
+            same_dtype = status.Get_tag() == wanted.dtype.num
+            error_text = check_message(wanted, status.Get_count(self._mpi.BYTE), same_dtype, self.rank, peer)
             if error_text:
                 raise CommunicationError(error_text)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npdp.comm.errors import CommunicationError, WorldEnded
-from npdp.comm.transport import Buffer, check_size
+from npdp.comm.transport import Buffer, check_message
 
 T = TypeVar("T")
 LOOK_UP_S = 0.05  # how often a waiting rank looks whether another has failed or left
@@ -115,9 +115,10 @@ class ThreadTransport:
 
 def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
     """Copy from a send into its receive, and end both."""
-    error = check_size(receive.buffer.nbytes, send.buffer.nbytes, target, source)
+    same_dtype = receive.buffer.dtype == send.buffer.dtype
+    error = check_message(receive.buffer, send.buffer.nbytes, same_dtype, target, source)
     if error is None:
-        np.copyto(receive.buffer.view(send.buffer.dtype), send.buffer)
+        np.copyto(receive.buffer, send.buffer)
     for message in (send, receive):
         message.error = error
         message.arrived.release()
@@ -149,8 +150,12 @@ def run_threads(world_size: int, program: Callable[[ThreadTransport], T]) -> lis
     threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in ranks]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # Ctrl-C: the ranks end at their next wait
+        world.fail(-1, error)
+        raise
     if world.failure:
         raise world.failure[1]
     return results

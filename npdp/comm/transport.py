@@ -69,11 +69,13 @@ class NoTransport:
         pass
 
 
-def check_size(wanted: int, got: int | None, rank: int, peer: int) -> str | None:
-    """Return what is wrong with a message of `got` bytes (None: more) where `wanted` were expected, or None."""
-    if wanted == got:
+def check_message(wanted: Buffer, got_bytes: int | None, same_dtype: bool, rank: int, peer: int) -> str | None:
+    """Return what is wrong with a message of so many bytes (None: too many) for the buffer `wanted`, or None."""
+    if wanted.nbytes == got_bytes and same_dtype:
         return None
+    got = "more" if got_bytes is None else str(got_bytes)
     return (
-        f"rank {rank}: wanted {wanted} bytes from rank {peer}, got {'more' if got is None else got}: "
+        f"rank {rank}: wanted {wanted.nbytes} bytes{'' if same_dtype else f' of {wanted.dtype}'} from rank {peer}, "
+        f"got {got}{'' if same_dtype else ' of another dtype'}: "
         "the two ranks do not call the same collective with the same count and dtype"
     )

@@ -51,8 +51,8 @@ class DataLoader:
         for name, value in {"batch_size": batch_size, "accumulate": accumulate}.items():
             if value < 1:
                 raise ValueError(f"DataLoader: {name} must be at least 1, got {value}")
-        if seed < 0:
-            raise ValueError(f"DataLoader: seed must not be negative, got {seed}")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"DataLoader: seed must be in [0, 2^64), got {seed}")
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
         self.global_batch_size, self.accumulate = batch_size, accumulate
         if (rank is None) != (world_size is None):
@@ -83,7 +83,7 @@ class DataLoader:
             for piece in range(self.accumulate):
                 start, stop = local_rows(len(rows), self.world_size, self.rank, self.accumulate, piece)
                 x, y = self._take(rows[start:stop])
-                batch = Batch(stop - start, iteration, (start, len(rows)))
+                batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size)
                 yield result(x, batch), result(y, batch)
 
     def _take(self, rows: Rows) -> tuple[Array, Array]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from npdp import random
 from npdp.autograd import Batch, Tensor, operators
+from npdp.autograd.batch import MIXED
 from npdp.autograd.tensor import Array
 from npdp.nn.functional import NARROW, linear, scale_by
 from npdp.nn.initializers import uniform_fan_in
@@ -93,25 +95,28 @@ class Sequential(Module):
     def __init__(self, *modules: Module) -> None:
         for number, module in enumerate(modules):
             setattr(self, str(number), module)
-        self._modules = list(modules)
 
     def forward(self, x: Any) -> Any:
-        for module in self._modules:
+        for module in self:
             x = module(x)
         return x
 
+    def __iter__(self) -> Iterator[Module]:
+        return (module for _, module in self.named_children())
+
     def __len__(self) -> int:
-        return len(self._modules)
+        return sum(1 for _ in self)
 
     def __getitem__(self, number: int) -> Module:
-        return self._modules[number]
+        return list(self)[number]
 
 
 class Dropout(Module):
     """Sets a part p of the elements to 0 and scales the rest by 1 / (1 - p); in evaluation, nothing.
 
     The mask is a function of (seed, this layer's place in the model, iteration, row in the global batch), by a
-    counter-based generator: a row is masked alike however many ranks share the batch.
+    counter-based generator: a row is masked alike however many ranks share the batch. A layer that is used several
+    times in a forward has another mask each time.
 
     Args:
         p: the probability of dropping, in [0, 1).
@@ -124,13 +129,19 @@ class Dropout(Module):
         self.p, self.seed = p, seed
         self.layer_number = 0  # its place among the dropouts of the model; Module keeps it
         self._calls = 0
+        self._rows: tuple[int, ...] = ()  # the last rows seen, and how often since: each use has a mask of its own
+        self._uses = 0
 
     def forward(self, x: Any) -> Tensor:
         x = as_tensor(x)
         if not self.training or self.p == 0:
             return x  # type: ignore[no-any-return]
         self._calls += 1
-        batch = x.batch or Batch(len(x), self._calls, (0, len(x)))
+        known = x.batch is not None and x.batch is not MIXED
+        batch = x.batch if known else Batch(len(x), self._calls, (0, len(x)))
+        rows = (batch.iteration, batch.first_row, batch.count)
+        self._uses = self._uses + 1 if rows == self._rows else 0
+        self._rows = rows
         rows_per_sample = len(x) // max(1, batch.count)  # more than one where (batch, time, ...) was flattened
         return scale_by(x, self._mask(x, batch.iteration, batch.first_row * rows_per_sample))
 
@@ -141,7 +152,7 @@ class Dropout(Module):
         seed = random.current_seed() if self.seed is None else self.seed
         bits = np.random.Philox(
             key=np.array([seed, self.layer_number], np.uint64),
-            counter=np.array([first_row * ticks, iteration, 0, 0], np.uint64),
+            counter=np.array([first_row * ticks, iteration, self._uses, 0], np.uint64),
         ).random_raw(len(x) * ticks * 4)
         numbers = bits.astype("<u8", copy=False).view("<u4").reshape(len(x), ticks * 8)[:, :width]
         kept = numbers >= np.uint32(self.p * 2.0**32)

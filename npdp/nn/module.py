@@ -19,6 +19,9 @@ class StateDict(dict[str, Array]):
         super().__init__({name: np.array(parameter.data, order="C") for name, parameter in parameters.items()})
         self.parameters = parameters
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy, or what is pickled, is values only
+
 
 class Module:
     """Base of layers and models: set parameters and modules as attributes, write `forward`.
@@ -28,11 +31,11 @@ class Module:
 
     training: bool = True
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def __call__(self, *inputs: Any) -> Any:
-        return self.forward(*inputs)
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self.forward(*inputs, **named)
 
     # What it is made of
     def named_children(self) -> Iterator[tuple[str, Module]]:

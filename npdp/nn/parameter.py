@@ -27,14 +27,21 @@ Allocate = Callable[[int, "np.dtype[Any]"], Array]
 class Parameter(Tensor):
     """A leaf that a model owns and an optimiser changes; `requires_grad=False` freezes it.
 
+    A copy (`copy.deepcopy`, pickle) has the values, and is not laid flat.
+
     Attributes:
         place: (the flat arrays that it lies in, its number there), once it has been laid flat.
+        data_buffer: its values there; `data` is this array unless the user has put another in its place.
     """
 
     place: tuple[FlatParameters, int] | None = None
+    data_buffer: Array | None = None
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (np.array(self.data), self.requires_grad)
 
 
 def allocate(count: int, dtype: np.dtype[Any]) -> Array:
@@ -73,7 +80,7 @@ class FlatParameters:
     def _move_in(self, parameter: Parameter, number: int) -> None:
         values = self.view(self.data, number)
         values[...] = parameter.data
-        parameter.data = values
+        parameter.data = parameter.data_buffer = values
         parameter.grad_buffer = self.view(self.grad, number)
         if parameter.grad is not None:
             parameter.grad_buffer[...] = parameter.grad

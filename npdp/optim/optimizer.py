@@ -48,7 +48,7 @@ class Slab:
     def runs(self) -> list[Run]:
         """Return the runs that have gradients, and count their step."""
         for parameter in self._owned:
-            if parameter.grad is not parameter.grad_buffer:
+            if parameter.grad is not parameter.grad_buffer or parameter.data is not parameter.data_buffer:
                 return self._broken_runs()
         if not self._unbroken or self.steps.count(self.steps[0]) != len(self.steps):
             return self._broken_runs()
@@ -60,6 +60,9 @@ class Slab:
         """Return the runs where some parameters have no gradient, another age, or another owner."""
         runs: list[Run] = []
         for place, (number, parameter) in enumerate(zip(self.numbers, self._owned)):
+            if parameter.data is not parameter.data_buffer:  # the user's own array
+                np.copyto(parameter.data_buffer, parameter.data, casting="same_kind")  # type: ignore[arg-type]
+                parameter.data = parameter.data_buffer  # type: ignore[assignment]
             if parameter.grad is None:
                 continue
             if parameter.grad is not parameter.grad_buffer:  # the user's own array

@@ -30,6 +30,10 @@ class DataParallel(Module):
     Making one is collective: names, shapes and dtypes are compared over the ranks, then rank 0's values are taken
     by all. Parameters keep their names: `state_dict` has no `module.` before each.
 
+    A rank's loss weighs as many samples as its part of the loader's batch has (else: as the first dimension of
+    forward's first input), also where the model leaves some of them out. All ranks run the same wrapped models in
+    the same order; parts of a model may be used on some ranks only.
+
     Args:
         module: the model; the same program must build it on every rank.
         bucket_cap_mb: gradients leave in buckets of about this size, in MB of 2^20 bytes.
@@ -47,16 +51,23 @@ class DataParallel(Module):
         if self.world.world_size > 1:
             broadcast_parameters(module.named_parameters())
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
         self.exchange = _exchange_of(trained) or GradientExchange(trained, self.world, bucket_cap_mb, first_bucket_mb)
         self.exchange.wrapped = True
         self._untagged = 0
 
-    def forward(self, *inputs: Any) -> Any:
-        if is_grad_enabled() and inputs:
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        return self.module.training
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        if any(parameter.requires_grad for parameter in self._frozen):
+            raise RuntimeError("DataParallel: a parameter was unfrozen after the model was wrapped; unfreeze it before")
+        if is_grad_enabled() and inputs and not isinstance(inputs[0], dict):
             first = as_tensor(inputs[0])
-            if first.batch is None:
+            if first.batch is None or first.batch.parts != self.world.world_size:
                 inputs = (self._tagged(first), *inputs[1:])
-        return self.module(*inputs)
+        return self.module(*inputs, **named)
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Within, backward adds up local gradients; the first backward after it exchanges them all."""
@@ -76,9 +87,9 @@ class DataParallel(Module):
 
     def _tagged(self, x: Tensor) -> Tensor:
         """Return `x` as rows of a global batch that is put together from what each rank brings."""
-        self._untagged += 1
+        self._untagged += self.training
         tagged = x.reshape(x.shape)  # another tensor, through which the gradient still reaches x
-        tagged.batch = Batch(len(x), self._untagged, self._place)
+        tagged.batch = Batch(len(x), self._untagged, self._place, self.world.world_size)
         return tagged
 
     def _place(self, count: int) -> tuple[int, int]:

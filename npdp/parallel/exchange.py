@@ -19,6 +19,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from npdp.autograd import Batch, Node, Tensor
+from npdp.autograd.batch import MIXED
 from npdp.autograd.engine import Graph
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, lay_flat
@@ -89,9 +90,20 @@ class GradientExchange:
             self._put_aside()
             self._waits_for = [len(bucket.numbers) for bucket in self.buckets]
             self._next = 0
-        if batch is None:  # nothing says how many samples this is: every rank counts alike
-            return 1 / self.world.world_size
+        if self.world.world_size == 1 and batch is MIXED:
+            return 1.0
+        if batch is None or batch.parts != self.world.world_size:
+            return self._weight_without_a_batch(batch)
         return batch.count / batch.global_count if batch.global_count else 0.0
+
+    def _weight_without_a_batch(self, batch: Batch | None) -> float:
+        """Return the weight where nothing says how many samples this is: every rank counts alike."""
+        if batch is MIXED:
+            raise ValueError(
+                "backward: this loss was computed from batches of different sizes, which weigh differently on each "
+                "rank; give each its own backward, the gradients add up"
+            )
+        return 1 / self.world.world_size
 
     def ready(self, parameter: Tensor) -> None:
         if not self.syncing or self.world.world_size == 1:
@@ -111,6 +123,13 @@ class GradientExchange:
                 _add_to_grad(parameter, np.zeros_like(parameter.data))
         if was_local or self._local:
             self._tell_the_optimizers()
+
+    def cancel(self) -> None:
+        """Backward has failed: gradients that were put aside come back."""
+        for parameter, before in self._aside.items():
+            parameter.grad = None
+            _add_to_grad(parameter, before)
+        self._aside = {}
 
     @property
     def unsynced(self) -> bool:

@@ -118,7 +118,7 @@ class World:
 
     def gather_texts(self, text: str) -> list[str]:
         """Return every rank's text, in rank order; for verdicts and descriptions, not for data."""
-        mine = text.encode()
+        mine = text.encode(errors="surrogateescape")
         sizes = np.zeros(self.world_size, np.int64)
         self.allgather(np.array([len(mine)], np.int64), sizes, "halving_doubling")
         words = int(sizes.max() + 7) // 8
@@ -126,7 +126,7 @@ class World:
         chunk = np.frombuffer(mine.ljust(words * 8, b"\0"), np.int64)
         self.allgather(chunk, everything, "halving_doubling")
         rows = everything.view(np.uint8).reshape(self.world_size, words * 8)
-        return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+        return [row[:size].tobytes().decode(errors="surrogateescape") for row, size in zip(rows, sizes)]
 
     def _choose(self, collective: str, algorithm: str | None, buffer: Array) -> str:
         """Return the algorithm asked for, else the world's where this collective has it, else the table's."""

@@ -14,6 +14,7 @@ from typing import Any
 from npdp import environment
 
 LINE_EVERY_S = 0.1
+CLEAR = "\r\x1b[K"  # back to the first column, and nothing in the line
 TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks print, set by `npdp train`
 
 
@@ -29,16 +30,18 @@ class Console:
     def say(self, text: str) -> None:
         """Print lines."""
         if self.speaks:
-            self._clear()
-            print(text, flush=True)
+            self._write(text + "\n")
+            self._live = False
+
+    def due(self) -> bool:
+        """Return whether there is a terminal, and it is time for its next live line."""
+        return self._width > 0 and time.monotonic() >= self._next
 
     def live(self, text: str) -> None:
-        """Show the state of things, on a terminal, at most ten times a second."""
-        if self._width and time.monotonic() >= self._next:
+        """Show the state of things, on a terminal."""
+        if self._width:
             self._next = time.monotonic() + LINE_EVERY_S
-            self._clear()
-            sys.stdout.write(text[: self._width - 1])
-            sys.stdout.flush()
+            self._write(text[: self._width - 1])
             self._live = True
 
     def epoch(self, text: str, last: bool) -> None:
@@ -48,10 +51,14 @@ class Console:
         else:
             self.say(text)
 
-    def _clear(self) -> None:
-        if self._live:
-            sys.stdout.write("\r\x1b[K")
-            self._live = False
+    def _write(self, text: str) -> None:
+        """Write in the place of the live line; a reader who has gone (`| head`) does not end the training."""
+        try:
+            sys.stdout.write(CLEAR * self._live + text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self.speaks, self._width = False, 0
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the end of the program is quiet
 
 
 def _terminal_width() -> int:
