@@ -16,6 +16,7 @@ from pathlib import Path
 from machine import clean_environment, keep
 
 WORKER = str(Path(__file__).with_name("worker.py"))
+TRIES = 3  # torchrun aborts now and then when its ranks leave
 ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
@@ -35,14 +36,15 @@ def seconds_a_step(who: str, model: str, ranks: int, seconds: float) -> float:
     from npdp import launch
 
     environment = {**clean_environment(), **ONE_THREAD, **launch.settings(ranks)}
-    run = subprocess.run(
-        [*command(who, ranks), WORKER, who, model, str(seconds)],
-        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    found = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("round ")]
-    if run.returncode or not found:
-        raise SystemExit(f"{who} failed on {model}:\n{run.stderr[-2000:]}")
-    return float(found[0])
+    for _ in range(TRIES):
+        run = subprocess.run(
+            [*command(who, ranks), WORKER, who, model, str(seconds)],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        found = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("round ")]
+        if found:
+            return float(found[0])
+    raise SystemExit(f"{who} failed on {model} {TRIES} times:\n{run.stderr[-2000:]}")
 
 
 def main() -> None:

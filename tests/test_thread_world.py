@@ -13,7 +13,7 @@ from npdp.comm import waiting
 from npdp.comm.errors import CommunicationError, WorldEnded
 from npdp.comm.threads import run_threads
 from npdp.comm.transport import NoTransport
-from npdp.comm.waiting import wait_until
+from npdp.comm.waiting import Patience, wait_until
 from npdp.parallel.world import init
 
 
@@ -231,7 +231,7 @@ def test_threads_have_no_native_allreduce_and_say_so():
 def test_waiting_in_vain_ends_with_the_error(monkeypatch):
     monkeypatch.setattr(waiting, "CHECK_AFTER_S", 0.01)
     with pytest.raises(CommunicationError, match="it has left"):
-        wait_until(lambda: False, 3, lambda: CommunicationError("it has left"))
+        wait_until(lambda: False, Patience(3, 1), lambda: CommunicationError("it has left"))
 
 
 def test_a_message_that_came_just_before_its_sender_left_still_counts(monkeypatch):
@@ -249,7 +249,7 @@ def test_a_message_that_came_just_before_its_sender_left_still_counts(monkeypatc
         looks.append(bool(come))
         return bool(come)
 
-    wait_until(done, 3, who_left)
+    wait_until(done, Patience(3, 0), who_left)
     assert looks.count(True) == 1  # a request that is done must not be asked again: MPI has forgotten it
 
 
@@ -261,7 +261,7 @@ def test_a_long_wait_sleeps_between_looks():
         looks.append(None)
         return time.monotonic() - start > 0.1
 
-    wait_until(done, 5, lambda: None)
+    wait_until(done, Patience(3, 2), lambda: None)
     assert len(looks) < 5 + 0.1 / waiting.SHORTEST_SLEEP_S / 2
 
 

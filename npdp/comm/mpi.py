@@ -16,7 +16,7 @@ from npdp import environment
 from npdp.comm.ending import announce_failure, end_on_exceptions, remove_open_mpi_segments
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, check_message
-from npdp.comm.waiting import LOOKS_OWN_CORE, LOOKS_SHARED_CORE, wait_until
+from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
 MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
@@ -58,7 +58,7 @@ class MpiTransport:
                 f"another MPI than {library}; use the mpirun installed beside it"
             )
         local = launched.local_size if launched else self.world_size
-        self._looks = LOOKS_OWN_CORE if local <= (os.cpu_count() or 1) else LOOKS_SHARED_CORE
+        self._patience = OWN_CORE if local <= (os.cpu_count() or 1) else SHARED_CORE
         self._data = MPI.COMM_WORLD.Dup()
         self._control = MPI.COMM_WORLD.Dup()
         self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "prod": MPI.PROD}
@@ -99,7 +99,7 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peer: int | None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._looks, lambda: self._who_left(peer))
+        wait_until(done, self._patience, lambda: self._who_left(peer))
         self.wait_s += time.perf_counter() - before
 
     def _who_left(self, peer: int | None) -> CommunicationError | None:
@@ -119,7 +119,7 @@ class MpiTransport:
             return
         notices = [self._control.Isend(b"", peer, TAG_LEFT) for peer in range(self.world_size) if peer != self.rank]
         barrier = self._control.Ibarrier()
-        wait_until(barrier.Test, LOOKS_SHARED_CORE)
+        wait_until(barrier.Test, SHARED_CORE)
         for peer in range(self.world_size):
             if peer != self.rank:
                 self._control.Recv(bytearray(0), peer, TAG_LEFT)

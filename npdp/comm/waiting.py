@@ -1,16 +1,30 @@
 """Waiting for a message without wasting a core.
 
-A rank that has a core to itself spins: nothing is quicker. Where ranks outnumber cores, spinning keeps the
-very rank that one waits for from running, so after a few looks it sleeps between them. Long waits always sleep.
+    look again and again    quickest; a tenth of a millisecond, where a rank has a core to itself
+    yield between looks     some milliseconds, there: whatever else wants the core gets it
+    sleep between looks     after that; and at once, nearly, where ranks outnumber cores
+
+Looking on for longer keeps a busy machine from running the very rank that one waits for. Sleeping sooner makes the
+other ranks, which meanwhile wait for this one, sleep too, and so on for ever.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-LOOKS_OWN_CORE = 300  # a tenth of a millisecond: longer, and a busy machine cannot run the rank that one waits for
-LOOKS_SHARED_CORE = 20  # measured: 20 looks, then 20 us of sleep (docs/measurements.md)
+
+class Patience(NamedTuple):
+    """How often to look at once, then with the core offered to others in between, before sleeping between looks."""
+
+    looks: int
+    yields: int
+
+
+OWN_CORE = Patience(300, 4000)  # measured, with a third process and without: docs/measurements.md
+SHARED_CORE = Patience(20, 0)
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
 CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain
 
@@ -19,13 +33,19 @@ def never() -> None:
     """Nothing says that waiting is in vain."""
 
 
-def wait_until(done: Callable[[], bool], looks: int, in_vain: Callable[[], Exception | None] = never) -> None:
-    """Return when `done()`; look `looks` times at once, then sleep between looks.
+def wait_until(
+    done: Callable[[], bool], patience: Patience, in_vain: Callable[[], Exception | None] = never
+) -> None:
+    """Return when `done()`.
 
     `in_vain` is asked every half second for the error to raise where nothing will ever come. What did come just
     before counts: a rank may have sent its last message and left between two looks.
     """
-    for _ in range(looks):
+    for _ in range(patience.looks):
+        if done():
+            return
+    for _ in range(patience.yields):
+        os.sched_yield()
         if done():
             return
     start = check = time.monotonic()
