@@ -32,8 +32,9 @@ SCHEDULES: dict[str, dict[str, Maker]] = {
 NATIVE = "mpi"  # MPI's own, to compare with; all-reduce only
 ALGORITHMS = ("auto", *SCHEDULES["allreduce"], NATIVE)
 
-TREE_UP_TO_BYTES = 2048  # below, the number of messages is all that counts
-RING_FROM_BYTES = 1 << 20  # above, the ring's segments travel while the last one is added
+# Read off benchmarks/results/allreduce-2-ranks.json and -4-ranks.json
+TREE_UP_TO_BYTES = 8 << 10  # below, the number of messages is all that counts
+RING_FROM_BYTES = 1 << 20  # above, the two that send fewest bytes are alike, and the ring's additions are one at a time
 
 
 def choose(collective: str, algorithm: str, nbytes: int, world_size: int) -> str:

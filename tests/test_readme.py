@@ -1,0 +1,47 @@
+"""What the README shows can be typed: its commands run, in order, and its loop trains."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import needs_mpi
+
+from npdp.data import ArrayDataset
+from npdp.launch import settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```console\n(.*?)```", README, re.S)
+COMMANDS = [line[2:].split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
+RUNNABLE = [command for command in COMMANDS if not command.startswith("make ")]  # `make` sets up: CI does that
+
+
+@needs_mpi
+def test_every_command_of_the_readme_runs(tmp_path):
+    assert len(RUNNABLE) >= 8
+    bin_folder = os.path.dirname(sys.executable)
+    environment = {**os.environ, **settings(), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    for command in RUNNABLE:
+        run = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert run.returncode == 0, (command, run.stdout, run.stderr)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.npz", "run.jsonl"}
+
+
+def test_the_loop_of_the_readme_trains():
+    (loop,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    x = np.random.default_rng(0).standard_normal((1000, 10)).astype(np.float32)
+    names = {"dataset": ArrayDataset(x, x.sum(axis=1, keepdims=True))}
+    exec(loop, names)
+    assert names["loss"].item() < 1
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/measurements.md"])
+def test_links_lead_to_files_that_are_there(page):
+    path = Path(__file__).parent.parent / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
