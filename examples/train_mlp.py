@@ -18,8 +18,8 @@ data = sources.load("digits")
 
 model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 loader = DataLoader(data.train, batch_size=BATCH, shuffle=True, seed=1)
-schedule = learning_rates.warm_up(learning_rates.cosine(3e-3, EPOCHS * len(loader)), iterations=len(loader))
-optimizer = optim.AdamW(model.parameters(), lr=schedule)
+lr_schedule = learning_rates.warm_up(learning_rates.cosine(3e-3, EPOCHS * len(loader)), iterations=len(loader))
+optimizer = optim.AdamW(model.parameters(), lr=lr_schedule)
 model = npdp.DistributedDataParallel(model)
 criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
 

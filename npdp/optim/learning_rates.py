@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-Schedule = Callable[[int], float]
+LearningRateSchedule = Callable[[int], float]
 
 
-def constant(lr: float) -> Schedule:
+def constant(lr: float) -> LearningRateSchedule:
     """The same at every iteration."""
     return lambda iteration: lr
 
 
-def step(lr: float, every: int, factor: float = 0.1) -> Schedule:
+def step(lr: float, every: int, factor: float = 0.1) -> LearningRateSchedule:
     """Multiplied by `factor` every `every` iterations."""
     return lambda iteration: lr * factor ** (iteration // every)
 
 
-def cosine(lr: float, iterations: int, lowest: float = 0.0) -> Schedule:
+def cosine(lr: float, iterations: int, lowest: float = 0.0) -> LearningRateSchedule:
     """From `lr` down to `lowest` along half a cosine, and `lowest` ever after.
 
     Source: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
@@ -36,9 +36,9 @@ def cosine(lr: float, iterations: int, lowest: float = 0.0) -> Schedule:
     return at
 
 
-def warm_up(schedule: Schedule | float, iterations: int) -> Schedule:
+def warm_up(lr_schedule: LearningRateSchedule | float, iterations: int) -> LearningRateSchedule:
     """Rising linearly to the schedule's own value over the first `iterations`."""
-    after = schedule if callable(schedule) else constant(schedule)
+    after = lr_schedule if callable(lr_schedule) else constant(lr_schedule)
     return lambda iteration: after(iteration) * min(1.0, (iteration + 1) / max(1, iterations))
 
 
