@@ -52,6 +52,7 @@ class MpiTransport:
         self.rank, self.world_size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
         launched = environment.launch()
         if launched and launched.world_size != self.world_size:
+            remove_open_mpi_segments()  # Open MPI leaves that of a process without mpirun
             library = MPI.Get_library_version().split(",")[0].strip()
             raise RuntimeError(
                 f"the launcher started {launched.world_size} ranks, MPI sees {self.world_size}: mpirun belongs to "
