@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,24 @@ def arrays(folder: str) -> tuple[Any, Any]:
     return train.take(slice(0, len(train)))
 
 
+def timed_epochs(
+    loader: Any, model: Any, criterion: Any, optimizer: Any, barrier: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Train with the loop that npdp and PyTorch share; return the seconds of each epoch."""
+    seconds = []
+    for _ in range(EPOCHS):
+        barrier()
+        start = time.perf_counter()
+        for inputs, labels in loader:
+            loss = criterion(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        barrier()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
 def npdp_epochs(folder: str) -> list[float]:
     import npdp
     from npdp import nn, optim
@@ -40,17 +59,7 @@ def npdp_epochs(folder: str) -> list[float]:
     optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     loader = DataLoader(sources.load(folder).train, batch_size=BATCH, shuffle=True)
     criterion, model = nn.CrossEntropyLoss(), nn.DataParallel(model)
-    seconds = []
-    for _ in range(EPOCHS):
-        npdp.barrier()
-        start = time.perf_counter()
-        for inputs, labels in loader:
-            loss = criterion(model(inputs), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        npdp.barrier()
-        seconds.append(time.perf_counter() - start)
+    seconds = timed_epochs(loader, model, criterion, optimizer, npdp.barrier)
     return seconds if npdp.rank() == 0 else []
 
 
@@ -63,16 +72,7 @@ def torch_epochs(folder: str) -> list[float]:
     loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), batch_size=BATCH, shuffle=True)
     model, criterion = torch.nn.Linear(784, 10), torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    seconds = []
-    for _ in range(EPOCHS):
-        start = time.perf_counter()
-        for inputs, labels in loader:
-            loss = criterion(model(inputs), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    return timed_epochs(loader, model, criterion, optimizer)
 
 
 def sklearn_epochs(folder: str) -> list[float]:

@@ -52,7 +52,7 @@ def test_the_algorithm_makes_no_difference_but_rounding(algorithm):
 
 
 def test_the_users_loop_as_it_stands():
-    """design.md section 3; the model is wrapped after the optimiser has been made."""
+    """The README's; the model is wrapped after the optimiser has been made."""
 
     def program(way):
         npdp.init()
