@@ -86,24 +86,12 @@ class GradientExchange:
                     'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as '
                     "the mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
                 )
+        weight = self._weight(batch)  # refuses what it must before any gradient is put aside
         if self.world.world_size > 1:
             self._put_aside()
             self._waits_for = [len(bucket.numbers) for bucket in self.buckets]
             self._next = 0
-        if self.world.world_size == 1 and batch is MIXED:
-            return 1.0
-        if batch is None or batch.parts != self.world.world_size:
-            return self._weight_without_a_batch(batch)
-        return batch.count / batch.global_count if batch.global_count else 0.0
-
-    def _weight_without_a_batch(self, batch: Batch | None) -> float:
-        """Return the weight where nothing says how many samples this is: every rank counts alike."""
-        if batch is MIXED:
-            raise ValueError(
-                "backward: this loss was computed from batches of different sizes, which weigh differently on each "
-                "rank; give each its own backward, the gradients add up"
-            )
-        return 1 / self.world.world_size
+        return weight
 
     def ready(self, parameter: Tensor) -> None:
         if not self.syncing or self.world.world_size == 1:
@@ -137,6 +125,17 @@ class GradientExchange:
         return self._local and any(parameter.grad is not None for parameter in self.parameters)
 
     # How it does it
+    def _weight(self, batch: Batch | None) -> float:
+        """Return this rank's weight: its share of the batch, or, where nothing says how many samples, one in P."""
+        if batch is MIXED and self.world.world_size > 1:
+            raise ValueError(
+                "backward: this loss was computed from batches of different sizes, which weigh differently on each "
+                "rank; give each its own backward, the gradients add up"
+            )
+        if batch is None or batch.parts != self.world.world_size:
+            return 1 / self.world.world_size
+        return batch.count / batch.global_count if batch.global_count else 0.0
+
     def _put_aside(self) -> None:
         """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
         self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
