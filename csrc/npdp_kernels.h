@@ -3,7 +3,7 @@
  * Two readers: the C compiler, and cffi, which takes these same lines (without those that start with '#') as
  * the binding. npdp/kernels/reference.py says the same in NumPy and gives the same bits.
  *
- * For every function:
+ * For every function (but combine, whose preconditions stand there):
  *   - arrays are contiguous, aligned to their element and `count` elements long; NULL is fine where count is 0;
  *   - it returns 0; or 1, having done nothing, where arrays overlap that must not;
  *   - each element is worked on by itself, in the order of operations written here, every operation rounded to
@@ -64,5 +64,26 @@ int npdp_adam_f32(float *param, const float *grad, float *m, float *v, size_t co
 int npdp_adam_f64(double *param, const double *grad, double *m, double *v, size_t count, double step_size,
                   double beta1, double rest1, double beta2, double rest2, double root2, double eps, double l2,
                   double shrink);
+
+/* combine: every target[i] = source 0[i] op source 1[i] op ... in this order; what ranks that share memory do.
+ * A target is one of the sources or does not overlap any; targets do not overlap. Source and target arrays: at least one. */
+enum { NPDP_F32, NPDP_F64, NPDP_I32, NPDP_I64 };
+enum { NPDP_SUM, NPDP_PROD, NPDP_MIN, NPDP_MAX };
+void npdp_combine(int op, int dtype, void *const *targets, size_t target_count, const void *const *sources,
+                  size_t source_count, size_t count);
+
+/* The optimiser's update with the sum of the sources as the gradient, which is stored nowhere: the same bits as
+ * combine and then the update. Parameters and state overlap neither each other nor a source. */
+void npdp_combine_sgd_f32(const void *const *sources, size_t source_count, float *param, float *velocity, size_t count,
+                          float lr, float momentum, float keep, float weight_decay, int nesterov, int first);
+void npdp_combine_sgd_f64(const void *const *sources, size_t source_count, double *param, double *velocity,
+                          size_t count, double lr, double momentum, double keep, double weight_decay, int nesterov,
+                          int first);
+void npdp_combine_adam_f32(const void *const *sources, size_t source_count, float *param, float *m, float *v,
+                           size_t count, float step_size, float beta1, float rest1, float beta2, float rest2,
+                           float root2, float eps, float l2, float shrink);
+void npdp_combine_adam_f64(const void *const *sources, size_t source_count, double *param, double *m, double *v,
+                           size_t count, double step_size, double beta1, double rest1, double beta2, double rest2,
+                           double root2, double eps, double l2, double shrink);
 
 #endif

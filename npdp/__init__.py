@@ -20,12 +20,13 @@ _HOME = {  # public name -> the module that defines it
     "init": "npdp.parallel.world",
     "rank": "npdp.parallel.world",
     "world_size": "npdp.parallel.world",
-    "allreduce": "npdp.parallel.world",
-    "reduce_scatter": "npdp.parallel.world",
-    "allgather": "npdp.parallel.world",
-    "broadcast": "npdp.parallel.world",
-    "barrier": "npdp.parallel.world",
-    "global_mean": "npdp.parallel.world",
+    "allreduce": "npdp.parallel.arrays",
+    "reduce_scatter": "npdp.parallel.arrays",
+    "allgather": "npdp.parallel.arrays",
+    "broadcast": "npdp.parallel.arrays",
+    "barrier": "npdp.parallel.arrays",
+    "global_mean": "npdp.parallel.arrays",
+    "shared_empty": "npdp.parallel.arrays",
     "run_ranks": "npdp.parallel.world",
     "DistributedDataParallel": "npdp.parallel.data_parallel",
     "DistributedOptimizer": "npdp.parallel.distributed_optimizer",
@@ -40,32 +41,35 @@ if TYPE_CHECKING:
     from npdp.autograd import Tensor as Tensor
     from npdp.autograd import no_grad as no_grad
     from npdp.errors import InputError as InputError
+    from npdp.parallel.arrays import (
+        allgather as allgather,
+    )
+    from npdp.parallel.arrays import (
+        allreduce as allreduce,
+    )
+    from npdp.parallel.arrays import (
+        barrier as barrier,
+    )
+    from npdp.parallel.arrays import (
+        broadcast as broadcast,
+    )
+    from npdp.parallel.arrays import (
+        global_mean as global_mean,
+    )
+    from npdp.parallel.arrays import (
+        reduce_scatter as reduce_scatter,
+    )
+    from npdp.parallel.arrays import (
+        shared_empty as shared_empty,
+    )
     from npdp.parallel.data_parallel import DistributedDataParallel as DistributedDataParallel
     from npdp.parallel.distributed_optimizer import DistributedOptimizer as DistributedOptimizer
     from npdp.parallel.replicas import broadcast_parameters as broadcast_parameters
-    from npdp.parallel.world import (
-        allgather as allgather,
-    )
-    from npdp.parallel.world import (
-        allreduce as allreduce,
-    )
-    from npdp.parallel.world import (
-        barrier as barrier,
-    )
-    from npdp.parallel.world import (
-        broadcast as broadcast,
-    )
-    from npdp.parallel.world import (
-        global_mean as global_mean,
-    )
     from npdp.parallel.world import (
         init as init,
     )
     from npdp.parallel.world import (
         rank as rank,
-    )
-    from npdp.parallel.world import (
-        reduce_scatter as reduce_scatter,
     )
     from npdp.parallel.world import (
         run_ranks as run_ranks,

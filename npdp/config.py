@@ -16,6 +16,7 @@ from npdp import environment
 from npdp.collectives.choose import ALGORITHMS
 from npdp.errors import InputError
 
+UPDATES = ("auto", "replicated", "fused")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
 
@@ -53,6 +54,7 @@ class TrainConfig:
     dtype: str
     strategy: str
     algorithm: str
+    update: str
     transport: str
     ranks: int | None
     metrics: str | None
@@ -72,7 +74,7 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
 
-def _number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+def number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
     """Return an argparse type: a finite number that is `accepted`, else a message saying what was wanted."""
 
     def parse(text: str) -> Any:
@@ -87,12 +89,12 @@ def _number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callabl
     return parse
 
 
-_POSITIVE_INT = _number(int, lambda value: value >= 1, "a whole number, at least 1")
-_COUNT = _number(int, lambda value: value >= 0, "a whole number, at least 0")
-_SEED = _number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
-_NOT_NEGATIVE = _number(float, lambda value: value >= 0, "a number, at least 0")
-_POSITIVE = _number(float, lambda value: value > 0, "a number above 0")
-_FRACTION = _number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+_POSITIVE_INT = number(int, lambda value: value >= 1, "a whole number, at least 1")
+_COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
+_SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
+_NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
+_POSITIVE = number(float, lambda value: value > 0, "a number above 0")
+_FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -140,6 +142,9 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument("--strategy", choices=("allreduce",), default="allreduce", help="how ranks train together")
     ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
+    ranks.add_argument("--update", choices=UPDATES, default="auto",
+                       help="replicated: every rank updates its own parameters; fused: in the pass that sums the "
+                            "gradients, parameters once a host; auto (default): fused where ranks share memory")
     ranks.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=_POSITIVE_INT, default=None, metavar="N",
@@ -164,6 +169,8 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
         require_replaceable("--save", config.save)
         if config.metrics is not None and os.path.realpath(config.metrics) == os.path.realpath(config.save):
             raise InputError(f"--metrics and --save name the same file, {config.save}")
+    if config.update == "fused" and config.clip_norm is not None:
+        raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
     launched = environment.launch()

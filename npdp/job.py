@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import __version__, environment, kernels, manual_seed, models, nn, optim
-from npdp.collectives.choose import choose
+from npdp.collectives.choose import SHARED_MEMORY
 from npdp.config import TrainConfig
 from npdp.data import DataLoader, sources
 from npdp.data.sources import DataSplit
@@ -54,11 +54,19 @@ def prepare(config: TrainConfig, world: World) -> Job:
     return Job(
         data,
         name,
-        DataParallel(model),
+        DataParallel(model, update=_update(config, world)),
         nn.MSELoss() if data.classes is None else nn.CrossEntropyLoss(),
         optimizer,
         DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
     )
+
+
+def _update(config: TrainConfig, world: World) -> str:
+    """Return how parameters are updated: fused where ranks share memory and nothing looks at gradients in between."""
+    if config.update != "auto":
+        return config.update
+    may = world.world_size > 1 and config.clip_norm is None and world.chosen("allreduce", 1) == SHARED_MEMORY
+    return "fused" if may else "replicated"
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int) -> optim.Optimizer:
@@ -89,7 +97,7 @@ def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
         "strategy": config.strategy,
         "algorithm": _resolved_algorithm(world, job),
         "bucket_bytes": [bucket.buffer.nbytes for bucket in job.model.exchange.buckets],
-        "update": "replicated",
+        "update": job.model.update,
         "backend": kernels.backend(),
         "blas_threads": environment.blas_threads_in_use(),
         "global_batch_size": config.global_batch_size,
@@ -111,7 +119,7 @@ def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
 def _resolved_algorithm(world: World, job: Job) -> str:
     """Return the algorithm of the largest bucket."""
     largest = max(bucket.buffer.nbytes for bucket in job.model.exchange.buckets)
-    return choose("allreduce", world.algorithm, largest, world.world_size)
+    return world.chosen("allreduce", largest)
 
 
 def end_event(

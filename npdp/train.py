@@ -61,7 +61,7 @@ def run(arguments: Sequence[str] | None) -> None:
     world = init()
     agree(world, lambda: _refuse_if(fault or _wrong_ranks(config, world)))
     assert config is not None
-    world.algorithm = config.algorithm
+    agree(world, lambda: _set_algorithm(config.algorithm, world))
     train(config)
 
 
@@ -79,6 +79,15 @@ def _wrong_ranks(config: TrainConfig | None, world: World) -> str | None:
         f"--ranks {config.ranks}, but this is a world of {world.world_size}: ranks are started by "
         f"`npdp train --ranks {config.ranks}` or `mpirun -n {config.ranks}`; or use --transport threads"
     )
+
+
+def _set_algorithm(algorithm: str, world: World) -> None:
+    """Make it the world's, or refuse it where this world cannot use it; collective."""
+    try:
+        world.chosen("allreduce", 0, algorithm)
+    except ValueError as error:
+        raise InputError(f"--algorithm {algorithm}: {error}") from None
+    world.algorithm = algorithm
 
 
 def _refuse_if(fault: str | None) -> None:

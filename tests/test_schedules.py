@@ -149,8 +149,10 @@ def test_whatever_auto_takes_is_there(collective):
 def test_an_unknown_algorithm_is_refused_and_the_known_ones_named():
     with pytest.raises(ValueError, match=r"allreduce: no algorithm 'rign'; there are auto, naive, ring, .*mpi"):
         choose("allreduce", "rign", 8, 4)
-    with pytest.raises(ValueError, match=r"broadcast: no algorithm 'ring'; there are auto, naive, tree$"):
+    with pytest.raises(ValueError, match=r"broadcast: no algorithm 'ring'; there are auto, naive, tree, shared_memory$"):
         choose("broadcast", "ring", 8, 4)
     with pytest.raises(ValueError, match="reduce_scatter: no algorithm 'mpi'"):
         choose("reduce_scatter", "mpi", 8, 4)
-    assert all(choose("allreduce", name, 8, 4) for name in ALGORITHMS)
+    with pytest.raises(ValueError, match="shared_memory needs all ranks on one host"):
+        choose("allreduce", "shared_memory", 8, 4)
+    assert all(choose("allreduce", name, 8, 4, shares_memory=True) for name in ALGORITHMS)

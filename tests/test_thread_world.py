@@ -267,7 +267,7 @@ def test_a_long_wait_sleeps_between_looks():
 
 def test_messages_of_another_dtype_are_an_error_though_the_bytes_are_as_many():
     def program():
-        npdp.allreduce(np.zeros(4, np.float32 if npdp.rank() else np.int32))
+        npdp.allreduce(np.zeros(4, np.float32 if npdp.rank() else np.int32), algorithm="tree")
 
     with pytest.raises(CommunicationError, match="of another dtype|has left"):
         npdp.run_ranks(2, program)

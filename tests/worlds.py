@@ -99,6 +99,7 @@ class Recorder:
     def __init__(self, transport, delay_s=0.0):
         self.transport, self.delay_s = transport, delay_s
         self.rank, self.world_size, self.wait_s = transport.rank, transport.world_size, 0.0
+        self.host_number = transport.host_number
         self.sent = []  # (peer, bytes)
 
     def send(self, buffer, peer):
@@ -112,6 +113,9 @@ class Recorder:
 
     def wait(self, handle):
         self.transport.wait(handle)
+
+    def in_vain(self, peers):
+        return self.transport.in_vain(peers)
 
     def native_allreduce(self, buffer, op):
         self.transport.native_allreduce(buffer, op)

@@ -15,7 +15,7 @@ from typing import Any
 from npdp import environment
 from npdp.comm.ending import announce_failure, end_on_exceptions, remove_open_mpi_segments
 from npdp.comm.errors import CommunicationError
-from npdp.comm.transport import Buffer, check_message
+from npdp.comm.transport import Buffer, check_message, host_number
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
@@ -65,6 +65,7 @@ class MpiTransport:
         self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "prod": MPI.PROD}
         self._status = MPI.Status()
         self.name = "MPI (" + " ".join(MPI.Get_library_version().replace(",", " ").split()[:3]) + ")"
+        self.host_number = host_number(MPI.Get_processor_name())
         self.wait_s = 0.0
         end_on_exceptions(self.rank, self._abort)
         atexit.register(self._leave)
@@ -80,7 +81,7 @@ class MpiTransport:
         status = self._status
         try:
             if not request.Test(status):
-                self._wait(lambda: request.Test(status), peer)
+                self._wait(lambda: request.Test(status), [peer])
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
@@ -96,21 +97,19 @@ class MpiTransport:
             part = buffer[start : start + MOST_ELEMENTS]
             request = self._data.Iallreduce(self._mpi.IN_PLACE, part, self._ops[op])
             if not request.Test():
-                self._wait(request.Test, None)
+                self._wait(request.Test, list(range(self.world_size)))
 
-    def _wait(self, done: Callable[[], bool], peer: int | None) -> None:
+    def _wait(self, done: Callable[[], bool], peers: list[int]) -> None:
         before = time.perf_counter()
-        wait_until(done, self._patience, lambda: self._who_left(peer))
+        wait_until(done, self._patience, lambda: self.in_vain(peers))
         self.wait_s += time.perf_counter() - before
 
-    def _who_left(self, peer: int | None) -> CommunicationError | None:
-        """Return an error where the rank that one waits for, or any for a collective of MPI's own, has left."""
-        source = self._mpi.ANY_SOURCE if peer is None else peer
-        status = self._mpi.Status()
-        if not self._control.Iprobe(source, TAG_LEFT, status):
+    def in_vain(self, peers: list[int]) -> CommunicationError | None:
+        left = next((peer for peer in peers if self._control.Iprobe(peer, TAG_LEFT)), None)
+        if left is None:
             return None
         return CommunicationError(
-            f"rank {self.rank} waits for rank {status.Get_source()}, which has left the program: "
+            f"rank {self.rank} waits for rank {left}, which has left the program: "
             "the ranks do not call the same collectives"
         )
 

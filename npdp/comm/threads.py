@@ -65,6 +65,7 @@ class ThreadTransport:
     """One rank of a world of threads."""
 
     name = "threads of one process"
+    host_number = 0
 
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self.world, self.rank, self.world_size = world, rank, world.world_size
@@ -101,13 +102,19 @@ class ThreadTransport:
 
     def _wait_until_met(self, handle: _Message) -> None:
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
-            if self.world.failure:
-                raise WorldEnded
-            if handle.peer in self.world.left and not handle.arrived.acquire(timeout=0):
-                raise CommunicationError(
-                    f"rank {self.rank} waits for rank {handle.peer}, which has left: "
-                    "the ranks do not call the same collectives"
-                )
+            error = self.in_vain([handle.peer])
+            if error and not handle.arrived.acquire(timeout=0):
+                raise error
+
+    def in_vain(self, peers: list[int]) -> BaseException | None:
+        if self.world.failure:
+            return WorldEnded()
+        left = next((peer for peer in peers if peer in self.world.left), None)
+        if left is None:
+            return None
+        return CommunicationError(
+            f"rank {self.rank} waits for rank {left}, which has left: the ranks do not call the same collectives"
+        )
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
         raise NotImplementedError("algorithm 'mpi' is MPI's own all-reduce: a world of threads has none")

@@ -6,6 +6,7 @@ end only when its receive is there, so a schedule that needs buffering to get al
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -21,12 +22,14 @@ class Transport(Protocol):
         name: what it is, for people.
         rank, world_size: this rank's number; how many there are.
         wait_s: seconds spent in `wait` for something that was not there yet.
+        host_number: the same on ranks of one host, another on another; at least 0.
     """
 
     name: str
     rank: int
     world_size: int
     wait_s: float
+    host_number: int
 
     def send(self, buffer: Buffer, peer: int) -> Handle:
         """Begin to send; the buffer must not change before `wait`."""
@@ -41,12 +44,20 @@ class Transport(Protocol):
             CommunicationError: the message has another size than was wanted, or the peer has left.
         """
 
+    def in_vain(self, peers: list[int]) -> BaseException | None:
+        """Return the error to raise where waiting for one of these ranks is in vain: it has failed or left."""
+
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
         """The library's own all-reduce, in place, for comparison.
 
         Raises:
             NotImplementedError: this transport has none.
         """
+
+
+def host_number(name: str) -> int:
+    """Return a number for a host's name, for messages."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
 class NoTransport:
@@ -56,6 +67,7 @@ class NoTransport:
     rank = 0
     world_size = 1
     wait_s = 0.0
+    host_number = 0
 
     def send(self, buffer: Buffer, peer: int) -> Handle:
         raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")
@@ -64,6 +76,9 @@ class NoTransport:
 
     def wait(self, handle: Handle) -> None:
         raise ValueError("rank 0 is alone; it waits for nobody")
+
+    def in_vain(self, peers: list[int]) -> BaseException | None:
+        return None
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
         pass

@@ -34,7 +34,7 @@ def never() -> None:
 
 
 def wait_until(
-    done: Callable[[], bool], patience: Patience, in_vain: Callable[[], Exception | None] = never
+    done: Callable[[], bool], patience: Patience, in_vain: Callable[[], BaseException | None] = never
 ) -> None:
     """Return when `done()`.
 

@@ -1,8 +1,9 @@
 """Arithmetic on flat arrays, for both halves of npdp: accumulate for the collectives, updates for the optimisers.
 
     accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
-    sgd_update      param, velocity from grad, in place     float32, float64
-    adam_update     param, m, v from grad, in place         float32, float64
+    combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
+    sgd_update      param, velocity from grad, in place     float32, float64; from the sum of several in one pass
+    adam_update     param, m, v from grad, in place         the same
 
 Two implementations give the same bits: `compiled` (C, `csrc/`; None where it was not built) and `reference` (NumPy).
 NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice is made at the first call.
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 
-__all__ = ["OPS", "accumulate", "adam_update", "backend", "compiled", "reference", "sgd_update"]
+__all__ = ["OPS", "accumulate", "adam_update", "backend", "combine", "compiled", "reference", "sgd_update"]
 
 Array = NDArray[Any]
+Gradient = Array | list[Array]  # a list stands for its sum, in its order
 
 OPS = ("sum", "prod", "min", "max")
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
+_COMBINE = Arguments("combine", NUMBERS, ("target", "source"))
 _SGD = Arguments("sgd_update", FLOATS, ("param", "velocity", "grad"))
 _SGD_PLAIN = Arguments("sgd_update", FLOATS, ("param", "grad"))
 _ADAM = Arguments("adam_update", FLOATS, ("param", "m", "v", "grad"))
@@ -34,11 +37,13 @@ class Kernels(Protocol):
 
     def accumulate(self, dst: Array, src: Array, op: str) -> int: ...
 
+    def combine(self, targets: list[Array], sources: list[Array], op: str) -> None: ...
+
     # fmt: off
-    def sgd_update(self, param: Array, grad: Array, velocity: Array | None, *, lr: float, momentum: float,
+    def sgd_update(self, param: Array, grad: Gradient, velocity: Array | None, *, lr: float, momentum: float,
                    dampening: float, nesterov: bool, weight_decay: float, first: bool) -> int: ...
 
-    def adam_update(self, param: Array, grad: Array, m: Array, v: Array, *, lr: float, beta1: float, beta2: float,
+    def adam_update(self, param: Array, grad: Gradient, m: Array, v: Array, *, lr: float, beta1: float, beta2: float,
                     eps: float, weight_decay: float, decoupled: bool, step: int) -> int: ...
     # fmt: on
 
@@ -85,9 +90,29 @@ def accumulate(dst: Array, src: Array, op: str = "sum") -> None:
         raise ValueError("accumulate: dst and src overlap in part, wanted separate memory, or one and the same array")
 
 
+def combine(targets: list[Array], sources: list[Array], op: str = "sum") -> None:
+    """Leave in every target source 0 op source 1 op ..., in this order; in place, one pass over memory.
+
+    Args:
+        targets: at least one, (count,) contiguous and writeable; each is one of the sources or apart from all arrays.
+        sources: at least one, (count,) of the targets' dtype.
+        op: "sum", "prod", "min" or "max"; as in `accumulate`.
+
+    Raises:
+        TypeError: Not arrays, or their dtype is another.
+        ValueError: They do not match; or an unknown op.
+    """
+    if op not in OPS:
+        raise ValueError(f"combine: op is {op!r}, wanted one of {', '.join(OPS)}")
+    for target in targets:
+        for source in sources:
+            check(_COMBINE, target, source)
+    _selected().combine(targets, sources, op)
+
+
 def sgd_update(
     param: Array,
-    grad: Array,
+    grad: Gradient,
     velocity: Array | None,
     *,
     lr: float,
@@ -101,7 +126,7 @@ def sgd_update(
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.
-        grad: (count,) of param's dtype; it is not changed.
+        grad: (count,) of param's dtype; it is not changed. A list of such stands for their sum, in this order.
         velocity: (count,) of param's dtype, writeable; unused, and may be None, where momentum is 0.
         lr, momentum, dampening, nesterov, weight_decay: Those of torch.optim.SGD; rounded to param's dtype.
         first: Whether velocity is made by this update (it becomes the gradient) or goes on.
@@ -112,11 +137,13 @@ def sgd_update(
     """
     if momentum == 0:
         velocity = None
-        check(_SGD_PLAIN, param, grad)
+        for one in grad if isinstance(grad, list) else (grad,):
+            check(_SGD_PLAIN, param, one)
     elif velocity is None:
         raise ValueError(f"sgd_update: velocity is None, wanted an array like param for momentum {momentum}")
     else:
-        check(_SGD, param, velocity, grad)
+        for one in grad if isinstance(grad, list) else (grad,):
+            check(_SGD, param, velocity, one)
     if _selected().sgd_update(
         param,
         grad,
@@ -133,7 +160,7 @@ def sgd_update(
 
 def adam_update(
     param: Array,
-    grad: Array,
+    grad: Gradient,
     m: Array,
     v: Array,
     *,
@@ -149,7 +176,7 @@ def adam_update(
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.
-        grad: (count,) of param's dtype; it is not changed.
+        grad: (count,) of param's dtype; it is not changed. A list of such stands for their sum, in this order.
         m, v: (count,) of param's dtype, writeable: the running means of grad and of its square, at first zeros.
         lr, beta1, beta2, eps, weight_decay: Those of torch.optim.Adam; rounded to param's dtype.
         decoupled: Weight decay shrinks param directly (AdamW), or is added to grad (Adam).
@@ -161,7 +188,8 @@ def adam_update(
     """
     if step < 1:
         raise ValueError(f"adam_update: step is {step}, wanted 1 for the first update")
-    check(_ADAM, param, m, v, grad)
+    for one in grad if isinstance(grad, list) else (grad,):
+        check(_ADAM, param, m, v, one)
     if _selected().adam_update(
         param,
         grad,

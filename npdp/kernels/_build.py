@@ -3,7 +3,7 @@
 setup.py names it: `cffi_modules=["npdp/kernels/_build.py:ffibuilder"]`. It is not imported at run time. In place, for
 those who work on npdp: `python setup.py build_ext --inplace`.
 
-`csrc/npdp_kernels.h` is both what the compiler includes and, without its preprocessor lines, what cffi binds.
+The headers are both what the compiler includes and, without their preprocessor lines, what cffi binds.
 Through setuptools the module uses Python's stable ABI (`_compiled.abi3.so`): one file for all Python versions.
 
 The flags, and why no others:
@@ -18,16 +18,20 @@ from pathlib import Path
 
 import cffi  # type: ignore[import-untyped,unused-ignore]
 
-HEADER = Path(__file__).resolve().parents[2] / "csrc" / "npdp_kernels.h"
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+HEADERS = ("npdp_kernels.h", "npdp_shared_memory.h")
 
 ffibuilder = cffi.FFI()
-ffibuilder.cdef("\n".join(line for line in HEADER.read_text().splitlines() if not line.startswith("#")))
+for header in HEADERS:
+    lines = (CSRC / header).read_text().splitlines()
+    ffibuilder.cdef("\n".join(line for line in lines if not line.startswith("#")))
 ffibuilder.set_source(
     "npdp.kernels._compiled",
-    '#include "npdp_kernels.h"',
-    sources=["csrc/accumulate.c", "csrc/update.c"],  # relative to setup.py, as setuptools demands
+    "\n".join(f'#include "{header}"' for header in HEADERS),
+    # relative to setup.py, as setuptools demands
+    sources=["csrc/accumulate.c", "csrc/update.c", "csrc/combine.c", "csrc/shared_memory.c"],
     include_dirs=["csrc"],
-    depends=["csrc/npdp_kernels.h", "csrc/internal.h"],
+    depends=["csrc/internal.h", *(f"csrc/{header}" for header in HEADERS)],
     libraries=["m"],
     extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno"],
 )

@@ -32,6 +32,10 @@ def _bind(name: str, types: dict[str, tuple[str, str]]) -> dict[np.dtype[Any], t
 _ACCUMULATE = {op: _bind(op, _FLOATS | _INTEGERS) for op in ("sum", "prod", "min", "max")}
 _SGD = _bind("sgd", _FLOATS)
 _ADAM = _bind("adam", _FLOATS)
+_COMBINE_SGD = _bind("combine_sgd", _FLOATS)
+_COMBINE_ADAM = _bind("combine_adam", _FLOATS)
+_OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
+_DTYPES = {np.dtype(name): getattr(lib, f"NPDP_{suffix.upper()}") for suffix, (name, _) in (_FLOATS | _INTEGERS).items()}
 _pointer = ffi.from_buffer
 
 
@@ -41,9 +45,26 @@ def accumulate(dst: Array, src: Array, op: str) -> int:
     return status
 
 
+def combine(targets: list[Array], sources: list[Array], op: str) -> None:
+    lib.npdp_combine(
+        _OPS[op],
+        _DTYPES[targets[0].dtype],
+        _pointers(targets),
+        len(targets),
+        _pointers(sources),
+        len(sources),
+        targets[0].size,
+    )
+
+
+def _pointers(arrays: list[Array]) -> Any:
+    """Return a C array of pointers; the arrays must live as long as it is used."""
+    return ffi.new("void *[]", [_pointer(array) for array in arrays])
+
+
 def sgd_update(
     param: Array,
-    grad: Array,
+    grad: Array | list[Array],
     velocity: Array | None,
     *,
     lr: float,
@@ -54,24 +75,20 @@ def sgd_update(
     first: bool,
 ) -> int:
     function, c_type = _SGD[param.dtype]
-    status: int = function(
-        _pointer(c_type, param),
-        _pointer(c_type, grad),
-        ffi.NULL if velocity is None else _pointer(c_type, velocity),
-        param.size,
-        lr,
-        momentum,
-        1 - dampening,
-        weight_decay,
-        nesterov,
-        first,
-    )
+    param_pointer = _pointer(c_type, param)
+    velocity_pointer = ffi.NULL if velocity is None else _pointer(c_type, velocity)
+    scalars = (lr, momentum, 1 - dampening, weight_decay, nesterov, first)
+    if isinstance(grad, list):
+        function, _ = _COMBINE_SGD[param.dtype]
+        function(_pointers(grad), len(grad), param_pointer, velocity_pointer, param.size, *scalars)
+        return 0
+    status: int = function(param_pointer, _pointer(c_type, grad), velocity_pointer, param.size, *scalars)
     return status
 
 
 def adam_update(
     param: Array,
-    grad: Array,
+    grad: Array | list[Array],
     m: Array,
     v: Array,
     *,
@@ -84,12 +101,11 @@ def adam_update(
     step: int,
 ) -> int:
     function, c_type = _ADAM[param.dtype]
-    status: int = function(
-        _pointer(c_type, param),
-        _pointer(c_type, grad),
-        _pointer(c_type, m),
-        _pointer(c_type, v),
-        param.size,
-        *adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step),
-    )
+    written = (_pointer(c_type, param), _pointer(c_type, m), _pointer(c_type, v))
+    scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step)
+    if isinstance(grad, list):
+        function, _ = _COMBINE_ADAM[param.dtype]
+        function(_pointers(grad), len(grad), *written, param.size, *scalars)
+        return 0
+    status: int = function(written[0], _pointer(c_type, grad), *written[1:], param.size, *scalars)
     return status

@@ -45,9 +45,29 @@ def accumulate(dst: Array, src: Array, op: str) -> int:
 
 
 @np.errstate(all="ignore")
+def combine(targets: list[Array], sources: list[Array], op: str) -> None:
+    function = _ACCUMULATE[op]
+    for block in _blocks(sources[0]):
+        total = sources[0][block].copy()
+        for source in sources[1:]:
+            function(total, source[block], out=total)
+        for target in targets:
+            target[block] = total
+
+
+def _sum(grad: Array | list[Array]) -> Array:
+    """Return the gradient; of several, their sum, in memory of its own."""
+    if not isinstance(grad, list):
+        return grad
+    total = np.empty_like(grad[0])
+    combine([total], grad, "sum")
+    return total
+
+
+@np.errstate(all="ignore")
 def sgd_update(
     param: Array,
-    grad: Array,
+    grad: Array | list[Array],
     velocity: Array | None,
     *,
     lr: float,
@@ -57,13 +77,14 @@ def sgd_update(
     weight_decay: float,
     first: bool,
 ) -> int:
+    gradient = _sum(grad)
     scalars = (lr, momentum, 1 - dampening, weight_decay)
     lr, momentum, keep, weight_decay = map(param.dtype.type, scalars)
     state = [velocity] if velocity is not None and momentum != 0 else []
-    if _any_overlap(param, grad, *state):
+    if _any_overlap(param, gradient, *state):
         return 1
     for block in _blocks(param):
-        p, g = param[block], grad[block]
+        p, g = param[block], gradient[block]
         if weight_decay != 0:
             g = g + weight_decay * p
         for v in (array[block] for array in state):
@@ -76,7 +97,7 @@ def sgd_update(
 @np.errstate(all="ignore")
 def adam_update(
     param: Array,
-    grad: Array,
+    grad: Array | list[Array],
     m: Array,
     v: Array,
     *,
@@ -88,7 +109,8 @@ def adam_update(
     decoupled: bool,
     step: int,
 ) -> int:
-    if _any_overlap(param, grad, m, v):
+    gradient = _sum(grad)
+    if _any_overlap(param, gradient, m, v):
         return 1
     scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step)
     step_size, beta1, rest1, beta2, rest2, root2, eps, l2, shrink = map(param.dtype.type, scalars)

@@ -60,7 +60,10 @@ class FlatParameters:
         data: (count,) all values.
         grad: (count,) all gradients; a parameter's `.grad` is a view of it once backward has written it.
         flags: where each parameter's flag is in `grad`; 0 except during an exchange.
+        grad_shared: whether `grad` lies where the ranks of a host share memory.
         unsynced: why these gradients are not ready for an update, if they are not.
+        stepper: carries out an optimiser's whole step on them, `stepper(optimizer, slab)`, where that is not left to
+            the optimiser: the gradients are still to be summed then.
     """
 
     def __init__(self, parameters: list[Parameter], allocate: Allocate = allocate) -> None:
@@ -73,7 +76,9 @@ class FlatParameters:
         self.flags = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
         self.data = allocate(self.starts[-1], self.dtype)
         self.grad = allocate(self.starts[-1], self.dtype)
+        self.grad_shared = False
         self.unsynced: str | None = None
+        self.stepper: Callable[[Any, Any], None] | None = None
         for number, parameter in enumerate(parameters):
             self._move_in(parameter, number)
 
@@ -86,6 +91,25 @@ class FlatParameters:
             parameter.grad_buffer[...] = parameter.grad
             parameter.grad = parameter.grad_buffer
         parameter.place = (self, number)
+
+    def move_data(self, data: Array, writeable: bool = True) -> None:
+        """Move the values to `data`, an array as long as this one; `.data` is then a view of it, writeable or not."""
+        for number, parameter in enumerate(self.parameters):
+            values = self.view(data, number)
+            values[...] = parameter.data
+            values.flags.writeable = writeable
+            parameter.data = parameter.data_buffer = values
+        self.data = data
+
+    def move_grad(self, grad: Array) -> None:
+        """Move the gradients to `grad`, an array as long as this one."""
+        grad[:] = 0
+        for number, parameter in enumerate(self.parameters):
+            before, parameter.grad_buffer = parameter.grad, self.view(grad, number)
+            if before is not None:
+                parameter.grad_buffer[...] = before
+                parameter.grad = parameter.grad_buffer
+        self.grad = grad
 
     def view(self, flat: Array, number: int) -> Array:
         """Return a parameter's part of a flat array, in its shape and in its order in memory."""

@@ -33,6 +33,7 @@ class Slab:
     Attributes:
         flat: the parameters' arrays.
         numbers: which of its parameters are this optimiser's.
+        parameters: those.
         steps: how often each has been updated.
         state: name -> array as long as `flat.data`.
     """
@@ -42,12 +43,12 @@ class Slab:
         self.numbers = numbers
         self.steps = [0] * len(numbers)
         self.state = {name: allocate(flat.data.size, flat.dtype) for name in names}
-        self._owned = [flat.parameters[number] for number in numbers]
+        self.parameters = [flat.parameters[number] for number in numbers]
         self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
 
     def runs(self) -> list[Run]:
         """Return the runs that have gradients, and count their step."""
-        for parameter in self._owned:
+        for parameter in self.parameters:
             if parameter.grad is not parameter.grad_buffer or parameter.data is not parameter.data_buffer:
                 return self._broken_runs()
         if not self._unbroken or self.steps.count(self.steps[0]) != len(self.steps):
@@ -59,7 +60,7 @@ class Slab:
     def _broken_runs(self) -> list[Run]:
         """Return the runs where some parameters have no gradient, another age, or another owner."""
         runs: list[Run] = []
-        for place, (number, parameter) in enumerate(zip(self.numbers, self._owned)):
+        for place, (number, parameter) in enumerate(zip(self.numbers, self.parameters)):
             if parameter.data is not parameter.data_buffer:  # the user's own array
                 np.copyto(parameter.data_buffer, parameter.data, casting="same_kind")  # type: ignore[arg-type]
                 parameter.data = parameter.data_buffer  # type: ignore[assignment]
@@ -77,12 +78,12 @@ class Slab:
 
     def mark_changed(self) -> None:
         """Note the change in place, so that a graph that still needs the old values says so."""
-        for parameter in self._owned:
+        for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.version[0] += 1
 
 
-Updater = Callable[["Optimizer", Slab, Run], None]
+Updater = Callable[["Optimizer", Slab, Run], None]  # of a run, on this rank
 
 
 def update_here(optimizer: Optimizer, slab: Slab, run: Run) -> None:
@@ -147,13 +148,16 @@ class Optimizer:
         for slab in self.slabs:
             if slab.flat.unsynced:
                 raise RuntimeError(f"{type(self).__name__}.step: {slab.flat.unsynced}")
+            if slab.flat.stepper is not None:
+                slab.flat.stepper(self, slab)
+                continue
             for run in slab.runs():
                 self.updater(self, slab, run)
             slab.mark_changed()
         self.iteration += 1
 
-    def update(self, slab: Slab, run: Run) -> None:
-        """Update one run, in place."""
+    def update(self, slab: Slab, run: Run, grads: list[Array] | None = None) -> None:
+        """Update one run, in place, from its gradients, or from the sum of `grads`, arrays as long as the run."""
         raise NotImplementedError
 
 

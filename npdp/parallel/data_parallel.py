@@ -20,8 +20,11 @@ from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
 from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB
 from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.fused import FusedExchange
 from npdp.parallel.replicas import broadcast_parameters
 from npdp.parallel.world import init
+
+UPDATES = ("replicated", "fused")
 
 
 class DataParallel(Module):
@@ -38,21 +41,36 @@ class DataParallel(Module):
         module: the model; the same program must build it on every rank.
         bucket_cap_mb: gradients leave in buckets of about this size, in MB of 2^20 bytes.
         first_bucket_mb: the same for the first bucket.
+        update: "replicated", every rank updates its own copy; or "fused" (fused.py): gradients are summed in the pass
+            that updates, ranks of a host share one copy. Parameters are read-only then, and reading `.grad` raises.
 
     Raises:
         InputError: the ranks' models differ; the first difference is named.
     """
 
     def __init__(
-        self, module: Module, bucket_cap_mb: float = BUCKET_CAP_MB, first_bucket_mb: float = FIRST_BUCKET_MB
+        self,
+        module: Module,
+        bucket_cap_mb: float = BUCKET_CAP_MB,
+        first_bucket_mb: float = FIRST_BUCKET_MB,
+        update: str = "replicated",
     ) -> None:
+        if update not in UPDATES:
+            raise ValueError(f"DataParallel: no update {update!r}; there are {', '.join(UPDATES)}")
         self.module = module
         self.world = init()
         if self.world.world_size > 1:
             broadcast_parameters(module.named_parameters())
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-        self.exchange = _exchange_of(trained) or GradientExchange(trained, self.world, bucket_cap_mb, first_bucket_mb)
+        self.update = update
+        found = _exchange_of(trained)
+        if found is not None and update == "fused":
+            raise ValueError('DataParallel: update="fused" and DistributedOptimizer exclude each other')
+        if update == "fused" and self.world.world_size > 1:
+            self.exchange: GradientExchange = FusedExchange(trained, self.world)
+        else:
+            self.exchange = found or GradientExchange(trained, self.world, bucket_cap_mb, first_bucket_mb)
         self.exchange.wrapped = True
         self._untagged = 0
 

@@ -60,6 +60,10 @@ class GradientExchange:
         self.flats = lay_flat(self.parameters)
         for parameter in self.parameters:
             parameter.exchange = self
+        for flat in self.flats:
+            if world.world_size > 1 and not flat.grad_shared:
+                flat.move_grad(world.shared_empty(flat.grad.size, flat.dtype))
+                flat.grad_shared = True  # another exchange may have some of these parameters, and views of this array
         self.syncing = True
         self.wrapped = False
         self.buckets: list[Bucket] = []

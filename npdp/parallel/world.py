@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from npdp import environment
-from npdp.collectives.choose import NATIVE, SCHEDULES, choose
+from npdp.collectives.choose import NATIVE, SHARED_MEMORY, algorithms_of, choose
 from npdp.collectives.execute import execute, rank_steps
+from npdp.collectives.shared_memory import Host, open_host
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
@@ -27,6 +29,7 @@ Array = npt.NDArray[Any]
 
 DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "int64"))
 OPS = ("sum", "mean", "min", "max", "prod")
+_NUMBERS = {dtype.num for dtype in DTYPES} | {np.dtype(np.longlong).num, np.dtype(np.intc).num}
 
 
 class World:
@@ -44,40 +47,51 @@ class World:
         self.rank, self.world_size = transport.rank, transport.world_size
         self.algorithm = algorithm
         self.collective_s = 0.0
+        self._host: Host | None = None
+        self._host_opened = False
+        self._chosen: dict[tuple[str, int, str], str] = {}
 
     def clear_times(self) -> None:
         """Begin to measure anew."""
         self.collective_s = self.transport.wait_s = 0.0
+        if self._host is not None:
+            self._host.kernel.wait_s = 0.0
 
     @property
     def wait_s(self) -> float:
-        """Seconds in which this rank did nothing but wait for a message."""
-        return self.transport.wait_s
+        """Seconds in which this rank did nothing but wait for others."""
+        return self.transport.wait_s + (self._host.kernel.wait_s if self._host is not None else 0.0)
 
     @property
     def communication_s(self) -> float:
         """Seconds in collectives without waiting: sending, copying, adding."""
-        return self.collective_s - self.transport.wait_s
+        return self.collective_s - self.wait_s
+
+    @property
+    def host(self) -> Host | None:
+        """The ranks of this rank's host and their memory, None where they share none; collective the first time."""
+        if not self._host_opened:
+            self._host_opened = True
+            self._host = open_host(self.transport) if self.world_size > 1 else None
+        return self._host
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether all ranks of this world share memory; collective the first time."""
+        host = self.host
+        return host is not None and len(host.ranks) == self.world_size
 
     def allreduce(self, array: Array, op: str = "sum", algorithm: str | None = None) -> None:
         """All-reduce in place; see `npdp.allreduce`."""
         buffer = _checked(array, op)
-        combine = "sum" if op == "mean" else op
-        algorithm = self._choose("allreduce", algorithm, buffer)
-        if algorithm == NATIVE:
-            before = time.perf_counter()
-            self.transport.native_allreduce(buffer, combine)
-            self.collective_s += time.perf_counter() - before
-        else:
-            self._execute("allreduce", algorithm, buffer, combine)
+        self._run("allreduce", buffer, op, algorithm)
         if op == "mean":
             buffer /= buffer.dtype.type(self.world_size)
 
     def reduce_scatter(self, array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
         """Reduce-scatter in place; see `npdp.reduce_scatter`."""
         buffer = _checked(array, op)
-        algorithm = self._choose("reduce_scatter", algorithm, buffer)
-        self._execute("reduce_scatter", algorithm, buffer, "sum" if op == "mean" else op)
+        self._run("reduce_scatter", buffer, op, algorithm)
         start, stop = part(buffer.size, self.world_size, self.rank)
         chunk = buffer[start:stop]
         if op == "mean":
@@ -95,50 +109,90 @@ class World:
             )
         if mine.ctypes.data != buffer[start:stop].ctypes.data:
             buffer[start:stop] = mine
-        algorithm = self._choose("allgather", algorithm, buffer)
-        self._execute("allgather", algorithm, buffer, "sum")
+        self._run("allgather", buffer, "sum", algorithm)
 
     def broadcast(self, array: Array, root: int = 0, algorithm: str | None = None) -> None:
         """Broadcast in place; see `npdp.broadcast`."""
         buffer = _checked(array, "sum")
         if not 0 <= root < self.world_size:
             raise ValueError(f"broadcast: root must be a rank of this world of {self.world_size}, got {root}")
-        algorithm = self._choose("broadcast", algorithm, buffer)
-        self._execute("broadcast", algorithm, buffer, "sum", root)
+        self._run("broadcast", buffer, "sum", algorithm, root)
 
     def barrier(self) -> None:
         """Return when all ranks have come here."""
-        self.allreduce(np.zeros(1, np.int32), algorithm="tree")
+        self.allreduce(np.zeros(1, np.int32), algorithm="auto")
+
+    def shared_empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array in shared memory where there is some; see `npdp.shared_empty`."""
+        _checked(np.empty(0, dtype), "sum")
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        array = self.host.empty(prod(shape), dtype) if self.host else None
+        return np.empty(shape, dtype) if array is None else array.reshape(shape)
+
+    def shared_once(self, count: int, dtype: np.dtype[Any]) -> Array | None:
+        """Return one array for all ranks, or None where not all of them share memory, or there is no room; collective."""
+        if not self.shares_memory or self.host is None:
+            return None
+        return self.host.empty(count, dtype, one_for_all=True)
+
+    def everyones(self, array: Array) -> list[Array] | None:
+        """Return all ranks' arrays that were made together with `array` by `shared_empty`; None where out of reach."""
+        return self.host.everyones(array) if self.shares_memory and self.host else None
+
+    def sum(self, value: int) -> int:
+        """Return the sum over all ranks; who has it knows that all have come here."""
+        number = np.array([value], np.int64)
+        self.allreduce(number, algorithm="auto")
+        return int(number[0])
 
     def mean(self, value: float, count: float) -> float:
         """Return the weighted mean over all ranks; see `npdp.global_mean`."""
         numbers = np.array([value * count if count else 0.0, count], np.float64)
-        self.allreduce(numbers, algorithm="tree")
+        self.allreduce(numbers, algorithm="auto")
         return float(numbers[0] / numbers[1]) if numbers[1] else 0.0
 
     def gather_texts(self, text: str) -> list[str]:
         """Return every rank's text, in rank order; for verdicts and descriptions, not for data."""
         mine = text.encode(errors="surrogateescape")
         sizes = np.zeros(self.world_size, np.int64)
-        self.allgather(np.array([len(mine)], np.int64), sizes, "halving_doubling")
+        self.allgather(np.array([len(mine)], np.int64), sizes, "auto")
         words = int(sizes.max() + 7) // 8
         everything = np.zeros(self.world_size * words, np.int64)
         chunk = np.frombuffer(mine.ljust(words * 8, b"\0"), np.int64)
-        self.allgather(chunk, everything, "halving_doubling")
+        self.allgather(chunk, everything, "auto")
         rows = everything.view(np.uint8).reshape(self.world_size, words * 8)
         return [row[:size].tobytes().decode(errors="surrogateescape") for row, size in zip(rows, sizes)]
 
-    def _choose(self, collective: str, algorithm: str | None, buffer: Array) -> str:
-        """Return the algorithm asked for, else the world's where this collective has it, else the table's."""
-        if algorithm is None:
-            has_it = self.algorithm in SCHEDULES[collective] or collective == "allreduce"
-            algorithm = self.algorithm if has_it else "auto"
-        return choose(collective, algorithm, buffer.nbytes, self.world_size)
+    def chosen(self, collective: str, nbytes: int, algorithm: str | None = None) -> str:
+        """Return the algorithm asked for, else the world's where this collective has it, else the best.
 
-    def _execute(self, collective: str, algorithm: str, buffer: Array, op: str, root: int = 0) -> None:
-        steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
+        Raises:
+            ValueError: there is none of this name, or this world cannot use it.
+        """
+        key = (collective, nbytes, algorithm or self.algorithm)
+        found = self._chosen.get(key)
+        if found is None:
+            if algorithm is None:
+                algorithm = self.algorithm if self.algorithm in algorithms_of(collective) else "auto"
+            needs_memory = algorithm in ("auto", SHARED_MEMORY)
+            found = choose(collective, algorithm, nbytes, self.world_size, needs_memory and self.shares_memory)
+            self._chosen[key] = found
+        return found
+
+    def _run(self, collective: str, buffer: Array, op: str, algorithm: str | None, root: int = 0) -> None:
+        """Carry out a collective with the algorithm chosen; of a mean, the sum."""
+        algorithm = self.chosen(collective, buffer.nbytes, algorithm)
+        if self.world_size == 1:
+            return
+        combine = "sum" if op == "mean" else op
         before = time.perf_counter()
-        execute(steps, self.transport, buffer, op)
+        if algorithm == SHARED_MEMORY:
+            self._host.collective(collective, buffer, combine, root)  # type: ignore[union-attr]
+        elif algorithm == NATIVE:
+            self.transport.native_allreduce(buffer, combine)
+        else:
+            steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
+            execute(steps, self.transport, buffer, combine)
         self.collective_s += time.perf_counter() - before
 
 
@@ -146,17 +200,20 @@ def _checked(array: Any, op: str, writeable: bool = True) -> Array:
     """Return `array` as a 1-D view, or say what is wrong with it."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"a collective takes a NumPy array, got {type(array).__name__}")
-    if array.dtype not in DTYPES:
+    if array.dtype.num not in _NUMBERS or not array.dtype.isnative:
         raise TypeError(f"a collective takes float32, float64, int32 or int64, got {array.dtype}")
     if op not in OPS:
         raise ValueError(f"no op {op!r}; there are {', '.join(OPS)}")
     if op == "mean" and array.dtype.kind == "i":
         raise TypeError(f"the mean of {array.dtype} is no {array.dtype}: convert to float first, or take the sum")
-    if not array.flags.forc:
+    flags = array.flags
+    if not flags.forc:
         raise ValueError(f"a collective takes a contiguous array, got strides {array.strides} for shape {array.shape}")
-    if writeable and not array.flags.writeable:
+    if writeable and not flags.writeable:
         raise ValueError("a collective works in place, but this array is read-only")
-    return array.reshape(-1) if array.flags.c_contiguous else array.T.reshape(-1)
+    if array.ndim == 1:
+        return array
+    return array.reshape(-1) if flags.c_contiguous else array.T.reshape(-1)
 
 
 class _OfThisRank(threading.local):
@@ -182,7 +239,7 @@ def init(algorithm: str | None = None) -> World:
         world = _process_world = World(_transport())
         set_shard(world.rank, world.world_size)
     if algorithm is not None:
-        choose("allreduce", algorithm, 0, world.world_size)
+        world.chosen("allreduce", 0, algorithm)
         world.algorithm = algorithm
     return world
 
@@ -227,45 +284,3 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of ranks."""
     return init().world_size
-
-
-def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> None:
-    """Leave in `array`, on every rank, the sum (or other op) of all ranks' arrays; collective, in place.
-
-    Args:
-        array: any contiguous shape, of float32, float64, int32 or int64; alike on all ranks.
-        op: sum, mean, min, max or prod. Integer sums wrap; an integer mean is refused; NaN and Inf pass.
-        algorithm: auto, naive, ring, halving_doubling, tree, or mpi (MPI's own); the world's where None.
-    """
-    init().allreduce(array, op, algorithm)
-
-
-def reduce_scatter(array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
-    """Return the view of chunk `rank` of `array`, where the sum is now; collective, in place.
-
-    The other chunks hold partial sums afterwards. Chunks follow the partition law: the first count % P are one longer.
-    """
-    return init().reduce_scatter(array, op, algorithm)
-
-
-def allgather(chunk: Array, out: Array, algorithm: str | None = None) -> None:
-    """Leave in `out`, on every rank, all ranks' chunks in rank order; collective, in place in `out`.
-
-    `chunk` must have the size that the partition law gives this rank of `out`; it may be that view of `out`.
-    """
-    init().allgather(chunk, out, algorithm)
-
-
-def broadcast(array: Array, root: int = 0, algorithm: str | None = None) -> None:
-    """Leave in `array`, on every rank, the root's values; collective, in place."""
-    init().broadcast(array, root, algorithm)
-
-
-def barrier() -> None:
-    """Return when all ranks have called it; collective."""
-    init().barrier()
-
-
-def global_mean(value: float, count: float) -> float:
-    """Return sum(value x count) / sum(count) over all ranks, 0.0 where all counts are 0; collective."""
-    return init().mean(value, count)

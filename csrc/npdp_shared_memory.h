@@ -1,0 +1,56 @@
+/* Collectives over memory that all ranks of a host map: the contract. cffi reads these lines too.
+ *
+ * A rank describes itself in an npdp_host, calls npdp_begin, and then npdp_go_on until it says NPDP_DONE. All ranks
+ * begin the same collectives in the same order. npdp_go_on returns at least every 10 ms, so that its caller can look
+ * after signals and dead ranks; it may be called again at any time.
+ *
+ * The mapping starts with npdp_header_bytes(ranks, slot_bytes), zero at first, which belong to these functions.
+ *
+ * Sums are in rank order, whatever the timing: the same bits as the naive algorithm over messages.
+ * Cost, of S bytes on P ranks: direct, a rank reads S and writes S; staged, it also copies (P-1)/P S in and out.
+ */
+#ifndef NPDP_SHARED_MEMORY_H
+#define NPDP_SHARED_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { NPDP_ALLREDUCE, NPDP_REDUCE_SCATTER, NPDP_ALLGATHER, NPDP_BROADCAST, NPDP_BARRIER };
+enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT };
+
+typedef struct {
+    /* Set once by the caller. */
+    unsigned char *base;   /* where the memory is mapped, on a page */
+    size_t nbytes;         /* of the mapping */
+    size_t slot_bytes;     /* of a staging slot; a multiple of 64 * ranks */
+    uint32_t rank, ranks;
+    uint32_t looks, yields; /* how often to look at once, then with a yield before each look, before sleeping */
+    void **pointers;       /* scratch: 2 * ranks + 1 of them */
+    /* How far this rank is; zero at first. */
+    uint32_t posted, begun, staged, small;
+    double wait_s;         /* seconds in which it waited for others */
+    /* The collective under way. */
+    int kind, op, dtype, mode, agreed, patient;
+    uint32_t root, phase, last_phase, segments;
+    uint32_t different;    /* after NPDP_DIFFERENT: the first rank that called something else */
+    unsigned char *buffer;
+    size_t count, piece;   /* elements; how many of a chunk are in a segment */
+} npdp_host;
+
+/* How many bytes at the start of the mapping these functions need. */
+size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes);
+
+/* Begins a collective and goes on. The chunks of `count` elements follow the partition law. */
+int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
+
+/* Goes on: NPDP_DONE; NPDP_WAITING, call again; or NPDP_DIFFERENT: another rank is in another collective, and this
+ * world is of no use any more. */
+int npdp_go_on(npdp_host *host);
+
+/* Where, in this mapping, the array lies with which `rank` began the collective under way; NULL if outside. */
+void *npdp_array_of(const npdp_host *host, uint32_t rank);
+
+/* What `rank` called: kind | op << 8 | dtype << 16 | root << 32, and its count. For words about NPDP_DIFFERENT. */
+uint64_t npdp_call_of(const npdp_host *host, uint32_t rank, uint64_t *count);
+
+#endif

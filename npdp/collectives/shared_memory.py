@@ -1,0 +1,192 @@
+"""Collectives inside a host: a C kernel over memory that its ranks map (csrc/shared_memory.c), no messages.
+
+    memory  | lines, slots | block: rank 0's array | rank 1's array | block: one array for all | ...
+
+Each rank sums its chunk over all ranks' arrays, straight into all of them. Arrays that lie elsewhere pass through slots
+in segments. `Host` is a rank's view of it: it carries out collectives, and gives out arrays in this memory.
+
+Cost: S bytes read and S written a rank, as much as copying S bytes; two posts (see the kernel).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npdp import kernels
+from npdp.collectives.execute import execute, rank_steps
+from npdp.comm.errors import CommunicationError
+from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
+from npdp.comm.transport import Buffer, Transport
+
+SLOT_BYTES = 256 << 10  # of a staging slot: three a rank stay in the second-level cache
+
+
+class Block(NamedTuple):
+    """A piece of the memory, in whole pages."""
+
+    start: int
+    nbytes: int
+
+
+class Host:
+    """The ranks of one host, as one of them sees them, and the memory that they share.
+
+    Attributes:
+        ranks: their numbers in the world.
+        rank: this rank's place among them.
+    """
+
+    def __init__(self, memory: SharedMemory, transport: Transport, ranks: list[int], first: int) -> None:
+        from npdp.kernels import shared_memory as kernel  # where there is a compiler
+
+        self.ranks, self.rank = ranks, ranks.index(transport.rank)
+        self._peers = [rank for rank in ranks if rank != transport.rank]
+        self._transport, self._memory, self._kernel = transport, memory, kernel
+        looks, yields = (2000, 200) if len(ranks) <= (os.cpu_count() or 1) else (50, 20)
+        self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
+        self._address = np.frombuffer(memory.memory, np.uint8, 1).ctypes.data
+        self._free = [Block(first, len(memory.memory) - first)]
+        self._blocks: list[Block] = []  # in use, in the order in which they were given out
+        self._released: set[Block] = set()
+
+    # Collectives
+    def collective(self, kind: str, buffer: Buffer, op: str = "sum", root: int = 0) -> None:
+        """Carry out `kind` on a 1-D contiguous buffer, in place; collective over the host's ranks.
+
+        Args:
+            root: of a broadcast, its place among `ranks`.
+
+        Raises:
+            CommunicationError: another rank has called something else, or has left.
+        """
+        kernel = self._kernel
+        status = self.kernel.begin(kernel.KINDS[kind], buffer, kernel.OPS[op], root)
+        if status != kernel.DONE:
+            self._finish(status)
+
+    def _finish(self, status: int) -> None:
+        while status == self._kernel.WAITING:
+            error = self._transport.in_vain(self._peers)
+            status = self.kernel.go_on()  # what came just before counts
+            if error is not None and status == self._kernel.WAITING:
+                raise error
+        if status == self._kernel.DIFFERENT:
+            mine, other = self.kernel.call_of(self.rank), self.kernel.different
+            raise CommunicationError(
+                f"rank {self._transport.rank} calls {mine}, rank {self.ranks[other]} {self.kernel.call_of(other)}: "
+                "the ranks do not call the same collective with the same count and dtype"
+            )
+
+    # Memory
+    def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool = False) -> Buffer | None:
+        """Return an array in this memory, each rank its own, or one for all; None where there is no room. Collective.
+
+        It is given back when no rank has an array on it any more. Its values are whatever was there.
+
+        Raises:
+            ValueError: the ranks ask for different sizes.
+        """
+        self._take_back(count * dtype.itemsize)
+        stride = max(1, -(-count * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
+        block = self._first_fit(stride if one_for_all else stride * len(self.ranks))
+        if block is None:
+            return None
+        start = block.start if one_for_all else block.start + self.rank * stride
+        mine = 0 if one_for_all and self.rank else stride  # each rank reserves its own: memory near its core
+        reserved = np.array([self._memory.reserve(start, mine)], np.int32)
+        self.collective("allreduce", reserved, "min")
+        self._blocks.append(block)
+        if not reserved[0]:
+            self._released.add(block)
+            return None
+        array: Buffer = np.frombuffer(self._memory.memory, dtype, count, start)
+        weakref.finalize(array, self._released.add, block)
+        return array
+
+    def everyones(self, array: Buffer) -> list[Buffer] | None:
+        """Return, in rank order, what `empty` gave each rank when it gave this one `array`; None if it gave none."""
+        at = array.ctypes.data - self._address
+        block = next((block for block in self._blocks if block.start <= at < block.start + block.nbytes), None)
+        if block is None:
+            return None
+        stride = block.nbytes // len(self.ranks)
+        first = at - self.rank * stride
+        starts = [first + rank * stride for rank in range(len(self.ranks))]
+        return [np.frombuffer(self._memory.memory, array.dtype, array.size, start) for start in starts]
+
+    def _take_back(self, nbytes: int) -> None:
+        """Free the blocks that no rank uses any more: the same on all, so they agree where the next one goes."""
+        state = np.array([nbytes, -nbytes, *(block in self._released for block in self._blocks)], np.int64)
+        self.collective("allreduce", state, "min")
+        if state[0] != -state[1]:
+            raise ValueError(
+                f"rank {self._transport.rank} asks for {nbytes} bytes of shared memory, others of its host for "
+                f"{state[0]} to {-state[1]}"
+            )
+        for block in [block for block, released in zip(self._blocks, state[2:]) if released]:
+            self._blocks.remove(block)
+            self._released.remove(block)
+            if self.rank == 0:
+                self._memory.give_back(*block)
+            self._free = _joined([*self._free, block])
+
+    def _first_fit(self, nbytes: int) -> Block | None:
+        for number, free in enumerate(self._free):
+            if free.nbytes >= nbytes:
+                self._free[number] = Block(free.start + nbytes, free.nbytes - nbytes)
+                return Block(free.start, nbytes)
+        return None
+
+
+def _joined(blocks: list[Block]) -> list[Block]:
+    """Return the blocks in order, neighbours made one."""
+    joined: list[Block] = []
+    for block in sorted(blocks):
+        if joined and joined[-1].start + joined[-1].nbytes == block.start:
+            joined[-1] = Block(joined[-1].start, joined[-1].nbytes + block.nbytes)
+        else:
+            joined.append(block)
+    return joined
+
+
+def _slot_bytes(ranks: int) -> int:
+    return -(-SLOT_BYTES // (64 * ranks)) * 64 * ranks
+
+
+def open_host(transport: Transport) -> Host | None:
+    """Return this rank's host, or None where a host of this world cannot share memory; collective over the world.
+
+    It takes C kernels and Linux, and ranks that run under the same system: what carries the same host's name but cannot
+    find the memory (two containers, say) is told so by the token in it.
+    """
+    able = kernels.backend() == "c" and hasattr(os, "memfd_create")
+    hosts = _gather(transport, [transport.host_number if able else -1 - transport.rank])[:, 0]
+    if (hosts < 0).any():
+        return None
+    ranks = [int(rank) for rank in np.flatnonzero(hosts == hosts[transport.rank])]
+    from npdp.kernels import shared_memory as kernel
+
+    header_bytes = -(-kernel.header_bytes(len(ranks), _slot_bytes(len(ranks))) // mmap.PAGESIZE) * mmap.PAGESIZE
+    made = make(header_bytes) if ranks[0] == transport.rank else None
+    tickets = _gather(transport, made[1].numbers() if made else [0] * TICKET_NUMBERS)
+    pid, fd, nbytes, *token = (int(number) for number in tickets[ranks[0]])
+    memory = made[0] if made else find(Ticket(pid, fd, nbytes, (token[0], token[1])), header_bytes)
+    found = _gather(transport, [memory is not None])
+    if memory is None or not found.all():
+        return None
+    return Host(memory, transport, ranks, header_bytes + mmap.PAGESIZE)
+
+
+def _gather(transport: Transport, numbers: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return every rank's numbers, a row each; by messages, for there is no other way yet."""
+    rows = np.zeros((transport.world_size, len(numbers)), np.int64)
+    rows[transport.rank] = numbers
+    flat = rows.reshape(-1)
+    steps = rank_steps("allgather", "ring", transport.world_size, 0, transport.rank, flat.size, flat.itemsize)
+    execute(steps, transport, flat, "sum")
+    return rows

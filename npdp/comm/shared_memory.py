@@ -1,0 +1,89 @@
+"""Memory that several processes of a host map: made by one, found by the others through its process.
+
+It is a memfd: a file in memory without a name, so that nothing is left behind however a job ends, and not bound by the
+size of /dev/shm. The mapping is as large as all memory of the host; what has not been reserved takes none. A page that
+was not reserved first would be a SIGBUS on a host whose memory is used up, so all is reserved before it is used.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from typing import NamedTuple
+
+SMALLEST_BYTES = 1 << 26  # a mapping below this is of no use
+TOKEN_BYTES = 16
+TICKET_NUMBERS = 5
+
+
+class Ticket(NamedTuple):
+    """How another process of this host finds the memory: five numbers, to be sent as int64."""
+
+    pid: int
+    fd: int
+    nbytes: int
+    token: tuple[int, int]
+
+    def numbers(self) -> list[int]:
+        return [self.pid, self.fd, self.nbytes, *self.token]
+
+
+class SharedMemory:
+    """A mapping; `memory` is what cffi and NumPy take."""
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        """Map `nbytes` of the open file `fd`, which is closed with this object.
+
+        Raises:
+            OSError, ValueError: this cannot be mapped here.
+        """
+        self._fd = fd
+        weakref.finalize(self, os.close, fd)
+        self.memory = mmap.mmap(fd, nbytes)
+        if hasattr(mmap, "MADV_DONTDUMP"):
+            self.memory.madvise(mmap.MADV_DONTDUMP)  # a core file would hold all of it
+
+    def reserve(self, start: int, nbytes: int) -> bool:
+        """Return whether these bytes could be had for sure; those not written before are zeros."""
+        try:
+            if nbytes:
+                os.posix_fallocate(self._fd, start, nbytes)
+        except OSError:
+            return False
+        return True
+
+    def give_back(self, start: int, nbytes: int) -> None:
+        """Return whole pages to the system; reserve them again before the next use."""
+        if nbytes and hasattr(mmap, "MADV_REMOVE"):
+            self.memory.madvise(mmap.MADV_REMOVE, start, nbytes)
+
+
+def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
+    """Make memory whose first bytes are reserved, and the ticket to it; None where this cannot be had."""
+    nbytes = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    while nbytes >= max(SMALLEST_BYTES, 2 * header_bytes):
+        try:
+            fd = os.memfd_create("npdp")
+            os.ftruncate(fd, nbytes)
+            made = SharedMemory(fd, nbytes)
+        except (OSError, ValueError):  # a limit on address space
+            nbytes //= 4
+            continue
+        if not made.reserve(0, header_bytes + TOKEN_BYTES):
+            return None
+        token = os.urandom(TOKEN_BYTES)
+        made.memory[header_bytes : header_bytes + TOKEN_BYTES] = token
+        words = (int.from_bytes(token[:8], "little", signed=True), int.from_bytes(token[8:], "little", signed=True))
+        return made, Ticket(os.getpid(), fd, nbytes, words)
+    return None
+
+
+def find(ticket: Ticket, header_bytes: int) -> SharedMemory | None:
+    """Map what the ticket names; None where this process cannot, or finds other memory there."""
+    try:
+        found = SharedMemory(os.open(f"/proc/{ticket.pid}/fd/{ticket.fd}", os.O_RDWR), ticket.nbytes)
+    except (OSError, ValueError):
+        return None
+    token = b"".join(word.to_bytes(8, "little", signed=True) for word in ticket.token)
+    return found if found.memory[header_bytes : header_bytes + TOKEN_BYTES] == token else None

@@ -1,0 +1,100 @@
+"""The functions of `csrc/shared_memory.c` through cffi: collectives over memory that the ranks of a host map.
+
+Arguments have been checked by the caller. Where the C code was not compiled, importing this raises ImportError.
+Cost of a call, apart from the collective: about half a microsecond.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+Array = NDArray[Any]
+
+DONE, WAITING, DIFFERENT = lib.NPDP_DONE, lib.NPDP_WAITING, lib.NPDP_DIFFERENT
+KINDS = {
+    "allreduce": lib.NPDP_ALLREDUCE,
+    "reduce_scatter": lib.NPDP_REDUCE_SCATTER,
+    "allgather": lib.NPDP_ALLGATHER,
+    "broadcast": lib.NPDP_BROADCAST,
+    "barrier": lib.NPDP_BARRIER,
+}
+OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
+DTYPES = {
+    "float32": lib.NPDP_F32,
+    "float64": lib.NPDP_F64,
+    "int32": lib.NPDP_I32,
+    "int64": lib.NPDP_I64,
+}
+_CODES = {np.dtype(name).num: code for name, code in DTYPES.items()}
+_begin, _go_on, _pointer = lib.npdp_begin, lib.npdp_go_on, ffi.from_buffer
+_BYTES = ffi.typeof("char[]")
+
+
+def header_bytes(ranks: int, slot_bytes: int) -> int:
+    """Return how much of the memory, at its start, the collectives need for themselves."""
+    return int(lib.npdp_header_bytes(ranks, slot_bytes))
+
+
+class HostRank:
+    """What one rank knows of the collectives over its host's memory.
+
+    Args:
+        memory: the mapping; zeros at first.
+        rank, ranks: this rank's number among those of the host; how many there are.
+        slot_bytes: of a staging slot; a multiple of 64 * ranks.
+        looks, yields: how often to look at once, then with a yield before each look, before sleeping.
+    """
+
+    def __init__(self, memory: mmap.mmap, rank: int, ranks: int, slot_bytes: int, looks: int, yields: int) -> None:
+        self._memory = ffi.from_buffer(memory)  # keeps the mapping
+        self._pointers = ffi.new("void *[]", 2 * ranks + 1)
+        self._host = ffi.new("npdp_host *")
+        host = self._host
+        host.base, host.nbytes, host.slot_bytes = ffi.cast("unsigned char *", self._memory), len(memory), slot_bytes
+        host.rank, host.ranks, host.looks, host.yields = rank, ranks, looks, yields
+        host.pointers = self._pointers
+
+    def begin(self, kind: int, array: Array, op: int, root: int = 0) -> int:
+        """Begin a collective on `array`, contiguous, and go on; return DONE, WAITING or DIFFERENT."""
+        status: int = _begin(self._host, kind, op, _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root)
+        return status
+
+    def go_on(self) -> int:
+        """Go on for up to 10 ms; return DONE, WAITING or DIFFERENT."""
+        status: int = _go_on(self._host)
+        return status
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds in which this rank waited for others."""
+        return float(self._host.wait_s)
+
+    @wait_s.setter
+    def wait_s(self, seconds: float) -> None:
+        self._host.wait_s = seconds
+
+    @property
+    def different(self) -> int:
+        """After DIFFERENT: the number, among the host's ranks, of the first that called something else."""
+        return int(self._host.different)
+
+    def call_of(self, rank: int) -> str:
+        """Return, in words, what a rank of the host has called."""
+        count = ffi.new("uint64_t *")
+        what = lib.npdp_call_of(self._host, rank, count)
+        kind, op, dtype, root = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
+        name = next(name for name, code in KINDS.items() if code == kind)
+        if name == "barrier":
+            return name
+        detail = {"broadcast": f" from rank {root}", "allgather": ""}.get(name) or f" ({_name(OPS, op)})"
+        return f"{name} of {count[0]} {_name(DTYPES, dtype)}{detail if name != 'allgather' else ''}"
+
+
+def _name(codes: dict[str, int], wanted: int) -> str:
+    return next(name for name, code in codes.items() if code == wanted)

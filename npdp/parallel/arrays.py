@@ -1,0 +1,66 @@
+"""Collectives on plain arrays, over the world of this rank; all ranks call them alike.
+
+Any contiguous shape of float32, float64, int32 or int64. On arrays from `shared_empty` they need no copy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from npdp.parallel.world import Array, init
+
+
+def shared_empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+    """Return this rank's array of values yet to be set, in memory that the ranks of a host share; collective.
+
+    Collectives on it, and on contiguous parts of it, read and write all ranks' arrays in place. Where ranks share no
+    memory, or there is no room for it, it is an ordinary array, and everything works as well, only slower.
+
+    Args:
+        shape: alike on all ranks, as is `dtype`.
+        dtype: float32, float64, int32 or int64.
+    """
+    return init().shared_empty(shape, np.dtype(dtype))
+
+
+def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> None:
+    """Leave in `array`, on every rank, the sum (or other op) of all ranks' arrays; collective, in place.
+
+    Args:
+        array: any contiguous shape, of float32, float64, int32 or int64; alike on all ranks.
+        op: sum, mean, min, max or prod. Integer sums wrap; an integer mean is refused; NaN and Inf pass.
+        algorithm: auto, shared_memory, naive, ring, halving_doubling, tree, or mpi (MPI's own); the world's where None.
+    """
+    init().allreduce(array, op, algorithm)
+
+
+def reduce_scatter(array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
+    """Return the view of chunk `rank` of `array`, where the sum is now; collective, in place.
+
+    The other chunks hold partial sums afterwards. Chunks follow the partition law: the first count % P are one longer.
+    """
+    return init().reduce_scatter(array, op, algorithm)
+
+
+def allgather(chunk: Array, out: Array, algorithm: str | None = None) -> None:
+    """Leave in `out`, on every rank, all ranks' chunks in rank order; collective, in place in `out`.
+
+    `chunk` must have the size that the partition law gives this rank of `out`; it may be that view of `out`.
+    """
+    init().allgather(chunk, out, algorithm)
+
+
+def broadcast(array: Array, root: int = 0, algorithm: str | None = None) -> None:
+    """Leave in `array`, on every rank, the root's values; collective, in place."""
+    init().broadcast(array, root, algorithm)
+
+
+def barrier() -> None:
+    """Return when all ranks have called it; collective."""
+    init().barrier()
+
+
+def global_mean(value: float, count: float) -> float:
+    """Return sum(value x count) / sum(count) over all ranks, 0.0 where all counts are 0; collective."""
+    return init().mean(value, count)

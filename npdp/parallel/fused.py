@@ -1,0 +1,170 @@
+"""The fused update: one pass over memory sums the gradients over the ranks and updates the parameters.
+
+    backward      each rank writes its share of the gradient, n_r / N, into its own array in shared memory
+    step          all are there? | sum my chunk over the ranks, update my chunk of the parameters | all have?
+
+Ranks of a host have one copy of the parameters and of the optimiser's state between them, and nobody stores the sum. So
+parameters are read-only to the user, and there is no `.grad` to be read. Where ranks share no memory, the same idea is
+reduce-scatter, update, allgather: each rank keeps its own parameters, and only its chunk of the state is used.
+
+The same bits as the exchange (exchange.py) followed by the optimiser's step.
+Source: Rajbhandari et al., ZeRO, 2020 (stage 1: optimiser state once, not once a rank).
+Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart from the state's share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd import Batch
+from npdp.autograd.engine import Graph
+from npdp.autograd.tensor import Array, Tensor
+from npdp.collectives.choose import SHARED_MEMORY
+from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
+from npdp.optim.optimizer import Optimizer, Run, Slab
+from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.world import World
+from npdp.partition import part
+
+NO_GRAD = (
+    'with update="fused" the gradient is summed while the parameters are updated, and stored nowhere: '
+    'use update="replicated" to look at .grad or to clip it'
+)
+
+
+class FusedParameter(Parameter):
+    """A parameter whose gradient only backward and the fused step may see; its class is set where it was made."""
+
+    @property
+    def grad(self) -> Array | None:
+        if isinstance(self.exchange, FusedExchange) and not self.exchange.inside:
+            raise RuntimeError(NO_GRAD)
+        found: Array | None = self.__dict__.get("grad")
+        return found
+
+    @grad.setter
+    def grad(self, grad: Array | None) -> None:
+        self.__dict__["grad"] = grad
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Parameter, (np.array(self.data), self.requires_grad)
+
+
+class FusedExchange(GradientExchange):
+    """Sums gradients in the optimiser's step; otherwise as `GradientExchange`.
+
+    Attributes:
+        inside: whether backward or the step is at work, and so may see gradients.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
+        super().__init__(parameters, world)
+        self.inside = True
+        self._everyones: dict[FlatParameters, list[Array] | None] = {}  # all ranks' gradients, where they are in reach
+        self._ready: set[Slab] = set()
+        for flat in self.flats:
+            others = [p for p in flat.parameters if p.requires_grad and p.exchange is not self]
+            if others:
+                raise ValueError(f'update="fused": the optimiser also has {len(others)} parameters of another model')
+            self._share(flat)
+        for parameter in self.parameters:
+            parameter.__class__ = FusedParameter
+        self.inside = False
+
+    def _share(self, flat: FlatParameters) -> None:
+        """Lay the parameters where all ranks of the host see them, once."""
+        everyones = None
+        if self.world.chosen("allreduce", flat.grad.nbytes) == SHARED_MEMORY:
+            everyones = self.world.everyones(flat.grad)
+        shared = self.world.shared_once(flat.data.size, flat.dtype) if everyones else None
+        self._everyones[flat] = everyones if shared is not None else None
+        flat.move_data(flat.data if shared is None else shared, writeable=False)  # the same values on all ranks
+        flat.stepper = self.step
+        self.world.barrier()
+
+    # What the engine calls
+    def begin(self, batch: Batch | None, graph: Graph) -> float:
+        self.inside = True
+        try:
+            return super().begin(batch, graph)
+        except BaseException:
+            self.inside = False
+            raise
+
+    def ready(self, parameter: Tensor) -> None:
+        """Nothing leaves before the step."""
+
+    def finish(self) -> None:
+        was_local, self._local = self._local, not self.syncing
+        if was_local or self._local:
+            self._tell_the_optimizers()
+        self.inside = False
+
+    def cancel(self) -> None:
+        self.inside = False
+
+    def _put_aside(self) -> None:
+        """What was not zeroed is this rank's share as well, and the step sums it with the rest."""
+
+    # What the optimiser calls
+    def step(self, optimizer: Optimizer, slab: Slab) -> None:
+        """Sum and update; collective, in place of the optimiser's own step on this slab."""
+        self.inside = True
+        try:
+            if slab not in self._ready:
+                self._share_state(slab)
+            self._settle_who_is_used(slab)
+            for run in slab.runs():
+                self._update(optimizer, slab, run)
+            slab.mark_changed()
+            self.world.barrier()
+        finally:
+            self.inside = False
+
+    def _settle_who_is_used(self, slab: Slab) -> None:
+        """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others."""
+        unused = 0
+        for parameter in slab.parameters:
+            if parameter.grad is None:
+                unused += 1
+            elif parameter.grad is not parameter.grad_buffer:
+                np.copyto(parameter.grad_buffer, parameter.grad, casting="same_kind")  # type: ignore[arg-type]
+                parameter.grad = parameter.grad_buffer
+        if not self.world.sum(unused):
+            return
+        used = np.array([parameter.grad is not None for parameter in slab.parameters], np.int32)
+        self.world.allreduce(used, algorithm="auto")
+        for parameter, ranks in zip(slab.parameters, used):
+            if parameter.grad is None and ranks:
+                parameter.grad_buffer[...] = 0  # type: ignore[index]
+                parameter.grad = parameter.grad_buffer
+        self.world.barrier()  # the zeros are there
+
+    def _update(self, optimizer: Optimizer, slab: Slab, run: Run) -> None:
+        flat, grads = slab.flat, self._everyones[slab.flat]
+        if grads is not None:
+            line = LINE_BYTES // flat.dtype.itemsize
+            start, stop = part((run.stop - run.start) // line, self.world.world_size, self.world.rank)
+            mine = Run(run.start + start * line, run.start + stop * line, run.step)
+            optimizer.update(slab, mine, [grad[mine.start : mine.stop] for grad in grads])
+            return
+        start, stop = part(run.stop - run.start, self.world.world_size, self.world.rank)
+        mine = Run(run.start + start, run.start + stop, run.step)
+        total = self.world.reduce_scatter(flat.grad[run.start : run.stop].copy())
+        optimizer.update(slab, mine, [total])
+        self.world.allgather(flat.data[mine.start : mine.stop], flat.data[run.start : run.stop])
+
+    def _share_state(self, slab: Slab) -> None:
+        """Move the optimiser's state where it is held once; collective."""
+        self._ready.add(slab)
+        if self._everyones[slab.flat] is None:
+            return
+        for name, values in slab.state.items():
+            shared = self.world.shared_once(values.size, values.dtype)
+            if shared is not None:
+                shared[:] = values  # the same on all ranks
+                slab.state[name] = shared
+        self.world.barrier()
