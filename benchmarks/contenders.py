@@ -1,63 +1,21 @@
 """One training step of the four models, as npdp, NumPy by hand, and PyTorch do it: forward, loss, backward, update.
 
-    lin10     Linear(10, 1), mean squared error, batch 32
-    softmax   784-10, cross entropy, batch 128
-    mlp       784-512-512-10 with ReLU, batch 128
-    mlpbig    784-2048-2048-10 with ReLU, batch 128
+The models, their batches and npdp's step are those of `npdp bench iteration` (npdp/bench/models.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-MODELS = {"lin10": ([10, 1], 32), "softmax": ([784, 10], 128), "mlp": ([784, 512, 512, 10], 128),
-          "mlpbig": ([784, 2048, 2048, 10], 128)}  # fmt: skip
-LEARNING_RATE = 0.01
-
-Step = Callable[[], Any]
-
-
-def batch(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return one batch, float32: numbers for lin10, labels for the others."""
-    widths, size = MODELS[name]
-    generator = np.random.default_rng(0)
-    x = generator.standard_normal((size, widths[0]), dtype=np.float32)
-    if name == "lin10":
-        return x, generator.standard_normal((size, 1), dtype=np.float32)
-    return x, generator.integers(0, 10, size)
+from npdp.bench.models import LEARNING_RATE, MODELS, Step, batch, iteration
 
 
 def npdp_step(name: str, wrapped: bool = False) -> Step:
     """Return a step through npdp's public API; wrapped, under DataParallel on the ranks that there are."""
-    from npdp import Tensor, nn, optim
-    from npdp.autograd import Batch
-    from npdp.parallel.world import init
-
-    widths, _ = MODELS[name]
-    layers: list[nn.Module] = []
-    for wide, narrow in pairwise(widths):
-        layers += [nn.Linear(wide, narrow), nn.ReLU()]
-    model: nn.Module = nn.Sequential(*layers[:-1]) if len(layers) > 2 else layers[0]
-    criterion = nn.MSELoss() if name == "lin10" else nn.CrossEntropyLoss()
-    optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    x, y = batch(name)
-    inputs, labels = Tensor(x), Tensor(y)
-    if wrapped:
-        model = nn.DataParallel(model)
-        world = init()  # tagged as the loader tags what it yields
-        inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)), world.world_size)
-
-    def step() -> None:
-        loss = criterion(model(inputs), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return iteration(name, wrapped)[1]
 
 
 def numpy_step(name: str, wrapped: bool = False) -> Step:

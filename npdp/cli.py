@@ -18,25 +18,18 @@ examples:
   npdp train --ranks 4 --save model.npz           the same, and keep the model
   npdp evaluate model.npz --data digits           loss and accuracy on a test part
   npdp predict model.npz samples.csv              one line a sample
+  npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
   eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
 """
 
 
 def train(arguments: Sequence[str]) -> int:
     """Train, on ranks that this command starts itself."""
-    from npdp import config, environment, launch
+    from npdp import config
     from npdp import train as training
 
-    try:
-        parsed = config.parse(arguments)
-        launched = environment.launch()
-        alone = launched is None or launched.world_size == 1
-        if alone and parsed.transport == "mpi" and (parsed.ranks or 1) > 1:
-            return launch.run_ranks_with_mpirun(parsed.ranks or 1, "npdp.train", arguments)
-    except InputError as error:
-        refuse(str(error))
-        return 2
-    return training.main(arguments)
+    parsed = config.parse(arguments)
+    return _on_ranks(parsed.ranks or 1, parsed.transport, "npdp.train", training.main, arguments)
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -83,12 +76,33 @@ def env(arguments: Sequence[str]) -> int:
     return 0
 
 
+def bench(arguments: Sequence[str]) -> int:
+    """Time collectives and training iterations."""
+    from npdp.bench import flags, run
+
+    parsed = flags.parse(arguments)
+    return _on_ranks(parsed.ranks or 1, parsed.transport, "npdp.bench", run.main, arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "env": env,
+    "bench": bench,
 }
+
+
+def _on_ranks(
+    ranks: int, transport: str, module: str, main: Callable[[Sequence[str]], int], arguments: Sequence[str]
+) -> int:
+    """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
+    from npdp import environment, launch
+
+    launched = environment.launch()
+    if (launched is None or launched.world_size == 1) and transport == "mpi" and ranks > 1:
+        return launch.run_ranks_with_mpirun(ranks, module, arguments)
+    return main(arguments)
 
 
 def _parser(name: str, description: str, examples: str) -> Parser:

@@ -1,0 +1,10 @@
+"""`npdp bench`: collectives and training iterations, timed on the ranks that there are; results are checked meanwhile.
+
+    flags.py        what is wanted, and what is wrong with it, before anything is started
+    run.py          from flags to ranks
+    collectives.py  a table of sizes and algorithms        iteration.py  a table of models
+    cases.py        what is called, on which inputs, with which result
+    timing.py       how: rounds in which contenders take turns; the slowest rank counts
+
+After NVIDIA's nccl-tests (doc/PERFORMANCE.md there): sizes, algbw and busbw mean the same.
+"""

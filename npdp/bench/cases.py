@@ -1,0 +1,142 @@
+"""What is timed: each collective through npdp's public call, in place, and a memory copy to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import npdp
+from npdp.bench.inputs import BLANK, Array, count_wrong, exact_calls, fill, inputs, reduced
+from npdp.bench.timing import Contender
+from npdp.partition import part
+
+MOST_CALLS = 1000
+SPARE_BYTES = 4096  # what the call before the clock starts works on
+MEMORY_COPY = "memory copy"
+
+# busbw = algbw x this: what each rank must at least send, over its buffer's size
+BUS_FACTORS: dict[str, Callable[[int], float]] = {
+    "allreduce": lambda world_size: 2 * (world_size - 1) / world_size,
+    "reduce_scatter": lambda world_size: (world_size - 1) / world_size,
+    "allgather": lambda world_size: (world_size - 1) / world_size,
+    "broadcast": lambda world_size: 1.0,
+}
+
+
+class Case(NamedTuple):
+    """One collective, as one rank takes part in it.
+
+    Attributes:
+        buffer: 1-D; for reduce_scatter and allgather, all chunks.
+        spare: 1-D, small, of the same kind of memory.
+    """
+
+    buffer: Array
+    spare: Array
+    rank: int
+    world_size: int
+    op: str
+    algorithm: str
+
+    def inputs(self, rank: int) -> Array:
+        return inputs(rank, self.world_size, self.op, self.buffer.dtype)
+
+    def reduced(self) -> Array:
+        return reduced(self.world_size, self.op, self.buffer.dtype)
+
+    def contender(
+        self, fill: Callable[[], None], bind: Callable[[Array], Callable[[], Any]], wrong: Callable[[int], int],
+        most_calls: int = MOST_CALLS,
+    ) -> Contender:  # fmt: skip
+        """Return it; `bind` makes the call on an array."""
+        return Contender(self.algorithm, fill, bind(self.spare), bind(self.buffer), wrong, most_calls)
+
+
+def buffer(nbytes: int, dtype: np.dtype[Any], shared: bool) -> Array:
+    """Return 1-D memory, not initialised; collective where it is shared."""
+    count = nbytes // dtype.itemsize
+    return npdp.shared_empty(count, dtype) if shared else np.empty(count, dtype)
+
+
+def allreduce(case: Case) -> Contender:
+    """Every call in a row adds up what the last one left: world_size times as much."""
+    grows = case.world_size if case.op == "sum" else 1
+    total = case.reduced()
+
+    def wrong(calls: int) -> int:
+        return count_wrong(case.buffer, total * total.dtype.type(grows ** (calls - 1)))
+
+    return case.contender(
+        partial(fill, case.buffer, case.inputs(case.rank)),
+        lambda array: partial(npdp.allreduce, array, case.op, case.algorithm),
+        wrong,
+        exact_calls(case.world_size, case.op, case.buffer.dtype, MOST_CALLS),
+    )
+
+
+def reduce_scatter(case: Case) -> Contender:
+    """It leaves partial sums outside this rank's chunk, so inputs serve for one call."""
+    start, stop = part(case.buffer.size, case.world_size, case.rank)
+    total = case.reduced()
+    return case.contender(
+        partial(fill, case.buffer, case.inputs(case.rank)),
+        lambda array: partial(npdp.reduce_scatter, array, case.op, case.algorithm),
+        lambda calls: count_wrong(case.buffer[start:stop], total, start),
+        most_calls=1,
+    )
+
+
+def allgather(case: Case) -> Contender:
+    """Each rank's chunk stands in its place already; the others are blank."""
+    cuts = [part(case.buffer.size, case.world_size, rank) for rank in range(case.world_size)]
+    patterns = [case.inputs(rank) for rank in range(case.world_size)]
+
+    def put() -> None:
+        start, stop = cuts[case.rank]
+        case.buffer[:] = BLANK
+        fill(case.buffer[start:stop], patterns[case.rank], start)
+
+    def wrong(calls: int) -> int:
+        return sum(count_wrong(case.buffer[start:stop], mine, start) for (start, stop), mine in zip(cuts, patterns))
+
+    def bind(out: Array) -> Callable[[], Any]:
+        start, stop = part(out.size, case.world_size, case.rank)
+        return partial(npdp.allgather, out[start:stop], out, case.algorithm)
+
+    return case.contender(put, bind, wrong)
+
+
+def broadcast(case: Case) -> Contender:
+    """Rank 0 is the root."""
+    of_root = case.inputs(0)
+    return case.contender(
+        partial(fill, case.buffer, case.inputs(case.rank)),
+        lambda array: partial(npdp.broadcast, array, 0, case.algorithm),
+        lambda calls: count_wrong(case.buffer, of_root),
+    )
+
+
+def memory_copy(count: int, dtype: np.dtype[Any]) -> Contender:
+    """All ranks copy at once, each from a buffer of its own to another."""
+    pattern = inputs(0, 1, "sum", dtype)
+    source, target = np.empty(count, dtype), np.empty(count, dtype)
+    fill(source, pattern)
+    return Contender(
+        MEMORY_COPY,
+        partial(target.fill, BLANK),
+        lambda: None,
+        partial(np.copyto, target, source),
+        lambda calls: count_wrong(target, pattern),
+        MOST_CALLS,
+    )
+
+
+CASES: dict[str, Callable[[Case], Contender]] = {
+    "allreduce": allreduce,
+    "reduce_scatter": reduce_scatter,
+    "allgather": allgather,
+    "broadcast": broadcast,
+}

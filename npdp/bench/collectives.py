@@ -1,0 +1,162 @@
+"""`npdp bench allreduce`, and so on: a table of sizes and algorithms, beside a memory copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from npdp import __version__
+from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, SPARE_BYTES, Case, buffer, memory_copy
+from npdp.bench.flags import REDUCTIONS, CollectiveConfig
+from npdp.bench.inputs import Array
+from npdp.bench.timing import Timing, time_in_turn
+from npdp.collectives.choose import NATIVE, algorithms_of
+from npdp.errors import InputError
+from npdp.parallel.world import World, init
+from npdp.report.console import Console
+from npdp.report.machine import describe, keep
+from npdp.report.plot import Points, plot_times
+from npdp.report.table import Column, header, line, size_text
+
+Row = dict[str, Any]
+
+# A new column is a line here and an entry of `_row`
+COLUMNS = (
+    Column("bytes", "bytes", 11),
+    Column("count", "count", 11),
+    Column("algorithm", "algorithm", 16, side="<"),
+    Column("time_us", "time (us)", 11, ".2f"),
+    Column("algbw", "algbw GB/s", 10, ".2f"),
+    Column("busbw", "busbw GB/s", 10, ".2f"),
+    Column("errors", "errors", 6),
+)
+
+
+def measure(config: CollectiveConfig, command: str) -> int:
+    """Print the table, and write it where that is wanted; collective.
+
+    Returns:
+        The exit code, on all ranks: 1 where a result was wrong.
+
+    Raises:
+        InputError: an algorithm that this world cannot use.
+    """
+    world = init()
+    console = Console(world.rank == 0)
+    algorithms = _usable(world, config)
+    memory = buffer(config.sizes[-1] + SPARE_BYTES, np.dtype(config.dtype), config.buffers == "shared")
+    console.say(_banner(world, config, algorithms))
+    console.say(header(COLUMNS))
+    rows: list[Row] = []
+    for nbytes in config.sizes:
+        console.live(f"{size_text(nbytes)} ...")
+        for row in _at_size(world, config, algorithms, memory, nbytes):
+            console.say(line(COLUMNS, row))
+            rows.append(row)
+    auto = {nbytes: world.chosen(config.what, nbytes, "auto") for nbytes in config.sizes}
+    console.say(_auto_text(auto))
+    errors = sum(row["errors"] for row in rows)
+    if errors:
+        console.say(f"WRONG: {errors} elements are not what they must be; see the column errors")
+    if world.rank == 0:
+        _write(config, world, command, rows, auto)
+    return 1 if errors else 0
+
+
+def _usable(world: World, config: CollectiveConfig) -> list[str]:
+    """Return the algorithms that are wanted, or all that this world can use."""
+    if config.algorithms is not None:
+        for name in config.algorithms:
+            if why := _why_not(world, config, name):
+                raise InputError(f"--algorithm {name}: {why}")
+        return list(config.algorithms)
+    return [name for name in algorithms_of(config.what) if not _why_not(world, config, name)]
+
+
+def _why_not(world: World, config: CollectiveConfig, algorithm: str) -> str:
+    """Return why this world cannot use an algorithm; empty where it can. Collective."""
+    if algorithm == NATIVE and (config.transport == "threads" or world.world_size == 1):
+        return "this world has no MPI"
+    try:
+        world.chosen(config.what, config.sizes[0], algorithm)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _at_size(world: World, config: CollectiveConfig, algorithms: list[str], memory: Array, nbytes: int) -> list[Row]:
+    """Return the rows of one size: each algorithm, and the memory copy."""
+    count, spare = nbytes // memory.itemsize, SPARE_BYTES // memory.itemsize
+    cases = [
+        Case(memory[:count], memory[-spare:], world.rank, world.world_size, config.op, algorithm)
+        for algorithm in algorithms
+    ]
+    contenders = [*(CASES[config.what](case) for case in cases), memory_copy(count, memory.dtype)]
+    timings = time_in_turn(world, contenders, config.rounds)
+    return [_row(world, config, nbytes, made.name, timing) for made, timing in zip(contenders, timings)]
+
+
+def _row(world: World, config: CollectiveConfig, nbytes: int, name: str, timing: Timing) -> Row:
+    algbw = nbytes / timing.median_s / 1e9
+    return {
+        "bytes": nbytes,
+        "count": nbytes // np.dtype(config.dtype).itemsize,
+        "algorithm": name,
+        "time_us": timing.median_s * 1e6,
+        "algbw": algbw,
+        "busbw": None if name == MEMORY_COPY else algbw * BUS_FACTORS[config.what](world.world_size),
+        "errors": timing.errors,
+        "calls": timing.calls,
+        "rounds_us": [seconds * 1e6 for seconds in timing.rounds_s],
+    }
+
+
+def _banner(world: World, config: CollectiveConfig, algorithms: list[str]) -> str:
+    op = f", {config.op}" if config.what in REDUCTIONS else ""
+    missing = [name for name in algorithms_of(config.what) if config.algorithms is None and name not in algorithms]
+    without = f"\n  without   {', '.join(missing)}: not in this world" if missing else ""
+    machine = describe()
+    return (
+        f"npdp {__version__}: {config.what} of {config.dtype}{op}\n"
+        f"  ranks     {world.world_size} on {world.transport.name}\n"
+        f"  buffers   {_buffers(world, config)}, in place\n"
+        f"  machine   {machine['processor']}, {machine['cores']} cores\n"
+        f"  times     of a call from Python, the slowest rank's; the median of {config.rounds} rounds or more{without}"
+    )
+
+
+def _buffers(world: World, config: CollectiveConfig) -> str:
+    return "shared" if config.buffers == "shared" and world.shares_memory else "ordinary"
+
+
+def _auto_text(auto: dict[int, str]) -> str:
+    """Return a line that says what `auto` takes at which sizes."""
+    runs = [(name, [size_text(nbytes) for nbytes in run]) for name, run in groupby(auto, lambda nbytes: auto[nbytes])]
+    return "auto takes " + ", ".join(
+        f"{name} at {sizes[0]}" + f" to {sizes[-1]}" * (len(sizes) > 1) for name, sizes in runs
+    )
+
+
+def _write(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
+    """Write the files that are wanted."""
+    if config.json is not None:
+        op = {"op": config.op} if config.what in REDUCTIONS else {}
+        keep(
+            config.json, command, benchmark=config.what, world_size=world.world_size, transport=world.transport.name,
+            dtype=config.dtype, **op, buffers=_buffers(world, config), auto=auto, rows=rows,
+        )  # fmt: skip
+    if config.plot is not None:
+        factor = BUS_FACTORS[config.what](world.world_size)
+        lines = dict(_lines(rows))
+        bound = [(nbytes, time_us * factor) for nbytes, time_us in lines[MEMORY_COPY]]
+        title = f"{config.what}, {config.dtype}, {world.world_size} ranks on {world.transport.name}"
+        bounds = {f"{factor:.3g} x bytes at copy speed": bound} if factor else {}
+        plot_times(config.plot, title, lines, bounds)
+
+
+def _lines(rows: list[Row]) -> Iterator[tuple[str, Points]]:
+    for name in dict.fromkeys(row["algorithm"] for row in rows):
+        yield name, [(row["bytes"], row["time_us"]) for row in rows if row["algorithm"] == name]

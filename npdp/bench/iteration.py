@@ -1,0 +1,94 @@
+"""`npdp bench iteration`: one training iteration of each model, under DataParallel on the ranks that there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npdp import __version__, environment, kernels, manual_seed
+from npdp.bench.flags import IterationConfig
+from npdp.bench.models import MODELS, iteration
+from npdp.bench.timing import Contender, time_in_turn
+from npdp.errors import InputError
+from npdp.parallel.agreement import require_equal
+from npdp.parallel.replicas import parameters_sha256
+from npdp.parallel.world import World, init
+from npdp.report.console import Console
+from npdp.report.machine import describe, keep
+from npdp.report.table import Column, header, line
+
+MOST_CALLS = 1000
+WARM_UP_STEPS = 3
+
+COLUMNS = (
+    Column("model", "model", 8, side="<"),
+    Column("parameters", "parameters", 11, ","),
+    Column("local_batch_size", "batch a rank", 12),
+    Column("time_us", "time (us)", 11, ".1f"),
+    Column("samples_per_s", "samples/s", 13, ",.0f"),
+)
+
+
+def measure(config: IterationConfig, command: str) -> int:
+    """Print the table, and write it where that is wanted; collective. Returns the exit code.
+
+    Raises:
+        InputError: an algorithm that this world cannot use.
+    """
+    try:
+        world = init(config.algorithm)
+    except ValueError as error:
+        raise InputError(f"--algorithm {config.algorithm}: {error}") from error
+    console = Console(world.rank == 0)
+    console.say(_banner(world, config))
+    console.say(header(COLUMNS))
+    rows = []
+    for name in config.models:
+        console.live(f"{name} ...")
+        row = _row(world, name, config.rounds)
+        console.say(line(COLUMNS, row))
+        rows.append(row)
+    if world.rank == 0 and config.json is not None:
+        keep(
+            config.json, command, benchmark="iteration", world_size=world.world_size, transport=world.transport.name,
+            algorithm=config.algorithm, backend=kernels.backend(), blas_threads=environment.blas_threads_in_use(),
+            rows=rows,
+        )  # fmt: skip
+    return 0
+
+
+def _row(world: World, name: str, rounds: int) -> dict[str, Any]:
+    """Time a model; collective.
+
+    Raises:
+        RuntimeError: the ranks do not have the same parameters afterwards.
+    """
+    manual_seed(0)
+    model, step = iteration(name, wrapped=True)
+    for _ in range(WARM_UP_STEPS):
+        step()
+    contender = Contender(name, lambda: None, step, step, lambda calls: 0, MOST_CALLS)
+    (timing,) = time_in_turn(world, [contender], rounds)
+    sha256 = parameters_sha256(model.named_parameters())
+    require_equal(world, f"{name}'s parameters", [sha256], RuntimeError)
+    batch_size = MODELS[name][1]
+    return {
+        "model": name,
+        "parameters": sum(parameter.data.size for parameter in model.parameters()),
+        "local_batch_size": batch_size,
+        "time_us": timing.median_s * 1e6,
+        "samples_per_s": world.world_size * batch_size / timing.median_s,
+        "calls": timing.calls,
+        "rounds_us": [seconds * 1e6 for seconds in timing.rounds_s],
+    }
+
+
+def _banner(world: World, config: IterationConfig) -> str:
+    threads = environment.blas_threads_in_use()
+    machine = describe()
+    return (
+        f"npdp {__version__}: a training iteration: forward, loss, backward, exchange, update; float32\n"
+        f"  ranks     {world.world_size} on {world.transport.name}, {threads} BLAS thread{'s' * (threads != 1)} each, "
+        f"{kernels.backend()} kernels, all-reduce {config.algorithm}\n"
+        f"  machine   {machine['processor']}, {machine['cores']} cores\n"
+        f"  times     the slowest rank's; the median of {config.rounds} rounds or more"
+    )

@@ -1,0 +1,83 @@
+"""Four models to time a training iteration on, and one batch for each; the batch is per rank.
+
+    lin10     Linear(10, 1), mean squared error, batch 32
+    softmax   784-10, cross entropy, batch 128
+    mlp       784-512-512-10 with ReLU, batch 128
+    mlpbig    784-2048-2048-10 with ReLU, batch 128
+
+benchmarks/contenders.py does the same in NumPy and in PyTorch. npdp is imported where it is used, so that these can
+read the widths and batches without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from npdp import nn
+
+MODELS = {
+    "lin10": ([10, 1], 32),
+    "softmax": ([784, 10], 128),
+    "mlp": ([784, 512, 512, 10], 128),
+    "mlpbig": ([784, 2048, 2048, 10], 128),
+}
+LEARNING_RATE = 0.01
+
+Step = Callable[[], Any]
+
+
+def batch(name: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return one batch, float32: numbers for lin10, labels for the others."""
+    widths, size = MODELS[name]
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((size, widths[0]), dtype=np.float32)
+    if name == "lin10":
+        return x, generator.standard_normal((size, 1), dtype=np.float32)
+    return x, generator.integers(0, 10, size)
+
+
+def layers(name: str) -> nn.Module:
+    """Return a new model."""
+    from npdp import nn
+
+    widths, _ = MODELS[name]
+    made: list[nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        made += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*made[:-1]) if len(made) > 2 else made[0]
+
+
+def iteration(name: str, wrapped: bool) -> tuple[nn.Module, Step]:
+    """Return a model, and a step through npdp's public API: forward, loss, backward, update.
+
+    Args:
+        name: a key of MODELS.
+        wrapped: under DataParallel, on the ranks that there are; then it is collective, as is the step.
+    """
+    from npdp import Tensor, nn, optim
+    from npdp.autograd import Batch
+    from npdp.parallel.world import init
+
+    model = layers(name)
+    criterion = nn.MSELoss() if name == "lin10" else nn.CrossEntropyLoss()
+    optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    x, y = batch(name)
+    inputs, labels = Tensor(x), Tensor(y)
+    if wrapped:
+        model = nn.DataParallel(model)
+        world = init()  # tagged as the loader tags what it yields
+        inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)), world.world_size)
+
+    def step() -> None:
+        loss = criterion(model(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return model, step

@@ -1,0 +1,57 @@
+"""What a figure was measured on, and the file in which figures are kept with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+NAMED = ("npdp", "numpy", "mpi4py", "torch", "sklearn")  # whose versions count, where this process has loaded them
+
+
+def describe() -> dict[str, Any]:
+    """Return the machine, and the versions of what this process has loaded; it loads NumPy, for its BLAS."""
+    import numpy  # noqa: F401
+
+    cpu = _cpu_lines()
+    versions = {name: sys.modules[name].__version__ for name in NAMED if name in sys.modules}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": _first(cpu, "model name") or platform.processor() or "?",
+        "cores": os.cpu_count(),
+        "avx512": "avx512f" in _first(cpu, "flags"),
+        "system": platform.platform(),
+        "versions": {**versions, "python": platform.python_version()},
+        "blas": _blas(),
+    }
+
+
+def keep(path: str | Path, command: str, **fields: Any) -> None:
+    """Write fields as JSON, with the command that gives them and this machine's description."""
+    document = {"command": command, "machine": describe(), **fields}
+    Path(path).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _cpu_lines() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return []  # not Linux
+
+
+def _first(lines: list[str], name: str) -> str:
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+
+
+def _blas() -> list[str]:
+    """Return which BLAS kernels are loaded, and with how many threads."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return ["unknown: threadpoolctl is not installed"]
+    pools = threadpool_info()
+    return [f"{pool['internal_api']} {pool.get('architecture', '')} {pool['num_threads']}" for pool in pools]

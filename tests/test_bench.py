@@ -1,0 +1,427 @@
+"""npdp bench: sizes, refusals, results that are checked while timing, and what is written of it."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+from launching import mpirun, needs_mpi, python
+from worlds import run
+
+import npdp
+from npdp import cli
+from npdp.bench import flags
+from npdp.bench import run as bench
+from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, Case
+from npdp.bench.inputs import PERIOD, count_wrong, exact_calls, fill, inputs, reduced
+from npdp.bench.models import MODELS
+from npdp.bench.sizes import parse_sizes
+from npdp.bench.timing import Contender, time_in_turn
+from npdp.collectives.choose import NATIVE, algorithms_of
+from npdp.comm.transport import NoTransport
+from npdp.errors import InputError
+from npdp.parallel import world
+from npdp.report.table import Column, header, line, size_text
+
+THREADS = ("--transport", "threads", "--ranks")
+COLLECTIVES = tuple(CASES)
+needs_matplotlib = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed (pip install npdp[plot])"
+)
+
+
+def exit_code(*arguments: str, main=bench.main) -> int:
+    with mock.patch.dict(os.environ):
+        try:
+            return main(list(arguments))
+        except SystemExit as left:
+            return int(left.code or 0)
+
+
+def cells(out: str) -> list[tuple[int, int, str, float, float, str, int]]:
+    """Return the rows of a printed table."""
+    form = r"\s*(\d+)\s+(\d+)\s+(\w[\w ]*?)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+|-)\s+(\d+)"
+    found = [re.fullmatch(form, text) for text in out.splitlines()]
+    return [
+        (int(row[1]), int(row[2]), row[3], float(row[4]), float(row[5]), row[6], int(row[7])) for row in found if row
+    ]
+
+
+# Sizes
+@pytest.mark.parametrize(("text", "factor", "sizes"), [
+    ("64", 2, [64]),
+    ("1K", 2, [1024]),
+    ("1k,2M,1G", 2, [1024, 2 << 20, 1 << 30]),
+    ("1K:8K", 2, [1024, 2048, 4096, 8192]),
+    ("1K:64K", 4, [1024, 4096, 16384, 65536]),
+    ("1K:5K", 2, [1024, 2048, 4096]),
+    ("1M, 8 ,8:32", 2, [8, 16, 32, 1 << 20]),
+])  # fmt: skip
+def test_sizes_are_lists_and_ranges_in_powers_of_1024(text, factor, sizes):
+    assert list(parse_sizes(text, factor)) == sizes
+
+
+@pytest.mark.parametrize("text", ["", "K", "1X", "1.5K", "-1", "0", "1K:", ":1K", "1K,", "2K:1K", "1K:2K:4K",
+                                  "9" * 5000])  # fmt: skip
+def test_other_texts_are_no_sizes(text):
+    with pytest.raises(InputError, match="--sizes: wanted"):
+        parse_sizes(text, 2)
+
+
+def test_a_size_is_written_as_it_is_read():
+    for text in ("1", "1000", "1K", "1025", "64K", "1M", "3G"):
+        assert size_text(*parse_sizes(text, 2)) == text
+
+
+def test_sizes_are_whole_elements_of_the_type():
+    config = flags.parse(["allreduce", "--sizes", "9,15,16,1001", "--dtype", "float64"])
+    assert config.sizes == (8, 16, 1000)
+
+
+# Refusals
+@pytest.mark.parametrize(("arguments", "said"), [
+    ("", "the following arguments are required: WHAT"),
+    ("alltoall", "invalid choice: 'alltoall'"),
+    ("allreduce --sizes 1X", "got '1X'"),
+    ("allreduce --sizes 2", "2 bytes are less than one float32"),
+    ("allreduce --sizes 900G --ranks 2", "900G on 2 ranks takes 7,731 GB"),
+    ("allreduce --factor 1", "--factor: wanted a whole number, at least 2, got '1'"),
+    ("allreduce --rounds 0", "--rounds: wanted a whole number, at least 1"),
+    ("allreduce --ranks 0", "--ranks: wanted a whole number, at least 1"),
+    ("allreduce --algorithm ring,fast", "--algorithm: no 'fast'; there are auto, naive, ring, "),
+    ("broadcast --algorithm ring", "--algorithm: no 'ring'; there are auto, naive, tree"),
+    ("broadcast --op sum", "unrecognized arguments: --op sum"),
+    ("allreduce --op and", "--op: invalid choice: 'and'"),
+    ("allreduce --op mean --dtype int64", "the mean of int64 is no int64"),
+    ("allreduce --dtype float16", "--dtype: invalid choice"),
+    ("allreduce --algorithm mpi", "one rank runs without MPI"),
+    ("allreduce --algorithm ring,mpi --transport threads --ranks 2", "--transport threads has none"),
+    ("iteration --algorithm mpi --transport threads --ranks 2", "--transport threads has none"),
+    ("iteration --models lin10,vgg", "--models: no 'vgg'; there are lin10, softmax, mlp, mlpbig"),
+    ("iteration --sizes 1K", "unrecognized arguments: --sizes 1K"),
+    ("allreduce --json /no/such/directory/o.json", "--json: wanted a file to write"),
+    ("allreduce --plot o.txt", "--plot: wanted a file that ends in .png, .svg, .pdf, got 'o.txt'"),
+])  # fmt: skip
+def test_what_cannot_be_used_is_refused_in_one_line_before_any_rank_starts(arguments, said, capsys, monkeypatch):
+    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr("npdp.bench.run.measure", lambda *_: pytest.fail("something was measured"))
+    for main, before in ((bench.main, ()), (cli.main, ("bench",))):
+        assert exit_code(*before, *arguments.split(), main=main) == 2
+        out, error = capsys.readouterr()
+        assert out == "" and said in error
+        assert re.fullmatch(r"npdp: error: [^\n]+\n", error)
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert exit_code("allreduce", "--sizes", "8", "--plot", f"{tmp_path}/o.png") == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1) and "pip install 'npdp[plot]'" in error
+
+
+@needs_matplotlib
+def test_one_file_for_both_is_refused(tmp_path, capsys):
+    path = f"{tmp_path}/o.png"
+    assert exit_code("allreduce", "--sizes", "8", "--json", path, "--plot", path) == 2
+    assert "name the same file" in capsys.readouterr().err
+
+
+def test_ranks_that_nobody_started_are_refused(capsys):
+    assert exit_code("allreduce", "--ranks", "3") == 2
+    said = capsys.readouterr().err
+    assert "--ranks 3, but this is a world of 1" in said and "npdp bench allreduce --ranks 3" in said
+
+
+def test_an_algorithm_that_the_world_cannot_use_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr("npdp.parallel.world.World.shares_memory", False)
+    assert exit_code("allreduce", *THREADS, "2", "--sizes", "8", "--algorithm", "shared_memory") == 2
+    assert "--algorithm shared_memory: " in capsys.readouterr().err
+    assert exit_code("allreduce", *THREADS, "2", "--sizes", "8") == 0
+    out = capsys.readouterr().out
+    assert "without   shared_memory, mpi: not in this world" in out
+    assert "shared_memory" not in {row[2] for row in cells(out)}
+
+
+# Flags
+@pytest.mark.parametrize("what", [*COLLECTIVES, "iteration"])
+def test_each_benchmark_has_help_with_examples(what, capsys):
+    assert exit_code("bench", what, "--help", main=cli.main) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: npdp bench {what}")
+    assert f"npdp bench {what} --ranks 2" in out.split("examples:")[1]
+
+
+def test_flags_know_what_the_library_knows():
+    assert flags.OPS == world.OPS
+    assert {name: np.dtype(name).itemsize for name in flags.ITEM_BYTES} == flags.ITEM_BYTES
+    assert tuple(map(np.dtype, flags.ITEM_BYTES)) == world.DTYPES
+    assert tuple(MODELS) == flags.MODELS
+    assert set(BUS_FACTORS) == set(CASES) == set(flags.SCHEDULES)
+
+
+def test_flags_are_read_before_numpy_is_loaded():
+    program = "import sys\nfrom npdp import cli\nfrom npdp.bench import flags, run\nflags.parse(['allreduce'])\n" \
+              "print({'numpy', 'mpi4py'} & set(sys.modules))"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
+# What is timed, and its check
+def test_busbw_is_what_each_rank_must_send():
+    assert {name: factor(4) for name, factor in BUS_FACTORS.items()} == {
+        "allreduce": 1.5, "reduce_scatter": 0.75, "allgather": 0.75, "broadcast": 1.0,
+    }  # fmt: skip
+    assert BUS_FACTORS["allreduce"](2) == 1 and BUS_FACTORS["allgather"](1) == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, PERIOD - 1, PERIOD, PERIOD + 1, 3 * PERIOD + 5])
+@pytest.mark.parametrize("start", [0, 1, PERIOD, PERIOD + 7])
+def test_a_wrong_element_is_found_wherever_it_is(count, start):
+    pattern = inputs(1, 3, "sum", np.dtype(np.float32))
+    whole, buffer = np.empty(start + count, np.float32), np.empty(count, np.float32)
+    fill(whole, pattern)
+    fill(buffer, pattern, start)
+    assert np.array_equal(buffer, whole[start:]) and count_wrong(buffer, pattern, start) == 0
+    for place in {0, count // 2, count - 1} if count else ():
+        spoilt = buffer.copy()
+        spoilt[place] = np.nan
+        assert count_wrong(spoilt, pattern, start) == 1
+
+
+def test_inputs_differ_between_ranks_and_along_the_buffer():
+    first, second = (inputs(rank, 2, "sum", np.dtype(np.int32)) for rank in range(2))
+    for other in (second, np.roll(first, 1), np.roll(first, 4096)):
+        assert 0.8 < np.count_nonzero(first != other) / PERIOD < 0.99
+
+
+@pytest.mark.parametrize("dtype", world.DTYPES)
+@pytest.mark.parametrize("world_size", [2, 3, 4, 7, 33, 1000])
+def test_sums_in_a_row_are_exact_as_long_as_they_are_checked(world_size, dtype):
+    calls = exact_calls(world_size, "sum", dtype, 1000)
+    largest = 5 * world_size * world_size ** (calls - 1)
+    assert 2 <= calls <= 62
+    if dtype.kind == "i":
+        assert largest <= np.iinfo(dtype).max
+    else:
+        assert largest <= 2 ** (np.finfo(dtype).nmant + 1)
+
+
+@pytest.mark.parametrize("op", flags.OPS)
+def test_a_reduction_is_numpys(op):
+    stack = np.stack([inputs(rank, 5, op, np.dtype(np.float64)) for rank in range(5)])
+    assert np.array_equal(reduced(5, op, np.dtype(np.float64)), getattr(stack, op)(axis=0))
+    assert exact_calls(5, op, np.dtype(np.float64), 9) == (1 if op == "prod" else 9)
+
+
+@pytest.mark.parametrize("what", COLLECTIVES)
+def test_each_collective_is_right_after_as_many_calls_as_are_checked(what):
+    def program(op, count):
+        memory = npdp.shared_empty(count + 3)
+        case = Case(memory[:count], memory[count:], npdp.rank(), npdp.world_size(), op, "auto")
+        contender = CASES[what](case)
+        wrong = []
+        for calls in (1, min(2, contender.most_calls), min(5, contender.most_calls)):
+            contender.fill()
+            npdp.barrier()
+            contender.warm()
+            for _ in range(calls):
+                contender.call()
+            wrong.append(contender.wrong(calls))
+        return wrong
+
+    for op in flags.OPS if what in flags.REDUCTIONS else ("sum",):
+        for count in (1, 2, 20000):
+            assert run(3, program, op, count) == [[0, 0, 0]] * 3, (op, count)
+
+
+def nothing(*arguments, **options):
+    """A collective that does not do its work."""
+
+
+def off_by_one_on_the_last_rank(collective):
+    def spoilt(*arguments, **options):
+        collective(*arguments, **options)
+        array = arguments[1] if collective is npdp.parallel.arrays.allgather else arguments[0]
+        if npdp.rank() == npdp.world_size() - 1:
+            array[-1] += 1
+
+    return spoilt
+
+
+@pytest.mark.parametrize("what", COLLECTIVES)
+@pytest.mark.parametrize("fault", ["does nothing", "is off by one in one place"])
+def test_a_collective_that_is_wrong_is_found(what, fault, capsys, monkeypatch, tmp_path):
+    wrong = nothing if fault == "does nothing" else off_by_one_on_the_last_rank(getattr(npdp, what))
+    monkeypatch.setattr(npdp, what, wrong)
+    path = tmp_path / "o.json"
+    arguments = ("--sizes", "64,100K", "--algorithm", "naive,auto", "--json", str(path))
+    assert exit_code(what, *THREADS, "3", *arguments) == 1
+    out = capsys.readouterr().out
+    assert "WRONG: " in out.splitlines()[-1]
+    assert all((row[-1] > 0) == (row[2] != MEMORY_COPY) for row in cells(out))
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["errors"] for row in rows] == [row[-1] for row in cells(out)]
+
+
+# How it is timed
+def test_contenders_take_turns_and_the_slowest_rank_counts():
+    def program():
+        order = []
+
+        def made(name, seconds):
+            def call():
+                order.append(name)
+                time.sleep(seconds if npdp.rank() == 1 else 0)
+
+            return Contender(name, nothing, lambda: order.append("warm"), call, lambda calls: npdp.rank(), 1)
+
+        timings = time_in_turn(npdp.init(), [made("a", 0.03), made("b", 0.02)], 6)
+        return order, timings
+
+    for order, (a, b) in run(3, program):
+        tries, rounds = order[:8], order[8:]
+        assert tries == ["warm", "a", "warm", "a", "warm", "b", "warm", "b"]
+        assert rounds == 6 * ["warm", "a", "warm", "b"]
+        assert a.median_s > 0.03 and b.median_s > 0.02
+        assert len(a.rounds_s) == 6 and a.calls == 1
+        assert a.errors == b.errors == 8 * (0 + 1 + 2)
+
+
+@pytest.mark.parametrize(("seconds", "most_calls", "calls", "rounds"), [
+    (1e-5, 10, 10, 50),  # no more in a row than can be checked, and no more rounds than 50
+    (1.9e-3, 1000, 5, 26),  # 10 ms a round, a quarter of a second in all
+    (1.0, 1000, 1, 5),  # at least as many rounds as are wanted
+])  # fmt: skip
+def test_what_is_quick_is_called_more_often(seconds, most_calls, calls, rounds, monkeypatch):
+    clock = mock.Mock(perf_counter=lambda: clock.now, now=0.0)
+    monkeypatch.setattr("npdp.bench.timing.time", clock)
+
+    def call():
+        clock.now += seconds
+
+    contender = Contender("it", nothing, nothing, call, lambda calls: 0, most_calls)
+    (timing,) = time_in_turn(world.World(NoTransport()), [contender], 5)
+    assert (timing.calls, len(timing.rounds_s)) == (calls, rounds)
+    assert timing.median_s == pytest.approx(seconds)
+
+
+# What is printed and written
+def test_a_table_has_columns_as_wide_as_its_rows():
+    columns = (Column("a", "title", 8, ".2f"), Column("b", "name", 6, side="<"), Column("c", "last", 5, ","))
+    assert header(columns) == "   title  name     last"
+    assert line(columns, {"a": 1.234, "b": "ring", "c": 12345}) == "    1.23  ring    12,345"
+    assert line(columns, {"b": "ring", "c": None}) == "       -  ring        -"
+
+
+@pytest.mark.parametrize("what", COLLECTIVES)
+def test_every_algorithm_stands_beside_a_memory_copy_at_each_size(what, capsys):
+    assert exit_code(what, *THREADS, "3", "--sizes", "8:512", "--factor", "64", "--dtype", "int64") == 0
+    out, error = capsys.readouterr()
+    assert error == ""
+    names = [*(name for name in algorithms_of(what) if name != NATIVE), MEMORY_COPY]
+    rows = cells(out)
+    assert [row[:3] for row in rows] == [(nbytes, nbytes // 8, name) for nbytes in (8, 512) for name in names]
+    assert all(row[-1] == 0 and (row[5] == "-") == (row[2] == MEMORY_COPY) for row in rows)
+    chosen = npdp.run_ranks(3, lambda: npdp.init().chosen(what, 512, "auto"))[0]
+    assert re.fullmatch(rf"auto takes {chosen} at 8 to 512", out.splitlines()[-1])
+    assert f"{what} of int64" in out and "3 on threads of one process" in out
+
+
+def test_auto_can_be_timed_and_ordinary_buffers_too(capsys):
+    assert exit_code("allreduce", *THREADS, "2", "--sizes", "64", "--algorithm", "auto,ring", "--buffers", "ordinary",
+                     "--op", "max") == 0  # fmt: skip
+    out = capsys.readouterr().out
+    assert [row[2] for row in cells(out)] == ["auto", "ring", MEMORY_COPY]
+    assert "ordinary, in place" in out and "allreduce of float32, max" in out
+
+
+def test_one_rank_needs_no_mpi_and_sends_nothing(capsys):
+    assert exit_code("allreduce", "--sizes", "1K") == 0
+    rows = cells(capsys.readouterr().out)
+    assert {row[5] for row in rows[:-1]} == {"0.00"} and "mpi" not in {row[2] for row in rows}
+
+
+def test_the_json_file_has_figures_command_and_machine(tmp_path, capsys):
+    arguments = ["allreduce", *THREADS, "4", "--sizes", "64,4K", "--algorithm", "ring", "--json", f"{tmp_path}/o.json"]
+    assert exit_code(*arguments, "--rounds", "7") == 0
+    kept = json.loads((tmp_path / "o.json").read_text())
+    assert kept["command"] == f"npdp bench {' '.join(arguments)} --rounds 7"
+    assert {"processor", "cores", "system", "versions", "blas", "date"} <= kept["machine"].keys()
+    assert kept["machine"]["versions"]["npdp"] == npdp.__version__ and "numpy" in kept["machine"]["versions"]
+    assert (kept["benchmark"], kept["world_size"], kept["dtype"], kept["op"]) == ("allreduce", 4, "float32", "sum")
+    assert kept["transport"] == "threads of one process" and kept["auto"].keys() == {"64", "4096"}
+    assert [(row["bytes"], row["algorithm"]) for row in kept["rows"]] == [
+        (64, "ring"), (64, MEMORY_COPY), (4096, "ring"), (4096, MEMORY_COPY)]  # fmt: skip
+    for row in kept["rows"]:
+        assert len(row["rounds_us"]) >= 7 and min(row["rounds_us"]) <= row["time_us"] <= max(row["rounds_us"])
+        assert row["algbw"] == pytest.approx(row["bytes"] / row["time_us"] / 1e3)
+        assert row["busbw"] == (None if row["algorithm"] == MEMORY_COPY else pytest.approx(row["algbw"] * 1.5))
+
+
+@needs_matplotlib
+@pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_plot_is_a_picture(ending, begins, tmp_path, capsys):
+    path = tmp_path / f"o.{ending}"
+    assert exit_code("allreduce", *THREADS, "4", "--sizes", "64,4K", "--algorithm", "ring", "--plot", str(path)) == 0
+    assert path.read_bytes().startswith(begins) and path.stat().st_size > 5000
+
+
+@needs_matplotlib
+def test_the_plot_has_a_line_an_algorithm_and_a_dashed_one_for_the_copys_speed(tmp_path):
+    with mock.patch("npdp.bench.collectives.plot_times") as plot:
+        assert exit_code("allreduce", *THREADS, "4", "--sizes", "64,4K", "--algorithm", "ring,tree",
+                         "--plot", f"{tmp_path}/o.png") == 0  # fmt: skip
+    (_, title, lines, bounds), _ = plot.call_args
+    assert "allreduce" in title and "4 ranks" in title
+    assert list(lines) == ["ring", "tree", MEMORY_COPY]
+    (bound,) = bounds.values()
+    assert bound == [(nbytes, time_us * 1.5) for nbytes, time_us in lines[MEMORY_COPY]]
+
+
+def test_iterations_of_the_models_are_timed(tmp_path, capsys):
+    path = tmp_path / "o.json"
+    arguments = ("--models", "lin10,softmax", "--rounds", "2", "--json", str(path))
+    assert exit_code("iteration", *THREADS, "2", *arguments) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^lin10 +11 +32 +[\d.]+ +[\d,]+$", out, re.MULTILINE)
+    assert re.search(r"^softmax +7,850 +128 +[\d.]+ +[\d,]+$", out, re.MULTILINE)
+    kept = json.loads(path.read_text())
+    assert kept["benchmark"] == "iteration" and kept["world_size"] == 2
+    for row in kept["rows"]:
+        assert row["samples_per_s"] == pytest.approx(2 * MODELS[row["model"]][1] / row["time_us"] * 1e6)
+
+
+# Under mpirun
+@needs_mpi
+def test_under_mpirun_rank_0_prints_the_table_with_mpis_own(tmp_path):
+    path = tmp_path / "o.json"
+    code, stdout, stderr = mpirun(2, "-m", "npdp.bench", "allreduce", "--sizes", "64,64K", "--json", str(path))
+    assert (code, stderr) == (0, "")
+    names = [*algorithms_of("allreduce"), MEMORY_COPY]
+    assert [row[2] for row in cells(stdout)] == 2 * names
+    assert all(row[-1] == 0 for row in cells(stdout))
+    kept = json.loads(path.read_text())
+    assert kept["command"].startswith("mpirun -n 2 python -m npdp.bench allreduce --sizes 64,64K ")
+    assert kept["world_size"] == 2 and "mpi4py" in kept["machine"]["versions"]
+
+
+@needs_mpi
+def test_the_command_starts_its_ranks():
+    code, stdout, stderr = python("-m", "npdp", "bench", "allgather", "--ranks", "2", "--sizes", "1K", "--rounds", "1")
+    assert (code, stderr) == (0, "")
+    assert "2 on MPI (" in stdout and {row[2] for row in cells(stdout)} == {*algorithms_of("allgather"), MEMORY_COPY}
+    code, stdout, stderr = python("-m", "npdp", "bench", "iteration", "--ranks", "2", "--models", "lin10")
+    assert (code, stderr) == (0, "") and stdout.count("lin10") == 1
+
+
+@needs_mpi
+def test_under_mpirun_all_ranks_refuse_together():
+    code, stdout, stderr = mpirun(2, "-m", "npdp.bench", "allreduce", "--sizes", "1X")
+    assert (code, stdout) == (2, "") and stderr.count("npdp: error: ") == 1
+    code, stdout, stderr = mpirun(2, "-m", "npdp.bench", "allreduce", "--ranks", "3")
+    assert (code, stdout) == (2, "") and "this is a world of 2" in stderr
