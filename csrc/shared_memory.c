@@ -27,7 +27,8 @@
 #include "npdp_shared_memory.h"
 
 enum { DIRECT, STAGED, SMALL };
-enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, STAGED_TURNS = 3, LONGEST_SLEEP_NS = 10 * 1000 * 1000 };
+enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, SMALL_DIRECT_BYTES = 512, STAGED_TURNS = 3 };
+enum { LONGEST_SLEEP_NS = 10 * 1000 * 1000 };
 
 typedef struct {
     uint32_t posted, sleepers;
@@ -303,15 +304,24 @@ static void be_staged(npdp_host *host)
     host->last_phase = host->segments + (sums(host) && gathers(host));
 }
 
-static void choose_mode(npdp_host *host, int inside)
+/* Whether arrays in this memory are worked on where they are: less is quicker copied. All ranks say the same. */
+static int direct_pays(const npdp_host *host)
+{
+    return host->kind != NPDP_BARRIER && host->count * size_of(host) > SMALL_DIRECT_BYTES;
+}
+
+static void be_direct(npdp_host *host)
+{
+    host->mode = DIRECT;
+    host->piece = host->count;
+    host->last_phase = 2;
+}
+
+static void be_small_or_staged(npdp_host *host)
 {
     if (host->kind == NPDP_BARRIER || (host->kind == NPDP_ALLREDUCE && host->count * size_of(host) <= SMALL_BYTES)) {
         host->mode = SMALL;
         host->last_phase = 1;
-    } else if (inside) {
-        host->mode = DIRECT;
-        host->piece = host->count;
-        host->last_phase = 2;
     } else {
         be_staged(host);
     }
@@ -332,7 +342,10 @@ int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
     host->kind = kind, host->op = op, host->dtype = dtype, host->root = root;
     host->buffer = buffer, host->count = count;
     host->phase = 0, host->agreed = 0, host->patient = 0;
-    choose_mode(host, inside);
+    if (inside && direct_pays(host))
+        be_direct(host);
+    else
+        be_small_or_staged(host);
     work(host);
     post(host);
     return npdp_go_on(host);
@@ -363,9 +376,9 @@ int npdp_go_on(npdp_host *host)
             if (!all_alike(host, &outside))
                 return NPDP_DIFFERENT;
             host->agreed = 1;
-            if (host->mode != SMALL && outside > 0 && outside < host->ranks) { /* some have put in, some not */
+            if (direct_pays(host) && outside > 0 && outside < host->ranks) { /* some have put in; now the others do */
                 if (host->mode == DIRECT) {
-                    be_staged(host);
+                    be_small_or_staged(host);
                     work(host);
                 }
                 post(host);

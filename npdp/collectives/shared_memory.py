@@ -23,7 +23,7 @@ from npdp.comm.errors import CommunicationError
 from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
 
-SLOT_BYTES = 256 << 10  # of a staging slot: three a rank stay in the second-level cache
+SLOT_BYTES = 512 << 10  # of a staging slot, three a rank: measured, docs/measurements.md
 
 
 class Block(NamedTuple):
@@ -64,9 +64,8 @@ class Host:
         Raises:
             CommunicationError: another rank has called something else, or has left.
         """
-        kernel = self._kernel
-        status = self.kernel.begin(kernel.KINDS[kind], buffer, kernel.OPS[op], root)
-        if status != kernel.DONE:
+        status = self.kernel.begin(kind, buffer, op, root)
+        if status:
             self._finish(status)
 
     def _finish(self, status: int) -> None:

@@ -60,10 +60,11 @@ class HostRank:
         host.rank, host.ranks, host.looks, host.yields = rank, ranks, looks, yields
         host.pointers = self._pointers
 
-    def begin(self, kind: int, array: Array, op: int, root: int = 0) -> int:
-        """Begin a collective on `array`, contiguous, and go on; return DONE, WAITING or DIFFERENT."""
-        status: int = _begin(self._host, kind, op, _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root)
-        return status
+    def begin(self, kind: str, array: Array, op: str, root: int = 0) -> int:
+        """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT."""
+        return _begin(  # type: ignore[no-any-return]
+            self._host, KINDS[kind], OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root
+        )
 
     def go_on(self) -> int:
         """Go on for up to 10 ms; return DONE, WAITING or DIFFERENT."""

@@ -126,14 +126,12 @@ class World:
         """Return an array in shared memory where there is some; see `npdp.shared_empty`."""
         _checked(np.empty(0, dtype), "sum")
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        array = self.host.empty(prod(shape), dtype) if self.host else None
+        array = self._empty(prod(shape), dtype, one_for_all=False)
         return np.empty(shape, dtype) if array is None else array.reshape(shape)
 
     def shared_once(self, count: int, dtype: np.dtype[Any]) -> Array | None:
         """Return one array for all ranks, or None where not all of them share memory, or there is no room; collective."""
-        if not self.shares_memory or self.host is None:
-            return None
-        return self.host.empty(count, dtype, one_for_all=True)
+        return self._empty(count, dtype, one_for_all=True) if self.shares_memory else None
 
     def everyones(self, array: Array) -> list[Array] | None:
         """Return all ranks' arrays that were made together with `array` by `shared_empty`; None where out of reach."""
@@ -181,7 +179,10 @@ class World:
 
     def _run(self, collective: str, buffer: Array, op: str, algorithm: str | None, root: int = 0) -> None:
         """Carry out a collective with the algorithm chosen; of a mean, the sum."""
-        algorithm = self.chosen(collective, buffer.nbytes, algorithm)
+        algorithm = (  # found at once, as a rule: small collectives take two microseconds
+            self._chosen.get((collective, buffer.nbytes, algorithm or self.algorithm))
+            or self.chosen(collective, buffer.nbytes, algorithm)
+        )
         if self.world_size == 1:
             return
         combine = "sum" if op == "mean" else op
@@ -195,17 +196,26 @@ class World:
             execute(steps, self.transport, buffer, combine)
         self.collective_s += time.perf_counter() - before
 
+    def _empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool) -> Array | None:
+        if self.host is None:
+            return None
+        before = time.perf_counter()
+        array = self.host.empty(count, dtype, one_for_all)
+        self.collective_s += time.perf_counter() - before
+        return array
+
 
 def _checked(array: Any, op: str, writeable: bool = True) -> Array:
     """Return `array` as a 1-D view, or say what is wrong with it."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"a collective takes a NumPy array, got {type(array).__name__}")
-    if array.dtype.num not in _NUMBERS or not array.dtype.isnative:
-        raise TypeError(f"a collective takes float32, float64, int32 or int64, got {array.dtype}")
+    dtype = array.dtype
+    if dtype.num not in _NUMBERS or not dtype.isnative:
+        raise TypeError(f"a collective takes float32, float64, int32 or int64, got {dtype}")
     if op not in OPS:
         raise ValueError(f"no op {op!r}; there are {', '.join(OPS)}")
-    if op == "mean" and array.dtype.kind == "i":
-        raise TypeError(f"the mean of {array.dtype} is no {array.dtype}: convert to float first, or take the sum")
+    if op == "mean" and dtype.kind == "i":
+        raise TypeError(f"the mean of {dtype} is no {dtype}: convert to float first, or take the sum")
     flags = array.flags
     if not flags.forc:
         raise ValueError(f"a collective takes a contiguous array, got strides {array.strides} for shape {array.shape}")
