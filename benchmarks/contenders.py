@@ -15,7 +15,12 @@ from npdp.bench.models import LEARNING_RATE, MODELS, Step, batch, iteration
 
 def npdp_step(name: str, wrapped: bool = False) -> Step:
     """Return a step through npdp's public API; wrapped, under DataParallel on the ranks that there are."""
-    return iteration(name, wrapped)[1]
+    return iteration(name, "replicated" if wrapped else None)[1]
+
+
+def fused_step(name: str, wrapped: bool = False) -> Step:
+    """Return the same with the update fused with the sum of the gradients."""
+    return iteration(name, "fused" if wrapped else None)[1]
 
 
 def numpy_step(name: str, wrapped: bool = False) -> Step:

@@ -40,8 +40,8 @@ def agree_numpy(calls: int) -> int:
     return int(MPI.COMM_WORLD.bcast(calls))
 
 
-AGREE: dict[str, Callable[[int], int]] = {"npdp": agree_npdp, "torch": agree_torch, "numpy": agree_numpy}
-STEPS = {"npdp": contenders.npdp_step, "torch": contenders.torch_step, "numpy": contenders.numpy_step}
+AGREE: dict[str, Callable[[int], int]] = {"npdp": agree_npdp, "fused": agree_npdp, "torch": agree_torch, "numpy": agree_numpy}
+STEPS = {"npdp": contenders.npdp_step, "fused": contenders.fused_step, "torch": contenders.torch_step, "numpy": contenders.numpy_step}
 
 
 def main() -> None:

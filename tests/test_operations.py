@@ -72,7 +72,6 @@ CASES = {
                       for shape in ((4, 3), (2, 70), (0, 3))],  # few classes, and many: two layouts
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
-    "sum_of_losses": unary(),
 }  # fmt: skip
 ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
 each_case = pytest.mark.parametrize(("name", "case"), ALL)

@@ -49,10 +49,13 @@ class Batch:
 
 
 MIXED = Batch(0, 0, (0, 0), 0)  # of a result of several batches that weigh differently
+SUMMED = Batch(0, 0, (0, 0), 0)  # of a loss that is a sum over samples and no mean, and of all computed from it
 
 
 def joined(batch: Batch, other: Batch) -> Batch:
     """Return the batch of a result computed from both: where they weigh alike, the one that was cut for more ranks."""
-    if batch.count != other.count or MIXED in (batch, other):
+    if batch is SUMMED or other is SUMMED:
+        return SUMMED
+    if batch.count != other.count or batch is MIXED or other is MIXED:
         return MIXED
     return batch if batch.parts >= other.parts else other

@@ -22,8 +22,13 @@ Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often e
 class GradientExchange(Protocol):
     """What owns parameters and is told how their gradients come along; data parallel training is one."""
 
-    def begin(self, batch: Batch | None, graph: Graph) -> float:
-        """Backward begins: return the weight of this rank's loss in the global one."""
+    def begin(self, batch: Batch | None, alone: bool) -> float:
+        """Backward begins: return the weight of this rank's loss in the global one.
+
+        Args:
+            batch: what the loss was computed from.
+            alone: whether no other exchange has parameters behind this loss.
+        """
 
     def ready(self, parameter: Tensor) -> None:
         """The gradient of this parameter is complete."""
@@ -41,9 +46,8 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     if loss.node is None:
         loss.grad = start if loss.grad is None else loss.grad + start
         return
-    graph, leaves = _count_uses(loss.node)
-    exchanges = list({id(leaf.exchange): leaf.exchange for leaf in leaves if leaf.exchange is not None}.values())
-    weight = _weight(exchanges, loss, graph)
+    graph, exchanges = _count_uses(loss.node)
+    weight = _weight(exchanges, loss)
     if weight != 1:
         start = start * start.dtype.type(weight)
     try:
@@ -63,17 +67,17 @@ def _start(loss: Tensor, gradient: Any) -> Array:
     if gradient is None:
         if loss.data.size != 1:
             raise ValueError(f"backward needs a gradient for a tensor of shape {loss.shape}; only a number needs none")
-        return np.ones(loss.shape, loss.dtype)
+        return np.ones(loss.shape, loss.dtype) if loss.data.ndim else np.array(1, loss.data.dtype)
     start = np.asarray(gradient, dtype=loss.dtype)
     if start.shape != loss.shape:
         raise ValueError(f"backward: the gradient has shape {start.shape}, the tensor {loss.shape}")
     return start
 
 
-def _count_uses(root: Node) -> tuple[Graph, list[Tensor]]:
-    """Return, for all that `root` was computed from, how often each is used; and the leaves among them."""
+def _count_uses(root: Node) -> tuple[Graph, list[GradientExchange]]:
+    """Return, for all that `root` was computed from, how often each is used; and who exchanges the leaves."""
     uses: Graph = {root: 0}
-    leaves: list[Tensor] = []
+    exchanges: list[GradientExchange] = []
     found: list[Node] = [root]
     while found:
         for parent in found.pop().parents:
@@ -85,19 +89,21 @@ def _count_uses(root: Node) -> tuple[Graph, list[Tensor]]:
             uses[parent] = 1
             if type(parent) is Node:
                 found.append(parent)
-            else:
-                leaves.append(parent)  # type: ignore[arg-type]
-    return uses, leaves
+            elif parent.exchange is not None and parent.exchange not in exchanges:  # type: ignore[union-attr]
+                exchanges.append(parent.exchange)  # type: ignore[union-attr]
+    return uses, exchanges
 
 
-def _weight(exchanges: list[GradientExchange], loss: Tensor, graph: Graph) -> float:
+def _weight(exchanges: list[GradientExchange], loss: Tensor) -> float:
     """Return this rank's weight in the global loss: 1 where nothing is exchanged."""
-    weights = {exchange.begin(loss.batch, graph) for exchange in exchanges}
-    if len(weights) > 1:
+    if not exchanges:
+        return 1.0
+    weights = [exchange.begin(loss.batch, len(exchanges) == 1) for exchange in exchanges]
+    if any(weight != weights[0] for weight in weights[1:]):
         raise RuntimeError(
             "backward: the models behind this loss saw different numbers of samples; give each loss its own backward"
         )
-    return weights.pop() if weights else 1.0
+    return weights[0]
 
 
 def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bool) -> None:
@@ -115,7 +121,7 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                     f"{node.name}: a value that its gradient needs was changed in place between forward and backward"
                 )
         for parent, vjp in zip(node.parents, vjps):
-            if parent is None:
+            if parent is None or vjp is None:
                 continue
             is_leaf = type(parent) is not Node
             if is_leaf and parent.hooks is None:  # type: ignore[union-attr]

@@ -42,27 +42,30 @@ def operation(
         name = rule.__name__
 
         def apply(*inputs: TensorLike, **options: Any) -> Tensor:
-            tensors = [x if isinstance(x, Tensor) else _constant(x, inputs) for x in inputs]
-            output, vjps = rule(*[tensor.data for tensor in tensors], **options)
+            tensors: list[Tensor] = []
+            arrays: list[Array] = []
+            parents: list[Node | Tensor | None] = []
             batch: Batch | None = None
             wanted = False
-            for tensor in tensors:
+            for x in inputs:
+                tensor = x if isinstance(x, Tensor) else _constant(x, inputs)
+                tensors.append(tensor)
+                arrays.append(tensor.data)
                 if tensor.batch is not batch and tensor.batch is not None:
                     batch = tensor.batch if batch is None else joined(batch, tensor.batch)
-                wanted = wanted or tensor.requires_grad
+                if tensor.requires_grad:
+                    wanted = True
+                    parents.append(tensor.node or tensor)
+                else:
+                    parents.append(None)
+            output, vjps = rule(*arrays, **options)
             if type(output) is not np.ndarray:
                 output = np.asarray(output)
-            shared = view and np.may_share_memory(output, tensors[0].data)  # indexing may copy
+            shared = view and np.may_share_memory(output, arrays[0])  # indexing may copy
             made = result(output, batch, tensors[0].version if shared else None)
             if wanted and _mode.grad_enabled:
                 made.requires_grad = True
-                made.node = Node(
-                    name,
-                    tuple([(tensor.node or tensor) if tensor.requires_grad else None for tensor in tensors]),
-                    vjps,  # type: ignore[arg-type]
-                    writes,
-                    _kept(keeps, tensors, made),
-                )
+                made.node = Node(name, parents, vjps, writes, _kept(keeps, tensors, made))
             return made
 
         apply.__name__ = apply.__qualname__ = name
@@ -85,10 +88,11 @@ def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
 
 def _kept(keeps: tuple[int, ...], tensors: list[Tensor], made: Tensor) -> list[tuple[list[int], int]]:
     """Return the version of each array that the gradient rules read again."""
-    if not keeps:
-        return []
-    versions = [(made if number < 0 else tensors[number]).version for number in keeps]
-    return [(version, version[0]) for version in versions]
+    kept = []
+    for number in keeps:
+        version = (made if number < 0 else tensors[number]).version
+        kept.append((version, version[0]))
+    return kept
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -12,7 +12,7 @@ all that `backward` (engine.py) walks; a node holds no result, so what nobody ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -46,14 +46,14 @@ class Node:
     def __init__(
         self,
         name: str,
-        parents: tuple[Node | Tensor | None, ...],
-        vjps: tuple[Vjp, ...],
+        parents: Sequence[Node | Tensor | None],
+        vjps: tuple[Vjp | None, ...],
         writes: bool,
         kept: list[tuple[list[int], int]],
     ) -> None:
         self.name = name
         self.parents = parents
-        self.vjps: tuple[Vjp, ...] | None = vjps
+        self.vjps: tuple[Vjp | None, ...] | None = vjps
         self.writes = writes
         self.kept = kept
 

@@ -63,7 +63,7 @@ def _row(world: World, name: str, rounds: int) -> dict[str, Any]:
         RuntimeError: the ranks do not have the same parameters afterwards.
     """
     manual_seed(0)
-    model, step = iteration(name, wrapped=True)
+    model, step = iteration(name, "replicated")
     for _ in range(WARM_UP_STEPS):
         step()
     contender = Contender(name, lambda: None, step, step, lambda calls: 0, MOST_CALLS)

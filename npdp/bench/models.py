@@ -53,12 +53,13 @@ def layers(name: str) -> nn.Module:
     return nn.Sequential(*made[:-1]) if len(made) > 2 else made[0]
 
 
-def iteration(name: str, wrapped: bool) -> tuple[nn.Module, Step]:
+def iteration(name: str, update: str | None) -> tuple[nn.Module, Step]:
     """Return a model, and a step through npdp's public API: forward, loss, backward, update.
 
     Args:
         name: a key of MODELS.
-        wrapped: under DataParallel, on the ranks that there are; then it is collective, as is the step.
+        update: "replicated" or "fused", under DataParallel on the ranks that there are; then it is collective, as is
+            the step. None: this rank alone.
     """
     from npdp import Tensor, nn, optim
     from npdp.autograd import Batch
@@ -69,8 +70,8 @@ def iteration(name: str, wrapped: bool) -> tuple[nn.Module, Step]:
     optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE)
     x, y = batch(name)
     inputs, labels = Tensor(x), Tensor(y)
-    if wrapped:
-        model = nn.DataParallel(model)
+    if update is not None:
+        model = nn.DataParallel(model, update=update)
         world = init()  # tagged as the loader tags what it yields
         inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)), world.world_size)
 

@@ -19,17 +19,30 @@ from numpy.typing import NDArray
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 
-__all__ = ["OPS", "accumulate", "adam_update", "backend", "combine", "compiled", "reference", "sgd_update"]
+__all__ = ["OPS", "Sum", "accumulate", "adam_update", "backend", "combine", "compiled", "reference", "sgd_update"]
 
 Array = NDArray[Any]
-Gradient = Array | list[Array]  # a list stands for its sum, in its order
 
 OPS = ("sum", "prod", "min", "max")
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
 _COMBINE = Arguments("combine", NUMBERS, ("target", "source"))
+_SUM = Arguments("Sum", FLOATS, ("first array", "array"))
 _SGD = Arguments("sgd_update", FLOATS, ("param", "velocity", "grad"))
 _SGD_PLAIN = Arguments("sgd_update", FLOATS, ("param", "grad"))
 _ADAM = Arguments("adam_update", FLOATS, ("param", "m", "v", "grad"))
+
+
+class Sum:
+    """A gradient that is the sum of several arrays, in their order, and is stored nowhere; checked once, used often."""
+
+    def __init__(self, arrays: list[Array]) -> None:
+        for array in arrays:
+            check(_SUM, arrays[0], array)
+        self.arrays = arrays
+        self.pointers = _selected().pointers(arrays)
+
+
+Gradient = Array | Sum
 
 
 class Kernels(Protocol):
@@ -38,6 +51,8 @@ class Kernels(Protocol):
     def accumulate(self, dst: Array, src: Array, op: str) -> int: ...
 
     def combine(self, targets: list[Array], sources: list[Array], op: str) -> None: ...
+
+    def pointers(self, arrays: list[Array]) -> Any: ...
 
     # fmt: off
     def sgd_update(self, param: Array, grad: Gradient, velocity: Array | None, *, lr: float, momentum: float,
@@ -126,7 +141,7 @@ def sgd_update(
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.
-        grad: (count,) of param's dtype; it is not changed. A list of such stands for their sum, in this order.
+        grad: (count,) of param's dtype; it is not changed. A `Sum` of such will do.
         velocity: (count,) of param's dtype, writeable; unused, and may be None, where momentum is 0.
         lr, momentum, dampening, nesterov, weight_decay: Those of torch.optim.SGD; rounded to param's dtype.
         first: Whether velocity is made by this update (it becomes the gradient) or goes on.
@@ -137,13 +152,11 @@ def sgd_update(
     """
     if momentum == 0:
         velocity = None
-        for one in grad if isinstance(grad, list) else (grad,):
-            check(_SGD_PLAIN, param, one)
+        check(_SGD_PLAIN, param, grad.arrays[0] if isinstance(grad, Sum) else grad)
     elif velocity is None:
         raise ValueError(f"sgd_update: velocity is None, wanted an array like param for momentum {momentum}")
     else:
-        for one in grad if isinstance(grad, list) else (grad,):
-            check(_SGD, param, velocity, one)
+        check(_SGD, param, velocity, grad.arrays[0] if isinstance(grad, Sum) else grad)
     if _selected().sgd_update(
         param,
         grad,
@@ -176,7 +189,7 @@ def adam_update(
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.
-        grad: (count,) of param's dtype; it is not changed. A list of such stands for their sum, in this order.
+        grad: (count,) of param's dtype; it is not changed. A `Sum` of such will do.
         m, v: (count,) of param's dtype, writeable: the running means of grad and of its square, at first zeros.
         lr, beta1, beta2, eps, weight_decay: Those of torch.optim.Adam; rounded to param's dtype.
         decoupled: Weight decay shrinks param directly (AdamW), or is added to grad (Adam).
@@ -188,8 +201,7 @@ def adam_update(
     """
     if step < 1:
         raise ValueError(f"adam_update: step is {step}, wanted 1 for the first update")
-    for one in grad if isinstance(grad, list) else (grad,):
-        check(_ADAM, param, m, v, one)
+    check(_ADAM, param, m, v, grad.arrays[0] if isinstance(grad, Sum) else grad)
     if _selected().adam_update(
         param,
         grad,

@@ -35,7 +35,8 @@ _ADAM = _bind("adam", _FLOATS)
 _COMBINE_SGD = _bind("combine_sgd", _FLOATS)
 _COMBINE_ADAM = _bind("combine_adam", _FLOATS)
 _OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
-_DTYPES = {np.dtype(name): getattr(lib, f"NPDP_{suffix.upper()}") for suffix, (name, _) in (_FLOATS | _INTEGERS).items()}
+_TYPES = _FLOATS | _INTEGERS
+_DTYPES = {np.dtype(name): getattr(lib, f"NPDP_{suffix.upper()}") for suffix, (name, _) in _TYPES.items()}
 _pointer = ffi.from_buffer
 
 
@@ -49,22 +50,22 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
     lib.npdp_combine(
         _OPS[op],
         _DTYPES[targets[0].dtype],
-        _pointers(targets),
+        pointers(targets),
         len(targets),
-        _pointers(sources),
+        pointers(sources),
         len(sources),
         targets[0].size,
     )
 
 
-def _pointers(arrays: list[Array]) -> Any:
+def pointers(arrays: list[Array]) -> Any:
     """Return a C array of pointers; the arrays must live as long as it is used."""
     return ffi.new("void *[]", [_pointer(array) for array in arrays])
 
 
 def sgd_update(
     param: Array,
-    grad: Array | list[Array],
+    grad: Any,
     velocity: Array | None,
     *,
     lr: float,
@@ -78,9 +79,9 @@ def sgd_update(
     param_pointer = _pointer(c_type, param)
     velocity_pointer = ffi.NULL if velocity is None else _pointer(c_type, velocity)
     scalars = (lr, momentum, 1 - dampening, weight_decay, nesterov, first)
-    if isinstance(grad, list):
+    if not isinstance(grad, np.ndarray):
         function, _ = _COMBINE_SGD[param.dtype]
-        function(_pointers(grad), len(grad), param_pointer, velocity_pointer, param.size, *scalars)
+        function(grad.pointers, len(grad.arrays), param_pointer, velocity_pointer, param.size, *scalars)
         return 0
     status: int = function(param_pointer, _pointer(c_type, grad), velocity_pointer, param.size, *scalars)
     return status
@@ -88,7 +89,7 @@ def sgd_update(
 
 def adam_update(
     param: Array,
-    grad: Array | list[Array],
+    grad: Any,
     m: Array,
     v: Array,
     *,
@@ -103,9 +104,9 @@ def adam_update(
     function, c_type = _ADAM[param.dtype]
     written = (_pointer(c_type, param), _pointer(c_type, m), _pointer(c_type, v))
     scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step)
-    if isinstance(grad, list):
+    if not isinstance(grad, np.ndarray):
         function, _ = _COMBINE_ADAM[param.dtype]
-        function(_pointers(grad), len(grad), *written, param.size, *scalars)
+        function(grad.pointers, len(grad.arrays), *written, param.size, *scalars)
         return 0
     status: int = function(written[0], _pointer(c_type, grad), *written[1:], param.size, *scalars)
     return status

@@ -55,19 +55,23 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
             target[block] = total
 
 
-def _sum(grad: Array | list[Array]) -> Array:
-    """Return the gradient; of several, their sum, in memory of its own."""
-    if not isinstance(grad, list):
+def pointers(arrays: list[Array]) -> None:
+    """C needs some; here the arrays themselves do."""
+
+
+def _sum(grad: Any) -> Array:
+    """Return the gradient; of several (`kernels.Sum`), their sum, in memory of its own."""
+    if isinstance(grad, np.ndarray):
         return grad
-    total = np.empty_like(grad[0])
-    combine([total], grad, "sum")
+    total: Array = np.empty_like(grad.arrays[0])
+    combine([total], grad.arrays, "sum")
     return total
 
 
 @np.errstate(all="ignore")
 def sgd_update(
     param: Array,
-    grad: Array | list[Array],
+    grad: Any,
     velocity: Array | None,
     *,
     lr: float,
@@ -97,7 +101,7 @@ def sgd_update(
 @np.errstate(all="ignore")
 def adam_update(
     param: Array,
-    grad: Array | list[Array],
+    grad: Any,
     m: Array,
     v: Array,
     *,

@@ -25,7 +25,8 @@ SHORT = 64  # classes: up to here NumPy reduces over them faster when they are t
 def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    y = _times_weight(rows, weight)
+    quick = len(weight) > NARROW or len(rows) * weight.size <= SMALL_PRODUCT
+    y = np.dot(rows, weight.T) if quick else _times_narrow_weight(rows, weight)
     y += bias
 
     def flat(g: Array) -> Array:
@@ -46,11 +47,9 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1), (to_x, to_weight, to_bias)
 
 
-def _times_weight(rows: Array, weight: Array) -> Array:
-    """Return rows @ weight.T; to a narrow weight in products so small that BLAS is quick at them."""
+def _times_narrow_weight(rows: Array, weight: Array) -> Array:
+    """Return rows @ weight.T in products so small that BLAS is quick at them."""
     products = -(-len(rows) * weight.size // SMALL_PRODUCT)
-    if products <= 1 or len(weight) > NARROW:
-        return np.dot(rows, weight.T)
     y = np.empty((len(rows), len(weight)), np.result_type(rows, weight))
     length = -(-len(rows) // products)
     for start in range(0, len(rows), length):
@@ -63,10 +62,10 @@ def mse_loss(outputs: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
     """Mean of (outputs - targets) squared; both of one shape -> a number."""
     difference = outputs - targets
     flat = difference.reshape(-1)
-    count = flat.dtype.type(flat.size or 1)
+    count = flat.size or 1
 
     def to_outputs(g: Array) -> Array:
-        return difference * (g * 2 / count)
+        return difference * (g * (2 / count))
 
     return np.dot(flat, flat) / count, (to_outputs, lambda g: -to_outputs(g))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Tensor, operators
-from npdp.autograd.operation import NOTHING, operation
+from npdp.autograd.batch import SUMMED
 from npdp.nn.functional import bce_with_logits, cross_entropy, mse_loss
 from npdp.nn.module import Module, as_tensor
 
@@ -26,14 +26,12 @@ class _Loss(Module):
         return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
     def _reduced(self, each: Tensor) -> Tensor:
-        """Return per-sample losses summed, and marked as a sum, or as they are."""
-        return sum_of_losses(each) if self.reduction == "sum" else each
-
-
-@operation(keeps=NOTHING)
-def sum_of_losses(each: Any) -> Any:
-    """The sum of per-sample losses, under a name of its own so that DataParallel can refuse it."""
-    return each.sum(), (lambda g: np.broadcast_to(g, each.shape),)
+        """Return per-sample losses summed, and marked as a sum, which DataParallel refuses; or as they are."""
+        if self.reduction == "none":
+            return each
+        loss = each.sum()
+        loss.batch = SUMMED
+        return loss
 
 
 def _same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:

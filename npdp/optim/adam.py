@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from npdp import kernels
-from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
 from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, part
 
@@ -39,10 +38,10 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, not_negative("eps", eps)
         super().__init__(parameters, lr, weight_decay, allocate)
 
-    def update(self, slab: Slab, run: Run, grads: list[Array] | None = None) -> None:
+    def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
         kernels.adam_update(
             part(slab.flat.data, run),
-            part(slab.flat.grad, run) if grads is None else grads,
+            part(slab.flat.grad, run) if grad is None else grad,
             part(slab.state["m"], run),
             part(slab.state["v"], run),
             lr=self.current_lr,

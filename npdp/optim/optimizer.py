@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npdp.autograd.tensor import Array
+from npdp.kernels import Gradient
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat
 
 LearningRate = float | Callable[[int], float]
@@ -156,8 +157,8 @@ class Optimizer:
             slab.mark_changed()
         self.iteration += 1
 
-    def update(self, slab: Slab, run: Run, grads: list[Array] | None = None) -> None:
-        """Update one run, in place, from its gradients, or from the sum of `grads`, arrays as long as the run."""
+    def update(self, slab: Slab, run: Run, grad: Gradient | None = None) -> None:
+        """Update one run, in place, from its gradient in the flat array, or from `grad`, as long as the run."""
         raise NotImplementedError
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from npdp import kernels
-from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
 from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, part
 
@@ -38,10 +37,10 @@ class SGD(Optimizer):
         self.state_names = ("velocity",) if momentum else ()
         super().__init__(parameters, lr, weight_decay, allocate)
 
-    def update(self, slab: Slab, run: Run, grads: list[Array] | None = None) -> None:
+    def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
         kernels.sgd_update(
             part(slab.flat.data, run),
-            part(slab.flat.grad, run) if grads is None else grads,
+            part(slab.flat.grad, run) if grad is None else grad,
             part(slab.state["velocity"], run) if self.momentum else None,
             lr=self.current_lr,
             momentum=self.momentum,

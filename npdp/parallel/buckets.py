@@ -24,11 +24,8 @@ class Bucket(NamedTuple):
 
     flat: FlatParameters
     numbers: range
+    parameters: list[Parameter]
     buffer: Array
-
-    @property
-    def parameters(self) -> list[Parameter]:
-        return self.flat.parameters[self.numbers.start : self.numbers.stop]
 
 
 def cut_buckets(
@@ -49,6 +46,7 @@ def cut_buckets(
         nbytes = (flat.starts[last] - flat.starts[first]) * flat.dtype.itemsize
         gap = place == 0 or numbers[place - 1] != first - 1
         if gap or nbytes >= cap * MB:
-            buckets.append(Bucket(flat, range(first, last), flat.grad[flat.starts[first] : flat.starts[last]]))
+            buffer = flat.grad[flat.starts[first] : flat.starts[last]]
+            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer))
             last = numbers[place - 1] + 1
     return buckets

@@ -79,7 +79,7 @@ class DataParallel(Module):
         return self.module.training
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        if any(parameter.requires_grad for parameter in self._frozen):
+        if self._frozen and any(parameter.requires_grad for parameter in self._frozen):
             raise RuntimeError("DataParallel: a parameter was unfrozen after the model was wrapped; unfreeze it before")
         if is_grad_enabled() and inputs and not isinstance(inputs[0], dict):
             first = as_tensor(inputs[0])

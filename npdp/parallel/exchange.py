@@ -18,9 +18,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from npdp.autograd import Batch, Node, Tensor
-from npdp.autograd.batch import MIXED
-from npdp.autograd.engine import Graph
+from npdp.autograd import Batch, Tensor
+from npdp.autograd.batch import MIXED, SUMMED
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, lay_flat
 from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
@@ -80,16 +79,8 @@ class GradientExchange:
         self._aside: dict[Parameter, Array] = {}  # what an earlier exchange left in gradients that are local now
 
     # What the engine calls
-    def begin(self, batch: Batch | None, graph: Graph) -> float:
-        self._alone = True
-        for node in graph:
-            if not isinstance(node, Node):
-                self._alone &= node.exchange is None or node.exchange is self
-            elif node.name == "sum_of_losses":
-                raise ValueError(
-                    'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as '
-                    "the mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
-                )
+    def begin(self, batch: Batch | None, alone: bool) -> float:
+        self._alone = alone
         weight = self._weight(batch)  # refuses what it must before any gradient is put aside
         if self.world.world_size > 1:
             self._put_aside()
@@ -131,6 +122,11 @@ class GradientExchange:
     # How it does it
     def _weight(self, batch: Batch | None) -> float:
         """Return this rank's weight: its share of the batch, or, where nothing says how many samples, one in P."""
+        if batch is SUMMED:
+            raise ValueError(
+                'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as '
+                "the mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
+            )
         if batch is MIXED and self.world.world_size > 1:
             raise ValueError(
                 "backward: this loss was computed from batches of different sizes, which weigh differently on each "
@@ -169,15 +165,15 @@ class GradientExchange:
         """Send the next bucket and wait for the sum."""
         bucket = self.buckets[self._next]
         self._next += 1
-        flat = bucket.flat
+        grad, starts, flags = bucket.flat.grad, bucket.flat.starts, bucket.flat.flags
         for number, parameter in zip(bucket.numbers, bucket.parameters):
-            used = parameter.grad is not None
-            if not used:
-                flat.grad[flat.starts[number] : flat.flags[number]] = 0
-            elif parameter.grad is not parameter.grad_buffer:
-                np.copyto(parameter.grad_buffer, parameter.grad, casting="same_kind")  # type: ignore[arg-type]
+            gradient = parameter.grad
+            if gradient is None:
+                grad[starts[number] : flags[number]] = 0
+            elif gradient is not parameter.grad_buffer:
+                np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
                 parameter.grad = parameter.grad_buffer
-            flat.grad[flat.flags[number]] = used
+            grad[flags[number]] = gradient is not None
         self.world.allreduce(bucket.buffer)
 
 

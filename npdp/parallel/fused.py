@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Batch
-from npdp.autograd.engine import Graph
 from npdp.autograd.tensor import Array, Tensor
 from npdp.collectives.choose import SHARED_MEMORY
+from npdp.kernels import Sum
 from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab
 from npdp.parallel.exchange import GradientExchange
@@ -36,14 +36,11 @@ NO_GRAD = (
 
 
 class FusedParameter(Parameter):
-    """A parameter whose gradient only backward and the fused step may see; its class is set where it was made."""
+    """What a parameter is while neither backward nor the step is at work: nobody may look at its gradient."""
 
     @property
     def grad(self) -> Array | None:
-        if isinstance(self.exchange, FusedExchange) and not self.exchange.inside:
-            raise RuntimeError(NO_GRAD)
-        found: Array | None = self.__dict__.get("grad")
-        return found
+        raise RuntimeError(NO_GRAD)
 
     @grad.setter
     def grad(self, grad: Array | None) -> None:
@@ -54,25 +51,24 @@ class FusedParameter(Parameter):
 
 
 class FusedExchange(GradientExchange):
-    """Sums gradients in the optimiser's step; otherwise as `GradientExchange`.
-
-    Attributes:
-        inside: whether backward or the step is at work, and so may see gradients.
-    """
+    """Sums gradients in the optimiser's step; otherwise as `GradientExchange`."""
 
     def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
         super().__init__(parameters, world)
-        self.inside = True
         self._everyones: dict[FlatParameters, list[Array] | None] = {}  # all ranks' gradients, where they are in reach
-        self._ready: set[Slab] = set()
+        self._chunks: dict[tuple[FlatParameters, int, int], tuple[Run, Sum]] = {}
+        self._ready: set[Slab] = set()  # whose state is where it is held once
         for flat in self.flats:
             others = [p for p in flat.parameters if p.requires_grad and p.exchange is not self]
             if others:
                 raise ValueError(f'update="fused": the optimiser also has {len(others)} parameters of another model')
             self._share(flat)
+        self._show_gradients(False)
+
+    def _show_gradients(self, show: bool) -> None:
+        kind = Parameter if show else FusedParameter
         for parameter in self.parameters:
-            parameter.__class__ = FusedParameter
-        self.inside = False
+            parameter.__class__ = kind
 
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once."""
@@ -86,13 +82,10 @@ class FusedExchange(GradientExchange):
         self.world.barrier()
 
     # What the engine calls
-    def begin(self, batch: Batch | None, graph: Graph) -> float:
-        self.inside = True
-        try:
-            return super().begin(batch, graph)
-        except BaseException:
-            self.inside = False
-            raise
+    def begin(self, batch: Batch | None, alone: bool) -> float:
+        weight = self._weight(batch)
+        self._show_gradients(True)
+        return weight
 
     def ready(self, parameter: Tensor) -> None:
         """Nothing leaves before the step."""
@@ -101,18 +94,15 @@ class FusedExchange(GradientExchange):
         was_local, self._local = self._local, not self.syncing
         if was_local or self._local:
             self._tell_the_optimizers()
-        self.inside = False
+        self._show_gradients(False)
 
     def cancel(self) -> None:
-        self.inside = False
-
-    def _put_aside(self) -> None:
-        """What was not zeroed is this rank's share as well, and the step sums it with the rest."""
+        self._show_gradients(False)
 
     # What the optimiser calls
     def step(self, optimizer: Optimizer, slab: Slab) -> None:
         """Sum and update; collective, in place of the optimiser's own step on this slab."""
-        self.inside = True
+        self._show_gradients(True)
         try:
             if slab not in self._ready:
                 self._share_state(slab)
@@ -122,16 +112,17 @@ class FusedExchange(GradientExchange):
             slab.mark_changed()
             self.world.barrier()
         finally:
-            self.inside = False
+            self._show_gradients(False)
 
     def _settle_who_is_used(self, slab: Slab) -> None:
         """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others."""
         unused = 0
         for parameter in slab.parameters:
-            if parameter.grad is None:
+            gradient = parameter.grad
+            if gradient is None:
                 unused += 1
-            elif parameter.grad is not parameter.grad_buffer:
-                np.copyto(parameter.grad_buffer, parameter.grad, casting="same_kind")  # type: ignore[arg-type]
+            elif gradient is not parameter.grad_buffer:
+                np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
                 parameter.grad = parameter.grad_buffer
         if not self.world.sum(unused):
             return
@@ -144,18 +135,26 @@ class FusedExchange(GradientExchange):
         self.world.barrier()  # the zeros are there
 
     def _update(self, optimizer: Optimizer, slab: Slab, run: Run) -> None:
-        flat, grads = slab.flat, self._everyones[slab.flat]
-        if grads is not None:
-            line = LINE_BYTES // flat.dtype.itemsize
-            start, stop = part((run.stop - run.start) // line, self.world.world_size, self.world.rank)
-            mine = Run(run.start + start * line, run.start + stop * line, run.step)
-            optimizer.update(slab, mine, [grad[mine.start : mine.stop] for grad in grads])
+        flat = slab.flat
+        if self._everyones[flat] is not None:
+            mine, grad = self._my_chunk(flat, run.start, run.stop)
+            optimizer.update(slab, mine._replace(step=run.step), grad)
             return
         start, stop = part(run.stop - run.start, self.world.world_size, self.world.rank)
         mine = Run(run.start + start, run.start + stop, run.step)
-        total = self.world.reduce_scatter(flat.grad[run.start : run.stop].copy())
-        optimizer.update(slab, mine, [total])
+        optimizer.update(slab, mine, self.world.reduce_scatter(flat.grad[run.start : run.stop].copy()))
         self.world.allgather(flat.data[mine.start : mine.stop], flat.data[run.start : run.stop])
+
+    def _my_chunk(self, flat: FlatParameters, start: int, stop: int) -> tuple[Run, Sum]:
+        """Return this rank's chunk of a run, in whole cache lines, and all ranks' gradients for it."""
+        found = self._chunks.get((flat, start, stop))
+        if found is None:
+            line = LINE_BYTES // flat.dtype.itemsize
+            first, last = part((stop - start) // line, self.world.world_size, self.world.rank)
+            mine = Run(start + first * line, start + last * line, 0)
+            grads = self._everyones[flat] or []
+            found = self._chunks[flat, start, stop] = mine, Sum([grad[mine.start : mine.stop] for grad in grads])
+        return found
 
     def _share_state(self, slab: Slab) -> None:
         """Move the optimiser's state where it is held once; collective."""

@@ -47,6 +47,7 @@ class World:
         self.rank, self.world_size = transport.rank, transport.world_size
         self.algorithm = algorithm
         self.collective_s = 0.0
+        self._number = np.zeros(1, np.int64)  # for barriers and counts
         self._host: Host | None = None
         self._host_opened = False
         self._chosen: dict[tuple[str, int, str], str] = {}
@@ -120,7 +121,7 @@ class World:
 
     def barrier(self) -> None:
         """Return when all ranks have come here."""
-        self.allreduce(np.zeros(1, np.int32), algorithm="auto")
+        self.sum(0)
 
     def shared_empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array in shared memory where there is some; see `npdp.shared_empty`."""
@@ -130,7 +131,7 @@ class World:
         return np.empty(shape, dtype) if array is None else array.reshape(shape)
 
     def shared_once(self, count: int, dtype: np.dtype[Any]) -> Array | None:
-        """Return one array for all ranks, or None where not all of them share memory, or there is no room; collective."""
+        """Return one array for all ranks; None where not all share memory, or there is no room; collective."""
         return self._empty(count, dtype, one_for_all=True) if self.shares_memory else None
 
     def everyones(self, array: Array) -> list[Array] | None:
@@ -139,9 +140,9 @@ class World:
 
     def sum(self, value: int) -> int:
         """Return the sum over all ranks; who has it knows that all have come here."""
-        number = np.array([value], np.int64)
-        self.allreduce(number, algorithm="auto")
-        return int(number[0])
+        self._number[0] = value
+        self._run("allreduce", self._number, "sum", "auto")
+        return int(self._number[0])
 
     def mean(self, value: float, count: float) -> float:
         """Return the weighted mean over all ranks; see `npdp.global_mean`."""
