@@ -15,6 +15,7 @@ from npdp.evaluation import evaluate
 from npdp.optim import learning_rates
 from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
+from npdp.parallel.once_a_host import load_once
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import World
 from npdp.partition import bounds
@@ -34,7 +35,7 @@ class Job(NamedTuple):
 def prepare(config: TrainConfig, world: World) -> Job:
     """Load the data, build the model, and make sure that all ranks have the same; collective."""
     manual_seed(config.seed)
-    data = agree(
+    data = load_once(
         world,
         lambda: sources.load(
             config.data,

@@ -26,7 +26,7 @@ from npdp.bench.timing import Contender, time_in_turn
 from npdp.collectives.choose import NATIVE, algorithms_of
 from npdp.comm.transport import NoTransport
 from npdp.errors import InputError
-from npdp.parallel import world
+from npdp.parallel import checks
 from npdp.report.table import Column, header, line, size_text
 
 THREADS = ("--transport", "threads", "--ranks")
@@ -158,9 +158,9 @@ def test_each_benchmark_has_help_with_examples(what, capsys):
 
 
 def test_flags_know_what_the_library_knows():
-    assert flags.OPS == world.OPS
+    assert flags.OPS == checks.OPS
     assert {name: np.dtype(name).itemsize for name in flags.ITEM_BYTES} == flags.ITEM_BYTES
-    assert tuple(map(np.dtype, flags.ITEM_BYTES)) == world.DTYPES
+    assert tuple(map(np.dtype, flags.ITEM_BYTES)) == checks.DTYPES
     assert tuple(MODELS) == flags.MODELS
     assert set(BUS_FACTORS) == set(CASES) == set(flags.SCHEDULES)
 
@@ -199,7 +199,7 @@ def test_inputs_differ_between_ranks_and_along_the_buffer():
         assert 0.8 < np.count_nonzero(first != other) / PERIOD < 0.99
 
 
-@pytest.mark.parametrize("dtype", world.DTYPES)
+@pytest.mark.parametrize("dtype", checks.DTYPES)
 @pytest.mark.parametrize("world_size", [2, 3, 4, 7, 33, 1000])
 def test_sums_in_a_row_are_exact_as_long_as_they_are_checked(world_size, dtype):
     calls = exact_calls(world_size, "sum", dtype, 1000)

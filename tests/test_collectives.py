@@ -13,7 +13,8 @@ from worlds import DTYPES, FOLD, do, folded, record, run, segments_of, values
 
 import npdp
 from npdp.collectives.choose import SCHEDULES
-from npdp.parallel.world import OPS, init
+from npdp.parallel.checks import OPS
+from npdp.parallel.world import init
 from npdp.partition import part
 
 SEGMENT_BYTES = 64

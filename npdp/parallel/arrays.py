@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from npdp.parallel.world import Array, init
+from npdp.parallel.checks import Array
+from npdp.parallel.world import init
 
 
 def shared_empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:

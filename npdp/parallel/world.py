@@ -13,7 +13,6 @@ from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from npdp import environment
 from npdp.collectives.choose import NATIVE, SHARED_MEMORY, algorithms_of, choose
@@ -22,16 +21,10 @@ from npdp.collectives.shared_memory import Host, open_host
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
+from npdp.parallel.checks import Array, checked
 from npdp.partition import part
 
 T = TypeVar("T")
-Array = npt.NDArray[Any]
-
-DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "int64"))
-OPS = ("sum", "mean", "min", "max", "prod")
-_NUMBERS = {dtype.num for dtype in DTYPES} | {np.dtype(np.longlong).num, np.dtype(np.intc).num}
-
-
 class World:
     """The ranks, as one of them sees them.
 
@@ -84,14 +77,14 @@ class World:
 
     def allreduce(self, array: Array, op: str = "sum", algorithm: str | None = None) -> None:
         """All-reduce in place; see `npdp.allreduce`."""
-        buffer = _checked(array, op)
+        buffer = checked(array, op)
         self._run("allreduce", buffer, op, algorithm)
         if op == "mean":
             buffer /= buffer.dtype.type(self.world_size)
 
     def reduce_scatter(self, array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
         """Reduce-scatter in place; see `npdp.reduce_scatter`."""
-        buffer = _checked(array, op)
+        buffer = checked(array, op)
         self._run("reduce_scatter", buffer, op, algorithm)
         start, stop = part(buffer.size, self.world_size, self.rank)
         chunk = buffer[start:stop]
@@ -101,7 +94,7 @@ class World:
 
     def allgather(self, chunk: Array, out: Array, algorithm: str | None = None) -> None:
         """Gather every rank's chunk; see `npdp.allgather`."""
-        buffer, mine = _checked(out, "sum"), _checked(chunk, "sum", writeable=False)
+        buffer, mine = checked(out, "sum"), checked(chunk, "sum", writeable=False)
         start, stop = part(buffer.size, self.world_size, self.rank)
         if mine.size != stop - start or mine.dtype != buffer.dtype:
             raise ValueError(
@@ -114,7 +107,7 @@ class World:
 
     def broadcast(self, array: Array, root: int = 0, algorithm: str | None = None) -> None:
         """Broadcast in place; see `npdp.broadcast`."""
-        buffer = _checked(array, "sum")
+        buffer = checked(array, "sum")
         if not 0 <= root < self.world_size:
             raise ValueError(f"broadcast: root must be a rank of this world of {self.world_size}, got {root}")
         self._run("broadcast", buffer, "sum", algorithm, root)
@@ -125,7 +118,7 @@ class World:
 
     def shared_empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array in shared memory where there is some; see `npdp.shared_empty`."""
-        _checked(np.empty(0, dtype), "sum")
+        checked(np.empty(0, dtype), "sum")
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         array = self._empty(prod(shape), dtype, one_for_all=False)
         return np.empty(shape, dtype) if array is None else array.reshape(shape)
@@ -204,27 +197,6 @@ class World:
         array = self.host.empty(count, dtype, one_for_all)
         self.collective_s += time.perf_counter() - before
         return array
-
-
-def _checked(array: Any, op: str, writeable: bool = True) -> Array:
-    """Return `array` as a 1-D view, or say what is wrong with it."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"a collective takes a NumPy array, got {type(array).__name__}")
-    dtype = array.dtype
-    if dtype.num not in _NUMBERS or not dtype.isnative:
-        raise TypeError(f"a collective takes float32, float64, int32 or int64, got {dtype}")
-    if op not in OPS:
-        raise ValueError(f"no op {op!r}; there are {', '.join(OPS)}")
-    if op == "mean" and dtype.kind == "i":
-        raise TypeError(f"the mean of {dtype} is no {dtype}: convert to float first, or take the sum")
-    flags = array.flags
-    if not flags.forc:
-        raise ValueError(f"a collective takes a contiguous array, got strides {array.strides} for shape {array.shape}")
-    if writeable and not flags.writeable:
-        raise ValueError("a collective works in place, but this array is read-only")
-    if array.ndim == 1:
-        return array
-    return array.reshape(-1) if flags.c_contiguous else array.T.reshape(-1)
 
 
 class _OfThisRank(threading.local):

@@ -19,7 +19,8 @@ import npdp
 from npdp.collectives.choose import ALGORITHMS, SCHEDULES
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.replicas import parameters_sha256
-from npdp.parallel.world import OPS, init
+from npdp.parallel.checks import OPS
+from npdp.parallel.world import init
 
 RANK, WORLD_SIZE = npdp.rank(), npdp.world_size()
 PEERS = [peer for peer in range(WORLD_SIZE) if peer != RANK]

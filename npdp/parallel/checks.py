@@ -1,0 +1,35 @@
+"""What a collective takes: contiguous arrays of four dtypes, in place; or an error that says wanted and got."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "int64"))
+OPS = ("sum", "mean", "min", "max", "prod")
+_NUMBERS = {dtype.num for dtype in DTYPES} | {np.dtype(np.longlong).num, np.dtype(np.intc).num}
+
+
+def checked(array: Any, op: str, writeable: bool = True) -> Array:
+    """Return `array` as a 1-D view, or say what is wrong with it."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"a collective takes a NumPy array, got {type(array).__name__}")
+    dtype = array.dtype
+    if dtype.num not in _NUMBERS or not dtype.isnative:
+        raise TypeError(f"a collective takes float32, float64, int32 or int64, got {dtype}")
+    if op not in OPS:
+        raise ValueError(f"no op {op!r}; there are {', '.join(OPS)}")
+    if op == "mean" and dtype.kind == "i":
+        raise TypeError(f"the mean of {dtype} is no {dtype}: convert to float first, or take the sum")
+    flags = array.flags
+    if not flags.forc:
+        raise ValueError(f"a collective takes a contiguous array, got strides {array.strides} for shape {array.shape}")
+    if writeable and not flags.writeable:
+        raise ValueError("a collective works in place, but this array is read-only")
+    if array.ndim == 1:
+        return array
+    return array.reshape(-1) if flags.c_contiguous else array.T.reshape(-1)

@@ -1,0 +1,86 @@
+"""Data that the ranks of a host hold once between them: one loads it, all see it.
+
+    rank 0 of a host    load ── pickle ── the description, and the arrays beside it → shared memory
+    every rank          unpickle: the same object, its arrays read-only views of that memory
+
+What maps a file has no need of this: the system keeps one copy of its pages anyway, and so each rank maps it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from npdp.collectives.shared_memory import Host
+from npdp.parallel.agreement import agree
+from npdp.parallel.world import World
+
+T = TypeVar("T")
+LINE_BYTES = 64  # arrays start on a cache line
+
+
+class _MapsAFile(Exception):  # noqa: N818  (no error: an answer)
+    """What was loaded is to be mapped by each rank, not copied."""
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, np.memmap):
+            raise _MapsAFile
+        return NotImplemented
+
+
+def load_once(world: World, load: Callable[[], T]) -> T:
+    """Return what `load()` returns, loaded by one rank of each host where its ranks share memory; collective.
+
+    Raises:
+        InputError: a rank cannot load it; on all ranks alike.
+    """
+    host = world.host
+    if host is None or len(host.ranks) == 1:
+        return agree(world, load)
+    loaded = agree(world, lambda: load() if host.rank == 0 else None)
+    pieces = _pieces(loaded) if host.rank == 0 else None
+    sizes = _broadcast_sizes(host, pieces)
+    memory = host.empty(sum(_padded(size) for size in sizes), np.dtype(np.uint8), one_for_all=True) if sizes else None
+    if memory is None:  # mapped, or no room: each rank for itself
+        return load() if loaded is None else loaded
+    views = _lay_out(memory, sizes)
+    for view, piece in zip(views, pieces or ()):
+        view[:] = np.frombuffer(piece, np.uint8)
+    host.collective("barrier", np.empty(0, np.int64))
+    return pickle.loads(views[0], buffers=[memoryview(view).toreadonly() for view in views[1:]])  # type: ignore[no-any-return]
+
+
+def _pieces(loaded: Any) -> list[Any] | None:
+    """Return the pickled description and, each by itself, the arrays in it; None where some map a file."""
+    import io
+
+    description, arrays = io.BytesIO(), list[pickle.PickleBuffer]()
+    try:
+        _Pickler(description, protocol=5, buffer_callback=arrays.append).dump(loaded)
+    except _MapsAFile:
+        return None
+    return [description.getbuffer(), *(array.raw() for array in arrays)]
+
+
+def _broadcast_sizes(host: Host, pieces: list[Any] | None) -> list[int]:
+    """Return the bytes of each of rank 0's pieces, [] where there are none; collective over the host."""
+    count = np.array([len(pieces or ())], np.int64)
+    host.collective("broadcast", count)
+    sizes = np.array([piece.nbytes for piece in pieces] if pieces else [0] * int(count[0]), np.int64)
+    host.collective("broadcast", sizes)
+    return [int(size) for size in sizes]
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // LINE_BYTES) * LINE_BYTES
+
+
+def _lay_out(memory: Any, sizes: list[int]) -> list[Any]:
+    """Return a view of each piece's place in the memory."""
+    starts = np.cumsum([0, *(_padded(size) for size in sizes)])
+    return [memory[start : start + size] for start, size in zip(starts, sizes)]
