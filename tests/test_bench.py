@@ -27,6 +27,7 @@ from npdp.collectives.choose import NATIVE, algorithms_of
 from npdp.comm.transport import NoTransport
 from npdp.errors import InputError
 from npdp.parallel import checks
+from npdp.parallel.world import World
 from npdp.report.table import Column, header, line, size_text
 
 THREADS = ("--transport", "threads", "--ranks")
@@ -305,7 +306,7 @@ def test_what_is_quick_is_called_more_often(seconds, most_calls, calls, rounds, 
         clock.now += seconds
 
     contender = Contender("it", nothing, nothing, call, lambda calls: 0, most_calls)
-    (timing,) = time_in_turn(world.World(NoTransport()), [contender], 5)
+    (timing,) = time_in_turn(World(NoTransport()), [contender], 5)
     assert (timing.calls, len(timing.rounds_s)) == (calls, rounds)
     assert timing.median_s == pytest.approx(seconds)
 

@@ -18,8 +18,8 @@ from worlds import DTYPES, Parallel, do, folded, loader, mlp, train, values
 import npdp
 from npdp.collectives.choose import ALGORITHMS, SCHEDULES
 from npdp.comm.errors import CommunicationError
-from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.checks import OPS
+from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 
 RANK, WORLD_SIZE = npdp.rank(), npdp.world_size()
