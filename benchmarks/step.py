@@ -2,7 +2,7 @@
 
     python benchmarks/step.py                    one rank, one BLAS thread; PyTorch eager
     python benchmarks/step.py --ranks 2          two ranks, one BLAS thread each, the batch per rank: PyTorch's DDP on
-                                                 gloo, NumPy with one Allreduce of mpi4py a parameter
+                                                 gloo, NumPy with one Allreduce of mpi4py a parameter, or for all
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from machine import clean_environment, keep
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 TRIES = 3  # torchrun aborts now and then when its ranks leave
-ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def command(who: str, ranks: int) -> list[str]:
@@ -31,14 +31,16 @@ def command(who: str, ranks: int) -> list[str]:
     return [launch.find_mpirun(), "-n", str(ranks), sys.executable]
 
 
-def seconds_a_step(who: str, model: str, ranks: int, seconds: float) -> float:
+def seconds_a_step(
+    who: str, model: str, ranks: int, seconds: float, rows: int | None = None, threads: int = 1
+) -> float:
     """Run one round of a contender; return the seconds that a step took."""
     from npdp import launch
 
-    environment = {**clean_environment(), **ONE_THREAD, **launch.settings(ranks)}
+    environment = {**clean_environment(), **launch.settings(ranks), **{name: str(threads) for name in THREADS}}
     for _ in range(TRIES):
         run = subprocess.run(
-            [*command(who, ranks), WORKER, who, model, str(seconds)],
+            [*command(who, ranks), WORKER, who, model, str(seconds), *([str(rows)] if rows else [])],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         found = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("round ")]
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
     parser.add_argument("--models", default="lin10,softmax,mlp,mlpbig")
-    parser.add_argument("--who", default="npdp,numpy,torch")
+    parser.add_argument("--who", default="npdp,fused,numpy,numpy-flat,torch")
     parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()
     figures = {}

@@ -1,6 +1,6 @@
 """One contender, one round: warms up, runs steps for a while, prints the seconds a step took.
 
-    python benchmarks/worker.py npdp mlp 0.5
+    python benchmarks/worker.py npdp mlp 0.5 [rows]
 
 Contenders do not share a process, and none waits while another runs: what one leaves in the memory allocator, or
 spins for, would help or hinder the others. Under a launcher rank 0 says how many steps all make.
@@ -40,12 +40,17 @@ def agree_numpy(calls: int) -> int:
     return int(MPI.COMM_WORLD.bcast(calls))
 
 
-AGREE: dict[str, Callable[[int], int]] = {"npdp": agree_npdp, "fused": agree_npdp, "torch": agree_torch, "numpy": agree_numpy}
-STEPS = {"npdp": contenders.npdp_step, "fused": contenders.fused_step, "torch": contenders.torch_step, "numpy": contenders.numpy_step}
+AGREE: dict[str, Callable[[int], int]] = {
+    "npdp": agree_npdp,
+    "fused": agree_npdp,
+    "numpy": agree_numpy,
+    "numpy-flat": agree_numpy,
+    "torch": agree_torch,
+}
 
 
 def main() -> None:
-    who, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    who, name, seconds, *rows = sys.argv[1], sys.argv[2], float(sys.argv[3]), *sys.argv[4:]
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("RANK", "0")))
     world_size = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     if who == "torch":
@@ -54,7 +59,7 @@ def main() -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         if world_size > 1:
             torch.distributed.init_process_group("gloo")
-    step = STEPS[who](name, wrapped=world_size > 1)
+    step = contenders.CONTENDERS[who](name, int(rows[0]) if rows else None, world_size > 1)
     for _ in range(10):
         step()
     start = time.perf_counter()

@@ -32,9 +32,9 @@ LEARNING_RATE = 0.01
 Step = Callable[[], Any]
 
 
-def batch(name: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return one batch, float32: numbers for lin10, labels for the others."""
-    widths, size = MODELS[name]
+def batch(name: str, rows: int | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return one batch, float32, of so many rows, or the model's own: numbers for lin10, labels for the others."""
+    widths, size = MODELS[name][0], rows or MODELS[name][1]
     generator = np.random.default_rng(0)
     x = generator.standard_normal((size, widths[0]), dtype=np.float32)
     if name == "lin10":
@@ -53,13 +53,14 @@ def layers(name: str) -> nn.Module:
     return nn.Sequential(*made[:-1]) if len(made) > 2 else made[0]
 
 
-def iteration(name: str, update: str | None) -> tuple[nn.Module, Step]:
+def iteration(name: str, update: str | None, rows: int | None = None) -> tuple[nn.Module, Step]:
     """Return a model, and a step through npdp's public API: forward, loss, backward, update.
 
     Args:
         name: a key of MODELS.
         update: "replicated" or "fused", under DataParallel on the ranks that there are; then it is collective, as is
             the step. None: this rank alone.
+        rows: of a rank's batch; the model's own where None.
     """
     from npdp import Tensor, nn, optim
     from npdp.autograd import Batch
@@ -68,7 +69,7 @@ def iteration(name: str, update: str | None) -> tuple[nn.Module, Step]:
     model = layers(name)
     criterion = nn.MSELoss() if name == "lin10" else nn.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    x, y = batch(name)
+    x, y = batch(name, rows)
     inputs, labels = Tensor(x), Tensor(y)
     if update is not None:
         model = nn.DataParallel(model, update=update)

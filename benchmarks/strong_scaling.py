@@ -1,0 +1,58 @@
+"""The same global batch on two cores, however they are used: ranks, BLAS threads, PyTorch's, JAX's.
+
+    python benchmarks/strong_scaling.py
+
+Each contender in its own processes, in turn. npdp's two ranks have half of the batch and one BLAS thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import NamedTuple
+
+from machine import keep
+from step import seconds_a_step
+
+
+class Contender(NamedTuple):
+    who: str
+    ranks: int
+    threads: int
+
+
+CONTENDERS = {
+    "npdp, 2 ranks": Contender("fused", 2, 1),
+    "npdp, 2 threads": Contender("npdp", 1, 2),
+    "npdp, 1 core": Contender("npdp", 1, 1),
+    "NumPy, 2 threads": Contender("numpy", 1, 2),
+    "PyTorch, 2 threads": Contender("torch", 1, 2),
+    "JAX, 2 threads": Contender("jax", 1, 2),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
+    parser.add_argument("--without", default="", help="contenders to leave out, as they are named: jax")
+    arguments = parser.parse_args()
+    figures: dict[str, dict[str, float]] = {}
+    for model in ("mlp", "mlpbig"):
+        for batch_size in (128, 1024):
+            taken: dict[str, list[float]] = {
+                name: [] for name, contender in CONTENDERS.items() if contender.who not in arguments.without.split(",")
+            }
+            for _ in range(arguments.rounds):
+                for name, values in taken.items():
+                    who, ranks, threads = CONTENDERS[name]
+                    rows = batch_size // ranks
+                    values.append(seconds_a_step(who, model, ranks, arguments.seconds, rows, threads))
+            case = f"{model}, batch {batch_size}"
+            figures[case] = {name: round(statistics.median(values) * 1e6, 1) for name, values in taken.items()}
+            print(f"{case:18}", ", ".join(f"{name} {us:.0f} us" for name, us in figures[case].items()), flush=True)
+    print("kept in", keep("strong-scaling", "python benchmarks/strong_scaling.py", {"microseconds a step": figures}))
+
+
+if __name__ == "__main__":
+    main()
