@@ -120,7 +120,7 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                 raise RuntimeError(
                     f"{node.name}: a value that its gradient needs was changed in place between forward and backward"
                 )
-        for parent, vjp in zip(node.parents, vjps):
+        for parent, vjp in zip(reversed(node.parents), reversed(vjps)):  # weights first: their gradients travel on
             if parent is None or vjp is None:
                 continue
             is_leaf = type(parent) is not Node

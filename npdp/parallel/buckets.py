@@ -17,6 +17,7 @@ from npdp.nn.parameter import FlatParameters, Parameter
 MB = 1024 * 1024
 FIRST_BUCKET_MB = 1.0  # a small first one leaves early; PyTorch's figure
 BUCKET_CAP_MB = 25.0  # PyTorch's figure
+ACROSS_HOSTS_MB = 0.25  # a bucket is on the wire while backward goes on: the sooner it leaves the more is hidden
 
 
 class Bucket(NamedTuple):

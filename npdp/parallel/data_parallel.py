@@ -18,7 +18,6 @@ import numpy as np
 from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
-from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB
 from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.fused import FusedExchange
 from npdp.parallel.replicas import broadcast_parameters
@@ -39,8 +38,10 @@ class DataParallel(Module):
 
     Args:
         module: the model; the same program must build it on every rank.
-        bucket_cap_mb: gradients leave in buckets of about this size, in MB of 2^20 bytes.
-        first_bucket_mb: the same for the first bucket.
+        bucket_cap_mb: gradients leave in buckets of about this size, in MB of 2^20 bytes; None: 25 in a host, 0.25
+            across hosts.
+        first_bucket_mb: the same for the first bucket; None: 1 in a host, 0.25 across hosts.
+        overlap: whether, across hosts, backward goes on while a bucket is on the wire.
         update: "replicated", every rank updates its own copy; or "fused" (fused.py): gradients are summed in the pass
             that updates, ranks of a host share one copy. Parameters are read-only then, and reading `.grad` raises.
 
@@ -51,9 +52,10 @@ class DataParallel(Module):
     def __init__(
         self,
         module: Module,
-        bucket_cap_mb: float = BUCKET_CAP_MB,
-        first_bucket_mb: float = FIRST_BUCKET_MB,
+        bucket_cap_mb: float | None = None,
+        first_bucket_mb: float | None = None,
         update: str = "replicated",
+        overlap: bool = True,
     ) -> None:
         if update not in UPDATES:
             raise ValueError(f"DataParallel: no update {update!r}; there are {', '.join(UPDATES)}")
@@ -70,7 +72,8 @@ class DataParallel(Module):
         if update == "fused" and self.world.world_size > 1:
             self.exchange: GradientExchange = FusedExchange(trained, self.world)
         else:
-            self.exchange = found or GradientExchange(trained, self.world, bucket_cap_mb, first_bucket_mb)
+            sizes = bucket_cap_mb, first_bucket_mb
+            self.exchange = found or GradientExchange(trained, self.world, *sizes, overlap)
         self.exchange.wrapped = True
         self._untagged = 0
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from npdp.nn.parameter import Parameter
 from npdp.optim import Optimizer
 from npdp.parallel.agreement import require_equal
-from npdp.parallel.buckets import BUCKET_CAP_MB
 from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.replicas import describe
 from npdp.parallel.world import init
@@ -16,7 +15,7 @@ from npdp.parallel.world import init
 def DistributedOptimizer(  # noqa: N802  (Horovod's name; there, too, it is a function)
     optimizer: Optimizer,
     named_parameters: Iterable[tuple[str, Parameter]] | None = None,
-    bucket_cap_mb: float = BUCKET_CAP_MB,
+    bucket_cap_mb: float | None = None,
 ) -> Optimizer:
     """Make every backward exchange the gradients of this optimiser's parameters; return the optimiser. Collective.
 

@@ -22,7 +22,7 @@ from npdp.autograd import Batch, Tensor
 from npdp.autograd.batch import MIXED, SUMMED
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, lay_flat
-from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
+from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
 from npdp.parallel.world import World
 
 UNSYNCED = (
@@ -37,8 +37,9 @@ class GradientExchange:
     Args:
         parameters: to be exchanged; each must belong to no other exchange.
         world: the ranks.
-        bucket_cap_mb: size at which a bucket leaves, in MB of 2^20 bytes.
-        first_bucket_mb: the same for the first one.
+        bucket_cap_mb: size at which a bucket leaves, in MB of 2^20 bytes; None: 25 in a host, 0.25 across hosts.
+        first_bucket_mb: the same for the first one; None: 1 in a host, 0.25 across hosts.
+        overlap: whether, across hosts, backward goes on while a bucket is on the wire.
 
     Attributes:
         syncing: False under `no_sync`.
@@ -49,12 +50,18 @@ class GradientExchange:
         self,
         parameters: Iterable[Parameter],
         world: World,
-        bucket_cap_mb: float = BUCKET_CAP_MB,
-        first_bucket_mb: float = FIRST_BUCKET_MB,
+        bucket_cap_mb: float | None = None,
+        first_bucket_mb: float | None = None,
+        overlap: bool = True,
     ) -> None:
+        if bucket_cap_mb is None:
+            bucket_cap_mb = ACROSS_HOSTS_MB if world.spans_hosts else BUCKET_CAP_MB
+        if first_bucket_mb is None:
+            first_bucket_mb = ACROSS_HOSTS_MB if world.spans_hosts else FIRST_BUCKET_MB
         if bucket_cap_mb <= 0 or first_bucket_mb <= 0:
             raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
         self.world = world
+        self._send = world.begin_allreduce if overlap else world.allreduce
         self.parameters = list(parameters)
         self.flats = lay_flat(self.parameters)
         for parameter in self.parameters:
@@ -149,6 +156,7 @@ class GradientExchange:
     def _exchange_the_rest(self) -> None:
         while self._next < len(self.buckets):
             self._leave()
+        self.world.finish()
         for bucket in self.buckets:
             _take_in(bucket)
         for parameter, before in self._aside.items():
@@ -162,7 +170,7 @@ class GradientExchange:
             flat.unsynced = UNSYNCED if any(exchange.unsynced for exchange in exchanges) else None
 
     def _leave(self) -> None:
-        """Send the next bucket and wait for the sum."""
+        """Send the next bucket."""
         bucket = self.buckets[self._next]
         self._next += 1
         grad, starts, flags = bucket.flat.grad, bucket.flat.starts, bucket.flat.flags
@@ -174,7 +182,7 @@ class GradientExchange:
                 np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
                 parameter.grad = parameter.grad_buffer
             grad[flags[number]] = gradient is not None
-        self.world.allreduce(bucket.buffer)
+        self._send(bucket.buffer)
 
 
 def _take_in(bucket: Bucket) -> None:

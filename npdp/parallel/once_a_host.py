@@ -8,6 +8,7 @@ What maps a file has no need of this: the system keeps one copy of its pages any
 
 from __future__ import annotations
 
+import mmap
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -28,7 +29,10 @@ class _MapsAFile(Exception):  # noqa: N818  (no error: an answer)
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
-        if isinstance(thing, np.memmap):
+        memory = thing
+        while isinstance(memory, np.ndarray):
+            memory = memory.base
+        if isinstance(memory, mmap.mmap):
             raise _MapsAFile
         return NotImplemented
 

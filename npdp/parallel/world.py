@@ -22,6 +22,7 @@ from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
 from npdp.parallel.checks import Array, checked
+from npdp.parallel.overlap import Overlap
 from npdp.partition import part
 
 T = TypeVar("T")
@@ -40,9 +41,12 @@ class World:
         self.rank, self.world_size = transport.rank, transport.world_size
         self.algorithm = algorithm
         self.collective_s = 0.0
+        self._overlap = Overlap()
+        self._wait_before_s = 0.0
         self._number = np.zeros(1, np.int64)  # for barriers and counts
         self._host: Host | None = None
         self._host_opened = False
+        self._spans_hosts: bool | None = None
         self._chosen: dict[tuple[str, int, str], str] = {}
 
     def clear_times(self) -> None:
@@ -68,6 +72,16 @@ class World:
             self._host_opened = True
             self._host = open_host(self.transport) if self.world_size > 1 else None
         return self._host
+
+    @property
+    def spans_hosts(self) -> bool:
+        """Whether there are ranks on several hosts; collective the first time."""
+        if self._spans_hosts is None:
+            numbers = np.zeros(self.world_size, np.int64)
+            mine = np.array([self.transport.host_number], np.int64)
+            self.allgather(mine, numbers, "ring")
+            self._spans_hosts = bool((numbers != numbers[0]).any())
+        return self._spans_hosts
 
     @property
     def shares_memory(self) -> bool:
@@ -179,16 +193,41 @@ class World:
         )
         if self.world_size == 1:
             return
-        combine = "sum" if op == "mean" else op
+        if self._overlap.busy:
+            self.finish()
         before = time.perf_counter()
+        self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
+        self.collective_s += time.perf_counter() - before
+
+    def _carry_out(self, collective: str, algorithm: str, buffer: Array, op: str, root: int) -> None:
         if algorithm == SHARED_MEMORY:
-            self._host.collective(collective, buffer, combine, root)  # type: ignore[union-attr]
+            self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
         elif algorithm == NATIVE:
-            self.transport.native_allreduce(buffer, combine)
+            self.transport.native_allreduce(buffer, op)
         else:
             steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
-            execute(steps, self.transport, buffer, combine)
-        self.collective_s += time.perf_counter() - before
+            execute(steps, self.transport, buffer, op)
+
+    def begin_allreduce(self, buffer: Array) -> None:
+        """Begin to sum a 1-D buffer in place: across hosts beside the program, else at once; `finish` ends it.
+
+        Until then nobody may touch the buffer. What is begun is carried out in this order, before any other collective.
+        """
+        if not self.spans_hosts:
+            self._run("allreduce", buffer, "sum", None)
+            return
+        algorithm = self.chosen("allreduce", buffer.nbytes)
+        if not self._overlap.busy:
+            self._wait_before_s = self.wait_s
+        self._overlap.begin(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", 0))
+
+    def finish(self) -> None:
+        """Return when all that was begun is done; what the program did meanwhile does not count as waiting."""
+        if not self._overlap.busy:
+            return
+        blocked_s = self._overlap.finish()
+        self.collective_s += blocked_s
+        self.transport.wait_s += self._wait_before_s + blocked_s - self.wait_s
 
     def _empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool) -> Array | None:
         if self.host is None:

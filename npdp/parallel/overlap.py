@@ -1,0 +1,66 @@
+"""All-reduces that go on beside the program: while a bucket is on the wire, backward computes the next.
+
+    program     | layer 3 | layer 2 | layer 1 | finish: wait for the rest |
+    thread             | bucket 0    | bucket 1           | bucket 2 |
+
+A thread of this rank carries them out, one after the other in the order in which they were begun, which is the same on
+every rank. It pays across hosts, where the wire works and the core waits; NumPy's products and the waiting both let
+other threads run. Inside a host a sum is work for the very cores that compute, and is done at once.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+Work = Callable[[], None]
+
+
+class Overlap:
+    """Carries out pieces of work in order, on a thread of its own.
+
+    Attributes:
+        busy: whether something has been begun since the last `finish`.
+    """
+
+    def __init__(self) -> None:
+        self.busy = False
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._begun = 0
+        self._thread: threading.Thread | None = None
+
+    def begin(self, work: Work) -> None:
+        """Do `work` after what was begun before, beside the program."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="npdp overlap", daemon=True)
+            self._thread.start()
+        self.busy = True
+        self._begun += 1
+        self._work.put(work)
+
+    def finish(self) -> float:
+        """Wait until all that was begun is done; return for how many seconds that took.
+
+        Raises:
+            BaseException: the first that a piece of work raised.
+        """
+        before = time.perf_counter()
+        failures = [self._done.get() for _ in range(self._begun)]
+        self._begun, self.busy = 0, False
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return time.perf_counter() - before
+
+    def _run(self) -> None:
+        while True:
+            work = self._work.get()
+            try:
+                work()
+            except BaseException as failure:  # it is the program's, in whose name this is done
+                self._done.put(failure)
+            else:
+                self._done.put(None)

@@ -1,0 +1,133 @@
+"""All-reduces beside the program: the same results, in the same order on every rank, and no error lost."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from worlds import Parallel, assert_as_on_one_rank, assert_close, criterion, loader, mlp, record, run, train
+
+import npdp
+from npdp import nn
+from npdp.parallel.overlap import Overlap
+from npdp.parallel.replicas import parameters_sha256
+from npdp.parallel.world import init
+
+
+class AcrossHosts(Parallel):
+    """Data parallel on ranks that take themselves to be on several hosts."""
+
+    def wrap(self, model):
+        init()._spans_hosts = True
+        return super().wrap(model)
+
+
+def program(way):
+    return train(way, mlp(), loader(5))
+
+
+# The thread
+def test_work_is_done_in_the_order_in_which_it_was_begun_on_another_thread():
+    overlap, done = Overlap(), []
+    for number in range(5):
+        overlap.begin(lambda number=number: done.append((number, threading.current_thread().name)))
+    assert overlap.busy
+    overlap.finish()
+    assert done == [(number, "npdp overlap") for number in range(5)] and not overlap.busy
+
+
+def test_finish_says_how_long_it_had_to_wait():
+    overlap = Overlap()
+    overlap.begin(lambda: time.sleep(0.05))
+    assert 0.02 < overlap.finish() < 5
+    assert overlap.finish() < 0.02
+
+
+def test_the_first_failure_is_raised_where_the_program_waits_and_the_thread_lives_on():
+    overlap, done = Overlap(), []
+
+    def fail(text):
+        raise ValueError(text)
+
+    overlap.begin(lambda: fail("first"))
+    overlap.begin(lambda: fail("second"))
+    with pytest.raises(ValueError, match="first"):
+        overlap.finish()
+    overlap.begin(lambda: done.append(1))
+    overlap.finish()
+    assert done == [1]
+
+
+# Data parallel over it
+@pytest.mark.parametrize("options", [{}, {"bucket_cap_mb": 1e-6, "first_bucket_mb": 1e-6}], ids=["one bucket", "many"])
+def test_training_across_hosts_gives_what_one_rank_gets(options):
+    assert_as_on_one_rank(program, [2, 3, 4], AcrossHosts(**options))
+
+
+def test_overlap_changes_no_bit():
+    def sha256(overlap):
+        init()._spans_hosts = True
+        model = mlp()
+        train(Parallel(overlap=overlap, bucket_cap_mb=1e-6), model, loader(5))
+        return parameters_sha256(model.named_parameters())
+
+    for algorithm in ("naive", "ring", "tree"):
+        together = run(3, sha256, True, algorithm=algorithm)
+        assert together == run(3, sha256, False, algorithm=algorithm) and len(set(together)) == 1
+
+
+def test_a_collective_in_the_midst_of_backward_comes_after_the_buckets_that_have_left():
+    def seen():
+        init()._spans_hosts = True
+        model = nn.DataParallel(mlp(), bucket_cap_mb=1e-6)
+        means = []
+        parameter = dict(model.named_parameters())["0.weight"]
+        parameter.register_hook(lambda gradient: means.append(npdp.global_mean(npdp.rank(), 1)))
+        inputs, labels = next(iter(loader(6)))
+        criterion(model(inputs), labels).backward()
+        return means
+
+    assert run(3, seen, algorithm="ring") == [[1.0]] * 3
+
+
+def test_the_time_that_backward_hides_does_not_count_as_waiting():
+    def times():
+        world = init()
+        world._spans_hosts = True
+        record(delay_s=0.02)
+        world.clear_times()
+        world.begin_allreduce(np.zeros(4))
+        time.sleep(0.3)
+        world.finish()
+        return world.wait_s, world.collective_s
+
+    for wait_s, collective_s in run(2, times, algorithm="tree"):
+        assert wait_s < 0.1 and collective_s < 0.1
+
+
+def test_a_rank_that_fails_in_backward_ends_all():
+    def fails():
+        init()._spans_hosts = True
+        model = nn.DataParallel(mlp(), bucket_cap_mb=1e-6)
+        if npdp.rank() == 1:
+            dict(model.named_parameters())["0.weight"].register_hook(lambda gradient: 1 / 0)
+        inputs, labels = next(iter(loader(6)))
+        criterion(model(inputs), labels).backward()
+
+    with pytest.raises(ZeroDivisionError):
+        run(3, fails, algorithm="ring")
+
+
+def test_gradients_that_are_not_zeroed_add_up_across_hosts():
+    def gradients(way):
+        model = mlp()
+        wrapped = way.wrap(model)
+        for inputs, labels in loader(6):
+            criterion(wrapped(inputs), labels).backward()
+        return {name: np.array(parameter.grad) for name, parameter in model.named_parameters()}
+
+    from worlds import Plain
+
+    (wanted,) = run(1, gradients, Plain())
+    for got in run(2, gradients, AcrossHosts()):
+        assert_close(got, wanted)
