@@ -9,7 +9,7 @@ from worlds import Parallel, assert_as_on_one_rank, assert_close, criterion, loa
 
 import npdp
 from npdp import nn
-from npdp.parallel.overlap import Overlap
+from npdp.collectives.overlap import Overlap
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 

@@ -164,7 +164,7 @@ def open_host(transport: Transport) -> Host | None:
     find the memory (two containers, say) is told so by the token in it.
     """
     able = kernels.backend() == "c" and hasattr(os, "memfd_create")
-    hosts = _gather(transport, [transport.host_number if able else -1 - transport.rank])[:, 0]
+    hosts = gather(transport, [transport.host_number if able else -1 - transport.rank])[:, 0]
     if (hosts < 0).any():
         return None
     ranks = [int(rank) for rank in np.flatnonzero(hosts == hosts[transport.rank])]
@@ -172,16 +172,16 @@ def open_host(transport: Transport) -> Host | None:
 
     header_bytes = -(-kernel.header_bytes(len(ranks), _slot_bytes(len(ranks))) // mmap.PAGESIZE) * mmap.PAGESIZE
     made = make(header_bytes) if ranks[0] == transport.rank else None
-    tickets = _gather(transport, made[1].numbers() if made else [0] * TICKET_NUMBERS)
+    tickets = gather(transport, made[1].numbers() if made else [0] * TICKET_NUMBERS)
     pid, fd, nbytes, *token = (int(number) for number in tickets[ranks[0]])
     memory = made[0] if made else find(Ticket(pid, fd, nbytes, (token[0], token[1])), header_bytes)
-    found = _gather(transport, [memory is not None])
+    found = gather(transport, [memory is not None])
     if memory is None or not found.all():
         return None
     return Host(memory, transport, ranks, header_bytes + mmap.PAGESIZE)
 
 
-def _gather(transport: Transport, numbers: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def gather(transport: Transport, numbers: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return every rank's numbers, a row each; by messages, for there is no other way yet."""
     rows = np.zeros((transport.world_size, len(numbers)), np.int64)
     rows[transport.rank] = numbers

@@ -1,0 +1,156 @@
+"""Which way a collective goes, and how long it takes: through shared memory, as messages, or MPI's own.
+
+    chosen     the algorithm: asked for, else the world's, else the best
+    run        at once
+    begin, finish     beside the program (overlap.py)
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from npdp.collectives.choose import NATIVE, SHARED_MEMORY, algorithms_of, choose
+from npdp.collectives.execute import execute, rank_steps
+from npdp.collectives.overlap import Overlap
+from npdp.collectives.shared_memory import Host, gather, open_host
+from npdp.comm.transport import Buffer, Transport
+
+
+class Carrier:
+    """Carries out collectives among the ranks of a world, as one of them.
+
+    Attributes:
+        transport: what moves messages.
+        rank, world_size: this rank's number; how many there are.
+        algorithm: what collectives use where they are not told and have it.
+        collective_s: seconds spent in collectives since `clear_times`.
+    """
+
+    def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
+        self.transport = transport
+        self.rank, self.world_size = transport.rank, transport.world_size
+        self.algorithm = algorithm
+        self.collective_s = 0.0
+        self._overlap = Overlap()
+        self._wait_before_s = 0.0
+        self._host: Host | None = None
+        self._host_opened = False
+        self._spans_hosts: bool | None = None
+        self._chosen: dict[tuple[str, int, str], str] = {}
+
+    def clear_times(self) -> None:
+        """Begin to measure anew."""
+        self.collective_s = self.transport.wait_s = 0.0
+        if self._host is not None:
+            self._host.kernel.wait_s = 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds in which this rank did nothing but wait for others."""
+        return self.transport.wait_s + (self._host.kernel.wait_s if self._host is not None else 0.0)
+
+    @property
+    def communication_s(self) -> float:
+        """Seconds in collectives without waiting: sending, copying, adding."""
+        return self.collective_s - self.wait_s
+
+    @property
+    def host(self) -> Host | None:
+        """The ranks of this rank's host and their memory, None where they share none; collective the first time."""
+        if not self._host_opened:
+            self._host_opened = True
+            self._host = open_host(self.transport) if self.world_size > 1 else None
+        return self._host
+
+    @property
+    def spans_hosts(self) -> bool:
+        """Whether there are ranks on several hosts; collective the first time."""
+        if self._spans_hosts is None:
+            numbers = gather(self.transport, [self.transport.host_number])
+            self._spans_hosts = bool((numbers != numbers[0]).any())
+        return self._spans_hosts
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether all ranks of this world share memory; collective the first time."""
+        host = self.host
+        return host is not None and len(host.ranks) == self.world_size
+
+    def shared_once(self, count: int, dtype: np.dtype[Any]) -> Buffer | None:
+        """Return one array for all ranks; None where not all share memory, or there is no room; collective."""
+        return self.empty(count, dtype, one_for_all=True) if self.shares_memory else None
+
+    def everyones(self, array: Buffer) -> list[Buffer] | None:
+        """Return all ranks' arrays that were made together with `array` by `shared_empty`; None where out of reach."""
+        return self.host.everyones(array) if self.shares_memory and self.host else None
+
+    def chosen(self, collective: str, nbytes: int, algorithm: str | None = None) -> str:
+        """Return the algorithm asked for, else the world's where this collective has it, else the best.
+
+        Raises:
+            ValueError: there is none of this name, or this world cannot use it.
+        """
+        key = (collective, nbytes, algorithm or self.algorithm)
+        found = self._chosen.get(key)
+        if found is None:
+            if algorithm is None:
+                algorithm = self.algorithm if self.algorithm in algorithms_of(collective) else "auto"
+            needs_memory = algorithm in ("auto", SHARED_MEMORY)
+            found = choose(collective, algorithm, nbytes, self.world_size, needs_memory and self.shares_memory)
+            self._chosen[key] = found
+        return found
+
+    def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int = 0) -> None:
+        """Carry out a collective with the algorithm chosen; of a mean, the sum."""
+        algorithm = (  # found at once, as a rule: small collectives take two microseconds
+            self._chosen.get((collective, buffer.nbytes, algorithm or self.algorithm))
+            or self.chosen(collective, buffer.nbytes, algorithm)
+        )
+        if self.world_size == 1:
+            return
+        if self._overlap.busy:
+            self.finish()
+        before = time.perf_counter()
+        self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
+        self.collective_s += time.perf_counter() - before
+
+    def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
+        if algorithm == SHARED_MEMORY:
+            self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
+        elif algorithm == NATIVE:
+            self.transport.native_allreduce(buffer, op)
+        else:
+            steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
+            execute(steps, self.transport, buffer, op)
+
+    def begin_allreduce(self, buffer: Buffer) -> None:
+        """Begin to sum a 1-D buffer in place: across hosts beside the program, else at once; `finish` ends it.
+
+        Until then nobody may touch the buffer. What is begun is carried out in this order, before any other collective.
+        """
+        if not self.spans_hosts:
+            self.run("allreduce", buffer, "sum", None)
+            return
+        algorithm = self.chosen("allreduce", buffer.nbytes)
+        if not self._overlap.busy:
+            self._wait_before_s = self.wait_s
+        self._overlap.begin(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", 0))
+
+    def finish(self) -> None:
+        """Return when all that was begun is done; what the program did meanwhile does not count as waiting."""
+        if not self._overlap.busy:
+            return
+        blocked_s = self._overlap.finish()
+        self.collective_s += blocked_s
+        self.transport.wait_s += self._wait_before_s + blocked_s - self.wait_s
+
+    def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool) -> Buffer | None:
+        if self.host is None:
+            return None
+        before = time.perf_counter()
+        array = self.host.empty(count, dtype, one_for_all)
+        self.collective_s += time.perf_counter() - before
+        return array
