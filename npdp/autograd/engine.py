@@ -42,14 +42,14 @@ class GradientExchange(Protocol):
 
 def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
-    start = _start(loss, gradient)
+    given = _given(loss, gradient)
     if loss.node is None:
+        start = np.ones(loss.shape, loss.dtype) if given is None else given
         loss.grad = start if loss.grad is None else loss.grad + start
         return
     graph, exchanges = _count_uses(loss.node)
     weight = _weight(exchanges, loss)
-    if weight != 1:
-        start = start * start.dtype.type(weight)
+    start = np.array(weight, loss.dtype, ndmin=loss.ndim) if given is None else given * given.dtype.type(weight)
     try:
         _walk(loss.node, start, graph, weight, retain_graph)
     except BaseException:
@@ -60,18 +60,18 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         exchange.finish()
 
 
-def _start(loss: Tensor, gradient: Any) -> Array:
-    """Return the gradient that the walk begins with: of a number, 1."""
+def _given(loss: Tensor, gradient: Any) -> Array | None:
+    """Return the gradient that the walk begins with; None for that of a number, which is 1."""
     if loss.node is None and not loss.requires_grad:
         raise RuntimeError("backward: nothing that this tensor was computed from has requires_grad=True")
     if gradient is None:
         if loss.data.size != 1:
             raise ValueError(f"backward needs a gradient for a tensor of shape {loss.shape}; only a number needs none")
-        return np.ones(loss.shape, loss.dtype) if loss.data.ndim else np.array(1, loss.data.dtype)
-    start = np.asarray(gradient, dtype=loss.dtype)
-    if start.shape != loss.shape:
-        raise ValueError(f"backward: the gradient has shape {start.shape}, the tensor {loss.shape}")
-    return start
+        return None
+    given = np.asarray(gradient, dtype=loss.dtype)
+    if given.shape != loss.shape:
+        raise ValueError(f"backward: the gradient has shape {given.shape}, the tensor {loss.shape}")
+    return given
 
 
 def _count_uses(root: Node) -> tuple[Graph, list[GradientExchange]]:

@@ -127,13 +127,10 @@ class Carrier:
             execute(steps, self.transport, buffer, op)
 
     def begin_allreduce(self, buffer: Buffer) -> None:
-        """Begin to sum a 1-D buffer in place: across hosts beside the program, else at once; `finish` ends it.
+        """Begin to sum a 1-D buffer in place, beside the program; `finish` ends it.
 
         Until then nobody may touch the buffer. What is begun is carried out in this order, before any other collective.
         """
-        if not self.spans_hosts:
-            self.run("allreduce", buffer, "sum", None)
-            return
         algorithm = self.chosen("allreduce", buffer.nbytes)
         if not self._overlap.busy:
             self._wait_before_s = self.wait_s

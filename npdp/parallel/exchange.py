@@ -61,7 +61,7 @@ class GradientExchange:
         if bucket_cap_mb <= 0 or first_bucket_mb <= 0:
             raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
         self.world = world
-        self._send = world.begin_allreduce if overlap else world.allreduce
+        self._send = world.begin_allreduce if overlap and world.spans_hosts else world.allreduce
         self.parameters = list(parameters)
         self.flats = lay_flat(self.parameters)
         for parameter in self.parameters:
@@ -77,6 +77,7 @@ class GradientExchange:
             numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
             self.buckets += cut_buckets(flat, numbers, bucket_cap_mb, first_bucket_mb)
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
+        self._sizes = [len(bucket.numbers) for bucket in self.buckets]
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
         self._next = 0  # the bucket that leaves next
         # Two exchanges behind one loss would mix their buckets in an order that depends on what a rank used: each
@@ -91,7 +92,7 @@ class GradientExchange:
         weight = self._weight(batch)  # refuses what it must before any gradient is put aside
         if self.world.world_size > 1:
             self._put_aside()
-            self._waits_for = [len(bucket.numbers) for bucket in self.buckets]
+            self._waits_for = self._sizes.copy()
             self._next = 0
         return weight
 
@@ -145,7 +146,8 @@ class GradientExchange:
 
     def _put_aside(self) -> None:
         """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
-        self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
+        if self._aside:
+            self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
         if self._local:
             return
         for parameter in self.parameters:

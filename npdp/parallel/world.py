@@ -79,9 +79,10 @@ class World(Carrier):
 
     def sum(self, value: int) -> int:
         """Return the sum over all ranks; who has it knows that all have come here."""
-        self._number[0] = value
-        self.run("allreduce", self._number, "sum", "auto")
-        return int(self._number[0])
+        number = self._number
+        number[0] = value
+        self.run("allreduce", number, "sum", "auto")
+        return int(number[0])
 
     def mean(self, value: float, count: float) -> float:
         """Return the weighted mean over all ranks; see `npdp.global_mean`."""
