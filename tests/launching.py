@@ -94,7 +94,7 @@ def python(*program: str, timeout: float = 30, before: tuple[str, ...] = (), **s
 def end(mark: str) -> list[int]:
     """End every process of a run that is still there after a moment; return their ids."""
     until = time.monotonic() + 1
-    while (left := _of_run(mark)) and time.monotonic() < until:
+    while (left := ranks_of(mark)) and time.monotonic() < until:
         time.sleep(0.02)
     for pid in left:
         try:
@@ -104,7 +104,7 @@ def end(mark: str) -> list[int]:
     return left
 
 
-def _of_run(mark: str) -> list[int]:
+def ranks_of(mark: str) -> list[int]:
     """Return the ids of the processes whose environment bears the mark; none where the system does not show it."""
     wanted = f"{MARK}={mark}".encode()
     found = []

@@ -2,12 +2,14 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
-from launching import mpirun, needs_mpi, python
+from launching import MARK, SETTINGS, end, find_mpirun, mpirun, needs_mpi, python, ranks_of
 
 import npdp
 from npdp.comm.ending import OPEN_MPI_SEGMENT
@@ -96,3 +98,27 @@ def test_only_open_mpis_segments_count_as_such():
     assert OPEN_MPI_SEGMENT.search(line)[1] == "/dev/shm/sm_segment.host.0.9e450001"
     assert OPEN_MPI_SEGMENT.search(line + " (deleted)")[1] == "/dev/shm/sm_segment.host.0.9e450001"
     assert OPEN_MPI_SEGMENT.search("7f00-7f01 rw-s 00000000 00:1a 7      /home/me/.env") is None
+
+
+def test_ranks_whose_mpirun_is_killed_end_within_two_seconds():
+    before = set(Path("/dev/shm").glob("*"))
+    mark = uuid.uuid4().hex
+    flags = ("--epochs", "1000000", "--quiet")
+    process = subprocess.Popen(
+        [find_mpirun(), "-n", "3", sys.executable, "-m", "npdp.train", *flags],
+        env={**os.environ, **SETTINGS, MARK: mark}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(2)
+    running = ranks_of(mark)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 2
+    while ranks_of(mark) and time.monotonic() < until:
+        time.sleep(0.02)
+    left = ranks_of(mark)
+    end(mark)
+    segments = set(Path("/dev/shm").glob("*")) - before
+    for segment in segments:
+        segment.unlink(missing_ok=True)
+    assert len(running) >= 4 and not left  # mpirun and its ranks
+    assert not [segment for segment in segments if "npdp" in segment.name]

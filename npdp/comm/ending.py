@@ -12,6 +12,7 @@ import contextlib
 import glob
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -22,6 +23,8 @@ from types import TracebackType
 from typing import Any
 
 OPEN_MPI_SEGMENT = re.compile(r" (/dev/shm/sm_segment\.\S+)\.\d+( \(deleted\))?$")  # as /proc/self/maps writes it
+PR_SET_PDEATHSIG = 1
+ENDS_ITS_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # launchers whose ranks are children of theirs: Open MPI, MPICH
 SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first, but not for ever
 
 _claim: socket.socket | None = None  # kept until this process ends
@@ -39,6 +42,19 @@ def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
 
     sys.excepthook = fail
     threading.excepthook = fail_in_thread
+
+
+def end_with_launcher() -> None:
+    """Have the system kill this rank when the process that started it dies.
+
+    A launcher that is itself killed (kill -9, out of memory) can no longer end its ranks: they would wait for ever, or
+    train on unseen.
+    """
+    if not sys.platform.startswith("linux") or not any(name in os.environ for name in ENDS_ITS_RANKS):
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def announce_failure(text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from npdp import environment
-from npdp.comm.ending import announce_failure, end_on_exceptions, remove_open_mpi_segments
+from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_open_mpi_segments
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, check_message, host_number
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
@@ -68,6 +68,7 @@ class MpiTransport:
         self.host_number = host_number(MPI.Get_processor_name())
         self.wait_s = 0.0
         end_on_exceptions(self.rank, self._abort)
+        end_with_launcher()
         atexit.register(self._leave)
 
     def send(self, buffer: Buffer, peer: int) -> Any:
