@@ -52,7 +52,7 @@ mutants: .venv/.dev
 
 sanitize:
 	@mkdir -p build
-	$(CC) $(C_FLAGS) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all csrc/*.c -lm -o build/sanitize
+	$(CC) $(C_FLAGS) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all csrc/*.c -lm -pthread -o build/sanitize
 	build/sanitize
 
 clean:

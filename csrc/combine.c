@@ -73,12 +73,25 @@ void npdp_combine(int op, int dtype, void *const *targets, size_t target_count, 
         }
 }
 
+static int any_overlaps(const void *const *sources, size_t source_count, const void *written, size_t nbytes)
+{
+    int found = 0;
+    for (size_t k = 0; k < source_count; k++)
+        found |= npdp_overlap(sources[k], written, nbytes);
+    return found;
+}
+
 #define DEFINE_COMBINE_SGD(suffix, real, DTYPE)                                                                        \
-    void npdp_combine_sgd_##suffix(const void *const *sources, size_t source_count, real *param, real *velocity,       \
+    int npdp_combine_sgd_##suffix(const void *const *sources, size_t source_count, real *param, real *velocity,       \
                                    size_t count, real lr, real momentum, real keep, real weight_decay, int nesterov,   \
                                    int first)                                                                          \
     {                                                                                                                  \
         const size_t total = count * sizeof(real);                                                                     \
+        if (any_overlaps(sources, source_count, param, total))                                                         \
+            return 1;                                                                                                  \
+        if (momentum != 0 && (npdp_overlap(param, velocity, total) ||                                                  \
+                              any_overlaps(sources, source_count, velocity, total)))                                   \
+            return 1;                                                                                                  \
         _Alignas(64) unsigned char block[BLOCK_BYTES];                                                                 \
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {                                                  \
             const size_t nbytes = block_at(start, total), at = start / sizeof(real);                                   \
@@ -86,14 +99,19 @@ void npdp_combine(int op, int dtype, void *const *targets, size_t target_count, 
             npdp_sgd_##suffix(param + at, (real *)(void *)block, momentum != 0 ? velocity + at : NULL,                 \
                               nbytes / sizeof(real), lr, momentum, keep, weight_decay, nesterov, first);               \
         }                                                                                                              \
+        return 0;                                                                                                      \
     }
 
 #define DEFINE_COMBINE_ADAM(suffix, real, DTYPE)                                                                       \
-    void npdp_combine_adam_##suffix(const void *const *sources, size_t source_count, real *param, real *m, real *v,    \
+    int npdp_combine_adam_##suffix(const void *const *sources, size_t source_count, real *param, real *m, real *v,    \
                                     size_t count, real step_size, real beta1, real rest1, real beta2, real rest2,      \
                                     real root2, real eps, real l2, real shrink)                                        \
     {                                                                                                                  \
         const size_t total = count * sizeof(real);                                                                     \
+        if (npdp_overlap(param, m, total) || npdp_overlap(param, v, total) || npdp_overlap(m, v, total) ||             \
+            any_overlaps(sources, source_count, param, total) || any_overlaps(sources, source_count, m, total) ||      \
+            any_overlaps(sources, source_count, v, total))                                                             \
+            return 1;                                                                                                  \
         _Alignas(64) unsigned char block[BLOCK_BYTES];                                                                 \
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {                                                  \
             const size_t nbytes = block_at(start, total), at = start / sizeof(real);                                   \
@@ -101,6 +119,7 @@ void npdp_combine(int op, int dtype, void *const *targets, size_t target_count, 
             npdp_adam_##suffix(param + at, (real *)(void *)block, m + at, v + at, nbytes / sizeof(real), step_size,    \
                                beta1, rest1, beta2, rest2, root2, eps, l2, shrink);                                    \
         }                                                                                                              \
+        return 0;                                                                                                      \
     }
 
 DEFINE_COMBINE_SGD(f32, float, NPDP_F32)

@@ -73,16 +73,17 @@ void npdp_combine(int op, int dtype, void *const *targets, size_t target_count, 
                   size_t source_count, size_t count);
 
 /* The optimiser's update with the sum of the sources as the gradient, which is stored nowhere: the same bits as
- * combine and then the update. Parameters and state overlap neither each other nor a source. */
-void npdp_combine_sgd_f32(const void *const *sources, size_t source_count, float *param, float *velocity, size_t count,
+ * combine and then the update. It returns 1, having done nothing, where parameters or state overlap each other or a
+ * source. */
+int npdp_combine_sgd_f32(const void *const *sources, size_t source_count, float *param, float *velocity, size_t count,
                           float lr, float momentum, float keep, float weight_decay, int nesterov, int first);
-void npdp_combine_sgd_f64(const void *const *sources, size_t source_count, double *param, double *velocity,
+int npdp_combine_sgd_f64(const void *const *sources, size_t source_count, double *param, double *velocity,
                           size_t count, double lr, double momentum, double keep, double weight_decay, int nesterov,
                           int first);
-void npdp_combine_adam_f32(const void *const *sources, size_t source_count, float *param, float *m, float *v,
+int npdp_combine_adam_f32(const void *const *sources, size_t source_count, float *param, float *m, float *v,
                            size_t count, float step_size, float beta1, float rest1, float beta2, float rest2,
                            float root2, float eps, float l2, float shrink);
-void npdp_combine_adam_f64(const void *const *sources, size_t source_count, double *param, double *m, double *v,
+int npdp_combine_adam_f64(const void *const *sources, size_t source_count, double *param, double *m, double *v,
                            size_t count, double step_size, double beta1, double rest1, double beta2, double rest2,
                            double root2, double eps, double l2, double shrink);
 

@@ -1,16 +1,23 @@
-/* Calls each kernel over many lengths and alignments, for the address and undefined-behaviour sanitizers to watch.
+/* Calls each kernel over many lengths and alignments, for the address and undefined-behaviour sanitizers to watch; and
+ * the collectives over shared memory, by threads that are the ranks, which the thread sanitizer may watch as well.
  *
  * Arrays come from malloc with their exact length, so that one element too many is seen, also where an offset shifts
  * the alignment. Values run through the awkward: extremes of integers, NaN, infinities, denormals. What comes out is
  * tested elsewhere, against NumPy; here is only looked at what C may not do. `make sanitize` builds and runs it.
  */
+#define _GNU_SOURCE
 #include <float.h>
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
 #include "npdp_kernels.h"
+#include "npdp_shared_memory.h"
 
 enum { LONGEST = 100, LARGE = 4099, OFFSETS = 17 };
 
@@ -125,20 +132,203 @@ static void call_updates(size_t count, size_t offset, size_t other)
     CALL_ADAM(f64, double, 0.0, 0.99);
 }
 
+/* Sums of up to four arrays: into all of them, into the first, and in updates. */
+#define CALL_COMBINE(suffix, type, DTYPE)                                                                              \
+    do {                                                                                                               \
+        type *sources[4], *apart = fill_##suffix(offset, count, 5);                                                    \
+        const void *from[4];                                                                                           \
+        void *into[5];                                                                                                 \
+        for (size_t k = 0; k < 4; k++) {                                                                               \
+            sources[k] = fill_##suffix((offset + k * other) % OFFSETS, count, k);                                      \
+            from[k] = into[k] = sources[k] + (offset + k * other) % OFFSETS;                                           \
+        }                                                                                                              \
+        into[4] = apart + offset;                                                                                      \
+        for (size_t k = 1; k <= 4; k++)                                                                                \
+            for (int op = NPDP_SUM; op <= NPDP_MAX; op++, calls += 3) {                                                \
+                npdp_combine(op, DTYPE, into, k, from, k, count);                                                      \
+                npdp_combine(op, DTYPE, into + k - 1, 1, from, k, count);                                              \
+                npdp_combine(op, DTYPE, into + 3, 2, from, k, count);                                                  \
+            }                                                                                                          \
+        for (size_t k = 0; k < 4; k++)                                                                                 \
+            free(sources[k]);                                                                                          \
+        free(apart);                                                                                                   \
+    } while (0)
+
+#define CALL_COMBINED_UPDATES(suffix, real)                                                                            \
+    do {                                                                                                               \
+        real *one = fill_##suffix(offset, count, 1), *two = fill_##suffix(other, count, 2);                            \
+        real *param = fill_##suffix(other, count, 0), *m = fill_##suffix(offset, count, 3);                            \
+        real *v = fill_##suffix(other, count, 4);                                                                      \
+        const void *from[2] = {one + offset, two + other};                                                             \
+        for (size_t k = 1; k <= 2; k++, calls += 3) {                                                                  \
+            npdp_combine_sgd_##suffix(from, k, param + other, NULL, count, (real)0.1, 0, 1, (real)0.01, 0, 0);         \
+            npdp_combine_sgd_##suffix(from, k, param + other, m + offset, count, (real)0.1, (real)0.9, 1, 0, 1, 1);    \
+            npdp_combine_adam_##suffix(from, k, param + other, m + offset, v + other, count, (real)0.1, (real)0.9,     \
+                                       (real)0.1, (real)0.99, (real)0.01, (real)0.1, (real)1e-8, 0, 1);                \
+        }                                                                                                              \
+        free(one);                                                                                                     \
+        free(two);                                                                                                     \
+        free(param);                                                                                                   \
+        free(m);                                                                                                       \
+        free(v);                                                                                                       \
+    } while (0)
+
+static void call_combine(size_t count, size_t offset, size_t other)
+{
+    CALL_COMBINE(f32, float, NPDP_F32);
+    CALL_COMBINE(f64, double, NPDP_F64);
+    CALL_COMBINE(i32, int32_t, NPDP_I32);
+    CALL_COMBINE(i64, int64_t, NPDP_I64);
+    CALL_COMBINED_UPDATES(f32, float);
+    CALL_COMBINED_UPDATES(f64, double);
+}
+
 static void call_all(size_t count, size_t offset)
 {
     const size_t other = (offset * 5 + count) % OFFSETS;
     call_accumulate(count, offset, other);
     call_updates(count, offset, other);
+    call_combine(count, offset, other);
+}
+
+/* ---- collectives: a thread is a rank, all on one mapping ---- */
+
+enum { MOST_RANKS = 4, ROUNDS = 400, MOST = 5000, SLOT_BYTES = 64 * MOST_RANKS * 3 };
+
+typedef struct {
+    npdp_host host;
+    void *pointers[2 * MOST_RANKS + 1];
+    pthread_t thread;
+    unsigned long wrong;
+} rank_of_host;
+
+/* Small whole numbers, other ones on each rank, at each place and in each round. */
+static int32_t value(uint32_t rank, size_t i, uint32_t round)
+{
+    return (int32_t)((i * 7 + rank * 5 + round) % 7) - 3;
+}
+
+static void put(int dtype, unsigned char *array, size_t i, int32_t number)
+{
+    if (dtype == NPDP_F32)
+        ((float *)(void *)array)[i] = (float)number;
+    else
+        ((int64_t *)(void *)array)[i] = number;
+}
+
+static int holds(int dtype, const unsigned char *array, size_t i, int32_t number)
+{
+    return dtype == NPDP_F32 ? (int32_t)((const float *)(const void *)array)[i] == number
+                             : ((const int64_t *)(const void *)array)[i] == number;
+}
+
+static int32_t folded(int op, uint32_t ranks, size_t i, uint32_t round)
+{
+    int32_t total = value(0, i, round);
+    for (uint32_t rank = 1; rank < ranks; rank++) {
+        const int32_t other = value(rank, i, round);
+        const int32_t larger = total > other ? total : other, smaller = total > other ? other : total;
+        total = op == NPDP_SUM    ? total + other
+                : op == NPDP_PROD ? total * other
+                : op == NPDP_MIN  ? smaller
+                                  : larger;
+    }
+    return total;
+}
+
+static uint32_t owner(size_t count, uint32_t ranks, size_t i)
+{
+    const size_t size = count / ranks, longer = count % ranks, cut = longer * (size + 1);
+    return (uint32_t)(i < cut ? i / (size + 1) : longer + (i - cut) / size);
+}
+
+/* How many elements are not what the collective must leave. */
+static unsigned long wrong_in(const npdp_host *host, int kind, int op, int dtype, const unsigned char *array,
+                              size_t count, uint32_t root, uint32_t round)
+{
+    unsigned long found = 0;
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t chunk = owner(count, host->ranks, i);
+        const int32_t wanted = kind == NPDP_BROADCAST   ? value(root, i, round)
+                               : kind == NPDP_ALLGATHER ? value(chunk, i, round)
+                               : kind == NPDP_BARRIER   ? value(host->rank, i, round)
+                                                        : folded(op, host->ranks, i, round);
+        found += !(kind == NPDP_REDUCE_SCATTER && chunk != host->rank) && !holds(dtype, array, i, wanted);
+    }
+    return found;
+}
+
+/* The same numbers on all ranks: what is called next. */
+static uint32_t draw(uint32_t *state, uint32_t below)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % below;
+}
+
+static void *be_a_rank(void *argument)
+{
+    static const size_t limits[] = {10, 140, 2100, MOST};
+    rank_of_host *mine = argument;
+    npdp_host *host = &mine->host;
+    const size_t first = npdp_header_bytes(host->ranks, host->slot_bytes);
+    uint32_t state = host->ranks;
+
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        const int kind = (int)draw(&state, 5), op = kind < NPDP_ALLGATHER ? (int)draw(&state, 4) : NPDP_SUM;
+        const int dtype = draw(&state, 2) ? NPDP_F32 : NPDP_I64;
+        const size_t count = draw(&state, (uint32_t)limits[draw(&state, 4)]);
+        const uint32_t root = draw(&state, host->ranks), inside = draw(&state, 1u << host->ranks);
+        const uint32_t late = draw(&state, host->ranks);
+        unsigned char *outside = allocate(count * (dtype == NPDP_F32 ? 4 : 8));
+        unsigned char *array = inside >> host->rank & 1 ? host->base + first + host->rank * MOST * 8u : outside;
+
+        for (size_t i = 0; i < count; i++)
+            put(dtype, array, i, value(host->rank, i, round));
+        for (int i = 0; i < 20 && late == host->rank; i++)
+            sched_yield();
+        int status = npdp_begin(host, kind, op, dtype, array, count, kind == NPDP_BROADCAST ? root : 0);
+        while (status == NPDP_WAITING)
+            status = npdp_go_on(host);
+        mine->wrong += status != NPDP_DONE;
+        mine->wrong += wrong_in(host, kind, op, dtype, array, count, root, round);
+        memset(array, 0x55, count * (dtype == NPDP_F32 ? 4 : 8));
+        free(outside);
+    }
+    return NULL;
+}
+
+static void call_collectives(uint32_t ranks)
+{
+    static rank_of_host all[MOST_RANKS];
+    const size_t nbytes = npdp_header_bytes(ranks, SLOT_BYTES) + ranks * MOST * 8u;
+    void *memory = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED)
+        exit(1);
+    memset(all, 0, sizeof all);
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        all[rank].host = (npdp_host){.base = memory, .nbytes = nbytes, .slot_bytes = SLOT_BYTES, .rank = rank,
+                                     .ranks = ranks, .looks = 20, .yields = 10, .pointers = all[rank].pointers};
+        if (pthread_create(&all[rank].thread, NULL, be_a_rank, &all[rank]))
+            exit(1);
+    }
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        pthread_join(all[rank].thread, NULL);
+        calls += ROUNDS;
+        wrong += all[rank].wrong;
+    }
+    munmap(memory, nbytes);
 }
 
 int main(void)
 {
+    for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)
+        call_collectives(ranks);
     for (size_t offset = 0; offset < OFFSETS; offset++) {
         for (size_t count = 0; count <= LONGEST; count++)
             call_all(count, offset);
         call_all(LARGE, offset);
     }
-    printf("sanitize: %lu calls, %lu with a wrong status\n", calls, wrong);
+    printf("sanitize: %lu calls, %lu wrong\n", calls, wrong);
     return wrong == 0 ? 0 : 1;
 }

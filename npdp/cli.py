@@ -19,6 +19,7 @@ examples:
   npdp evaluate model.npz --data digits           loss and accuracy on a test part
   npdp predict model.npz samples.csv              one line a sample
   npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
+  npdp calibrate --ranks 2                        measure what messages cost here, by which auto chooses
   eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
 """
 
@@ -84,12 +85,18 @@ def bench(arguments: Sequence[str]) -> int:
     return _on_ranks(parsed.ranks or 1, parsed.transport, "npdp.bench", run.main, arguments)
 
 
+def calibrate(arguments: Sequence[str]) -> int:
+    """Measure what messages and memory cost here, by which auto chooses."""
+    return bench(["calibrate", *arguments])
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "env": env,
     "bench": bench,
+    "calibrate": calibrate,
 }
 
 

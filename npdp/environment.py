@@ -39,6 +39,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        name = ""  # not Linux
+    if not name:
+        import platform  # not at the top: it takes a millisecond
+
+        name = platform.processor()
+    return name or "?"
+
+
 def blas_threads(ranks_on_host: int) -> int:
     """Return each rank's share of the host's cores, at least 1 and never more than it may run on."""
     return max(1, min(cores(), (os.cpu_count() or 1) // ranks_on_host))

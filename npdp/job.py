@@ -66,8 +66,8 @@ def _update(config: TrainConfig, world: World) -> str:
     """Return how parameters are updated: fused where ranks share memory and nothing looks at gradients in between."""
     if config.update != "auto":
         return config.update
-    may = world.world_size > 1 and config.clip_norm is None and world.chosen("allreduce", 1) == SHARED_MEMORY
-    return "fused" if may else "replicated"
+    in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
+    return "fused" if in_memory and config.clip_norm is None else "replicated"
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int) -> optim.Optimizer:

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str] | None) -> None:
         environment.set_blas_threads(config.ranks or 1)  # NumPy is not loaded yet
         from npdp.parallel.world import run_ranks
 
-        run_ranks(config.ranks or 1, train, config, algorithm=config.algorithm)
+        run_ranks(config.ranks or 1, train, config)
         return
     if launched is None and fault:
         raise InputError(fault)
@@ -61,7 +61,6 @@ def run(arguments: Sequence[str] | None) -> None:
     world = init()
     agree(world, lambda: _refuse_if(fault or _wrong_ranks(config, world)))
     assert config is not None
-    agree(world, lambda: _set_algorithm(config.algorithm, world))
     train(config)
 
 
@@ -102,6 +101,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from npdp.parallel.world import init
 
     world = init()
+    agree(world, lambda: _set_algorithm(config.algorithm, world))
     job = jobs.prepare(config, world)
     console = Console(world.rank == 0 and not config.quiet)
     with agree(world, lambda: Metrics(config.metrics if world.rank == 0 else None)) as metrics:

@@ -18,12 +18,13 @@ import npdp
 from npdp import cli
 from npdp.bench import flags
 from npdp.bench import run as bench
+from npdp.bench.accuracy import accuracy, accuracy_text
 from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, Case
 from npdp.bench.inputs import PERIOD, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.models import MODELS
 from npdp.bench.sizes import parse_sizes
 from npdp.bench.timing import Contender, time_in_turn
-from npdp.collectives.choose import NATIVE, algorithms_of
+from npdp.collectives.choose import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.comm.transport import NoTransport
 from npdp.errors import InputError
 from npdp.parallel import checks
@@ -37,6 +38,13 @@ needs_matplotlib = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """What is measured here, beside other tests, is not to choose in these."""
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(tmp_path_factory.mktemp("cache"))):
+        yield
+
+
 def exit_code(*arguments: str, main=bench.main) -> int:
     with mock.patch.dict(os.environ):
         try:
@@ -46,8 +54,8 @@ def exit_code(*arguments: str, main=bench.main) -> int:
 
 
 def cells(out: str) -> list[tuple[int, int, str, float, float, str, int]]:
-    """Return the rows of a printed table."""
-    form = r"\s*(\d+)\s+(\d+)\s+(\w[\w ]*?)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+|-)\s+(\d+)"
+    """Return the rows of a printed table, without what was predicted."""
+    form = r"\s*(\d+)\s+(\d+)\s+(\w[\w ]*?)\s+([\d.]+)\s+(?:[\d.]+|-)\s+([\d.]+)\s+([\d.]+|-)\s+(\d+)"
     found = [re.fullmatch(form, text) for text in out.splitlines()]
     return [
         (int(row[1]), int(row[2]), row[3], float(row[4]), float(row[5]), row[6], int(row[7])) for row in found if row
@@ -105,6 +113,8 @@ def test_sizes_are_whole_elements_of_the_type():
     ("allreduce --algorithm ring,mpi --transport threads --ranks 2", "--transport threads has none"),
     ("iteration --algorithm mpi --transport threads --ranks 2", "--transport threads has none"),
     ("iteration --models lin10,vgg", "--models: no 'vgg'; there are lin10, softmax, mlp, mlpbig"),
+    ("calibrate", "constants are measured between ranks: give --ranks 2 or more"),
+    ("calibrate --ranks 2 --rounds 3", "unrecognized arguments: --rounds 3"),
     ("iteration --sizes 1K", "unrecognized arguments: --sizes 1K"),
     ("allreduce --json /no/such/directory/o.json", "--json: wanted a file to write"),
     ("allreduce --plot o.txt", "--plot: wanted a file that ends in .png, .svg, .pdf, got 'o.txt'"),
@@ -145,7 +155,7 @@ def test_an_algorithm_that_the_world_cannot_use_is_refused(capsys, monkeypatch):
     assert "--algorithm shared_memory: " in capsys.readouterr().err
     assert exit_code("allreduce", *THREADS, "2", "--sizes", "8") == 0
     out = capsys.readouterr().out
-    assert "without   shared_memory, mpi: not in this world" in out
+    assert "without   hierarchical, shared_memory, mpi: not in this world" in out
     assert "shared_memory" not in {row[2] for row in cells(out)}
 
 
@@ -269,6 +279,72 @@ def test_a_collective_that_is_wrong_is_found(what, fault, capsys, monkeypatch, t
     assert [row["errors"] for row in rows] == [row[-1] for row in cells(out)]
 
 
+# What is predicted
+def test_predictions_stand_beside_what_was_measured(tmp_path, capsys):
+    path = tmp_path / "o.json"
+    assert exit_code("allreduce", *THREADS, "3", "--sizes", "64,64K", "--json", str(path)) == 0
+    out = capsys.readouterr().out
+    kept = json.loads(path.read_text())
+    assert kept["constants"] is None or kept["constants"].startswith(os.environ["XDG_CACHE_HOME"])
+    assert all((row["predicted_us"] is None) == (row["algorithm"] == MEMORY_COPY) for row in kept["rows"])
+    assert all(row["predicted_us"] is None or row["predicted_us"] > 0 for row in kept["rows"])
+    assert f"predictions are off by {kept['accuracy']['median_off']:.0%} in the median" in out
+    assert re.search(r"auto is within 15% of the best in \d of 2 sizes", out)
+    assert [cell["bytes"] for cell in kept["accuracy"]["choices"]] == [64, 65536]
+
+
+def test_how_good_predictions_and_choices_were_is_counted():
+    rows = [
+        {"bytes": nbytes, "algorithm": name, "time_us": time_us, "predicted_us": predicted_us}
+        for nbytes, name, time_us, predicted_us in [
+            (8, "tree", 10, 12), (8, "ring", 20, 15), (8, "mpi", 1, None),
+            (1024, "tree", 30, 30), (1024, "ring", 20, 40),
+        ]
+    ]  # fmt: skip
+    found = accuracy(rows, {8: "tree", 1024: "tree", 2048: "tree"}, ["ring", "tree", "naive"])
+    assert found["median_off"] == pytest.approx(0.225)
+    assert [cell["ratio"] for cell in found["choices"]] == [1, 1.5]
+    assert accuracy_text(found).splitlines() == [
+        "predictions are off by 22% in the median",
+        "auto is within 15% of the best in 1 of 2 sizes",
+        "  1K: tree takes 1.50 times as long as ring",
+    ]
+    assert accuracy_text(accuracy(rows[2:3], {8: "tree"}, ["tree"])) == ""
+
+
+def test_constants_are_measured_where_there_are_none_and_then_kept(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said = "constants for auto measured in "
+    command = ("allreduce", *THREADS, "2", "--sizes", "64", "--algorithm", "ring", "--rounds", "1")
+    assert exit_code("calibrate", *THREADS, "2", "--show") == 0
+    assert "constants built in: nobody has measured yet" in capsys.readouterr().out
+    assert exit_code(*command) == 0
+    out = capsys.readouterr().out
+    (file,) = (tmp_path / "npdp").iterdir()
+    assert out.count(said) == 1 and f"kept in {file}" in out
+    first = file.read_text()
+    assert exit_code(*command) == 0 and said not in capsys.readouterr().out and file.read_text() == first
+    assert exit_code(*command, "--calibrate") == 0 and said in capsys.readouterr().out and file.read_text() != first
+    assert exit_code("calibrate", *THREADS, "2", "--show") == 0
+    out = capsys.readouterr().out
+    assert f"constants {file}" in out and said not in out
+
+
+@needs_mpi
+def test_the_command_calibrate_measures_shows_and_keeps_constants(tmp_path):
+    for show in ([], ["--show"]):
+        path = tmp_path / f"o{len(show)}.json"
+        code, stdout, stderr = python("-m", "npdp", "calibrate", "--ranks", "2", *show, "--json", str(path))
+        assert (code, stderr) == (0, "")
+        assert ("constants for auto measured in " in stdout) == (not show)
+        for what in ("messages inside a host", "gamma ns/byte", "shared memory", *COLLECTIVES):
+            assert what in stdout
+        assert "between hosts" not in stdout  # there is one
+        assert re.search(r"^allreduce: auto takes \w+ at 8", stdout, re.MULTILINE)
+        assert json.loads(path.read_text())["key"]["ranks of each host"] == [2]
+    assert json.loads(path.read_text())["constants"] == json.loads((tmp_path / "o0.json").read_text())["constants"]
+
+
 # How it is timed
 def test_contenders_take_turns_and_the_slowest_rank_counts():
     def program():
@@ -324,12 +400,12 @@ def test_every_algorithm_stands_beside_a_memory_copy_at_each_size(what, capsys):
     assert exit_code(what, *THREADS, "3", "--sizes", "8:512", "--factor", "64", "--dtype", "int64") == 0
     out, error = capsys.readouterr()
     assert error == ""
-    names = [*(name for name in algorithms_of(what) if name != NATIVE), MEMORY_COPY]
+    names = [*(name for name in algorithms_of(what) if name not in (HIERARCHICAL, NATIVE)), MEMORY_COPY]
     rows = cells(out)
     assert [row[:3] for row in rows] == [(nbytes, nbytes // 8, name) for nbytes in (8, 512) for name in names]
     assert all(row[-1] == 0 and (row[5] == "-") == (row[2] == MEMORY_COPY) for row in rows)
     chosen = npdp.run_ranks(3, lambda: npdp.init().chosen(what, 512, "auto"))[0]
-    assert re.fullmatch(rf"auto takes {chosen} at 8 to 512", out.splitlines()[-1])
+    assert f"auto takes {chosen} at 8 to 512" in out.splitlines()
     assert f"{what} of int64" in out and "3 on threads of one process" in out
 
 
@@ -403,7 +479,7 @@ def test_under_mpirun_rank_0_prints_the_table_with_mpis_own(tmp_path):
     path = tmp_path / "o.json"
     code, stdout, stderr = mpirun(2, "-m", "npdp.bench", "allreduce", "--sizes", "64,64K", "--json", str(path))
     assert (code, stderr) == (0, "")
-    names = [*algorithms_of("allreduce"), MEMORY_COPY]
+    names = [*(name for name in algorithms_of("allreduce") if name != HIERARCHICAL), MEMORY_COPY]  # one host
     assert [row[2] for row in cells(stdout)] == 2 * names
     assert all(row[-1] == 0 for row in cells(stdout))
     kept = json.loads(path.read_text())

@@ -136,6 +136,18 @@ def test_training_over_hosts_gives_the_model_of_one_host(two, tmp_path):
     assert off(over_hosts, on_one) <= 1e-10
 
 
+def test_the_hierarchical_allreduce_is_right_spares_the_link_and_gives_the_bits_that_threads_give(two):
+    code, stdout, stderr = on_hosts(two, 2, "hierarchical.py")
+    assert code == 0, stderr
+    hosts_of, wrong, hashes, sent = zip(*json.loads(stdout))
+    assert hosts_of == ([0, 0, 1, 1],) * 4
+    assert [text for texts in wrong for text in texts] == []
+    assert NBYTES < sent[0] < 1.15 * NBYTES  # a ring that does not know of hosts sends 1.5 times as many
+    code, stdout, stderr = python("hierarchical.py", "threads")
+    assert code == 0, stderr
+    assert set(hashes) == {told[2] for told in json.loads(stdout)}
+
+
 # Nothing is left
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_leaves_nothing(allowed, number):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from npdp.collectives.choose import ALGORITHMS, RING_FROM_BYTES, SCHEDULES, TREE_UP_TO_BYTES, choose
+from npdp.collectives.choose import ALGORITHMS, SCHEDULES, require
 from npdp.collectives.schedule import add, of_rank, put
 from npdp.collectives.verify import bytes_sent, prove
 from npdp.partition import part
@@ -130,29 +130,13 @@ def test_a_rank_carries_out_the_moves_that_name_it_and_skips_steps_that_do_not()
     assert list(of_rank(steps, 2)) == [([add(2, 1, 0)], []), ([], [put(1, 2, 1)])]
 
 
-def test_auto_is_a_table_over_bytes_and_ranks():
-    assert choose("allreduce", "auto", TREE_UP_TO_BYTES, 4) == "tree"
-    assert choose("allreduce", "auto", TREE_UP_TO_BYTES + 1, 4) == "halving_doubling"
-    assert choose("allreduce", "auto", 8, 2) == "tree"
-    assert choose("allreduce", "auto", RING_FROM_BYTES, 4) == "ring"
-    assert choose("reduce_scatter", "auto", 8, 4) == "halving_doubling"
-    assert choose("broadcast", "auto", RING_FROM_BYTES, 4) == "tree"
-
-
-@pytest.mark.parametrize("collective", SCHEDULES)
-def test_whatever_auto_takes_is_there(collective):
-    for nbytes in (0, 1, 2048, 2049, 10**6, 10**8):
-        for world_size in (1, 2, 3, 9):
-            assert choose(collective, "auto", nbytes, world_size) in SCHEDULES[collective]
-
-
 def test_an_unknown_algorithm_is_refused_and_the_known_ones_named():
     with pytest.raises(ValueError, match=r"allreduce: no algorithm 'rign'; there are auto, naive, ring, .*mpi"):
-        choose("allreduce", "rign", 8, 4)
+        require("allreduce", "rign")
     with pytest.raises(ValueError, match=r"broadcast: no algorithm 'ring'; there are auto, naive, tree, shared_memory$"):
-        choose("broadcast", "ring", 8, 4)
+        require("broadcast", "ring")
     with pytest.raises(ValueError, match="reduce_scatter: no algorithm 'mpi'"):
-        choose("reduce_scatter", "mpi", 8, 4)
+        require("reduce_scatter", "mpi")
     with pytest.raises(ValueError, match="shared_memory needs all ranks on one host"):
-        choose("allreduce", "shared_memory", 8, 4)
-    assert all(choose("allreduce", name, 8, 4, shares_memory=True) for name in ALGORITHMS)
+        require("allreduce", "shared_memory", usable=False)
+    assert all(require("allreduce", name) == name for name in ALGORITHMS if name != "auto")

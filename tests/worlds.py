@@ -99,7 +99,7 @@ class Recorder:
     def __init__(self, transport, delay_s=0.0):
         self.transport, self.delay_s = transport, delay_s
         self.rank, self.world_size, self.wait_s = transport.rank, transport.world_size, 0.0
-        self.host_number = transport.host_number
+        self.name, self.host_number = transport.name, transport.host_number
         self.sent = []  # (peer, bytes)
 
     def send(self, buffer, peer):

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from npdp import __version__
+from npdp.bench.accuracy import accuracy, accuracy_text
 from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, SPARE_BYTES, Case, buffer, memory_copy
 from npdp.bench.flags import REDUCTIONS, CollectiveConfig
 from npdp.bench.inputs import Array
 from npdp.bench.timing import Timing, time_in_turn
-from npdp.collectives.choose import NATIVE, algorithms_of
+from npdp.collectives.auto import candidates, price
+from npdp.collectives.choose import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.errors import InputError
 from npdp.parallel.world import World, init
 from npdp.report.console import Console
 from npdp.report.machine import describe, keep
 from npdp.report.plot import Points, plot_times
-from npdp.report.table import Column, header, line, size_text
+from npdp.report.table import Column, header, line, runs_text, size_text
 
 Row = dict[str, Any]
 
@@ -29,6 +30,7 @@ COLUMNS = (
     Column("count", "count", 11),
     Column("algorithm", "algorithm", 16, side="<"),
     Column("time_us", "time (us)", 11, ".2f"),
+    Column("predicted_us", "predicted", 11, ".2f"),
     Column("algbw", "algbw GB/s", 10, ".2f"),
     Column("busbw", "busbw GB/s", 10, ".2f"),
     Column("errors", "errors", 6),
@@ -57,7 +59,9 @@ def measure(config: CollectiveConfig, command: str) -> int:
             console.say(line(COLUMNS, row))
             rows.append(row)
     auto = {nbytes: world.chosen(config.what, nbytes, "auto") for nbytes in config.sizes}
-    console.say(_auto_text(auto))
+    console.say(f"auto takes {runs_text(auto)}")
+    if said := accuracy_text(accuracy(rows, auto, _candidates(world, config))):
+        console.say(said)
     errors = sum(row["errors"] for row in rows)
     if errors:
         console.say(f"WRONG: {errors} elements are not what they must be; see the column errors")
@@ -73,7 +77,8 @@ def _usable(world: World, config: CollectiveConfig) -> list[str]:
             if why := _why_not(world, config, name):
                 raise InputError(f"--algorithm {name}: {why}")
         return list(config.algorithms)
-    return [name for name in algorithms_of(config.what) if not _why_not(world, config, name)]
+    twice = HIERARCHICAL if not world.spans_hosts else None  # on one host it is shared_memory
+    return [name for name in algorithms_of(config.what) if name != twice and not _why_not(world, config, name)]
 
 
 def _why_not(world: World, config: CollectiveConfig, algorithm: str) -> str:
@@ -99,6 +104,16 @@ def _at_size(world: World, config: CollectiveConfig, algorithms: list[str], memo
     return [_row(world, config, nbytes, made.name, timing) for made, timing in zip(contenders, timings)]
 
 
+def _predicted_us(world: World, config: CollectiveConfig, nbytes: int, name: str) -> float | None:
+    """Return what `auto` believes that it takes; None where it has no opinion."""
+    if name == MEMORY_COPY or world.world_size == 1:
+        return None
+    algorithm = world.chosen(config.what, nbytes, name)
+    shares_memory, staged = world.host is not None, _buffers(world, config) == "ordinary"
+    seconds = price(config.what, algorithm, nbytes, world.hosts, world.constants.machine, shares_memory, staged)
+    return None if seconds is None else seconds * 1e6
+
+
 def _row(world: World, config: CollectiveConfig, nbytes: int, name: str, timing: Timing) -> Row:
     algbw = nbytes / timing.median_s / 1e9
     return {
@@ -106,12 +121,17 @@ def _row(world: World, config: CollectiveConfig, nbytes: int, name: str, timing:
         "count": nbytes // np.dtype(config.dtype).itemsize,
         "algorithm": name,
         "time_us": timing.median_s * 1e6,
+        "predicted_us": _predicted_us(world, config, nbytes, name),
         "algbw": algbw,
         "busbw": None if name == MEMORY_COPY else algbw * BUS_FACTORS[config.what](world.world_size),
         "errors": timing.errors,
         "calls": timing.calls,
         "rounds_us": [seconds * 1e6 for seconds in timing.rounds_s],
     }
+
+
+def _candidates(world: World, config: CollectiveConfig) -> list[str]:
+    return candidates(config.what, world.hosts, world.host is not None)
 
 
 def _banner(world: World, config: CollectiveConfig, algorithms: list[str]) -> str:
@@ -129,15 +149,7 @@ def _banner(world: World, config: CollectiveConfig, algorithms: list[str]) -> st
 
 
 def _buffers(world: World, config: CollectiveConfig) -> str:
-    return "shared" if config.buffers == "shared" and world.shares_memory else "ordinary"
-
-
-def _auto_text(auto: dict[int, str]) -> str:
-    """Return a line that says what `auto` takes at which sizes."""
-    runs = [(name, [size_text(nbytes) for nbytes in run]) for name, run in groupby(auto, lambda nbytes: auto[nbytes])]
-    return "auto takes " + ", ".join(
-        f"{name} at {sizes[0]}" + f" to {sizes[-1]}" * (len(sizes) > 1) for name, sizes in runs
-    )
+    return "shared" if config.buffers == "shared" and world.host is not None else "ordinary"
 
 
 def _write(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
@@ -146,7 +158,8 @@ def _write(config: CollectiveConfig, world: World, command: str, rows: list[Row]
         op = {"op": config.op} if config.what in REDUCTIONS else {}
         keep(
             config.json, command, benchmark=config.what, world_size=world.world_size, transport=world.transport.name,
-            dtype=config.dtype, **op, buffers=_buffers(world, config), auto=auto, rows=rows,
+            dtype=config.dtype, **op, buffers=_buffers(world, config), auto=auto, constants=world.constants.file,
+            accuracy=accuracy(rows, auto, _candidates(world, config)), rows=rows,
         )  # fmt: skip
     if config.plot is not None:
         factor = BUS_FACTORS[config.what](world.world_size)

@@ -40,6 +40,10 @@ EXAMPLES = {
     "iteration": """
   npdp bench iteration --ranks 2
   npdp bench iteration --ranks 2 --models lin10,mlp --algorithm ring --json out.json""",
+    "calibrate": """
+  npdp calibrate --ranks 2                  measure, keep, and say what auto takes now
+  npdp calibrate --ranks 4 --show           what is kept already
+  mpirun -n 8 python -m npdp.bench calibrate""",
 }
 
 
@@ -50,12 +54,26 @@ class BenchConfig:
     what: str
     ranks: int | None
     transport: str
-    rounds: int
     json: str | None
 
 
 @dataclass(frozen=True)
-class CollectiveConfig(BenchConfig):
+class CalibrateConfig(BenchConfig):
+    """The constants of this machine: measured anew, or only shown."""
+
+    show: bool
+
+
+@dataclass(frozen=True)
+class TimedConfig(BenchConfig):
+    """What is timed in rounds, with constants measured anew or not."""
+
+    rounds: int
+    calibrate: bool
+
+
+@dataclass(frozen=True)
+class CollectiveConfig(TimedConfig):
     """A collective: at these sizes in bytes, whole elements each, with these algorithms; None: all that there are."""
 
     sizes: tuple[int, ...]
@@ -67,14 +85,14 @@ class CollectiveConfig(BenchConfig):
 
 
 @dataclass(frozen=True)
-class IterationConfig(BenchConfig):
+class IterationConfig(TimedConfig):
     """A training iteration of these models."""
 
     models: tuple[str, ...]
     algorithm: str
 
 
-def parse(arguments: Sequence[str] | None = None) -> CollectiveConfig | IterationConfig:
+def parse(arguments: Sequence[str] | None = None) -> CollectiveConfig | IterationConfig | CalibrateConfig:
     """Return the flags.
 
     Raises:
@@ -91,6 +109,8 @@ def parse(arguments: Sequence[str] | None = None) -> CollectiveConfig | Iteratio
         )
     if values["what"] == "iteration":
         return _iteration(values)
+    if values["what"] == "calibrate":
+        return _calibrate(values)
     return _collective(values)
 
 
@@ -103,16 +123,23 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     benchmarks = parser.add_subparsers(dest="what", required=True, metavar="WHAT", title="WHAT (each has --help)")
-    for name in (*SCHEDULES, "iteration"):
-        iteration = name == "iteration"
-        what, text = ("a training iteration", "each model") if iteration else (name, "each algorithm, at each size")
+    for name in (*SCHEDULES, "iteration", "calibrate"):
+        text, add_flags = KINDS.get(name, (f"Time {name}: each algorithm, at each size.", _add_collective_flags))
         flags = benchmarks.add_parser(
-            name, help=text, description=f"Time {what}: {text}.", epilog=f"examples:{EXAMPLES[name]}",
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=text, description=text, epilog=f"examples:{EXAMPLES[name]}", allow_abbrev=False,
+            prog="npdp calibrate" if name == "calibrate" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        (_add_iteration_flags if iteration else _add_collective_flags)(flags, name)
+        add_flags(flags, name)
         _add_common_flags(flags)
     return parser
+
+
+def _add_timing_flags(flags: argparse.ArgumentParser) -> None:
+    flags.add_argument("--rounds", type=number(int, lambda value: value >= 1, "a whole number, at least 1"), default=5,
+                       metavar="N", help="at least so many, of which the median counts (5)")
+    flags.add_argument("--calibrate", action="store_true",
+                       help="measure anew the constants by which auto chooses (done anyway where there are none yet)")
 
 
 def _add_common_flags(flags: argparse.ArgumentParser) -> None:
@@ -121,12 +148,11 @@ def _add_common_flags(flags: argparse.ArgumentParser) -> None:
                        help="how many to start (1); under a bare mpirun, which says it itself, leave it out")
     flags.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
                        help="mpi (default; one rank needs none), or threads of one process")
-    flags.add_argument("--rounds", type=one_or_more, default=5, metavar="N",
-                       help="at least so many, of which the median counts (5)")
     flags.add_argument("--json", metavar="FILE", help="write the figures, with the machine's description")
 
 
 def _add_collective_flags(flags: argparse.ArgumentParser, collective: str) -> None:
+    _add_timing_flags(flags)
     flags.add_argument("--sizes", default="1K:16M", metavar="SIZES",
                        help="bytes: a range 1K:64M, a list 1K,256K,1M, or both; K, M, G are powers of 1024 (1K:16M)")
     flags.add_argument("--factor", type=number(int, lambda value: value >= 2, "a whole number, at least 2"), default=2,
@@ -142,8 +168,29 @@ def _add_collective_flags(flags: argparse.ArgumentParser, collective: str) -> No
 
 
 def _add_iteration_flags(flags: argparse.ArgumentParser, _: str) -> None:
+    _add_timing_flags(flags)
     flags.add_argument("--models", default=",".join(MODELS), metavar="NAME,NAME", help=f"which ({', '.join(MODELS)})")
     flags.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
+
+
+def _add_calibrate_flags(flags: argparse.ArgumentParser, _: str) -> None:
+    flags.add_argument("--show", action="store_true", help="measure nothing: print what is known already")
+
+
+KINDS = {  # of benchmarks that are no collective: what is done, and flags
+    "iteration": ("Time a training iteration: each model.", _add_iteration_flags),
+    "calibrate": (
+        "Measure the constants by which auto chooses an algorithm, in a second or two, and keep them.",
+        _add_calibrate_flags,
+    ),
+}
+
+
+def _calibrate(values: dict[str, Any]) -> CalibrateConfig:
+    launched = environment.launch()
+    if max(values["ranks"] or 1, launched.world_size if launched is not None else 1) == 1:
+        raise InputError("constants are measured between ranks: give --ranks 2 or more")
+    return CalibrateConfig(**values)
 
 
 def _iteration(values: dict[str, Any]) -> IterationConfig:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from npdp import environment
 from npdp.bench import flags
-from npdp.bench.flags import CollectiveConfig, IterationConfig
+from npdp.bench.flags import CalibrateConfig, CollectiveConfig, IterationConfig
 from npdp.errors import InputError
 from npdp.report.console import refuse
 
 if TYPE_CHECKING:
     from npdp.parallel.world import World
 
-Config = CollectiveConfig | IterationConfig
+Config = CollectiveConfig | IterationConfig | CalibrateConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,9 +63,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def measure(config: Config, arguments: Sequence[str]) -> int:
     """Measure on this rank of the world that there is; collective. Returns the exit code, the same on all ranks."""
-    from npdp.bench import collectives, iteration
+    from npdp.bench import calibrate, collectives, iteration
 
     command = _command(config, arguments)
+    if isinstance(config, CalibrateConfig):
+        return calibrate.measure(config, command)
+    calibrate.have_constants(config.calibrate)
     if isinstance(config, CollectiveConfig):
         return collectives.measure(config, command)
     return iteration.measure(config, command)

@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from npdp.collectives.choose import NATIVE, SHARED_MEMORY, algorithms_of, choose
+from npdp.collectives.across_hosts import AcrossHosts
+from npdp.collectives.auto import cheapest
+from npdp.collectives.choose import HIERARCHICAL, NATIVE, SHARED_MEMORY, algorithms_of, require
+from npdp.collectives.constants import Constants, constants
+from npdp.collectives.cost import Hosts
 from npdp.collectives.execute import execute, rank_steps
 from npdp.collectives.overlap import Overlap
 from npdp.collectives.shared_memory import Host, gather, open_host
@@ -38,8 +42,10 @@ class Carrier:
         self._wait_before_s = 0.0
         self._host: Host | None = None
         self._host_opened = False
-        self._spans_hosts: bool | None = None
-        self._chosen: dict[tuple[str, int, str], str] = {}
+        self._hosts: Hosts | None = None
+        self._across: AcrossHosts | None = None
+        self._constants: Constants | None = None
+        self._chosen: dict[tuple[str, int, str | None, str], str] = {}
 
     def clear_times(self) -> None:
         """Begin to measure anew."""
@@ -66,12 +72,30 @@ class Carrier:
         return self._host
 
     @property
+    def hosts(self) -> Hosts:
+        """Each rank's host: 0 for the first rank's, 1 for the next one, ...; collective the first time."""
+        if self._hosts is None:
+            numbers = gather(self.transport, [self.transport.host_number])[:, 0].tolist()
+            places = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
+            self._hosts = tuple(places[number] for number in numbers)
+        return self._hosts
+
+    @property
     def spans_hosts(self) -> bool:
         """Whether there are ranks on several hosts; collective the first time."""
-        if self._spans_hosts is None:
-            numbers = gather(self.transport, [self.transport.host_number])
-            self._spans_hosts = bool((numbers != numbers[0]).any())
-        return self._spans_hosts
+        return max(self.hosts) > 0
+
+    @property
+    def constants(self) -> Constants:
+        """What collectives cost here, as rank 0 knows it: measured before, or built in; collective the first time."""
+        if self._constants is None:
+            self._constants = constants(self.transport, self.hosts)
+        return self._constants
+
+    def use(self, constants: Constants) -> None:
+        """Choose by other constants from now on; all ranks by the same."""
+        self._constants = constants
+        self._chosen.clear()
 
     @property
     def shares_memory(self) -> bool:
@@ -93,20 +117,25 @@ class Carrier:
         Raises:
             ValueError: there is none of this name, or this world cannot use it.
         """
-        key = (collective, nbytes, algorithm or self.algorithm)
+        key = (collective, nbytes, algorithm, self.algorithm)
         found = self._chosen.get(key)
         if found is None:
             if algorithm is None:
                 algorithm = self.algorithm if self.algorithm in algorithms_of(collective) else "auto"
-            needs_memory = algorithm in ("auto", SHARED_MEMORY)
-            found = choose(collective, algorithm, nbytes, self.world_size, needs_memory and self.shares_memory)
+            if algorithm == "auto":
+                found = cheapest(collective, nbytes, self.hosts, self.constants.machine, self.host is not None)
+            else:
+                usable = algorithm != SHARED_MEMORY or self.world_size == 1 or self.shares_memory
+                found = require(collective, algorithm, usable)
+                if found == HIERARCHICAL and self.shares_memory:  # on one host it is that
+                    found = SHARED_MEMORY
             self._chosen[key] = found
         return found
 
     def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int = 0) -> None:
         """Carry out a collective with the algorithm chosen; of a mean, the sum."""
         algorithm = (  # found at once, as a rule: small collectives take two microseconds
-            self._chosen.get((collective, buffer.nbytes, algorithm or self.algorithm))
+            self._chosen.get((collective, buffer.nbytes, algorithm, self.algorithm))
             or self.chosen(collective, buffer.nbytes, algorithm)
         )
         if self.world_size == 1:
@@ -120,6 +149,10 @@ class Carrier:
     def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
         if algorithm == SHARED_MEMORY:
             self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
+        elif algorithm == HIERARCHICAL:
+            if self._across is None:
+                self._across = AcrossHosts(self.hosts, self.rank, self.host)
+            self._across.allreduce(buffer, op, self.transport)
         elif algorithm == NATIVE:
             self.transport.native_allreduce(buffer, op)
         else:

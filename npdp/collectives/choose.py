@@ -1,4 +1,4 @@
-"""Which schedules there are, and which one `auto` takes."""
+"""Which algorithms there are, by name; auto.py says which one `auto` takes."""
 
 from __future__ import annotations
 
@@ -31,35 +31,29 @@ SCHEDULES: dict[str, dict[str, Maker]] = {
 
 NATIVE = "mpi"  # MPI's own, to compare with; all-reduce only
 SHARED_MEMORY = "shared_memory"  # the kernel over memory that the ranks of a host share; no schedule of messages
-ALGORITHMS = ("auto", *SCHEDULES["allreduce"], SHARED_MEMORY, NATIVE)
-
-# Read off benchmarks/results/allreduce-2-ranks.json and -4-ranks.json
-TREE_UP_TO_BYTES = 8 << 10  # below, the number of messages is all that counts
-RING_FROM_BYTES = 1 << 20  # above, the two that send fewest bytes are alike, and the ring's additions are one at a time
+HIERARCHICAL = "hierarchical"  # that inside each host, messages across (across_hosts.py); all-reduce only
+ALGORITHMS = ("auto", *SCHEDULES["allreduce"], HIERARCHICAL, SHARED_MEMORY, NATIVE)
 
 
 def algorithms_of(collective: str) -> tuple[str, ...]:
     """Return the algorithms that there are for a collective, without `auto`."""
-    return (*SCHEDULES[collective], SHARED_MEMORY, *([NATIVE] if collective == "allreduce" else []))
+    if collective == "allreduce":
+        return ALGORITHMS[1:]
+    return (*SCHEDULES[collective], SHARED_MEMORY)
 
 
-def choose(collective: str, algorithm: str, nbytes: int, world_size: int, shares_memory: bool = False) -> str:
-    """Return the algorithm to use; `auto` is shared memory where all ranks share it, else a small fixed table.
+def require(collective: str, algorithm: str, usable: bool = True) -> str:
+    """Return the algorithm.
+
+    Args:
+        usable: whether this world can use it, if there is one of that name.
 
     Raises:
         ValueError: an algorithm that is not known, or not for this collective, or not in this world.
     """
-    if algorithm == "auto":
-        if shares_memory:
-            return SHARED_MEMORY
-        if collective == "broadcast":
-            return "tree"
-        if collective == "allreduce" and nbytes <= TREE_UP_TO_BYTES:
-            return "tree"
-        return "ring" if nbytes >= RING_FROM_BYTES else "halving_doubling"
-    if algorithm == SHARED_MEMORY and not shares_memory and world_size > 1:
-        raise ValueError(f"{collective}: shared_memory needs all ranks on one host, and npdp's C kernels")
-    if algorithm in algorithms_of(collective):
-        return algorithm
-    known = ", ".join(["auto", *algorithms_of(collective)])
-    raise ValueError(f"{collective}: no algorithm {algorithm!r}; there are {known}")
+    if algorithm not in algorithms_of(collective):
+        known = ", ".join(["auto", *algorithms_of(collective)])
+        raise ValueError(f"{collective}: no algorithm {algorithm!r}; there are {known}")
+    if not usable:
+        raise ValueError(f"{collective}: {algorithm} needs all ranks on one host, and npdp's C kernels")
+    return algorithm

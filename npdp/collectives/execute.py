@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from npdp import kernels
 from npdp.collectives.choose import SCHEDULES
-from npdp.collectives.schedule import Move, of_rank
+from npdp.collectives.schedule import Move, Step, of_rank
 from npdp.comm.transport import Buffer, Transport
 from npdp.partition import bounds
 
@@ -42,27 +42,50 @@ class RankStep(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def rank_steps(
-    collective: str, algorithm: str, world_size: int, root: int, rank: int, count: int, itemsize: int
+    collective: str,
+    algorithm: str,
+    world_size: int,
+    root: int,
+    rank: int,
+    count: int,
+    itemsize: int,
+    among: tuple[int, ...] | None = None,
 ) -> list[RankStep]:
-    """Return what `rank` has to do for a buffer of `count` elements, cut into segments."""
-    cuts = bounds(count, world_size)
+    """Return what `rank` has to do for a buffer of `count` elements, cut into segments.
+
+    Args:
+        among: where only some ranks of the world take part, these: `world_size` of them, and `rank` is a place there.
+    """
+    schedule = SCHEDULES[collective][algorithm](world_size, root)
+    return cut_steps(schedule, rank, bounds(count, world_size), itemsize, among or range(world_size))
+
+
+def cut_steps(
+    schedule: Iterable[Step], rank: int, cuts: Sequence[int], itemsize: int, ranks: Sequence[int]
+) -> list[RankStep]:
+    """Return what `rank` has to do, by `cuts` and in segments; who is r in the schedule is `ranks[r]` in the world."""
     segment = max(1, SEGMENT_BYTES // itemsize)
 
     def segments(move: Move, peer: int) -> Iterator[Part]:
         for start in range(cuts[move.start], cuts[move.stop], segment):
-            yield Part(peer, start, min(start + segment, cuts[move.stop]), move.accumulate)
+            yield Part(ranks[peer], start, min(start + segment, cuts[move.stop]), move.accumulate)
 
     return [
         RankStep(
             [part for move in sends for part in segments(move, move.target)],
             [part for move in receives for part in segments(move, move.source)],
         )
-        for sends, receives in of_rank(SCHEDULES[collective][algorithm](world_size, root), rank)
+        for sends, receives in of_rank(schedule, rank)
     ]
 
 
-def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str) -> None:
+def execute(
+    steps: list[RankStep], transport: Transport, buffer: Buffer, op: str, meanwhile: Iterator[None] | None = None
+) -> None:
     """Carry out this rank's steps on `buffer`, 1-D and contiguous, in place; collective.
+
+    Args:
+        meanwhile: other work; in each step it goes on once, when the step's sends have begun.
 
     Raises:
         CommunicationError: another rank sent something else than this one wanted, or has left.
@@ -70,6 +93,8 @@ def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str
     scratch = _scratch(buffer.dtype)
     for sends, receives in steps:
         sending = [transport.send(buffer[part.start : part.stop], part.peer) for part in sends]
+        if meanwhile is not None:
+            next(meanwhile, None)
         under_way: deque[tuple[Part, Buffer, Any]] = deque()
         for number, part in enumerate(receives):
             into = scratch[number % 2][: part.stop - part.start] if part.accumulate else buffer[part.start : part.stop]

@@ -47,7 +47,7 @@ class Host:
         self.ranks, self.rank = ranks, ranks.index(transport.rank)
         self._peers = [rank for rank in ranks if rank != transport.rank]
         self._transport, self._memory, self._kernel = transport, memory, kernel
-        looks, yields = (2000, 200) if len(ranks) <= (os.cpu_count() or 1) else (50, 20)
+        looks, yields = _patience(len(ranks), transport.world_size)
         self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
         self._address = np.frombuffer(memory.memory, np.uint8, 1).ctypes.data
         self._free = [Block(first, len(memory.memory) - first)]
@@ -127,12 +127,15 @@ class Host:
                 f"rank {self._transport.rank} asks for {nbytes} bytes of shared memory, others of its host for "
                 f"{state[0]} to {-state[1]}"
             )
-        for block in [block for block, released in zip(self._blocks, state[2:]) if released]:
+        returned = [block for block, released in zip(self._blocks, state[2:]) if released]
+        for block in returned:
             self._blocks.remove(block)
             self._released.remove(block)
             if self.rank == 0:
                 self._memory.give_back(*block)
             self._free = _joined([*self._free, block])
+        if returned:
+            self.collective("barrier", state)  # before others reserve what rank 0 has still to give back
 
     def _first_fit(self, nbytes: int) -> Block | None:
         for number, free in enumerate(self._free):
@@ -151,6 +154,13 @@ def _joined(blocks: list[Block]) -> list[Block]:
         else:
             joined.append(block)
     return joined
+
+
+def _patience(ranks: int, world_size: int) -> tuple[int, int]:
+    """Return how often to look, then how often with a yield before each look, before sleeping."""
+    if ranks < world_size:  # of this host's ranks one may be waiting for a link: it needs the core
+        return 20, 200
+    return (2000, 200) if ranks <= (os.cpu_count() or 1) else (50, 20)
 
 
 def _slot_bytes(ranks: int) -> int:

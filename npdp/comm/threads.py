@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -43,10 +43,13 @@ class _Channel:
 
 
 class ThreadWorld:
-    """What the ranks of a world of threads share."""
+    """What the ranks of a world of threads share; `hosts` has each rank's host, all one where None."""
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, hosts: Sequence[int] | None = None) -> None:
         self.world_size = world_size
+        self.hosts = [0] * world_size if hosts is None else list(hosts)
+        if len(self.hosts) != world_size or min(self.hosts) < 0:
+            raise ValueError(f"{world_size} ranks need as many hosts, numbers from 0 on, got {self.hosts}")
         self.channels: dict[tuple[int, int], _Channel] = defaultdict(_Channel)
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
@@ -65,10 +68,10 @@ class ThreadTransport:
     """One rank of a world of threads."""
 
     name = "threads of one process"
-    host_number = 0
 
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self.world, self.rank, self.world_size = world, rank, world.world_size
+        self.host_number = world.hosts[rank]
         self.wait_s = 0.0
         peers = range(world.world_size)
         self._to = [world.channel(rank, peer) for peer in peers]
@@ -131,15 +134,20 @@ def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
         message.arrived.release()
 
 
-def run_threads(world_size: int, program: Callable[[ThreadTransport], T]) -> list[T]:
+def run_threads(
+    world_size: int, program: Callable[[ThreadTransport], T], hosts: Sequence[int] | None = None
+) -> list[T]:
     """Run `program(transport)` on every rank, a thread each; return what each returned, in rank order.
+
+    Args:
+        hosts: each rank's host, a number, as if there were several; only ranks of one host share memory.
 
     Raises:
         Exception: the first that a rank raised; the other ranks are ended.
     """
     if world_size < 1:
         raise ValueError(f"a world needs at least 1 rank, got {world_size}")
-    world = ThreadWorld(world_size)
+    world = ThreadWorld(world_size, hosts)
     results: list[Any] = [None] * world_size
 
     def run(rank: int) -> None:

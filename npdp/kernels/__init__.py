@@ -36,6 +36,8 @@ class Sum:
     """A gradient that is the sum of several arrays, in their order, and is stored nowhere; checked once, used often."""
 
     def __init__(self, arrays: list[Array]) -> None:
+        if not arrays:
+            raise ValueError("Sum: got no array, wanted at least one")
         for array in arrays:
             check(_SUM, arrays[0], array)
         self.arrays = arrays
@@ -119,6 +121,8 @@ def combine(targets: list[Array], sources: list[Array], op: str = "sum") -> None
     """
     if op not in OPS:
         raise ValueError(f"combine: op is {op!r}, wanted one of {', '.join(OPS)}")
+    if not targets or not sources:
+        raise ValueError(f"combine: got {len(targets)} targets and {len(sources)} sources, wanted at least one of each")
     for target in targets:
         for source in sources:
             check(_COMBINE, target, source)

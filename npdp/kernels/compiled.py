@@ -81,8 +81,8 @@ def sgd_update(
     scalars = (lr, momentum, 1 - dampening, weight_decay, nesterov, first)
     if not isinstance(grad, np.ndarray):
         function, _ = _COMBINE_SGD[param.dtype]
-        function(grad.pointers, len(grad.arrays), param_pointer, velocity_pointer, param.size, *scalars)
-        return 0
+        arguments = (grad.pointers, len(grad.arrays), param_pointer, velocity_pointer)
+        return function(*arguments, param.size, *scalars)  # type: ignore[no-any-return]
     status: int = function(param_pointer, _pointer(c_type, grad), velocity_pointer, param.size, *scalars)
     return status
 
@@ -106,7 +106,6 @@ def adam_update(
     scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step)
     if not isinstance(grad, np.ndarray):
         function, _ = _COMBINE_ADAM[param.dtype]
-        function(grad.pointers, len(grad.arrays), *written, param.size, *scalars)
-        return 0
+        return function(grad.pointers, len(grad.arrays), *written, param.size, *scalars)  # type: ignore[no-any-return]
     status: int = function(written[0], _pointer(c_type, grad), *written[1:], param.size, *scalars)
     return status

@@ -119,7 +119,7 @@ def adam_update(
     scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, decoupled, step)
     step_size, beta1, rest1, beta2, rest2, root2, eps, l2, shrink = map(param.dtype.type, scalars)
     for block in _blocks(param):
-        p, g, mean, square = param[block], grad[block], m[block], v[block]
+        p, g, mean, square = param[block], gradient[block], m[block], v[block]
         if l2 != 0:
             g = g + l2 * p
         mean[:] = beta1 * mean + rest1 * g

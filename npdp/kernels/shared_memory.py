@@ -31,7 +31,13 @@ DTYPES = {
     "int32": lib.NPDP_I32,
     "int64": lib.NPDP_I64,
 }
-_CODES = {np.dtype(name).num: code for name, code in DTYPES.items()}
+_NAMES = {"float32": "f", "float64": "d", "int32": "il", "int64": "lq"}  # C's int, long and long long among them
+_CODES = {
+    np.dtype(letter).num: DTYPES[name]
+    for name, letters in _NAMES.items()
+    for letter in letters
+    if np.dtype(letter) == np.dtype(name)
+}
 _begin, _go_on, _pointer = lib.npdp_begin, lib.npdp_go_on, ffi.from_buffer
 _BYTES = ffi.typeof("char[]")
 

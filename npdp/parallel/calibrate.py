@@ -1,15 +1,15 @@
 """Measures what this machine costs (collectives/cost.py), on the ranks that there are, in one to two seconds.
 
-What is timed are steps as `execute` carries them out, of the sizes below, by all ranks at once that can take part:
+What is timed are steps as `execute` carries them out, by all ranks at once that can take part:
 
-    one way      0 → 1, then 1 → 0, in pairs of a host's ranks; across hosts, of ranks with the same place on two hosts
-    both ways    all to their right, then on what they got; across hosts, to the same place on the next host
-    added        one way, where the first message is added: gamma is what that takes more
-    kernel       all-reduce through shared memory, of arrays that lie there, and of others
+    near, far    0 → 1, then 1 → 0: pairs of a host's ranks; far: ranks that have the same place on two hosts
+    both ways    all to their right, then on what they got; far: to the same place on the next host
+    added        near, but the first message is added
+    direct       an all-reduce through shared memory, of arrays that lie there; staged: of others
 
-What is sent was received or added just before, as in a collective: another core's cache has it. Where ranks share a
-core, or a link, meanwhile, prices are for one alone; cost.py multiplies again. A time is the median of some rounds, of
-the slowest rank in each. Sizes go up until one takes long.
+What is sent was received or added just before, as in a collective: another core's cache has it. All sizes and kinds
+take turns, some times over, so that what else the machine does meets all alike; of the slowest rank's times the median
+counts. A size that takes long is taken once, and none above it.
 """
 
 from __future__ import annotations
@@ -17,207 +17,203 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp import kernels
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.collectives.constants import Constants, keep
-from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, bytes_touched, posts
+from npdp.collectives.cost import Machine
 from npdp.collectives.defaults import built_in
 from npdp.collectives.execute import SEGMENT_BYTES, Part, RankStep, execute, rank_steps
+from npdp.collectives.fit import SEVERAL, Times, fit
+from npdp.collectives.hierarchical import Groups, groups
 from npdp.parallel.world import World
 
 SIZES = (8, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
 KERNEL_SIZES = (*SIZES, 1 << 24)
-ADDED_FROM = 1 << 14  # below, what adding adds is lost in the noise
-ROUNDS, ROUND_S, MOST_CALLS = 5, 0.003, 200
-LONG_S = 0.05  # what takes so long is taken once, and nothing larger
-SEVERAL = 4  # messages in a row
-LEAST = 1e-13  # seconds per byte, where noise says less
+SWEEPS, ROUNDS, ROUND_S, MOST_CALLS = 6, 2, 0.002, 100
+ENOUGH_S = 1.1  # no further sweep after so long
+LONG_S = 0.05
 
-Times = dict[int, float]  # seconds, by bytes
-Pairs = list[tuple[int, int]]
-Groups = list[list[int]]
+WHOLE_BYTES = 512  # of an all-reduce of which the messages count
+
+Work = Callable[[], Any]
+
+
+class Kind(NamedTuple):
+    """What is timed: `work(nbytes)` makes it.
+
+    Attributes:
+        halves: whether it is two of the same.
+        typical: what counts of some times: the least, where no rank waits for another.
+    """
+
+    sizes: Sequence[int]
+    work: Callable[[int], Work]
+    halves: bool = False
+    typical: Callable[[Sequence[float]], float] = statistics.median
 
 
 def calibrate(world: World) -> Constants:
-    """Measure this machine, keep what came out, and let the world choose by it; collective."""
-    found = keep(world.transport, world.hosts, Measurement(world).machine())
+    """Measure this machine, keep what came out, and let the world choose by it; collective.
+
+    Raises:
+        ValueError: a world of one rank has nothing to measure.
+    """
+    if world.world_size == 1:
+        raise ValueError("constants are measured between ranks; this world has one")
+    found = keep(world.transport, world.hosts, measured(world))
     world.use(found)
     return found
 
 
-class Measurement:
-    """Measures, as one rank; its methods are collective, and return the same on all ranks."""
+def measured(world: World) -> Machine:
+    """Return the constants of this machine, the same on all ranks; collective."""
+    without = built_in(world.transport.name, max(map(world.hosts.count, world.hosts)))
+    return fit(_times(world, _kinds(world, groups(world.hosts))), world.hosts, os.cpu_count() or 1, without)
 
-    def __init__(self, world: World) -> None:
-        hosts = world.hosts
-        self._world, self._transport = world, world.transport
-        self._hosts = [[rank for rank in range(len(hosts)) if hosts[rank] == host] for host in sorted(set(hosts))]
-        self._cores = os.cpu_count() or 1
-        self._buffer = np.empty(2 * SIZES[-1] // 4, np.float32)
-        self._buffer.fill(0)
 
-    def machine(self) -> Machine:
-        """Return what was measured."""
-        call_s = self._local_s(partial(self._world.allreduce, self._buffer[:0], "sum", "tree"))
-        add_s = self._local_s(lambda: kernels.accumulate(self._buffer[0:2], self._buffer[2:4]))
-        pairs = [pair for host in self._hosts for pair in zip(host[::2], host[1::2])]
-        near, gamma = self._inside(pairs, add_s) if pairs else (None, self._gamma_alone(add_s))
-        far = self._across() if len(self._hosts) > 1 else None
-        inside, across = near or far, far or near
-        assert inside is not None and across is not None  # there are two ranks
-        return Machine(inside, across, call_s, add_s, gamma, self._kernel(), self._cores)
+# What is timed
+def _kinds(world: World, per_host: Groups) -> dict[str, Kind]:
+    buffer = np.empty(2 * SIZES[-1] // 4, np.float32)
+    buffer.fill(0)
 
-    def _inside(self, pairs: Pairs, add_s: float) -> tuple[Link, Rate]:
-        most = max(map(len, self._hosts))
-        one_way = _halved(self._times(lambda nbytes: self._there_and_back(pairs, nbytes)))
-        both_ways = _halved(self._times(lambda nbytes: self._around(self._hosts, nbytes)))
-        added = self._times(lambda nbytes: self._there_and_back(pairs, nbytes, accumulate=True))
-        more = {n: added[n] - 2 * one_way[n] - add_s for n in added if n >= ADDED_FROM}
-        further_s = self._further_s(pairs, one_way)
-        crowds = [max(1.0, ranks / self._cores) for ranks in (most // 2, most)]
-        link = Link(_way(one_way, crowds[0]), _way(both_ways, crowds[1]), further_s)
-        return link, _rate(more, crowds[0])
+    def kind(sizes: Sequence[int], steps: Callable[[int], list[RankStep]], halves: bool = True) -> Kind:
+        return Kind(sizes, lambda nbytes: partial(execute, steps(nbytes), world.transport, buffer, "sum"), halves)
 
-    def _across(self) -> Link:
-        """All ranks of a host share its link: sizes are the host's."""
-        least = min(map(len, self._hosts))
-        columns = [[host[place] for host in self._hosts] for place in range(least)]
-        pairs = [pair for column in columns for pair in zip(column[::2], column[1::2])]
-        one_way = _halved(self._times(lambda nbytes: self._there_and_back(pairs, nbytes)))
-        both_ways = _halved(self._times(lambda nbytes: self._around(columns, nbytes)))
-        further_s = self._further_s(pairs, one_way)
-        return Link(_way(one_way, sharing=least), _way(both_ways, sharing=least), further_s)
+    def allreduce(sizes: Sequence[int], algorithm: str) -> Kind:
+        return Kind(sizes, lambda nbytes: partial(world.allreduce, buffer[: nbytes // 4], "sum", algorithm))
 
-    def _further_s(self, pairs: Pairs, one_way: Times) -> float:
-        several_s = self._time(self._steps(self._there_and_back(pairs, SIZES[0], times=SEVERAL))) / 2
-        return max(0.0, several_s - one_way[SIZES[0]]) / (SEVERAL - 1)
+    kinds = {
+        "call": allreduce((0,), "tree")._replace(typical=min),
+        "tree": allreduce((WHOLE_BYTES,), "tree"),
+        "ring": allreduce((WHOLE_BYTES,), "ring"),
+        "add": Kind((0,), lambda nbytes: lambda: kernels.accumulate(buffer[:2], buffer[2:4]), typical=min),
+    }
+    columns = [[host[place] for host in per_host] for place in range(min(map(len, per_host)))]
+    for name, together in (("near", per_host), ("far", columns)):
+        if pairs := _pairs(together):
+            there_and_back = partial(_there_and_back, world.rank, pairs)
+            kinds[name] = kind(SIZES, there_and_back)
+            kinds[f"{name} both ways"] = kind(SIZES, partial(_around, world.rank, together))
+            kinds[f"{name} several"] = kind(SIZES[:1], partial(there_and_back, times=SEVERAL))
+            if name == "near":
+                kinds["near added"] = kind(SIZES, partial(there_and_back, accumulate=True), halves=False)
+    if "near" not in kinds:
+        kinds["alone"] = Kind(SIZES, lambda nbytes: partial(_add_alone, buffer[: nbytes // 4]), typical=min)
+    return kinds | _kernel_kinds(world)
 
-    def _gamma_alone(self, add_s: float) -> Rate:
-        """What adding takes where no rank has a neighbour on its host."""
-        arrived = np.zeros(SEGMENT_BYTES // 4, np.float32)
 
-        def add(nbytes: int) -> None:
-            for start in range(0, nbytes // 4, arrived.size):
-                mine = self._buffer[start : min(start + arrived.size, nbytes // 4)]
-                kernels.accumulate(mine, arrived[: mine.size])
+def _pairs(groups: Groups) -> list[tuple[int, int]]:
+    return [pair for group in groups for pair in zip(group[::2], group[1::2])]
 
-        return _rate({n: self._local_s(partial(add, n)) - add_s for n in SIZES if n >= ADDED_FROM})
 
-    def _kernel(self) -> Kernel:
-        host = self._world.host
-        ranks = len(host.ranks) if host else 1
-        most = max(map(len, self._hosts))
-        if host is None or most == 1:
-            return built_in(self._transport.name, most).kernel
-        there = host.empty(KERNEL_SIZES[-1] // 4, np.dtype(np.float32))
-        elsewhere = np.zeros(KERNEL_SIZES[-1] // 4, np.float32)
-        
-        direct = self._kernel_times(there if there is not None else elsewhere)
-        staged = self._kernel_times(elsewhere)
-        first_s = min(direct[SIZES[0]], staged[SIZES[0]])
-        post_s = max(0.0, direct[SIZES[1]] - first_s)
-        rates = []
-        for times, is_staged in ((direct, False), (staged, True)):
-            touched = bytes_touched("allreduce", most, is_staged) * max(1.0, most / self._cores)
-            more = {n: times[n] - first_s - post_s * (posts("allreduce", n, is_staged) - 1) for n in times if n > SIZES[0]}
-            rates.append(_rate(more, touched))
-        return Kernel(first_s, post_s, *rates)
+def _there_and_back(
+    rank: int, pairs: list[tuple[int, int]], nbytes: int, accumulate: bool = False, times: int = 1
+) -> list[RankStep]:
+    """Return this rank's steps: the first of a pair sends, and gets back what it sent."""
+    for first, second in pairs:
+        if rank == first:
+            return [RankStep(_parts(second, 0, nbytes) * times, []), RankStep([], _parts(second, 0, nbytes) * times)]
+        if rank == second:
+            there, back = _parts(first, 0, nbytes, accumulate), _parts(first, 0, nbytes)
+            return [RankStep([], there * times), RankStep(back * times, [])]
+    return []
 
-    def _kernel_times(self, array: Any) -> Times:
+
+def _around(rank: int, groups: Groups, nbytes: int) -> list[RankStep]:
+    """Return this rank's steps: it sends to its right, gets from its left, and passes that on."""
+    for group in groups:
+        if rank in group and len(group) > 1:
+            place = group.index(rank)
+            left, right = group[place - 1], group[(place + 1) % len(group)]
+            return [
+                RankStep(_parts(right, start, nbytes), _parts(left, nbytes - start, nbytes)) for start in (0, nbytes)
+            ]
+    return []
+
+
+def _parts(peer: int, start: int, nbytes: int, accumulate: bool = False) -> list[Part]:
+    """Return the segments, of float32, that go to a peer or come from it."""
+    first, last, segment = start // 4, (start + nbytes) // 4, SEGMENT_BYTES // 4
+    return [Part(peer, at, min(at + segment, last), accumulate) for at in range(first, last, segment)]
+
+
+def _add_alone(buffer: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """Add segment by segment what has just arrived."""
+    arrived = buffer[: SEGMENT_BYTES // 4]
+    for start in range(arrived.size, buffer.size, arrived.size):
+        kernels.accumulate(buffer[start : start + arrived.size], arrived[: buffer.size - start])
+    kernels.accumulate(arrived, arrived)
+
+
+def _kernel_kinds(world: World) -> dict[str, Kind]:
+    host = world.host
+    if host is None or max(world.hosts.count(number) for number in world.hosts) == 1:
+        return {}
+    count = KERNEL_SIZES[-1] // 4
+    inside, outside = host.empty(count, np.dtype(np.float32)), np.empty(count, np.float32)
+    kinds = {}
+    for name, array in (("direct", inside), ("staged", outside)):
+        if array is None:
+            return {}
         array.fill(0)
-        host = self._world.host
-        if self._world.shares_memory:
-            call = lambda part: partial(self._world.allreduce, part, "sum", SHARED_MEMORY)
-        else:
-            call = lambda part: partial(host.collective, "allreduce", part)
-        return self._grow(KERNEL_SIZES, lambda n: call(array[: n // 4]))
-
-    # Patterns
-    def _there_and_back(self, pairs: Pairs, nbytes: int, accumulate: bool = False, times: int = 1) -> list[RankStep]:
-        for first, second in pairs:
-            if self._world.rank == first:
-                out, back = _parts(second, 0, nbytes), _parts(second, 0, nbytes)
-                return [RankStep(out * times, []), RankStep([], back * times)]
-            if self._world.rank == second:
-                out, back = _parts(first, 0, nbytes, accumulate), _parts(first, 0, nbytes)
-                return [RankStep([], out * times), RankStep(back * times, [])]
-        return []
-
-    def _around(self, groups: Groups, nbytes: int) -> list[RankStep]:
-        for group in groups:
-            if self._world.rank in group and len(group) > 1:
-                place = group.index(self._world.rank)
-                left, right = group[place - 1], group[(place + 1) % len(group)]
-                return [
-                    RankStep(_parts(right, 0, nbytes), _parts(left, nbytes, nbytes)),
-                    RankStep(_parts(right, nbytes, nbytes), _parts(left, 0, nbytes)),
-                ]
-        return []
-
-    # Times
-    def _steps(self, steps: list[RankStep]) -> Callable[[], Any]:
-        return partial(execute, steps, self._transport, self._buffer, "sum")
-
-    def _times(self, pattern: Callable[[int], list[RankStep]]) -> Times:
-        return self._grow(SIZES, lambda nbytes: self._steps(pattern(nbytes)))
-
-    def _grow(self, sizes: Iterable[int], work: Callable[[int], Callable[[], Any]]) -> Times:
-        times: Times = {}
-        for nbytes in sizes:
-            times[nbytes] = self._time(work(nbytes))
-            if times[nbytes] >= LONG_S:
-                break
-        return times
-
-    def _time(self, work: Callable[[], Any]) -> float:
-        """Return the seconds that the slowest rank takes, as a rule."""
-        seconds = self._slowest(_seconds(work, 1))
-        if seconds >= LONG_S:
-            return seconds
-        calls = max(1, min(MOST_CALLS, int(ROUND_S / self._slowest(_seconds(work, 1)))))
-        rounds = []
-        for _ in range(ROUNDS):
-            work()
-            rounds.append(self._slowest(_seconds(work, calls)))
-        return statistics.median(rounds)
-
-    def _local_s(self, work: Callable[[], Any]) -> float:
-        return self._slowest(min(_seconds(work, MOST_CALLS // 10) for _ in range(2 * ROUNDS)))
-
-    def _slowest(self, seconds: float) -> float:
-        number = np.array([seconds])
-        world = self._world
-        execute(rank_steps("allreduce", "tree", world.world_size, 0, world.rank, 1, 8), self._transport, number, "max")
-        return float(number[0])
+        kinds[name] = Kind(KERNEL_SIZES, partial(_kernel_work, world, array))
+    return kinds
 
 
-def _seconds(work: Callable[[], Any], calls: int) -> float:
+def _kernel_work(world: World, array: np.ndarray[Any, np.dtype[np.float32]], nbytes: int) -> Work:
+    part = array[: nbytes // 4]
+    if world.shares_memory:
+        return partial(world.allreduce, part, "sum", SHARED_MEMORY)
+    assert world.host is not None
+    return partial(world.host.collective, "allreduce", part)
+
+
+# How it is timed
+def _times(world: World, kinds: dict[str, Kind]) -> dict[str, Times]:
+    """Return the seconds that each kind takes at each size, half of them where it is two of the same."""
+    samples: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in kinds}
+    start = time.perf_counter()
+    for _ in range(SWEEPS):
+        for name, kind in kinds.items():
+            for nbytes in kind.sizes:
+                seconds = _rounds(world, kind.work(nbytes))
+                samples[name][nbytes] += seconds
+                if seconds[0] >= LONG_S:
+                    break
+        if _slowest(world, time.perf_counter() - start) > ENOUGH_S:
+            break
+    return {
+        name: {n: kinds[name].typical(seconds) / (1 + kinds[name].halves) for n, seconds in sizes.items()}
+        for name, sizes in samples.items()
+    }
+
+
+def _rounds(world: World, work: Work) -> list[float]:
+    """Return the seconds a call in some rounds, of the slowest rank."""
+    first_s = _slowest(world, _seconds(work, 1))
+    if first_s >= LONG_S:
+        return [first_s]
+    calls = max(1, min(MOST_CALLS, int(ROUND_S / _slowest(world, _seconds(work, 1)))))
+    return [_slowest(world, _seconds(work, calls)) for _ in range(ROUNDS)]
+
+
+def _seconds(work: Work, calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
         work()
     return (time.perf_counter() - start) / calls
 
 
-def _parts(peer: int, start: int, nbytes: int, accumulate: bool = False) -> list[Part]:
-    """Return the segments, of float32, that go to or come from a peer."""
-    first, last, segment = start // 4, (start + nbytes) // 4, SEGMENT_BYTES // 4
-    return [Part(peer, at, min(at + segment, last), accumulate) for at in range(first, last, segment)]
-
-
-def _halved(times: Times) -> Times:
-    return {nbytes: seconds / 2 for nbytes, seconds in times.items()}
-
-
-def _way(times: Times, crowd: float = 1.0, sharing: int = 1) -> Way:
-    alpha_s = times[SIZES[0]]
-    return Way(alpha_s, _rate({n * sharing: times[n] - alpha_s for n in times if n > SIZES[0]}, crowd))
-
-
-def _rate(times: Times, divided_by: float = 1.0) -> Rate:
-    return Rate(tuple(times), tuple(max(LEAST, seconds / nbytes / divided_by) for nbytes, seconds in times.items()))
+def _slowest(world: World, seconds: float) -> float:
+    """Return the largest over all ranks; none goes on before all have come."""
+    number = np.array([seconds])
+    steps = rank_steps("allreduce", "tree", world.world_size, 0, world.rank, number.size, number.itemsize)
+    execute(steps, world.transport, number, "max")
+    return float(number[0])

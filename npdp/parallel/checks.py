@@ -28,6 +28,8 @@ def checked(array: Any, op: str, writeable: bool = True) -> Array:
     flags = array.flags
     if not flags.forc:
         raise ValueError(f"a collective takes a contiguous array, got strides {array.strides} for shape {array.shape}")
+    if not flags.aligned:
+        raise ValueError("a collective takes an array that is aligned to its elements, got one that is not")
     if writeable and not flags.writeable:
         raise ValueError("a collective works in place, but this array is read-only")
     if array.ndim == 1:

@@ -59,16 +59,15 @@ class DataParallel(Module):
     ) -> None:
         if update not in UPDATES:
             raise ValueError(f"DataParallel: no update {update!r}; there are {', '.join(UPDATES)}")
-        self.module = module
+        self.module, self.update = module, update
         self.world = init()
-        if self.world.world_size > 1:
-            broadcast_parameters(module.named_parameters())
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-        self.update = update
         found = _exchange_of(trained)
         if found is not None and update == "fused":
             raise ValueError('DataParallel: update="fused" and DistributedOptimizer exclude each other')
+        if self.world.world_size > 1:
+            broadcast_parameters(module.named_parameters())
         if update == "fused" and self.world.world_size > 1:
             self.exchange: GradientExchange = FusedExchange(trained, self.world)
         else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -54,14 +55,13 @@ class FusedExchange(GradientExchange):
     """Sums gradients in the optimiser's step; otherwise as `GradientExchange`."""
 
     def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
-        super().__init__(parameters, world)
+        mine = list(parameters)
+        _require_own_arrays(mine)
+        super().__init__(mine, world)
         self._everyones: dict[FlatParameters, list[Array] | None] = {}  # all ranks' gradients, where they are in reach
-        self._chunks: dict[tuple[FlatParameters, int, int], tuple[Run, Sum]] = {}
-        self._ready: set[Slab] = set()  # whose state is where it is held once
+        self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
+        self._ready: WeakSet[Slab] = WeakSet()  # whose state is where it is held once
         for flat in self.flats:
-            others = [p for p in flat.parameters if p.requires_grad and p.exchange is not self]
-            if others:
-                raise ValueError(f'update="fused": the optimiser also has {len(others)} parameters of another model')
             self._share(flat)
         self._show_gradients(False)
 
@@ -72,9 +72,7 @@ class FusedExchange(GradientExchange):
 
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once."""
-        everyones = None
-        if self.world.chosen("allreduce", flat.grad.nbytes) == SHARED_MEMORY:
-            everyones = self.world.everyones(flat.grad)
+        everyones = self.world.everyones(flat.grad) if self.world.algorithm in ("auto", SHARED_MEMORY) else None
         shared = self.world.shared_once(flat.data.size, flat.dtype) if everyones else None
         self._everyones[flat] = everyones if shared is not None else None
         flat.move_data(flat.data if shared is None else shared, writeable=False)  # the same values on all ranks
@@ -107,10 +105,12 @@ class FusedExchange(GradientExchange):
             if slab not in self._ready:
                 self._share_state(slab)
             self._settle_who_is_used(slab)
-            for run in slab.runs():
-                self._update(optimizer, slab, run)
+            runs = slab.runs()  # the same on all ranks
+            if self._everyones[slab.flat] is not None:
+                self._update_shared(optimizer, slab, runs)
+            elif runs:
+                self._update_own(optimizer, slab, runs)
             slab.mark_changed()
-            self.world.barrier()
         finally:
             self._show_gradients(False)
 
@@ -134,26 +134,31 @@ class FusedExchange(GradientExchange):
                 parameter.grad = parameter.grad_buffer
         self.world.barrier()  # the zeros are there
 
-    def _update(self, optimizer: Optimizer, slab: Slab, run: Run) -> None:
+    def _update_shared(self, optimizer: Optimizer, slab: Slab, runs: list[Run]) -> None:
+        """Update this rank's chunk of the parameters that the host has once."""
         flat = slab.flat
-        if self._everyones[flat] is not None:
-            mine, grad = self._my_chunk(flat, run.start, run.stop)
-            optimizer.update(slab, mine._replace(step=run.step), grad)
-            return
-        start, stop = part(run.stop - run.start, self.world.world_size, self.world.rank)
-        mine = Run(run.start + start, run.start + stop, run.step)
-        optimizer.update(slab, mine, self.world.reduce_scatter(flat.grad[run.start : run.stop].copy()))
-        self.world.allgather(flat.data[mine.start : mine.stop], flat.data[run.start : run.stop])
+        line = LINE_BYTES // flat.dtype.itemsize
+        start, stop = part(flat.data.size // line, self.world.world_size, self.world.rank)  # in whole cache lines
+        for mine in _within(runs, start * line, stop * line):
+            optimizer.update(slab, mine, self._sum(flat, mine.start, mine.stop))
+        self.world.barrier()
 
-    def _my_chunk(self, flat: FlatParameters, start: int, stop: int) -> tuple[Run, Sum]:
-        """Return this rank's chunk of a run, in whole cache lines, and all ranks' gradients for it."""
-        found = self._chunks.get((flat, start, stop))
+    def _update_own(self, optimizer: Optimizer, slab: Slab, runs: list[Run]) -> None:
+        """Reduce-scatter, update this rank's chunk, allgather: every rank has its own parameters."""
+        flat = slab.flat
+        total = flat.grad.copy()  # what is not zeroed is added to
+        self.world.reduce_scatter(total)
+        start, stop = part(total.size, self.world.world_size, self.world.rank)
+        for mine in _within(runs, start, stop):
+            optimizer.update(slab, mine, total[mine.start : mine.stop])
+        self.world.allgather(flat.data[start:stop], flat.data)
+
+    def _sum(self, flat: FlatParameters, start: int, stop: int) -> Sum:
+        """Return all ranks' gradients there, to be summed."""
+        found = self._sums.get((flat, start, stop))
         if found is None:
-            line = LINE_BYTES // flat.dtype.itemsize
-            first, last = part((stop - start) // line, self.world.world_size, self.world.rank)
-            mine = Run(start + first * line, start + last * line, 0)
             grads = self._everyones[flat] or []
-            found = self._chunks[flat, start, stop] = mine, Sum([grad[mine.start : mine.stop] for grad in grads])
+            found = self._sums[flat, start, stop] = Sum([grad[start:stop] for grad in grads])
         return found
 
     def _share_state(self, slab: Slab) -> None:
@@ -167,3 +172,18 @@ class FusedExchange(GradientExchange):
                 shared[:] = values  # the same on all ranks
                 slab.state[name] = shared
         self.world.barrier()
+
+
+def _within(runs: list[Run], start: int, stop: int) -> list[Run]:
+    """Return what of the runs lies in a chunk. A chunk is one rank's for good: only that one has its state."""
+    parts = [run._replace(start=max(run.start, start), stop=min(run.stop, stop)) for run in runs]
+    return [run for run in parts if run.start < run.stop]
+
+
+def _require_own_arrays(parameters: list[Parameter]) -> None:
+    """Raise ValueError where an optimiser has laid these parameters beside others that are trained otherwise."""
+    mine = {id(parameter) for parameter in parameters}
+    flats = {id(parameter.place[0]): parameter.place[0] for parameter in parameters if parameter.place}
+    others = [p for flat in flats.values() for p in flat.parameters if p.requires_grad and id(p) not in mine]
+    if others:
+        raise ValueError(f'update="fused": the optimiser also has {len(others)} parameters of another model')

@@ -7,8 +7,9 @@ be installed. A world of threads (`run_ranks`) gives each thread its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
+from operator import index
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,7 +74,9 @@ class World(Carrier):
     def shared_empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array in shared memory where there is some; see `npdp.shared_empty`."""
         checked(np.empty(0, dtype), "sum")
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = tuple(shape) if isinstance(shape, (tuple, list)) else (index(shape),)
+        if any(extent < 0 for extent in shape):
+            raise ValueError(f"shared_empty: wanted a shape without negative extents, got {shape}")
         array = self.empty(prod(shape), dtype, one_for_all=False)
         return np.empty(shape, dtype) if array is None else array.reshape(shape)
 
@@ -145,10 +148,20 @@ def _transport() -> Transport:
         ) from error
 
 
-def run_ranks(world_size: int, program: Callable[..., T], *arguments: Any, algorithm: str = "auto") -> list[T]:
+def run_ranks(
+    world_size: int,
+    program: Callable[..., T],
+    *arguments: Any,
+    algorithm: str = "auto",
+    hosts: Sequence[int] | None = None,
+) -> list[T]:
     """Run `program(*arguments)` on every rank of a world of threads; return the results in rank order.
 
     Inside, `npdp.init()` is that thread's world. No launcher and no MPI are needed.
+
+    Args:
+        algorithm: what collectives use where they are not told; see `npdp.allreduce`.
+        hosts: each rank's host, a number, as if there were several, as (0, 0, 1, 1); all on one where None.
 
     Raises:
         Exception: the first that a rank raised; the other ranks are ended.
@@ -159,7 +172,7 @@ def run_ranks(world_size: int, program: Callable[..., T], *arguments: Any, algor
         set_shard(transport.rank, transport.world_size)
         return program(*arguments)
 
-    return run_threads(world_size, run)
+    return run_threads(world_size, run, hosts)
 
 
 def rank() -> int:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from npdp import environment
+
 NAMED = ("npdp", "numpy", "mpi4py", "torch", "sklearn")  # whose versions count, where this process has loaded them
 
 
@@ -21,7 +23,7 @@ def describe() -> dict[str, Any]:
     versions = {name: sys.modules[name].__version__ for name in NAMED if name in sys.modules}
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "processor": _first(cpu, "model name") or platform.processor() or "?",
+        "processor": environment.processor(),
         "cores": os.cpu_count(),
         "avx512": "avx512f" in _first(cpu, "flags"),
         "system": platform.platform(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 UNITS = {"G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "": 1}  # of bytes, as people write them
@@ -45,3 +46,9 @@ def size_text(nbytes: int) -> str:
     """Return a number of bytes in the largest unit of which it is a whole number: 64K, 1M, 1000."""
     unit = next(unit for unit, size in UNITS.items() if nbytes % size == 0)
     return f"{nbytes // UNITS[unit]}{unit}"
+
+
+def runs_text(chosen: Mapping[int, str]) -> str:
+    """Return what is chosen at which bytes, neighbours that are alike together: tree at 8 to 4K, ring at 8K."""
+    runs = [(name, [size_text(nbytes) for nbytes in run]) for name, run in groupby(chosen, chosen.__getitem__)]
+    return ", ".join(f"{name} at {sizes[0]}" + f" to {sizes[-1]}" * (len(sizes) > 1) for name, sizes in runs)

@@ -1,0 +1,90 @@
+"""`npdp calibrate`: the constants by which `auto` chooses, measured and shown."""
+
+from __future__ import annotations
+
+import time
+
+from npdp import __version__
+from npdp.bench.flags import CalibrateConfig
+from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.constants import as_json, key
+from npdp.collectives.cost import Hosts, Link, Machine, Rate, Way
+from npdp.parallel.calibrate import calibrate
+from npdp.parallel.world import World, init
+from npdp.report.console import Console
+from npdp.report.machine import keep
+from npdp.report.table import runs_text, size_text
+
+SIZES = tuple(1 << power for power in range(3, 27))
+
+
+def measure(config: CalibrateConfig, command: str) -> int:
+    """Measure the constants, or only show what there is; collective. Returns the exit code."""
+    world = init()
+    console = Console(world.rank == 0)
+    console.say(f"npdp {__version__}: what collectives cost, on {world.world_size} ranks, {_where(world)}")
+    if config.show:
+        console.say(f"  constants {world.constants.file or 'built in: nobody has measured yet'}")
+    else:
+        have_constants(anew=True)
+    machine = world.constants.machine
+    console.say(_table(machine, world.hosts))
+    for collective in SCHEDULES:
+        auto = {nbytes: world.chosen(collective, nbytes, "auto") for nbytes in SIZES}
+        console.say(f"{collective}: auto takes {runs_text(auto)}")
+    if world.rank == 0 and config.json is not None:
+        keep(config.json, command, key=key(world.transport, world.hosts), constants=as_json(machine))
+    return 0
+
+
+def have_constants(anew: bool) -> None:
+    """Measure the constants where that is wanted or there are none, and say so; collective."""
+    world = init()
+    console = Console(world.rank == 0)
+    if world.world_size == 1 or not (anew or world.constants.file is None):
+        return
+    start = time.perf_counter()
+    console.live("measuring what messages and memory cost ...")
+    found = calibrate(world)
+    where = f"kept in {found.file}" if found.file else "not kept: no file can be written"
+    console.say(f"constants for auto measured in {time.perf_counter() - start:.1f} s, {where}")
+
+
+def _where(world: World) -> str:
+    hosts = len(set(world.hosts))
+    return f"{world.transport.name}, {hosts} host{'s' * (hosts > 1)}"
+
+
+def _table(machine: Machine, hosts: Hosts) -> str:
+    """Return for people the constants that this world uses."""
+    several, shared = len(set(hosts)) > 1, len(set(hosts)) < len(hosts)
+    return "\n".join(
+        [
+            *(_link("messages inside a host", machine.inside) if shared else ()),
+            *(_link("messages between hosts", machine.across) if several else ()),
+            _line("a collective over messages", machine.call_s),
+            _line("an addition", machine.add_s, "gamma", machine.gamma),
+            _line("shared memory", machine.kernel.first_s, "direct", machine.kernel.direct),
+            _line("  a further post", machine.kernel.post_s, "staged", machine.kernel.staged),
+        ]
+    )
+
+
+def _link(name: str, link: Link) -> list[str]:
+    return [
+        _way(name, link.one_way),
+        _way("  one each way at once", link.both_ways),
+        _line("  each further one", link.further_s),
+    ]
+
+
+def _way(name: str, way: Way) -> str:
+    return _line(name, way.alpha_s, "beta", way.beta)
+
+
+def _line(name: str, seconds: float, symbol: str = "", rate: Rate | None = None) -> str:
+    text = f"  {name:<27}{seconds * 1e6:8.2f} us"
+    if rate is not None:
+        pairs = [f"{each * 1e9:.3f} at {size_text(nbytes)}" for nbytes, each in zip(rate.nbytes, rate.seconds)]
+        text += f"   {symbol} ns/byte: {', '.join(pairs)}"
+    return text

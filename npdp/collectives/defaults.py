@@ -1,0 +1,71 @@
+"""Constants for where nobody has measured: those of 2 cores of an Intel Xeon, 2 MB of cache each, with Open MPI 5.
+
+Rounded medians of five runs of `npdp calibrate` (docs/cost.md); between hosts on an emulated link of 1 Gbit/s
+(benchmarks/hosts.py). They are right about what matters first: that shared memory is quickest, that messages are dear
+where ranks outnumber cores, and a network dearer still. By how much is each machine's own affair.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way
+
+
+class _Latencies(NamedTuple):
+    """In microseconds."""
+
+    one_way: float
+    both_ways: float
+    further: float
+    first_post: float
+    post: float
+
+
+_OWN_CORE = _Latencies(2.4, 3.7, 1.3, 1.5, 0.4)
+_SHARED_CORE = _Latencies(30.0, 45.0, 8.0, 13.0, 5.0)  # ranks outnumber cores
+_THREADS = _Latencies(30.0, 40.0, 3.0, 25.0, 5.0)  # Python's lock goes from one to another
+_NETWORK = _Latencies(7.0, 10.5, 5.0, 0.0, 0.0)
+
+
+def _ns(**rates: float) -> Rate:
+    """Return a rate from nanoseconds a byte; `k64` stands for 64 KB."""
+    return Rate(tuple(int(size[1:]) << 10 for size in rates), tuple(each * 1e-9 for each in rates.values()))
+
+
+_ONE_WAY = _ns(k4=0.23, k16=0.20, k64=0.16, k256=0.094, k1024=0.099, k4096=0.099)
+_BOTH_WAYS = _ns(k4=0.28, k16=0.19, k64=0.12, k256=0.10, k1024=0.12, k4096=0.10)
+_WIRE = _ns(k1=8.4)
+_GAMMA = _ns(k16=0.088, k64=0.18, k256=0.12, k1024=0.10, k4096=0.04)
+_DIRECT = _ns(k16=0.0056, k64=0.0068, k256=0.0080, k1024=0.0085, k4096=0.018, k16384=0.018)
+_STAGED = _ns(k4=0.087, k16=0.076, k64=0.030, k256=0.029, k1024=0.026, k4096=0.031, k16384=0.032)
+_CALL_S, _ADD_S = 2.1e-6, 1.2e-6
+
+
+def built_in(transport: str, ranks_of_a_host: int) -> Machine:
+    """Return the constants of a world.
+
+    Args:
+        transport: its name.
+        ranks_of_a_host: of the host that has most.
+    """
+    cores = os.cpu_count() or 1
+    near = _THREADS if transport.startswith("threads") else _SHARED_CORE if ranks_of_a_host > cores else _OWN_CORE
+    return Machine(
+        inside=_link(near, _ONE_WAY, _BOTH_WAYS),
+        across=_link(_NETWORK, _WIRE, _WIRE),
+        call_s=_CALL_S,
+        add_s=_ADD_S,
+        gamma=_GAMMA,
+        kernel=Kernel(near.first_post * 1e-6, near.post * 1e-6, _DIRECT, _STAGED),
+        cores=cores,
+    )
+
+
+def _link(latencies: _Latencies, one_way: Rate, both_ways: Rate) -> Link:
+    return Link(
+        Way(latencies.one_way * 1e-6, one_way),
+        Way(latencies.both_ways * 1e-6, both_ways),
+        latencies.further * 1e-6,
+    )

@@ -1,0 +1,347 @@
+"""The hierarchical all-reduce: schedules that are proven, and worlds of threads on several hosts, even and uneven.
+
+Sizes at which it changes its way are small here, so that buffers of some thousand elements are gathered, cross in one
+piece, and in several, and pieces in several segments. On emulated hosts, over MPI: test_hosts.py.
+"""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memories import MEMORIES, Arrays, do_in
+from worlds import DTYPES, do, record, run, segments_of
+
+import npdp
+from npdp import kernels
+from npdp.collectives import across_hosts, hierarchical, ring, tree
+from npdp.collectives.across_hosts import AcrossHosts, algorithm_across, gathers, number_of_pieces
+from npdp.collectives.choose import HIERARCHICAL, algorithms_of
+from npdp.collectives.halving_doubling import allreduce as halving_doubling
+from npdp.collectives.schedule import add, put
+from npdp.collectives.verify import prove
+from npdp.comm.errors import CommunicationError
+from npdp.comm.threads import run_threads
+from npdp.parallel.checks import OPS
+from npdp.parallel.world import init
+
+PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if not (op == "mean" and dtype.startswith("int"))]
+SHAPES = [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1, 1), (0, 1, 1, 1), (0, 1, 2), (2, 2, 0, 0, 1, 1), (0, 1, 2, 3, 3)]
+GATHERED, MORE, RING, PIECE, SEGMENT = 256, 64, 512, 1024, 128
+LONGEST = 4 * PIECE // 4 * 3 + 7  # float32 on 4 hosts: some pieces; of 8 bytes, twice as many
+needs_c = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_sizes():
+    with pytest.MonkeyPatch.context() as patch, segments_of(SEGMENT):
+        across_hosts._steps_by_messages.cache_clear()
+        for name, nbytes in (("GATHERED_UP_TO", GATHERED), ("MORE", MORE), ("RING_FROM", RING), ("PIECE", PIECE)):
+            patch.setattr(across_hosts, f"{name}_BYTES", nbytes)
+        yield
+    across_hosts._steps_by_messages.cache_clear()
+
+
+@pytest.fixture(params=[pytest.param("c", marks=needs_c), "numpy"])
+def way(request, monkeypatch):
+    """In memory, and by messages, as where there are no C kernels."""
+    if request.param == "numpy":
+        monkeypatch.setattr("npdp.parallel.world.World.host", None)
+    return request.param
+
+
+# As data
+def parts(total, most=None):
+    """Yield the ways to write a number as a sum, the largest first: the shapes that hosts may have."""
+    if total == 0:
+        yield ()
+    for first in range(min(total, most or total), 0, -1):
+        for rest in parts(total - first, first):
+            yield (first, *rest)
+
+
+def one_after_the_other(shape):
+    return tuple(host for host, ranks in enumerate(shape) for _ in range(ranks))
+
+
+@pytest.mark.parametrize("world_size", range(1, 17))
+def test_it_is_proven_for_every_shape_of_hosts_up_to_16_ranks(world_size):
+    for shape in parts(world_size):
+        hosts = one_after_the_other(shape)
+        prove(list(hierarchical.allreduce(hosts)), "allreduce", world_size)
+        for across in (tree.allreduce, halving_doubling):
+            prove(list(hierarchical.by_leaders(hosts, across)), "allreduce", world_size)
+            if hierarchical.even(hosts):
+                prove(list(hierarchical.by_slices(hosts, across)), "allreduce", world_size)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=16))
+def test_it_is_proven_however_ranks_lie_on_hosts(hosts):
+    prove(list(hierarchical.allreduce(hosts)), "allreduce", len(hosts))
+
+
+def crossing(steps, hosts):
+    """Return how many chunks leave each host."""
+    sent = dict.fromkeys(hosts, 0)
+    for move in (move for step in steps for move in step):
+        if hosts[move.source] != hosts[move.target]:
+            sent[hosts[move.source]] += move.stop - move.start
+    return sent
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(2, 1), (2, 2), (2, 8), (3, 4), (4, 4), (5, 3), (8, 2)])
+def test_each_host_sends_what_one_rank_would_in_its_place(count, ranks):
+    """Of H L chunks 2 (H - 1) / H, which no way can do with less; a ring that does not know of hosts sends more."""
+    hosts = one_after_the_other([ranks] * count)
+    least = 2 * (count - 1) * ranks
+    assert set(crossing(hierarchical.allreduce(hosts), hosts).values()) == {least}
+    assert set(crossing(hierarchical.by_leaders(hosts, ring.allreduce), hosts).values()) == {least}
+    if ranks > 1:
+        assert crossing(ring.allreduce(len(hosts)), hosts)[0] > least
+
+
+def test_it_is_the_one_of_its_picture():
+    steps = list(hierarchical.allreduce((0, 0, 1, 1)))
+    inside, across = [{(0, 1), (1, 0), (2, 3), (3, 2)}], [{(0, 2), (2, 0), (1, 3), (3, 1)}] * 2
+    assert [{(move.source, move.target) for move in step} for step in steps] == inside + across + inside
+    assert add(0, 1, 2, 4) in steps[0] and add(0, 2, 1) in steps[1] and put(0, 1, 0, 2) in steps[3]
+
+
+def test_uneven_hosts_have_leaders():
+    steps = list(hierarchical.allreduce((0, 0, 0, 1)))
+    inside = [[{0, 2}], [{0, 1}]]  # a tree, there and back
+    assert [[{*move[:2]} for move in step] for step in steps] == [*inside[::-1], [{0, 3}] * 2, [{0, 3}] * 2, *inside]
+    assert crossing(steps, (0, 0, 0, 1)) == {0: 4, 1: 4}
+
+
+def test_one_host_is_a_ring_and_one_rank_has_nothing_to_do():
+    assert list(hierarchical.allreduce((7,) * 5)) == list(ring.allreduce(5))
+    assert [step for step in hierarchical.allreduce((0,)) if step] == []
+
+
+# What goes which way
+def test_a_small_buffer_is_gathered_where_that_sends_little_more_than_a_ring():
+    most = {hosts: max(n for n in range(GATHERED + 2) if gathers(n, hosts)) for hosts in (1, 2, 3, 4, 8)}
+    assert most == {1: GATHERED, 2: GATHERED, 3: 97, 4: 43, 8: 12}  # 2/3, 3/2 and 21/4 of it more than a ring
+
+
+def test_pieces_and_the_way_across_depend_on_bytes_and_hosts():
+    assert [number_of_pieces(n, 2, 4) for n in (1, 2 * PIECE, 2 * PIECE + 1, 10 * PIECE)] == [1, 1, 2, 5]
+    assert number_of_pieces(10 * PIECE, 4, 8) == 3 and number_of_pieces(10 * PIECE, 4, 4) == 1
+    assert algorithm_across(8, 3) == algorithm_across(RING, 8) == "ring"
+    assert algorithm_across(RING - 1, 4) == "halving_doubling"
+
+
+# Carried out
+def edges(hosts, itemsize):
+    """Return counts around which something changes."""
+    world_size, number = len(hosts), len(set(hosts))
+    counts = {0, 1, world_size - 1, world_size, world_size + 1, LONGEST}
+    ways = (GATHERED, 97, 43, world_size * SEGMENT, RING * world_size // number, PIECE * number, 2 * PIECE * number)
+    return sorted(counts | {nbytes // itemsize + off for nbytes in ways for off in (-1, 0, 1)})
+
+
+def wrong(hosts, calls, late=None):
+    """Carry out `calls`, one after the other, in one world on these hosts; return what went wrong."""
+
+    def program():
+        if npdp.rank() == late:
+            record(delay_s=0.0003)
+        return [do("allreduce", *call) for call in calls]
+
+    return [text for texts in run(len(hosts), program, hosts=hosts) for text in texts if text]
+
+
+@pytest.mark.parametrize("hosts", SHAPES, ids=str)
+def test_every_dtype_op_and_edge_gives_what_numpy_gives(hosts, way):
+    counts = edges(hosts, 8)
+    calls = [
+        (HIERARCHICAL, dtype, op, count, 0, salt)
+        for salt, (dtype, op) in enumerate(PAIRS)
+        for count in (counts if op == "sum" else counts[salt % 3 :: 3])
+    ]
+    assert wrong(hosts, calls) == []
+
+
+@needs_c
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 0, 0, 1, 1)], ids=str)
+def test_arrays_in_shared_memory_and_elsewhere(hosts, memory):
+    def program():
+        arrays = Arrays(LONGEST, DTYPES)
+        return [
+            do_in(arrays, memory, "allreduce", HIERARCHICAL, dtype, op, count, salt=salt)
+            for salt, (dtype, op) in enumerate(PAIRS[::2])
+            for count in edges(hosts, np.dtype(dtype).itemsize)
+        ]
+
+    assert [text for texts in run(len(hosts), program, hosts=hosts) for text in texts if text] == []
+
+
+shapes_of_hosts = st.lists(st.integers(0, 3), min_size=1, max_size=7).map(tuple)
+calls = st.builds(
+    lambda algorithm, dtype_op, count, salt: (algorithm, *dtype_op, count, 0, salt),
+    st.sampled_from([HIERARCHICAL, HIERARCHICAL, "auto", "ring", "tree"]),
+    st.sampled_from(PAIRS),
+    st.integers(0, 3 * PIECE),
+    st.integers(0, 10),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes_of_hosts, st.lists(calls, min_size=1, max_size=6), st.none() | st.integers(0, 6))
+def test_any_sequence_on_any_hosts_and_whoever_is_late(hosts, sequence, late):
+    assert wrong(hosts, sequence, late) == []
+
+
+@needs_c
+@pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 1, 1, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize("count", [20, 3000])
+def test_all_ranks_get_the_same_bits_each_time(hosts, count):
+    """Of +0 and -0, the minimum is the one that came last: leaders that added in another order would differ."""
+    inputs = [np.random.default_rng(rank).standard_normal(count).astype(np.float32) for rank in range(len(hosts))]
+
+    def program():
+        total, zeros = inputs[npdp.rank()].copy(), np.full(count, -0.0 if init().hosts[npdp.rank()] % 2 else 0.0)
+        npdp.allreduce(total, algorithm=HIERARCHICAL)
+        npdp.allreduce(zeros, "min", HIERARCHICAL)
+        return total.tobytes() + zeros.tobytes()
+
+    first, second = run(len(hosts), program, hosts=hosts), run(len(hosts), program, hosts=hosts)
+    assert len({*first, *second}) == 1
+
+
+@needs_c
+def test_a_host_sends_little_and_small_buffers_go_by_leaders_alone():
+    def program(count):
+        array = np.zeros(count, np.float32)
+        npdp.allreduce(array, algorithm=HIERARCHICAL)  # who is where has been asked once it returns
+        recorder = record()
+        npdp.allreduce(array, algorithm=HIERARCHICAL)
+        return recorder.sent
+
+    assert run(4, program, 10, hosts=(0, 0, 1, 1)) == [[(2, 40)], [], [(0, 40)], []]
+    sent = run(4, program, 2000, hosts=(0, 0, 1, 1))  # 8000 bytes: a link carries as many, each way
+    assert [sum(nbytes for _, nbytes in mine) for mine in sent] == [4000] * 4
+    assert [{peer for peer, _ in mine} for mine in sent] == [{2}, {3}, {0}, {1}]
+
+
+@needs_c
+def test_pieces_change_hands_inside_while_another_crosses():
+    """A piece is in before it crosses; the next is in, and the last one out, before it has crossed."""
+    happened = []
+
+    class Host:
+        def collective(self, kind, buffer, op="sum", root=0):
+            happened.append((kind, len(buffer)))
+
+    class Transport:
+        def send(self, buffer, peer):
+            happened.append(("send", peer))
+
+        def receive(self, buffer, peer):
+            buffer[:] = 0
+
+        def wait(self, handle):
+            pass
+
+    count = 5 * PIECE // 4  # three pieces of 427, 427, 426
+    AcrossHosts((0, 0, 1, 1), 3, Host()).allreduce(np.zeros(count, np.float32), "sum", Transport())
+    sends = [at for at, (what, _) in enumerate(happened) if what == "send"]
+    inside = [(kind, length, at) for at, (kind, length) in enumerate(happened) if kind != "send"]
+    order = [(kind, length) for kind, length, _ in inside]
+    assert order == [("reduce_scatter", 427), ("reduce_scatter", 427), ("allgather", 427), ("reduce_scatter", 426),
+                     ("allgather", 427), ("allgather", 426)]  # fmt: skip
+    assert all(sends[0] < at < sends[-1] for _, _, at in inside[1:5])
+    assert inside[0][2] < sends[0] and sends[-1] < inside[5][2]
+
+
+# In a world
+@needs_c
+def test_auto_takes_it_where_hosts_have_several_ranks():
+    def program():
+        world = init()
+        return [world.chosen("allreduce", nbytes) for nbytes in (8, 200)], world.hosts, world.host.ranks
+
+    chosen, hosts, ranks = zip(*run(4, program, hosts=(5, 5, 3, 3)))
+    assert set(hosts) == {(0, 0, 1, 1)} and ranks == ([0, 1], [0, 1], [2, 3], [2, 3])
+    assert all(names == [HIERARCHICAL] * 2 for names in chosen)
+
+
+def test_it_is_for_allreduce_alone_and_other_collectives_go_on_as_they_did():
+    assert HIERARCHICAL in algorithms_of("allreduce")
+    for collective in ("reduce_scatter", "allgather", "broadcast"):
+        assert HIERARCHICAL not in algorithms_of(collective)
+
+    def program():
+        npdp.init(HIERARCHICAL)
+        chunk = npdp.reduce_scatter(np.arange(4.0))
+        out = np.empty(4)
+        npdp.allgather(chunk, out)
+        npdp.broadcast(out, 1)
+        npdp.allreduce(out)
+        return out.tolist()
+
+    assert run(4, program, hosts=(0, 0, 1, 1)) == [[0.0, 16.0, 32.0, 48.0]] * 4
+
+
+@needs_c
+def test_on_one_host_it_is_shared_memory():
+    assert run(3, lambda: init().chosen("allreduce", 8, HIERARCHICAL)) == ["shared_memory"] * 3
+    assert run(1, lambda: npdp.allreduce(np.ones(3), algorithm=HIERARCHICAL)) == [None]
+
+
+def test_where_hosts_share_no_memory_it_goes_by_messages(monkeypatch):
+    monkeypatch.setattr("npdp.parallel.world.World.host", None)
+
+    def program():
+        assert init().hosts == (0, 0, 1, 1)
+        recorder = record()
+        npdp.allreduce(np.zeros(10 * PIECE, np.float32), algorithm=HIERARCHICAL)
+        return {peer for peer, _ in recorder.sent}
+
+    assert run(4, program, hosts=(0, 0, 1, 1)) == [{1, 2}, {0, 3}, {3, 0}, {2, 1}]
+
+
+def test_hosts_that_do_not_fit_the_ranks_are_refused():
+    for hosts in [(0,), (0, 1, 2), (0, -1)]:
+        with pytest.raises(ValueError, match="2 ranks need as many hosts, numbers from 0 on"):
+            run_threads(2, lambda transport: None, hosts)
+
+
+# What goes wrong
+@pytest.mark.parametrize("count", [10, 3000])
+def test_ranks_of_two_hosts_that_do_not_call_the_same_are_told_so(count, way):
+    def program():
+        npdp.allreduce(np.ones(count + npdp.rank() // 2), algorithm=HIERARCHICAL)
+
+    with pytest.raises(CommunicationError, match="do not call the same collective"):
+        run(4, program, hosts=(0, 0, 1, 1))
+
+
+@pytest.mark.parametrize("count", [10, 3000])
+@pytest.mark.parametrize("gone", range(4))
+def test_a_rank_that_has_left_is_missed_by_name(gone, count, way):
+    def program():
+        if npdp.rank() != gone:
+            npdp.allreduce(np.ones(count), algorithm=HIERARCHICAL)
+
+    def together():
+        npdp.barrier()
+        program()
+
+    with pytest.raises(CommunicationError, match=f"waits for rank {gone}, which has left"):
+        run(4, together, hosts=(0, 0, 1, 1))
+
+
+def test_an_exception_on_one_host_ends_the_others_in_the_middle(way):
+    def program():
+        npdp.barrier()
+        if npdp.rank() == 3:
+            time.sleep(0.05)
+            raise KeyError("rank 3's own")
+        npdp.allreduce(np.ones(3000), algorithm=HIERARCHICAL)
+
+    with pytest.raises(KeyError, match="rank 3's own"):
+        run(4, program, hosts=(0, 0, 1, 1))

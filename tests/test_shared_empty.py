@@ -1,0 +1,333 @@
+"""Memory that ranks share: what `shared_empty` gives, takes back, refuses, and does without, over threads."""
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import DTYPES, run, values
+
+import npdp
+from npdp import kernels
+from npdp.comm import shared_memory as memory
+from npdp.comm.shared_memory import SharedMemory
+from npdp.parallel.world import init
+
+pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+
+
+def address(array):
+    """Return where an array lies in this rank's mapping: the same on all ranks, where it is one for all."""
+    return array.ctypes.data - init().host._address
+
+
+def open_memories():
+    """Return the open files of this process that are memory of npdp, and how many mappings there are of such."""
+    gc.collect()
+    files = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink() and "memfd:npdp" in os.readlink(fd)]
+    return files, Path("/proc/self/maps").read_text().count("memfd:npdp")
+
+
+def reserved_bytes():
+    """Return how much of this rank's memory the system has really given."""
+    return os.fstat(init().host._memory._fd).st_blocks * 512
+
+
+# What it gives
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [0, 1, 7, (), (3, 4), (2, 0, 5), [2, 3], (np.int32(2), 3), 1_000_003], ids=str)
+def test_it_is_an_array_of_the_shape_and_dtype_asked_for(shape, dtype, world_size):
+    def program():
+        array = npdp.shared_empty(shape, dtype)
+        plain = np.empty(shape, dtype)
+        assert (array.shape, array.dtype) == (plain.shape, plain.dtype)
+        assert array.flags.c_contiguous and array.flags.writeable and array.flags.aligned
+        assert array.size == 0 or world_size == 1 or array.ctypes.data % 64 == 0
+        array[...] = npdp.rank() + 1
+        npdp.allreduce(array)
+        return bool((array == world_size * (world_size + 1) // 2).all())
+
+    assert run(world_size, program) == [True] * world_size
+
+
+def test_a_count_may_be_numpys_whole_number_as_it_may_for_numpy():
+    assert run(2, lambda: npdp.shared_empty(np.int64(5)).shape) == [(5,), (5,)]
+
+
+@pytest.mark.parametrize("shape", [-1, (3, -2), (-1, -1)], ids=str)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_negative_extent_is_refused(shape, world_size):
+    with pytest.raises(ValueError, match="negative"):
+        run(world_size, lambda: npdp.shared_empty(shape))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bool", "complex128", ">f4", "U3"])
+def test_a_dtype_that_collectives_do_not_take_is_refused(dtype):
+    with pytest.raises(TypeError, match="float32, float64, int32 or int64"):
+        run(2, lambda: npdp.shared_empty(3, dtype))
+
+
+def test_each_rank_has_an_array_of_its_own_that_the_others_can_see():
+    def program():
+        array = npdp.shared_empty(1000, np.int64)
+        array[:] = values(npdp.rank(), 1000, np.int64)
+        npdp.barrier()
+        theirs = init().everyones(array[10:30])
+        same = [np.array_equal(other, values(rank, 1000, np.int64)[10:30]) for rank, other in enumerate(theirs)]
+        npdp.barrier()
+        return same, init().everyones(np.empty(3)), address(array)
+
+    for rank, (same, of_ordinary, at) in enumerate(run(3, program)):
+        assert same == [True] * 3 and of_ordinary is None and at > 0, rank
+
+
+def test_what_is_one_for_all_is_seen_by_all():
+    def program():
+        array = init().shared_once(50, np.dtype(np.float64))
+        if npdp.rank() == 1:
+            array[:] = np.arange(50)
+        npdp.barrier()
+        return array.tolist(), address(array)
+
+    outcomes = run(3, program)
+    assert all(outcome == outcomes[0] for outcome in outcomes) and outcomes[0][0] == list(range(50))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 5000), st.booleans(), st.integers(0, 9)), max_size=12))
+def test_arrays_that_live_at_the_same_time_never_share_a_byte(world_size, plan):
+    """Each step makes an array, and may drop one; at the end every value is still there."""
+
+    def program():
+        living = []
+        for number, (count, drop, which) in enumerate(plan):
+            if drop and living:
+                living.pop(which % len(living))
+            living.append((number, npdp.shared_empty(count, np.int64)))
+            living[-1][1][:] = 1000 * number + npdp.rank()
+        npdp.barrier()
+        return [number for number, array in living if (array != 1000 * number + npdp.rank()).any()]
+
+    assert run(world_size, program) == [[]] * world_size
+
+
+def test_a_thousand_living_arrays_and_some():
+    """What each rank has released is said in one all-reduce, which is no small one any more then."""
+
+    def program():
+        living = [npdp.shared_empty(3, np.int32) for _ in range(1100)]
+        for number, array in enumerate(living):
+            array[:] = number + npdp.rank()
+        npdp.allreduce(living[600])
+        return all((array == (1201 if n == 600 else n + npdp.rank())).all() for n, array in enumerate(living))
+
+    assert run(2, program) == [True, True]
+
+
+def test_an_array_outlives_the_world_that_gave_it():
+    def program():
+        array = npdp.shared_empty(5, np.int64)
+        array[:] = np.arange(5) + 10 * npdp.rank()
+        return array
+
+    arrays = run(2, program)
+    gc.collect()
+    assert [array.tolist() for array in arrays] == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]
+
+
+# What it takes back
+def test_memory_is_used_again_once_all_ranks_have_dropped_it():
+    def program():
+        places = set()
+        for turn in range(1000):
+            array = npdp.shared_empty(100_000 + turn % 5, np.float32)
+            array[-1] = turn
+            places.add(address(array))
+            del array
+        return len(places), reserved_bytes()
+
+    for places, nbytes in run(2, program):
+        assert places <= 2 and nbytes < 8 << 20
+
+
+def test_a_view_keeps_the_memory_and_one_rank_that_keeps_it_keeps_it_for_all():
+    def program():
+        view = npdp.shared_empty((10, 10), np.int64)[3:5].T
+        view[...] = 7 + npdp.rank()
+        others = [npdp.shared_empty((10, 10), np.int64) for _ in range(3)]
+        for other in others:
+            other[...] = -1
+        kept = bool((view == 7 + npdp.rank()).all())
+        before = address(view)
+        if npdp.rank() == 1:
+            del view
+        del others, other
+        places = {address(npdp.shared_empty((10, 10), np.int64)) for _ in range(3)}
+        return kept, min(abs(place - before) for place in places) >= 800
+
+    assert run(3, program) == [(True, True)] * 3
+
+
+def test_neighbours_that_are_free_make_room_for_something_larger():
+    def program():
+        parts = [npdp.shared_empty(4096, np.int64) for _ in range(5)]
+        at = [address(array) for array in parts]
+        for number in (3, 1, 2):
+            parts[number] = None
+        return at[1], address(npdp.shared_empty(3 * 4096, np.int64)), at[4]
+
+    first, again, last = run(2, program)[0]
+    assert first == again < last
+
+
+def test_worlds_leave_no_memory_behind():
+    before = open_memories()
+    for _ in range(10):
+        run(3, lambda: npdp.shared_empty(1000).fill(1))
+    assert open_memories() == before
+
+
+def test_what_is_reserved_stays_reserved_though_it_takes_the_place_of_something_given_back(monkeypatch):
+    """Else a page is missing when memory has run out, and the first to touch it is killed (SIGBUS)."""
+    give_back = SharedMemory.give_back
+
+    def slowly(self, *place):
+        time.sleep(0.05)
+        give_back(self, *place)
+
+    monkeypatch.setattr(SharedMemory, "give_back", slowly)
+
+    def program():
+        found = []
+        for _ in range(2):
+            array = npdp.shared_empty(1 << 18)
+            npdp.barrier()
+            found.append(reserved_bytes())
+            npdp.barrier()
+            del array
+        return found
+
+    for first, second in run(3, program):
+        assert second == first >= 3 << 20
+
+
+# What it refuses, and what it does without
+def test_ranks_that_ask_for_different_sizes_are_all_told_so_and_may_go_on():
+    def program():
+        before = npdp.shared_empty(10)
+        try:
+            npdp.shared_empty(10 + 5 * (npdp.rank() == 1))
+        except ValueError as error:
+            text = str(error)
+        after = npdp.shared_empty(10)
+        after[:] = before[:] = 1
+        npdp.allreduce(after)
+        return text, after.tolist()
+
+    for rank, (text, after) in enumerate(run(3, program)):
+        asked = 60 if rank == 1 else 40
+        assert text == f"rank {rank} asks for {asked} bytes of shared memory, others of its host for 40 to 60"
+        assert after == [3.0] * 10
+
+
+def test_an_array_is_an_ordinary_one_on_all_ranks_where_one_cannot_reserve_it(monkeypatch):
+    reserve, short = SharedMemory.reserve, [True]
+
+    def reserve_little(self, start, nbytes):
+        if short[0] and threading.current_thread().name == "rank 1" and nbytes > 1 << 20:
+            return False
+        return reserve(self, start, nbytes)
+
+    monkeypatch.setattr(SharedMemory, "reserve", reserve_little)
+
+    def program():
+        world = init()
+        small = npdp.shared_empty(1000)  # there is room for this
+        npdp.barrier()
+        before = reserved_bytes()
+        large = npdp.shared_empty(1 << 20)
+        large[:] = npdp.rank()
+        npdp.allreduce(large)
+        npdp.barrier()
+        short[0] = False
+        npdp.barrier()
+        again = npdp.shared_empty(1 << 20)
+        shared = [world.everyones(array) is not None for array in (small, large, again)]
+        npdp.barrier()
+        return shared, bool((large == 3).all()), world.shares_memory, (reserved_bytes() - before) >> 20
+
+    assert run(3, program) == [([True, False, True], True, True, 12)] * 3
+
+
+def test_more_than_the_host_has_is_an_ordinary_array():
+    def program():
+        count = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        return init().shared_once(count, np.dtype(np.float32)) is None, npdp.shared_empty(10).size
+
+    assert run(2, program) == [(True, 10)] * 2
+
+
+def test_other_memory_than_the_ticket_names_is_not_taken_for_it():
+    """Another container's process may have the same number, and a file open under it."""
+    before = open_memories()
+    ticket = memory.make(4096)[1]
+    assert memory.find(ticket, 4096) is None  # that memory is gone
+    found, ticket = memory.make(4096)
+    other, other_ticket = memory.make(4096)
+    assert memory.find(ticket, 4096).memory[:8192] == found.memory[:8192]
+    assert memory.find(ticket._replace(fd=other_ticket.fd), 4096) is None
+    assert memory.find(ticket._replace(pid=2**22 + 1), 4096) is None
+    assert memory.find(ticket._replace(nbytes=ticket.nbytes + 4096), 4096) is None
+    del found, other
+    assert open_memories() == before
+
+
+def test_where_address_space_is_short_the_mapping_is_smaller(monkeypatch):
+    whole, asked = memory.mmap.mmap, []
+
+    def limited(fd, nbytes):
+        asked.append(nbytes)
+        if nbytes > 1 << 30:
+            raise OSError("Cannot allocate memory")
+        return whole(fd, nbytes)
+
+    monkeypatch.setattr(memory.mmap, "mmap", limited)
+    before = open_memories()
+    assert run(2, lambda: init().shares_memory) == [True, True]
+    assert max(asked) > 1 << 30 >= min(asked)
+    assert open_memories() == before
+
+
+def test_no_file_stays_open_where_none_can_be_made_large_enough(monkeypatch):
+    """As under `ulimit -f`."""
+
+    def too_large(*_):
+        raise OSError("File too large")
+
+    monkeypatch.setattr(memory.os, "ftruncate", too_large)
+    before = open_memories()
+    assert run(2, lambda: init().shares_memory) == [False, False]
+    assert open_memories() == before
+
+
+def test_ranks_of_each_host_share_memory_where_there_are_several_hosts():
+    def program():
+        world = init()
+        array = npdp.shared_empty(5000)
+        array[:] = npdp.rank() + np.arange(5000)
+        npdp.barrier()
+        theirs = [int(other[1]) for other in world.host.everyones(array)]
+        npdp.barrier()
+        npdp.allreduce(array)
+        return world.host.ranks, theirs, bool((array == 10 + 5 * np.arange(5000)).all()), world.shares_memory
+
+    assert run(5, program, hosts=(7, 7, 0, 0, 3)) == [
+        ([0, 1], [1, 2], True, False), ([0, 1], [1, 2], True, False),
+        ([2, 3], [3, 4], True, False), ([2, 3], [3, 4], True, False), ([4], [5], True, False),
+    ]  # fmt: skip
