@@ -304,13 +304,14 @@ def test_where_address_space_is_short_the_mapping_is_smaller(monkeypatch):
     assert open_memories() == before
 
 
-def test_no_file_stays_open_where_none_can_be_made_large_enough(monkeypatch):
-    """As under `ulimit -f`."""
+@pytest.mark.parametrize("call", ["memfd_create", "ftruncate", "posix_fallocate"])
+def test_ranks_do_without_where_the_system_refuses_and_no_file_stays_open(call, monkeypatch):
+    """As in a container that forbids a call, or under `ulimit -f` or `ulimit -n`."""
 
-    def too_large(*_):
-        raise OSError("File too large")
+    def refuse(*_):
+        raise OSError("Operation not permitted")
 
-    monkeypatch.setattr(memory.os, "ftruncate", too_large)
+    monkeypatch.setattr(memory.os, call, refuse)
     before = open_memories()
     assert run(2, lambda: init().shares_memory) == [False, False]
     assert open_memories() == before

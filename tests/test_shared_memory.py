@@ -244,6 +244,27 @@ def test_so_they_are_where_auto_chooses_for_each(odd):
     assert "nothing" not in told("allreduce of 40 float64 (sum)", odd, "auto")
 
 
+MIXED = """
+import numpy as np
+import npdp
+
+def program():
+    npdp.barrier()
+    try:
+        npdp.allreduce(np.ones(40), algorithm=("ring", "shared_memory")[npdp.rank()])
+    except Exception as error:
+        return type(error).__name__
+
+print(npdp.run_ranks(2, program))
+"""
+
+
+def test_a_rank_that_waits_for_messages_and_one_that_waits_in_shared_memory_are_told_so():
+    """So it is, too, where counts differ and `auto`, by what was measured, takes messages for one and not the other."""
+    code, stdout, stderr = python("-c", MIXED, timeout=5)  # ended from outside where they wait for ever
+    assert (code, stdout) == (0, "['CommunicationError', 'CommunicationError']\n"), stderr
+
+
 def test_a_rank_that_leaves_while_others_wait_for_it_is_named():
     def program():
         npdp.barrier()

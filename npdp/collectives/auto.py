@@ -67,25 +67,24 @@ def price(
 
 def _hierarchical(nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bool, staged: bool) -> float:
     """As across_hosts.py does it: gathered by leaders, or in pieces, of which one crosses while others are added."""
-    small = nbytes * (len(set(hosts)) - 1) <= across_hosts.GATHERED_UP_TO_BYTES
+    small = across_hosts.gathers(nbytes, len(set(hosts)))
     if not shares_memory:
         return price_of_steps(_by_messages(hosts, small), nbytes / len(hosts), machine)
     ranks = max(hosts.count(host) for host in set(hosts))
 
-    def inside(collective: str, size: float) -> float:
-        return price_of_kernel(collective, round(size), ranks, staged, machine)
+    def inside(collective: str, size: float, staged: bool = staged) -> float:
+        return price_of_kernel(collective, round(size), ranks, staged, machine) if ranks > 1 else 0.0
 
     leaders = tuple(range(len(set(hosts))))
     if small:
         gather = price_of_steps(_shapes("allgather", "naive", leaders), nbytes, machine)
-        add_s = machine.add_s + nbytes * len(leaders) * machine.gamma.at(nbytes)
-        return inside("allreduce", nbytes) + gather + add_s + inside("broadcast", nbytes)
+        add_s = (len(leaders) - 1) * (machine.add_s + nbytes * machine.gamma.at(nbytes))
+        return inside("allreduce", nbytes, staged=True) + gather + add_s + inside("broadcast", nbytes, staged=True)
     even = hierarchical.even(hosts)
-    pieces = -(-nbytes // (across_hosts.PIECE_BYTES * len(leaders)))
+    pieces = across_hosts.number_of_pieces(nbytes, len(leaders), len(hosts))
     size = nbytes / pieces
     carried = size / ranks if even else size
-    few_or_large = len(leaders) <= across_hosts.FEW_HOSTS or carried >= across_hosts.RING_FROM_BYTES
-    algorithm = "ring" if few_or_large else "halving_doubling"
+    algorithm = across_hosts.algorithm_across(round(carried), len(leaders))
     across = price_of_steps(_across(hosts if even else leaders, algorithm), carried / len(leaders), machine)
     before, after = ("reduce_scatter", "allgather") if even else ("allreduce", "broadcast")
     into, out = inside(before, size), inside(after, size)

@@ -83,11 +83,14 @@ class DataParallel(Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         if self._frozen and any(parameter.requires_grad for parameter in self._frozen):
             raise RuntimeError("DataParallel: a parameter was unfrozen after the model was wrapped; unfreeze it before")
+        batch = getattr(inputs[0], "batch", None) if inputs else None
+        if batch is not None and batch.parts == self.world.world_size:  # the loader's
+            return self.module(*inputs, **named)
         if is_grad_enabled() and inputs and not isinstance(inputs[0], dict):
-            first = as_tensor(inputs[0])
-            if first.batch is None or first.batch.parts != self.world.world_size:
-                inputs = (self._tagged(first), *inputs[1:])
+            inputs = (self._tagged(as_tensor(inputs[0])), *inputs[1:])
         return self.module(*inputs, **named)
+
+    __call__ = forward
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Within, backward adds up local gradients; the first backward after it exchanges them all."""

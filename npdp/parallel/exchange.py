@@ -8,8 +8,8 @@ is that mean, exactly, however uneven the parts; a part of 0 samples contributes
     ready    a parameter is complete: when its bucket is, the bucket leaves, while backward goes on
     finish   the last buckets leave; what was put aside is added
 
-A parameter that this rank did not use contributes zeros, and its flag says so: where no rank used it, its
-gradient stays None.
+A parameter that this rank did not use contributes zeros, and its flag says so: the sum of flags is the number of
+ranks that did not use it, and where that is all of them its gradient stays None.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class GradientExchange:
             self._leave()
         self.world.finish()
         for bucket in self.buckets:
-            _take_in(bucket)
+            _take_in(bucket, self.world.world_size)
         for parameter, before in self._aside.items():
             _add_to_grad(parameter, before)
         self._aside = {}
@@ -175,25 +175,27 @@ class GradientExchange:
         """Send the next bucket."""
         bucket = self.buckets[self._next]
         self._next += 1
-        grad, starts, flags = bucket.flat.grad, bucket.flat.starts, bucket.flat.flags
+        flat = bucket.flat
         for number, parameter in zip(bucket.numbers, bucket.parameters):
             gradient = parameter.grad
             if gradient is None:
-                grad[starts[number] : flags[number]] = 0
+                flat.grad[flat.starts[number] : flat.flags[number]] = 0
+                flat.grad[flat.flags[number]] = 1
             elif gradient is not parameter.grad_buffer:
                 np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
                 parameter.grad = parameter.grad_buffer
-            grad[flags[number]] = gradient is not None
         self._send(bucket.buffer)
 
 
-def _take_in(bucket: Bucket) -> None:
+def _take_in(bucket: Bucket, world_size: int) -> None:
     """After the exchange: a parameter that any rank used has a gradient; flags are put back to 0."""
     grad, flags = bucket.flat.grad, bucket.flat.flags
     for number, parameter in zip(bucket.numbers, bucket.parameters):
-        if parameter.grad is None and grad[flags[number]]:
-            parameter.grad = parameter.grad_buffer
-        grad[flags[number]] = 0
+        unused_on = grad[flags[number]]
+        if unused_on:
+            grad[flags[number]] = 0
+            if parameter.grad is None and unused_on < world_size:
+                parameter.grad = parameter.grad_buffer
 
 
 def _add_to_grad(parameter: Parameter, before: Array) -> None:
