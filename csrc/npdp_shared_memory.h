@@ -47,6 +47,9 @@ int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
  * world is of no use any more. */
 int npdp_go_on(npdp_host *host);
 
+/* Whether `rank` has posted more often than this one: it is in a collective that this rank has not begun. */
+int npdp_is_ahead(const npdp_host *host, uint32_t rank);
+
 /* Where, in this mapping, the array lies with which `rank` began the collective under way; NULL if outside. */
 void *npdp_array_of(const npdp_host *host, uint32_t rank);
 

@@ -397,6 +397,11 @@ int npdp_go_on(npdp_host *host)
     return NPDP_WAITING;
 }
 
+int npdp_is_ahead(const npdp_host *host, uint32_t rank)
+{
+    return (int32_t)(__atomic_load_n(&line_of(host, rank)->posted, __ATOMIC_ACQUIRE) - host->posted) > 0;
+}
+
 void *npdp_array_of(const npdp_host *host, uint32_t rank)
 {
     const uint64_t where = line_of(host, rank)->calls[(host->begun - 1) % 2].where;

@@ -14,6 +14,6 @@ from npdp import kernels
 if kernels.compiled is None:
     os.environ.setdefault("NPDP_KERNELS", "numpy")
 
-# What was measured on this machine changes what `auto` takes: tests, and the programs they start, have a cache of their own
+# What was measured here decides what `auto` takes: tests, and the programs they start, have a cache of their own.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="npdp-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

@@ -118,7 +118,7 @@ def _found(transport: Transport, hosts: Hosts) -> dict[str, Any]:
     wanted = key(transport, hosts)
     path = _path(wanted)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        document = json.loads(path.read_text(encoding="utf-8"))  # type: ignore[union-attr]
+        document = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
         if document["key"] == wanted and from_json(document["machine"]).cores >= 1:
             return {"machine": document["machine"], "file": str(path)}
     return {"machine": as_json(built_in(transport.name, max(wanted["ranks of each host"]))), "file": None}

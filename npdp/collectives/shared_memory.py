@@ -54,6 +54,11 @@ class Host:
         self._blocks: list[Block] = []  # in use, in the order in which they were given out
         self._released: set[Block] = set()
 
+        transport.is_elsewhere = self._is_ahead
+
+    def _is_ahead(self, rank: int) -> bool:
+        return rank in self._peers and self.kernel.is_ahead(self.ranks.index(rank))
+
     # Collectives
     def collective(self, kind: str, buffer: Buffer, op: str = "sum", root: int = 0) -> None:
         """Carry out `kind` on a 1-D contiguous buffer, in place; collective over the host's ranks.

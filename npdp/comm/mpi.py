@@ -15,7 +15,7 @@ from typing import Any
 from npdp import environment
 from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_open_mpi_segments
 from npdp.comm.errors import CommunicationError
-from npdp.comm.transport import Buffer, check_message, host_number
+from npdp.comm.transport import Buffer, check_message, elsewhere, host_number, nobody
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
@@ -69,6 +69,7 @@ class MpiTransport:
         self._status = MPI.Status()
         self.name = "MPI (" + " ".join(MPI.Get_library_version().replace(",", " ").split()[:3]) + ")"
         self.host_number = host_number(MPI.Get_processor_name())
+        self.is_elsewhere: Callable[[int], bool] = nobody
         self.wait_s = 0.0
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
@@ -105,7 +106,7 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peers: list[int]) -> None:
         before = time.perf_counter()
-        wait_until(done, self._patience, lambda: self.in_vain(peers))
+        wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers))
         self.wait_s += time.perf_counter() - before
 
     def in_vain(self, peers: list[int]) -> CommunicationError | None:

@@ -63,7 +63,10 @@ def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
     """Make memory whose first bytes are reserved, and the ticket to it; None where this cannot be had."""
     nbytes = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
     while nbytes >= max(SMALLEST_BYTES, 2 * header_bytes):
-        fd = os.memfd_create("npdp")
+        try:
+            fd = os.memfd_create("npdp")
+        except OSError:  # refused by the system's policy, or too many files are open
+            return None
         try:
             os.ftruncate(fd, nbytes)
         except OSError:  # a limit on the size of files

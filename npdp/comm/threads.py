@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npdp.comm.errors import CommunicationError, WorldEnded
-from npdp.comm.transport import Buffer, check_message
+from npdp.comm.transport import Buffer, check_message, elsewhere, nobody
 
 T = TypeVar("T")
 LOOK_UP_S = 0.05  # how often a waiting rank looks whether another has failed or left
@@ -73,6 +73,7 @@ class ThreadTransport:
         self.world, self.rank, self.world_size = world, rank, world.world_size
         self.host_number = world.hosts[rank]
         self.wait_s = 0.0
+        self.is_elsewhere: Callable[[int], bool] = nobody
         peers = range(world.world_size)
         self._to = [world.channel(rank, peer) for peer in peers]
         self._from = [world.channel(peer, rank) for peer in peers]
@@ -105,7 +106,7 @@ class ThreadTransport:
 
     def _wait_until_met(self, handle: _Message) -> None:
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
-            error = self.in_vain([handle.peer])
+            error = self.in_vain([handle.peer]) or elsewhere(self, [handle.peer])
             if error and not handle.arrived.acquire(timeout=0):
                 raise error
 

@@ -7,9 +7,12 @@ end only when its receive is there, so a schedule that needs buffering to get al
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy.typing as npt
+
+from npdp.comm.errors import CommunicationError
 
 Buffer = npt.NDArray[Any]
 Handle = Any  # a send or receive that is under way
@@ -23,6 +26,8 @@ class Transport(Protocol):
         rank, world_size: this rank's number; how many there are.
         wait_s: seconds spent in `wait` for something that was not there yet.
         host_number: the same on ranks of one host, another on another; at least 0.
+        is_elsewhere: whether a rank is in a collective of another kind, which this one has not begun: then nothing
+            will come from it. Who knows of such a kind sets it.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Transport(Protocol):
     world_size: int
     wait_s: float
     host_number: int
+    is_elsewhere: Callable[[int], bool]
 
     def send(self, buffer: Buffer, peer: int) -> Handle:
         """Begin to send; the buffer must not change before `wait`."""
@@ -60,6 +66,22 @@ def host_number(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
+def nobody(rank: int) -> bool:
+    """No rank is elsewhere."""
+    return False
+
+
+def elsewhere(transport: Transport, peers: list[int]) -> Exception | None:
+    """Return the error to raise where one of these ranks, for whose message this one waits, is elsewhere."""
+    other = next((peer for peer in peers if transport.is_elsewhere(peer)), None)
+    if other is None:
+        return None
+    return CommunicationError(
+        f"rank {transport.rank} waits for a message from rank {other}, which is in a collective through shared memory: "
+        "the ranks do not call the same collectives"
+    )
+
+
 class NoTransport:
     """A world of one rank: it has nobody to talk to."""
 
@@ -68,6 +90,7 @@ class NoTransport:
     world_size = 1
     wait_s = 0.0
     host_number = 0
+    is_elsewhere: Callable[[int], bool] = staticmethod(nobody)
 
     def send(self, buffer: Buffer, peer: int) -> Handle:
         raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")

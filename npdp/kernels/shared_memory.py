@@ -91,6 +91,10 @@ class HostRank:
         """After DIFFERENT: the number, among the host's ranks, of the first that called something else."""
         return int(self._host.different)
 
+    def is_ahead(self, rank: int) -> bool:
+        """Return whether a rank of the host is in a collective that this one has not begun."""
+        return bool(lib.npdp_is_ahead(self._host, rank))
+
     def call_of(self, rank: int) -> str:
         """Return, in words, what a rank of the host has called."""
         count = ffi.new("uint64_t *")

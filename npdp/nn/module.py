@@ -109,6 +109,11 @@ class Module:
             for name, parameter in parameters.items()
             if name in values and not np.can_cast(values[name].dtype, parameter.dtype, "same_kind")
         ]
+        faults += [
+            f'{name}: read-only, as update="fused" makes it; load before the model is wrapped'
+            for name, parameter in parameters.items()
+            if not parameter.data.flags.writeable
+        ]
         if faults:
             raise ValueError(f"load_state_dict of {type(self).__name__}: " + "; ".join(faults))
         for name, parameter in parameters.items():

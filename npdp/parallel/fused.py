@@ -15,6 +15,7 @@ Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart fr
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 from weakref import WeakSet
 
@@ -51,6 +52,12 @@ class FusedParameter(Parameter):
         return Parameter, (np.array(self.data), self.requires_grad)
 
 
+@cache
+def _hiding(kind: type[Parameter]) -> type[Parameter]:
+    """Return the class of a parameter of this class, which may be the user's own, while its gradient is hidden."""
+    return FusedParameter if kind is Parameter else type(kind.__name__, (FusedParameter, kind), {})
+
+
 class FusedExchange(GradientExchange):
     """Sums gradients in the optimiser's step; otherwise as `GradientExchange`."""
 
@@ -61,14 +68,14 @@ class FusedExchange(GradientExchange):
         self._everyones: dict[FlatParameters, list[Array] | None] = {}  # all ranks' gradients, where they are in reach
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
         self._ready: WeakSet[Slab] = WeakSet()  # whose state is where it is held once
+        self._kinds = [(type(parameter), _hiding(type(parameter))) for parameter in mine]  # type: ignore[arg-type]
         for flat in self.flats:
             self._share(flat)
         self._show_gradients(False)
 
     def _show_gradients(self, show: bool) -> None:
-        kind = Parameter if show else FusedParameter
-        for parameter in self.parameters:
-            parameter.__class__ = kind
+        for parameter, (shown, hidden) in zip(self.parameters, self._kinds):
+            parameter.__class__ = shown if show else hidden
 
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once."""
