@@ -1,12 +1,13 @@
 """How well `auto` chooses: what it takes, and what it predicted, beside all algorithms as they are measured.
 
-    python benchmarks/choice.py                   12 sizes x 2, 3, 4 ranks x one host, two emulated hosts: six minutes
+    python benchmarks/choice.py                   12 sizes x 2, 3, 4 ranks x one host, two emulated hosts: two minutes
     python benchmarks/choice.py --places one --ranks 2 --collectives allreduce broadcast
 
 Each world is one `npdp bench`, which measures its constants first. A cell is one size: auto's pick against the best of
 those that it chooses among (MPI's own is measured too, and shown). Cells where it is not within 15 % are measured
 again, up to twice, and the last time counts. `messages` are the same cells without shared memory, chosen by the same
-prices: as where ranks share a host but no memory. Two hosts need root (benchmarks/hosts.py).
+prices, as where ranks share a host but no memory, and beside it what the table took that `auto` once was.
+Two hosts need root (benchmarks/hosts.py).
 """
 
 from __future__ import annotations
@@ -86,7 +87,16 @@ def world(place: str, ranks: int, collective: str) -> list[Cell]:
 def _without_shared_memory(cell: Cell) -> Cell:
     names = [name for name in cell["predicted_us"] if name not in ("shared_memory", "hierarchical")]
     auto = min(sorted(names, key=lambda name: name == "naive"), key=lambda name: cell["predicted_us"][name])
-    return {"auto": auto, "ratio": cell["times_us"][auto] / min(cell["times_us"][name] for name in names)}
+    best = min(cell["times_us"][name] for name in names)
+    table = cell["times_us"][_table(names, cell["bytes"])]
+    return {"auto": auto, "ratio": cell["times_us"][auto] / best, "table_ratio": table / best}
+
+
+def _table(names: list[str], nbytes: int) -> str:
+    """Return what `auto` took by a table of sizes, read off one machine's figures, before it had prices."""
+    if "ring" not in names or ("tree" in names and nbytes <= 8 << 10):
+        return "tree"
+    return "ring" if nbytes >= 1 << 20 else "halving_doubling"
 
 
 def summary(cells: list[Cell]) -> dict[str, Any]:
@@ -101,6 +111,8 @@ def summary(cells: list[Cell]) -> dict[str, Any]:
         "predictions_off_median": statistics.median(off),
         "predictions_of_auto_off_median": statistics.median(_off(cell, cell["auto"]) for cell in cells),
         "messages_within_15_percent": sum(cell["messages"]["ratio"] <= NEAR for cell in cells) / len(cells),
+        "table_within_15_percent": sum(cell["messages"]["table_ratio"] <= NEAR for cell in cells) / len(cells),
+        "table_worst": max(cell["messages"]["table_ratio"] for cell in cells),
         "messages_worst": max(cell["messages"]["ratio"] for cell in cells),
         "mpi_quicker": sum(cell["times_us"].get("mpi", 1e9) < cell["times_us"][cell["auto"]] for cell in cells),
     }
@@ -137,11 +149,13 @@ def main() -> None:
 
 
 def _text(found: dict[str, Any]) -> str:
+    share, first = found["within_15_percent"], found["at_first"]
     return (
-        f"within 15 % in {found['within_15_percent']:.0%} of {found['cells']} cells (at first {found['at_first']:.0%}), "
-        f"at worst {found['worst']:.2f}; predictions off by {found['predictions_off_median']:.0%}, of auto's pick by "
+        f"within 15 % in {share:.0%} of {found['cells']} cells ({first:.0%} at first), at worst {found['worst']:.2f}; "
+        f"predictions off by {found['predictions_off_median']:.0%}, of auto's pick by "
         f"{found['predictions_of_auto_off_median']:.0%}; messages only: {found['messages_within_15_percent']:.0%}, at "
-        f"worst {found['messages_worst']:.2f}; MPI's own quicker in {found['mpi_quicker']}"
+        f"worst {found['messages_worst']:.2f}, by the former table {found['table_within_15_percent']:.0%}, "
+        f"{found['table_worst']:.2f}; MPI's own quicker in {found['mpi_quicker']}"
     )
 
 

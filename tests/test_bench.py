@@ -465,12 +465,14 @@ def test_iterations_of_the_models_are_timed(tmp_path, capsys):
     arguments = ("--models", "lin10,softmax", "--rounds", "2", "--json", str(path))
     assert exit_code("iteration", *THREADS, "2", *arguments) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^lin10 +11 +32 +[\d.]+ +[\d,]+$", out, re.MULTILINE)
-    assert re.search(r"^softmax +7,850 +128 +[\d.]+ +[\d,]+$", out, re.MULTILINE)
+    for update in ("alone", "replicated", "fused"):
+        assert re.search(rf"^lin10 +{update} +32 +[\d.]+ +[\d,]+$", out, re.MULTILINE)
+        assert re.search(rf"^softmax +{update} +128 +[\d.,]+ +[\d,]+$", out, re.MULTILINE)
     kept = json.loads(path.read_text())
-    assert kept["benchmark"] == "iteration" and kept["world_size"] == 2
+    assert kept["benchmark"] == "iteration" and kept["world_size"] == 2 and len(kept["rows"]) == 6
     for row in kept["rows"]:
-        assert row["samples_per_s"] == pytest.approx(2 * MODELS[row["model"]][1] / row["time_us"] * 1e6)
+        samples = MODELS[row["model"]][1] * (1 if row["update"] == "alone" else 2)
+        assert row["samples_per_s"] == pytest.approx(samples / row["time_us"] * 1e6)
 
 
 # Under mpirun

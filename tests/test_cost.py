@@ -196,7 +196,8 @@ def test_the_kernel_posts_as_often_as_is_priced(ranks, collective, staged):
 def test_auto_flips_where_theory_says():
     alpha, beta, hosts = 1e-5, 1e-9, a_host_each(8)
     slow_both_ways = machine(alpha, beta, both_alpha=3 * alpha)
-    flip = (18 - 6) * alpha / ((6 - 14 / 8) * beta)  # tree: 6 alpha + 6 S beta; halving-doubling: 18 alpha + 14/8 S beta
+    # tree: 6 alpha + 6 S beta; halving-doubling: 18 alpha + 14/8 S beta
+    flip = (18 - 6) * alpha / ((6 - 14 / 8) * beta)
     assert cheapest("allreduce", round(flip / 1.5), hosts, slow_both_ways, False) == "tree"
     assert cheapest("allreduce", round(flip * 1.5), hosts, slow_both_ways, False) == "halving_doubling"
 
@@ -300,7 +301,8 @@ def test_constants_are_found_again_in_the_times_that_they_give(hosts):
     assert found.across.both_ways.beta.at(S) == pytest.approx(9e-9)
     assert found.across.further_s == pytest.approx(4e-6, rel=1e-3)
     assert found.gamma.at(1 << 14) == pytest.approx(2e-10) and found.gamma.at(S) == pytest.approx(4e-10)
-    assert found.kernel.post_s == pytest.approx(5e-7, rel=0.2) and found.kernel.staged.at(S) == pytest.approx(1e-10, rel=0.01)
+    assert found.kernel.post_s == pytest.approx(5e-7, rel=0.2)
+    assert found.kernel.staged.at(S) == pytest.approx(1e-10, rel=0.01)
     assert_prices_alike(found, KNOWN, hosts)
 
 

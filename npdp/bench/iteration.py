@@ -7,7 +7,7 @@ from typing import Any
 from npdp import __version__, environment, kernels, manual_seed
 from npdp.bench.flags import IterationConfig
 from npdp.bench.models import MODELS, iteration
-from npdp.bench.timing import Contender, time_in_turn
+from npdp.bench.timing import Contender, Timing, time_in_turn
 from npdp.errors import InputError
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.replicas import parameters_sha256
@@ -18,10 +18,11 @@ from npdp.report.table import Column, header, line
 
 MOST_CALLS = 1000
 WARM_UP_STEPS = 3
+UPDATES = ("", "replicated", "fused")  # the first: without other ranks
 
 COLUMNS = (
     Column("model", "model", 8, side="<"),
-    Column("parameters", "parameters", 11, ","),
+    Column("update", "update", 11, side="<"),
     Column("local_batch_size", "batch a rank", 12),
     Column("time_us", "time (us)", 11, ".1f"),
     Column("samples_per_s", "samples/s", 13, ",.0f"),
@@ -44,9 +45,9 @@ def measure(config: IterationConfig, command: str) -> int:
     rows = []
     for name in config.models:
         console.live(f"{name} ...")
-        row = _row(world, name, config.rounds)
-        console.say(line(COLUMNS, row))
-        rows.append(row)
+        for row in _rows(world, name, config.rounds):
+            console.say(line(COLUMNS, row))
+            rows.append(row)
     if world.rank == 0 and config.json is not None:
         keep(
             config.json, command, benchmark="iteration", world_size=world.world_size, transport=world.transport.name,
@@ -56,27 +57,34 @@ def measure(config: IterationConfig, command: str) -> int:
     return 0
 
 
-def _row(world: World, name: str, rounds: int) -> dict[str, Any]:
-    """Time a model; collective.
+def _rows(world: World, name: str, rounds: int) -> list[dict[str, Any]]:
+    """Time a model, replicated and fused in turn, beside the same step without other ranks; collective.
 
     Raises:
         RuntimeError: the ranks do not have the same parameters afterwards.
     """
-    manual_seed(0)
-    model, step = iteration(name, "replicated")
-    for _ in range(WARM_UP_STEPS):
-        step()
-    contender = Contender(name, lambda: None, step, step, lambda calls: 0, MOST_CALLS)
-    (timing,) = time_in_turn(world, [contender], rounds)
-    sha256 = parameters_sha256(model.named_parameters())
-    require_equal(world, f"{name}'s parameters", [sha256], RuntimeError)
+    models, contenders = {}, []
+    for update in UPDATES:
+        manual_seed(0)
+        models[update], step = iteration(name, update or None)
+        for _ in range(WARM_UP_STEPS):
+            step()
+        contenders.append(Contender(name, lambda: None, step, step, lambda calls: 0, MOST_CALLS))
+    timings = time_in_turn(world, contenders, rounds)
+    for update, model in models.items():
+        sha256 = parameters_sha256(model.named_parameters())
+        require_equal(world, f"{name}'s parameters, {update}", [sha256], RuntimeError)
+    return [_row(world, name, update, timing) for update, timing in zip(models, timings)]
+
+
+def _row(world: World, name: str, update: str, timing: Timing) -> dict[str, Any]:
     batch_size = MODELS[name][1]
     return {
         "model": name,
-        "parameters": sum(parameter.data.size for parameter in model.parameters()),
+        "update": update or "alone",
         "local_batch_size": batch_size,
         "time_us": timing.median_s * 1e6,
-        "samples_per_s": world.world_size * batch_size / timing.median_s,
+        "samples_per_s": (world.world_size if update else 1) * batch_size / timing.median_s,
         "calls": timing.calls,
         "rounds_us": [seconds * 1e6 for seconds in timing.rounds_s],
     }

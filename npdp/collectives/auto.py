@@ -14,7 +14,8 @@ from npdp.collectives import across_hosts, halving_doubling, hierarchical
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Hosts, Machine, Shape, price_of_kernel, price_of_steps, shapes
 
-ALIKE = 1.1  # times the least price: nearer to it than prices are to what is measured
+ALIKE = 1.15  # times the least price: less says nothing, as far off as prices are from what is measured
+MARGIN_OF_MEMORY = 2.0  # no schedule came near it where it was measured; and its sums have one order at all sizes
 
 
 def candidates(collective: str, hosts: Hosts, shares_memory: bool) -> list[str]:
@@ -36,7 +37,8 @@ def cheapest(collective: str, nbytes: int, hosts: Hosts, machine: Machine, share
     """Return what `auto` takes."""
     names = candidates(collective, hosts, shares_memory)
     prices = [price(collective, name, nbytes, hosts, machine, shares_memory) or 0.0 for name in names]
-    return next(name for name, seconds in zip(names, prices) if seconds <= ALIKE * min(prices))
+    margins = [MARGIN_OF_MEMORY if name == SHARED_MEMORY else ALIKE for name in names]
+    return next(name for name, seconds, margin in zip(names, prices, margins) if seconds <= margin * min(prices))
 
 
 def price(
