@@ -250,6 +250,17 @@ def test_a_choice_is_made_once_for_each_size():
     assert run(1, program) == [1]
 
 
+def test_other_constants_make_other_choices():
+    def program():
+        world, taken = init(), []
+        for alpha, both_alpha in ((1.0, 10.0), (10.0, 1.0)):
+            world.use(constants.Constants(machine(alpha, both_alpha=both_alpha, further=1.0, kernel=1000.0), None))
+            taken.append(world.chosen("allreduce", 4096, "auto"))
+        return taken
+
+    assert run(4, program) == [["tree", "halving_doubling"]] * 4
+
+
 # From times to constants
 def times_of(wanted, hosts, tree=1.0, ring=1.0):
     """Return the times that a machine of one core a rank has, as calibrate measures them."""

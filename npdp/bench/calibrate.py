@@ -8,7 +8,7 @@ from npdp import __version__
 from npdp.bench.flags import CalibrateConfig
 from npdp.collectives.choose import SCHEDULES
 from npdp.collectives.constants import as_json, key
-from npdp.collectives.cost import Hosts, Link, Machine, Rate, Way
+from npdp.collectives.cost import Hosts, Kernel, Link, Machine, Rate, Way
 from npdp.parallel.calibrate import calibrate
 from npdp.parallel.world import World, init
 from npdp.report.console import Console
@@ -64,8 +64,7 @@ def _table(machine: Machine, hosts: Hosts) -> str:
             *(_link("messages between hosts", machine.across) if several else ()),
             _line("a collective over messages", machine.call_s),
             _line("an addition", machine.add_s, "gamma", machine.gamma),
-            _line("shared memory", machine.kernel.first_s, "direct", machine.kernel.direct),
-            _line("  a further post", machine.kernel.post_s, "staged", machine.kernel.staged),
+            *(_kernel(machine.kernel) if shared else ()),
         ]
     )
 
@@ -75,6 +74,13 @@ def _link(name: str, link: Link) -> list[str]:
         _way(name, link.one_way),
         _way("  one each way at once", link.both_ways),
         _line("  each further one", link.further_s),
+    ]
+
+
+def _kernel(kernel: Kernel) -> list[str]:
+    return [
+        _line("shared memory", kernel.first_s, "direct", kernel.direct),
+        _line("  each further post", kernel.post_s, "staged", kernel.staged),
     ]
 
 

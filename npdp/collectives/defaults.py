@@ -1,8 +1,9 @@
 """Constants for where nobody has measured: those of 2 cores of an Intel Xeon, 2 MB of cache each, with Open MPI 5.
 
-Rounded medians of five runs of `npdp calibrate` (docs/cost.md); between hosts on an emulated link of 1 Gbit/s
-(benchmarks/hosts.py). They are right about what matters first: that shared memory is quickest, that messages are dear
-where ranks outnumber cores, and a network dearer still. By how much is each machine's own affair.
+Rounded from what `npdp calibrate` found there (benchmarks/results/constants-*.json): on 2 ranks, 4 ranks, 2 threads,
+and between two emulated hosts with a link of 1 Gbit/s. They are right about what matters first: that shared memory is
+quickest, that messages are dear where ranks outnumber cores, and a network dearer still. By how much is each machine's
+own affair.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class _Latencies(NamedTuple):
 
 
 _OWN_CORE = _Latencies(2.4, 3.7, 1.3, 1.5, 0.4)
-_SHARED_CORE = _Latencies(30.0, 45.0, 8.0, 13.0, 5.0)  # ranks outnumber cores
-_THREADS = _Latencies(30.0, 40.0, 3.0, 25.0, 5.0)  # Python's lock goes from one to another
-_NETWORK = _Latencies(7.0, 10.5, 5.0, 0.0, 0.0)
+_SHARED_CORE = _Latencies(11.0, 15.0, 4.0, 8.0, 4.0)  # ranks outnumber cores
+_THREADS = _Latencies(40.0, 43.0, 1.0, 23.0, 3.0)  # Python's lock goes from one to another
+_NETWORK = _Latencies(6.5, 9.7, 4.7, 0.0, 0.0)
 
 
 def _ns(**rates: float) -> Rate:

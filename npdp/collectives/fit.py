@@ -66,7 +66,10 @@ def fit(times: Mapping[str, Times], hosts: Hosts, cores: int, without: Machine) 
         kernel=_kernel(times, max(ranks), cores) if "direct" in times else without.kernel,
         cores=cores,
     )
-    return _as_in_a_whole(machine, times, hosts)
+    machine = _as_in_a_whole(machine, times, hosts)
+    return machine._replace(
+        inside=machine.inside if near else without.inside, across=machine.across if far else without.across
+    )
 
 
 def _as_in_a_whole(machine: Machine, times: Mapping[str, Times], hosts: Hosts) -> Machine:
