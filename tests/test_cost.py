@@ -188,7 +188,7 @@ def test_the_kernel_posts_as_often_as_is_priced(ranks, collective, staged):
         world.host.collective(collective, array)
         return world.host.kernel._host.posted - before
 
-    for nbytes in (4096, 8192, 8196, 300_000, 512 << 10, 3 << 20):
+    for nbytes in (4096, 8192, 8196, 300_000, 512 << 10, 700_000, 3 << 20):
         assert set(run(ranks, program, nbytes)) == {posts(collective, nbytes, staged)}, nbytes
 
 

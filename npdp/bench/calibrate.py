@@ -28,7 +28,7 @@ def measure(config: CalibrateConfig, command: str) -> int:
     else:
         have_constants(anew=True)
     machine = world.constants.machine
-    console.say(_table(machine, world.hosts))
+    console.say(_table(machine, world.hosts, world.host is not None))
     for collective in SCHEDULES:
         auto = {nbytes: world.chosen(collective, nbytes, "auto") for nbytes in SIZES}
         console.say(f"{collective}: auto takes {runs_text(auto)}")
@@ -55,7 +55,7 @@ def _where(world: World) -> str:
     return f"{world.transport.name}, {hosts} host{'s' * (hosts > 1)}"
 
 
-def _table(machine: Machine, hosts: Hosts) -> str:
+def _table(machine: Machine, hosts: Hosts, shares_memory: bool) -> str:
     """Return for people the constants that this world uses."""
     several, shared = len(set(hosts)) > 1, len(set(hosts)) < len(hosts)
     return "\n".join(
@@ -64,7 +64,7 @@ def _table(machine: Machine, hosts: Hosts) -> str:
             *(_link("messages between hosts", machine.across) if several else ()),
             _line("a collective over messages", machine.call_s),
             _line("an addition", machine.add_s, "gamma", machine.gamma),
-            *(_kernel(machine.kernel) if shared else ()),
+            *(_kernel(machine.kernel) if shared and shares_memory else ()),
         ]
     )
 

@@ -38,7 +38,6 @@ KERNEL_SIZES = (*SIZES, 1 << 24)
 SWEEPS, ROUNDS, ROUND_S, MOST_CALLS = 6, 2, 0.002, 100
 ENOUGH_S = 1.1  # no further sweep after so long
 LONG_S = 0.05
-
 WHOLE_BYTES = 512  # of an all-reduce of which the messages count
 
 Work = Callable[[], Any]
