@@ -86,18 +86,17 @@ static void look_again_soon(void)
 
 static void sleep_until_posted(npdp_host *host, line *theirs)
 {
-    const struct timespec longest = {0, LONGEST_SLEEP_NS};
 #ifdef __linux__
+    const struct timespec longest = {0, LONGEST_SLEEP_NS};
     __atomic_add_fetch(&theirs->sleepers, 1, __ATOMIC_SEQ_CST);
     const uint32_t seen = __atomic_load_n(&theirs->posted, __ATOMIC_SEQ_CST);
     if ((int32_t)(seen - host->posted) < 0)
         syscall(SYS_futex, &theirs->posted, FUTEX_WAIT, seen, &longest, NULL, 0);
     __atomic_sub_fetch(&theirs->sleepers, 1, __ATOMIC_SEQ_CST);
 #else
+    const struct timespec short_sleep = {0, LONGEST_SLEEP_NS / 100};
     (void)host, (void)theirs;
-    const struct timespec shortest = {0, LONGEST_SLEEP_NS / 100};
-    (void)longest;
-    nanosleep(&shortest, NULL);
+    nanosleep(&short_sleep, NULL);
 #endif
 }
 

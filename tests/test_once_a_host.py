@@ -11,7 +11,7 @@ from npdp.parallel import once_a_host
 from npdp.parallel.once_a_host import load_once
 from npdp.parallel.world import init
 
-needs_memory = pytest.mark.skipif(npdp.kernels.compiled is None, reason="sharing memory takes the C kernels")
+needs_memory = pytest.mark.skipif(npdp.kernels.backend() != "c", reason="sharing memory takes the C kernels")
 
 
 def dataset(x=None):

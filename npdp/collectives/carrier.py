@@ -178,6 +178,7 @@ class Carrier:
         self.transport.wait_s += self._wait_before_s + blocked_s - self.wait_s
 
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool) -> Buffer | None:
+        """Return an array in the host's memory, None where there is none or no room; collective."""
         if self.host is None:
             return None
         before = time.perf_counter()

@@ -34,9 +34,8 @@ _SGD = _bind("sgd", _FLOATS)
 _ADAM = _bind("adam", _FLOATS)
 _COMBINE_SGD = _bind("combine_sgd", _FLOATS)
 _COMBINE_ADAM = _bind("combine_adam", _FLOATS)
-_OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
-_TYPES = _FLOATS | _INTEGERS
-_DTYPES = {np.dtype(name): getattr(lib, f"NPDP_{suffix.upper()}") for suffix, (name, _) in _TYPES.items()}
+OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
+DTYPES = {name: getattr(lib, f"NPDP_{suffix.upper()}") for suffix, (name, _) in (_FLOATS | _INTEGERS).items()}
 _pointer = ffi.from_buffer
 
 
@@ -48,8 +47,8 @@ def accumulate(dst: Array, src: Array, op: str) -> int:
 
 def combine(targets: list[Array], sources: list[Array], op: str) -> None:
     lib.npdp_combine(
-        _OPS[op],
-        _DTYPES[targets[0].dtype],
+        OPS[op],
+        DTYPES[targets[0].dtype.name],
         pointers(targets),
         len(targets),
         pointers(sources),

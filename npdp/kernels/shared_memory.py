@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from npdp.kernels.compiled import DTYPES, OPS
 
 Array = NDArray[Any]
 
@@ -23,13 +24,6 @@ KINDS = {
     "allgather": lib.NPDP_ALLGATHER,
     "broadcast": lib.NPDP_BROADCAST,
     "barrier": lib.NPDP_BARRIER,
-}
-OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
-DTYPES = {
-    "float32": lib.NPDP_F32,
-    "float64": lib.NPDP_F64,
-    "int32": lib.NPDP_I32,
-    "int64": lib.NPDP_I64,
 }
 _NAMES = {"float32": "f", "float64": "d", "int32": "il", "int64": "lq"}  # C's int, long and long long among them
 _CODES = {
@@ -103,8 +97,8 @@ class HostRank:
         name = next(name for name, code in KINDS.items() if code == kind)
         if name == "barrier":
             return name
-        detail = {"broadcast": f" from rank {root}", "allgather": ""}.get(name) or f" ({_name(OPS, op)})"
-        return f"{name} of {count[0]} {_name(DTYPES, dtype)}{detail if name != 'allgather' else ''}"
+        details = {"broadcast": f" from rank {root}", "allgather": ""}
+        return f"{name} of {count[0]} {_name(DTYPES, dtype)}{details.get(name, f' ({_name(OPS, op)})')}"
 
 
 def _name(codes: dict[str, int], wanted: int) -> str:

@@ -8,6 +8,7 @@ What maps a file has no need of this: the system keeps one copy of its pages any
 
 from __future__ import annotations
 
+import io
 import mmap
 import pickle
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npdp.collectives.shared_memory import Host
+from npdp.nn.parameter import LINE_BYTES
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import World
 
 T = TypeVar("T")
-LINE_BYTES = 64  # arrays start on a cache line
 
 
 class _MapsAFile(Exception):  # noqa: N818  (no error: an answer)
@@ -61,8 +62,6 @@ def load_once(world: World, load: Callable[[], T]) -> T:
 
 def _pieces(loaded: Any) -> list[Any] | None:
     """Return the pickled description and, each by itself, the arrays in it; None where some map a file."""
-    import io
-
     description, arrays = io.BytesIO(), list[pickle.PickleBuffer]()
     try:
         _Pickler(description, protocol=5, buffer_callback=arrays.append).dump(loaded)
