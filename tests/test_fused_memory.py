@@ -318,7 +318,8 @@ def test_the_wrapped_models_of_a_program_may_differ_in_their_update():
 
 
 # The flag
-FLAGS = ("--quiet", "--epochs", "2", "--global-batch-size", "50")
+IN_RANK_ORDER = () if kernels.backend() == "c" else ("--algorithm", "naive")  # shared memory adds so by itself
+FLAGS = ("--quiet", "--epochs", "2", "--global-batch-size", "50", *IN_RANK_ORDER)
 SETTINGS = {
     "sgd": (),
     "adamw": ("--optimizer", "adamw", "--learning-rate", "0.01"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from npdp import nn, train
+from npdp.collectives.choose import SCHEDULES
 from npdp.data import ArrayDataset, sources
 from npdp.evaluation import evaluate
 from npdp.parallel.world import init
@@ -262,7 +263,8 @@ def test_the_end_has_every_promised_field(defaults):
     end = defaults.end
     assert {name: type(end[name]) for name in END} == END
     assert (end["strategy"], end["world_size"], end["recoveries"]) == ("allreduce", 4, 0)
-    assert end["backend"] in ("c", "numpy") and end["algorithm"] in ("shared_memory", "tree")
+    assert end["backend"] in ("c", "numpy") and end["algorithm"] in (*SCHEDULES["allreduce"], "shared_memory")
+    assert (end["algorithm"] == "shared_memory") == (end["backend"] == "c")
     assert re.fullmatch("[0-9a-f]{64}", end["parameters_sha256"])
     assert 10e6 < end["peak_memory_bytes"] < 4e9
     assert end["compute_s"] > 0 and end["communication_s"] > 0 and end["wait_s"] > 0

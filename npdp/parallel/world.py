@@ -19,6 +19,7 @@ from npdp.collectives.carrier import Carrier
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
+from npdp.nn.parameter import allocate
 from npdp.parallel.checks import Array, checked
 from npdp.partition import part
 
@@ -78,7 +79,7 @@ class World(Carrier):
         if any(extent < 0 for extent in shape):
             raise ValueError(f"shared_empty: wanted a shape without negative extents, got {shape}")
         array = self.empty(prod(shape), dtype, one_for_all=False)
-        return np.empty(shape, dtype) if array is None else array.reshape(shape)
+        return (allocate(prod(shape), dtype) if array is None else array).reshape(shape)
 
     def sum(self, value: int) -> int:
         """Return the sum over all ranks; who has it knows that all have come here."""

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from worlds import DTYPES, Parallel, do, folded, loader, mlp, train, values
 
 import npdp
+from npdp import kernels
 from npdp.collectives.choose import ALGORITHMS, SCHEDULES
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.checks import OPS
@@ -90,7 +91,8 @@ def check_every_op_of_mpis_own():
 
 def check_buffers_of_several_mb():
     wanted = folded(WORLD_SIZE, SEVERAL_MB, "float32", "sum")
-    for algorithm in ALGORITHMS:
+    lacking = [] if init().shares_memory or WORLD_SIZE == 1 else ["shared_memory"]
+    for algorithm in [algorithm for algorithm in ALGORITHMS if algorithm not in lacking]:
         array = values(RANK, SEVERAL_MB, "float32")
         npdp.allreduce(array, "sum", algorithm)
         assert np.array_equal(array, wanted), algorithm
@@ -113,7 +115,9 @@ def check_small_things():
 def hashes():
     """Train once with each algorithm; return each rank's hashes, in rank order."""
     mine = {}
-    for algorithm in HASHED:
+    # By messages `auto` weighs what they cost, which differs between MPI and threads, and so may the order of sums
+    everywhere_alike = HASHED if kernels.backend() == "c" else [name for name in HASHED if name != "auto"]
+    for algorithm in everywhere_alike:
         npdp.init(algorithm)
         model = mlp(dtype=np.float32, dropout=0.2)
         train(Parallel(bucket_cap_mb=5e-5), model, loader(7, 29), epochs=3)
