@@ -36,7 +36,9 @@ OWNED = r"npdp-\d+-\d+-"  # begins those of `hosts`: the process that made them,
 TOOLS = ("ip", "tc", "unshare", "mount", "hostname")
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"  # where a root without a login shell finds the tools
 MESSAGES = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm,tcp"}  # links between hosts, shared memory inside
-FILES = {"PRTE_MCA_prte_tmpdir_base": "/dev/shm"}  # mpirun's own: a host's /dev/shm vanishes with its last process
+FILES = {  # mpirun's own, and those of its other hosts: a host's /dev/shm vanishes with its last process
+    f"PRTE_MCA_prte_{where}_tmpdir_base": "/dev/shm" for where in ("local", "remote")
+}
 GRACE_S = 5.0  # mpirun ends its ranks within half a second of SIGTERM
 
 # A bucket of 256 kB, which one often reads, lets a message of 256 kB through at once. A small one is exact, if packets

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,10 @@ from types import FrameType
 from npdp import environment
 from npdp.errors import InputError
 from npdp.report.console import TERMINAL
+
+# Where Open MPI's mpirun keeps its files, in a directory named by its process id. One that was killed leaves them, and a
+# later mpirun that happens to get the same id refuses to start ("listener thread failed to start"): so each has its own.
+SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"
 
 # Which libmpi mpi4py loads is known only once it is loaded; a child finds out, so that this process stays free of MPI.
 _FIND_LIBRARY = """
@@ -86,7 +91,14 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
     variables = {**os.environ, **settings(ranks)}
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         variables[TERMINAL] = str(shutil.get_terminal_size().columns)
-    process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
+    with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
+        if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
+            variables[SESSION_FOLDER] = folder
+        return _wait(subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code; meanwhile Ctrl-C and SIGTERM go to the process as SIGTERM."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         process.terminate()

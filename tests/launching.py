@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from npdp.environment import BLAS_THREADS
+from npdp.launch import SESSION_FOLDER
 
 PROGRAMS = Path(__file__).parent / "mpi_programs"
 MARK = "NPDP_TEST_RUN"  # in the environment of every process of a run, by which it is found again
@@ -62,6 +64,11 @@ def mpirun(ranks: int, *program: str, timeout: float = 30, **settings: str) -> O
 
 def python(*program: str, timeout: float = 30, before: tuple[str, ...] = (), **settings: str) -> Outcome:
     """Run a Python program as one process; see `mpirun`."""
+    with tempfile.TemporaryDirectory(prefix="npdp-test-", ignore_cleanup_errors=True) as folder:
+        return _python(program, timeout, before, {SESSION_FOLDER: folder, **settings})
+
+
+def _python(program: tuple[str, ...], timeout: float, before: tuple[str, ...], settings: dict[str, str]) -> Outcome:
     assert "mpi4py.MPI" not in sys.modules, "the process that starts mpirun has MPI loaded itself"
     name, *arguments = program
     name = str(PROGRAMS / name) if (PROGRAMS / name).exists() else name
