@@ -29,6 +29,8 @@ _HOME = {  # public name -> the module that defines it
     "shared_empty": "npdp.parallel.arrays",
     "run_ranks": "npdp.parallel.world",
     "DistributedDataParallel": "npdp.parallel.data_parallel",
+    "LocalSGD": "npdp.parallel.local_sgd",
+    "ParameterServer": "npdp.parallel.parameter_server.strategy",
     "DistributedOptimizer": "npdp.parallel.distributed_optimizer",
     "broadcast_parameters": "npdp.parallel.replicas",
     "InputError": "npdp.errors",

@@ -14,11 +14,28 @@ from typing import Any, NoReturn
 
 from npdp import environment
 from npdp.collectives.choose import ALGORITHMS
+from npdp.elastic.inject import Fault
+from npdp.elastic.inject import parse as fault
 from npdp.errors import InputError
 
 UPDATES = ("auto", "replicated", "fused")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
+STRATEGIES = ("allreduce", "ps", "local-sgd")
+STALENESS_LR = ("constant", "1/(1+s)")
+
+# flag -> (the strategy that it belongs to, what it is where not given)
+OF_A_STRATEGY: dict[str, tuple[str, Any]] = {
+    "servers": ("ps", 1),
+    "staleness": ("ps", 0.0),
+    "staleness_lr": ("ps", "constant"),
+    "backup_workers": ("ps", 0),
+    "record_arrivals": ("ps", None),
+    "replay_arrivals": ("ps", None),
+    "local_iterations": ("local-sgd", 8),
+    "outer_momentum": ("local-sgd", 0.0),
+    "outer_learning_rate": ("local-sgd", 1.0),
+}
 
 EXAMPLES = """
 examples:
@@ -27,6 +44,7 @@ examples:
   npdp train --ranks 4 --data sales.csv --target price --standardize
   npdp train --ranks 2 --data fashion-mnist/ --model mlp --hidden 256 --epochs 15 --save model.npz
   npdp train --model my_model.py:make --metrics run.jsonl
+  npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
 
 
@@ -38,6 +56,7 @@ class TrainConfig:
     target: str | None
     test_fraction: float
     standardize: bool
+    sparse: bool
     model: str | None
     hidden: tuple[int, ...]
     epochs: int
@@ -53,6 +72,16 @@ class TrainConfig:
     seed: int
     dtype: str
     strategy: str
+    servers: int
+    staleness: float
+    staleness_lr: str
+    backup_workers: int
+    record_arrivals: str | None
+    replay_arrivals: str | None
+    local_iterations: int
+    outer_momentum: float
+    outer_learning_rate: float
+    inject: tuple[Fault, ...]
     algorithm: str
     update: str
     transport: str
@@ -94,7 +123,12 @@ _COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
 _SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
 _NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
 _POSITIVE = number(float, lambda value: value > 0, "a number above 0")
+_STALENESS = number(int, lambda value: value >= 0, "0, 1, 2, ... or inf")
 _FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+
+
+def _staleness(text: str) -> float:
+    return math.inf if text == "inf" else float(_STALENESS(text))
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -118,6 +152,8 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                       help="held out where the data has no test part (0.2)")
     data.add_argument("--standardize", action="store_true",
                       help="scale features by the training part's mean and deviation")
+    data.add_argument("--sparse", action="store_true",
+                      help="read .svm as sparse data, however many features (.npz says itself what it is)")
     model = parser.add_argument_group("model and training")
     model.add_argument("--model", metavar="NAME",
                        help="softmax (default for classes), linear (for numbers), mlp, or file.py:function of your own")
@@ -140,7 +176,9 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
     model.add_argument("--seed", type=_SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
     model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
     ranks = parser.add_argument_group("ranks")
-    ranks.add_argument("--strategy", choices=("allreduce",), default="allreduce", help="how ranks train together")
+    ranks.add_argument("--strategy", choices=STRATEGIES, default="allreduce",
+                       help="allreduce (default): every rank has the mean gradient; ps: a parameter server; local-sgd: "
+                            "parameters are averaged now and then")
     ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
     ranks.add_argument("--update", choices=UPDATES, default="auto",
                        help="replicated: every rank updates its own parameters; fused: in the pass that sums the "
@@ -149,6 +187,25 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=_POSITIVE_INT, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
+    ranks.add_argument("--inject", type=fault, action="append", default=[], metavar="SPEC",
+                       help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
+    server = parser.add_argument_group("parameter server (--strategy ps)")
+    server.add_argument("--servers", type=_COUNT, metavar="N",
+                        help="the last N ranks are servers (1); 0: every rank is worker and server of a shard")
+    server.add_argument("--staleness", type=_staleness, metavar="S",
+                        help="0 (default): synchronous; 1, 2, ...: a worker may be S iterations ahead of the slowest; "
+                             "inf: asynchronous")
+    server.add_argument("--staleness-lr", choices=STALENESS_LR,
+                        help="learning rate of a gradient of staleness s: constant (default), or divided by 1 + s")
+    server.add_argument("--backup-workers", type=_COUNT, metavar="B",
+                        help="with staleness 0: do not wait for the last B of each batch, drop their gradients (0)")
+    server.add_argument("--record-arrivals", metavar="FILE", help="write in which order gradients were applied")
+    server.add_argument("--replay-arrivals", metavar="FILE", help="apply them in the order of a record: the same bits")
+    local = parser.add_argument_group("local SGD (--strategy local-sgd)")
+    local.add_argument("--local-iterations", type=_POSITIVE_INT, metavar="H",
+                       help="updates of a rank between two averagings (8)")
+    local.add_argument("--outer-momentum", type=_FRACTION, metavar="M", help="of the step to the average (0)")
+    local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
     out = parser.add_argument_group("results")
     out.add_argument("--metrics", metavar="FILE", help="write one JSON object a line")
     out.add_argument("--save", metavar="FILE", help="write the trained model (.npz)")
@@ -162,15 +219,14 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
     Raises:
         InputError: what is wrong with them, in one line.
     """
-    config = TrainConfig(**vars(make_parser(prog).parse_args(arguments)))
+    config = TrainConfig(**_with_strategy(vars(make_parser(prog).parse_args(arguments))))
     if config.metrics is not None:
         require_writable("--metrics", config.metrics)
     if config.save is not None:
         require_replaceable("--save", config.save)
         if config.metrics is not None and os.path.realpath(config.metrics) == os.path.realpath(config.save):
             raise InputError(f"--metrics and --save name the same file, {config.save}")
-    if config.update == "fused" and config.clip_norm is not None:
-        raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
+    _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
     launched = environment.launch()
@@ -180,6 +236,34 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
             "leave one of the two out"
         )
     return config
+
+
+def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags with those of strategies filled in; one of another strategy is refused."""
+    for name, (strategy, default) in OF_A_STRATEGY.items():
+        if given[name] is None:
+            given[name] = default
+        elif given["strategy"] != strategy:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{flag} is for --strategy {strategy}, this is --strategy {given['strategy']}")
+    return {**given, "inject": tuple(given["inject"])}
+
+
+def _require_sense(config: TrainConfig) -> None:
+    """Raise InputError where flags exclude each other."""
+    if config.update == "fused" and config.clip_norm is not None:
+        raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
+    if config.strategy != "allreduce" and config.update != "auto":
+        raise InputError(f"--update is for --strategy allreduce, this is --strategy {config.strategy}")
+    if config.strategy == "ps" and config.clip_norm is not None:
+        raise InputError("--strategy ps adds gradients up on the servers, where --clip-norm cannot see them")
+    if config.backup_workers and config.staleness:
+        raise InputError(f"--backup-workers goes with --staleness 0, got --staleness {config.staleness:g}")
+    for flag, path in (("--record-arrivals", config.record_arrivals), ("--replay-arrivals", config.replay_arrivals)):
+        if path is not None and config.staleness == 0:
+            raise InputError(f"{flag}: with --staleness 0 the order is always the same; it is for 1, 2, ... or inf")
+    if config.record_arrivals is not None:
+        require_replaceable("--record-arrivals", config.record_arrivals)
 
 
 def require_writable(flag: str, path: str) -> None:

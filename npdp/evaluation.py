@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp import nn
 from npdp.autograd import Tensor, no_grad
-from npdp.data import ArrayDataset
+from npdp.data import ArrayDataset, SparseRows
 from npdp.parallel.world import World
 from npdp.partition import part
 
@@ -41,9 +41,9 @@ def evaluate(world: World, model: nn.Module, dataset: ArrayDataset, classes: int
     return Score(float(sums[0] / count), float(sums[1] / count) if classes is not None else None)
 
 
-def blocks(dataset: ArrayDataset, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+def blocks(dataset: ArrayDataset, start: int, stop: int) -> Iterator[tuple[Any, Tensor]]:
     """Yield rows [start, stop) as tensors, in blocks that are kind to memory."""
-    rows = max(1, BLOCK_ELEMENTS // max(1, int(np.prod(dataset.sample_shape))))
+    rows = max(1, BLOCK_ELEMENTS // max(1, dataset.elements_per_sample))
     for first in range(start, stop, rows):
         x, y = dataset.take(slice(first, min(first + rows, stop)))
-        yield Tensor(x), Tensor(y)
+        yield x if isinstance(x, SparseRows) else Tensor(x), Tensor(y)

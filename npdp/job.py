@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp import __version__, environment, kernels, manual_seed, models, nn, optim
-from npdp.collectives.choose import SHARED_MEMORY
+from npdp import __version__, environment, kernels, manual_seed, models, nn, optim, strategies
 from npdp.config import TrainConfig
-from npdp.data import DataLoader, sources
+from npdp.data import DataLoader, SparseDataset, sources
 from npdp.data.sources import DataSplit
+from npdp.errors import InputError
 from npdp.evaluation import evaluate
 from npdp.optim import learning_rates
 from npdp.parallel.agreement import agree, require_equal
@@ -22,7 +22,7 @@ from npdp.partition import bounds
 
 
 class Job(NamedTuple):
-    """All that a rank needs to train."""
+    """All that a rank needs to train; `run` is what a record of arrivals belongs to."""
 
     data: DataSplit
     model_name: str
@@ -30,10 +30,19 @@ class Job(NamedTuple):
     criterion: nn.Module
     optimizer: optim.Optimizer
     loader: DataLoader
+    run: dict[str, Any]
+
+    @property
+    def world(self) -> World:
+        """The ranks that train."""
+        return self.model.world
 
 
 def prepare(config: TrainConfig, world: World) -> Job:
-    """Load the data, build the model, and make sure that all ranks have the same; collective."""
+    """Load the data, build the model, and make sure that all ranks have the same; collective.
+
+    A rank that is a server serves here, and leaves the program (SystemExit) when the workers have.
+    """
     manual_seed(config.seed)
     data = load_once(
         world,
@@ -45,29 +54,41 @@ def prepare(config: TrainConfig, world: World) -> Job:
             standardize=config.standardize,
             dtype=config.dtype,
             task=models.task_of(config.model),
+            sparse=config.sparse,
         ),
     )
-    require_equal(world, "data sets", [data.source, data.train.fingerprint()])
-    name = config.model or models.default_name(data.classes)
+    fingerprint = data.train.fingerprint()
+    require_equal(world, "data sets", [data.source, fingerprint])
+    sparse = isinstance(data.train, SparseDataset)
+    name = config.model or models.default_name(data.classes, sparse)
+    agree(world, lambda: _refuse_unfit(config, name, sparse))
     features = data.train.sample_shape[0]
     model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
+    run = strategies.run_of(config, world.world_size, fingerprint)
+    strategy = agree(world, lambda: strategies.make(config, world, run, sparse))
     return Job(
         data,
         name,
-        DataParallel(model, update=_update(config, world)),
+        DataParallel(model, strategy=strategy),
         nn.MSELoss() if data.classes is None else nn.CrossEntropyLoss(),
         optimizer,
         DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
+        run,
     )
 
 
-def _update(config: TrainConfig, world: World) -> str:
-    """Return how parameters are updated: fused where ranks share memory and nothing looks at gradients in between."""
-    if config.update != "auto":
-        return config.update
-    in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
-    return "fused" if in_memory and config.clip_norm is None else "replicated"
+def _refuse_unfit(config: TrainConfig, name: str, sparse: bool) -> None:
+    """Raise InputError where model or optimiser cannot be used on data of this kind."""
+    if name in models.MODELS and (name in models.SPARSE) != sparse:
+        fitting = [other for other in models.MODELS if (other in models.SPARSE) == sparse]
+        kind = "sparse" if sparse else "a table"
+        raise InputError(f"--model {name}: the data is {kind}: wanted {', '.join(fitting)} or file.py:function")
+    if sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
+        raise InputError(
+            "sparse data: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 --weight-decay 0, "
+            f"got {config.optimizer}, {config.momentum:g} and {config.weight_decay:g}"
+        )
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int) -> optim.Optimizer:
@@ -96,9 +117,10 @@ def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
         "world_size": world.world_size,
         "transport": world.transport.name,
         "strategy": config.strategy,
-        "algorithm": _resolved_algorithm(world, job),
+        **strategies.settings(config),
+        "algorithm": job.model.exchange.algorithm,
         "bucket_bytes": [bucket.buffer.nbytes for bucket in job.model.exchange.buckets],
-        "update": job.model.update,
+        "update": job.model.strategy.update,
         "backend": kernels.backend(),
         "blas_threads": environment.blas_threads_in_use(),
         "global_batch_size": config.global_batch_size,
@@ -117,42 +139,46 @@ def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
     }
 
 
-def _resolved_algorithm(world: World, job: Job) -> str:
-    """Return the algorithm of the largest bucket."""
-    largest = max(bucket.buffer.nbytes for bucket in job.model.exchange.buckets)
-    return world.chosen("allreduce", largest)
-
-
 def end_event(
     config: TrainConfig, world: World, job: Job, iterations: int, samples: int, wall_s: float
 ) -> dict[str, Any]:
-    """Score the model, make sure that all ranks have the same, and add up what they did; collective."""
-    totals = np.array([samples, world.communication_s, world.wait_s], np.float64)
-    peak = np.array([environment.peak_memory_bytes()], np.int64)
+    """Score the model, make sure that all ranks have the same, and add up what they did; collective.
+
+    Args:
+        iterations, samples: as this rank counts them; a parameter server knows better.
+    """
+    of_strategy = job.model.exchange.end_training()
+    server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
+    exchanged = job.model.exchange.exchanged_bytes + job.model.exchange.sparse.exchanged_bytes
+    totals = np.array([samples, world.communication_s, world.wait_s, exchanged], np.float64)
+    peak = np.array([max(environment.peak_memory_bytes(), server_peak)], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
     require_equal(world, "trained parameters", [sha256], RuntimeError)
     world.allreduce(totals, algorithm="tree")
     world.allreduce(peak, "max", algorithm="tree")
     train_score = evaluate(world, job.model.module, job.data.train, job.data.classes)
     test = None if job.data.test is None else evaluate(world, job.model.module, job.data.test, job.data.classes)
-    communication_s, wait_s = totals[1:] / world.world_size
+    samples = of_strategy.get("samples_seen", int(totals[0]))
+    communication_s, wait_s = totals[1:3] / world.world_size
     return {
         "world_size": world.world_size,
         "strategy": config.strategy,
-        "algorithm": _resolved_algorithm(world, job),
+        "algorithm": job.model.exchange.algorithm,
         "backend": kernels.backend(),
         "epochs": config.epochs,
         "iterations": iterations,
-        "samples_seen": int(totals[0]),
+        "samples_seen": samples,
         "train_loss": train_score.loss,
         "test_loss": test.loss if test else None,
         "test_accuracy": test.accuracy if test else None,
         "parameters_sha256": sha256,
         "wall_s": wall_s,
-        "samples_per_s": float(totals[0] / wall_s),
+        "samples_per_s": float(samples / wall_s),
         "compute_s": max(0.0, wall_s - communication_s - wait_s),
         "communication_s": float(communication_s),
         "wait_s": float(wait_s),
+        "exchanged_bytes": int(totals[3]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
+        **of_strategy,
     }

@@ -21,8 +21,8 @@ from npdp import environment
 from npdp.errors import InputError
 from npdp.report.console import TERMINAL
 
-# Where Open MPI's mpirun keeps its files, in a directory named by its process id. One that was killed leaves them, and a
-# later mpirun that happens to get the same id refuses to start ("listener thread failed to start"): so each has its own.
+# Where Open MPI's mpirun keeps its files, in a directory named by its process id. One that was killed leaves them, and
+# a later mpirun with the same id does not start ("listener thread failed to start"): so each gets its own.
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"
 
 # Which libmpi mpi4py loads is known only once it is loaded; a child finds out, so that this process stays free of MPI.

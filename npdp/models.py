@@ -37,15 +37,24 @@ def mlp(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Modul
     return nn.Sequential(*layers[:-1])
 
 
+def sparse_linear(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+    """The same for sparse data."""
+    return nn.SparseLinear(features, classes or 1)
+
+
 MODELS: dict[str, Callable[[int, int | None, tuple[int, ...]], nn.Module]] = {
     "softmax": softmax,
     "linear": softmax,
     "mlp": mlp,
+    "sparse_linear": sparse_linear,
 }
+SPARSE = ("sparse_linear",)  # those that take sparse data
 
 
-def default_name(classes: int | None) -> str:
-    """Return the model for data with or without classes."""
+def default_name(classes: int | None, sparse: bool) -> str:
+    """Return the model for data with or without classes, sparse or not."""
+    if sparse:
+        return SPARSE[0]
     return "linear" if classes is None else "softmax"
 
 

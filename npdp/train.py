@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from npdp import config as flags
 from npdp import environment
 from npdp.config import TrainConfig
+from npdp.elastic.inject import Pace
 from npdp.errors import InputError
 from npdp.report.console import Console, banner, refuse, summary
 from npdp.report.metrics import Metrics
@@ -103,6 +104,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     world = init()
     agree(world, lambda: _set_algorithm(config.algorithm, world))
     job = jobs.prepare(config, world)
+    world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
     with agree(world, lambda: Metrics(config.metrics if world.rank == 0 else None)) as metrics:
         start = jobs.start_event(config, world, job)
@@ -111,11 +113,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         world.clear_times()
         before = time.perf_counter()
         iterations, samples = _epochs(config, world, job, console, metrics)
+        job.model.exchange.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(config, world, job, iterations, samples, wall_s)
         metrics.write("end", **end)
         if config.save is not None:
             agree(world, lambda: _save(config, job) if world.rank == 0 else None)
+        if config.record_arrivals is not None:
+            agree(world, lambda: _save_arrivals(config.record_arrivals, job) if world.rank == 0 else None)
         console.say(summary(end))
     return end
 
@@ -128,12 +133,14 @@ def _epochs(
 
     model, optimizer, criterion = job.model, job.optimizer, job.criterion
     parameters = optimizer.parameters
+    pace = Pace(config.inject, world.rank)
     samples = 0
     for epoch in range(config.epochs):
-        epoch_loss = batch_loss = epoch_count = batch_count = 0.0  # sums over this rank's samples
+        epoch_loss = batch_loss = epoch_count = batch_count = began_s = 0.0  # sums over this rank's samples
         for piece, (inputs, labels) in enumerate(job.loader):
             first, last = piece % config.accumulate == 0, (piece + 1) % config.accumulate == 0
             if first:
+                began_s = time.perf_counter()
                 optimizer.zero_grad()
                 batch_loss = batch_count = 0.0
             with model.syncing(last):
@@ -143,6 +150,7 @@ def _epochs(
             batch_count += len(labels)
             if not last:
                 continue
+            pace.hold(began_s)
             if config.clip_norm is not None:
                 optim.clip_grad_norm_(parameters, config.clip_norm)
             learning_rate = optimizer.current_lr
@@ -163,6 +171,15 @@ def _epochs(
         metrics.write("epoch", epoch=epoch + 1, iteration=optimizer.iteration, train_loss=mean)
         console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
     return optimizer.iteration, samples
+
+
+def _save_arrivals(path: str | None, job: Job) -> None:
+    from npdp.parallel.parameter_server import arrivals
+    from npdp.parallel.parameter_server.worker import ServerExchange
+
+    exchange = job.model.exchange
+    assert path is not None and isinstance(exchange, ServerExchange)
+    arrivals.save(path, exchange.arrivals, job.run)
 
 
 def _save(config: TrainConfig, job: Job) -> None:

@@ -182,7 +182,7 @@ def test_without_mpi_it_says_what_to_install(elsewhere):
 def test_each_mpirun_keeps_its_files_in_a_folder_of_its_own_unless_the_user_says_where(said, tmp_path, monkeypatch):
     """One that was killed leaves files named by its process id, and the next with this id would not start."""
     script = Path(make_mpirun(tmp_path))
-    script.write_text(f'#!/bin/sh\necho "$PRTE_MCA_prte_local_tmpdir_base" >> {tmp_path}/folders\ntouch "$_/x"; exit 7\n')
+    script.write_text(f'#!/bin/sh\necho "${launch.SESSION_FOLDER}" >> {tmp_path}/folders\nexit 7\n')
     monkeypatch.setattr(launch, "find_mpirun", lambda: str(script))
     says(**said)
     assert [launch.run_ranks_with_mpirun(2, "npdp.train", []) for _ in range(2)] == [7, 7]

@@ -1,6 +1,7 @@
 """The house stands as the README draws it: imports go down only, the halves never meet, one place for each thing.
 
-    6  train cli bench launch config job models evaluation saved_model using      report
+    6  train cli bench launch config job strategies models evaluation saved_model using      report
+    5  elastic
     4  parallel
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
@@ -19,8 +20,9 @@ ROOT = Path(__file__).parent.parent / "npdp"
 
 BELOW = {"kernels", "partition", "errors", "environment", "random"}
 ARITHMETIC = ["autograd", "nn", "optim", "data"]
-TOP = {"train", "cli", "bench", "launch", "config", "job", "models", "evaluation", "saved_model", "using", "report",
-       "__main__"}  # fmt: skip
+TOP = {"train", "cli", "bench", "launch", "config", "job", "strategies", "models", "evaluation", "saved_model", "using",
+       "report", "__main__"}  # fmt: skip
+BELOW_TOP = {*ARITHMETIC, "comm", "collectives", "parallel", "elastic"}
 
 # part -> the parts that it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,8 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comm": BELOW,
     "collectives": BELOW | {"comm"},
     "parallel": BELOW | {*ARITHMETIC, "comm", "collectives"},
+    "elastic": BELOW | BELOW_TOP - {"elastic"},
     "report": {"errors", "environment"},
-    **{part: BELOW | {*ARITHMETIC, "comm", "collectives", "parallel"} | TOP | {""} for part in TOP - {"report"}},
+    **{part: BELOW | BELOW_TOP | TOP | {""} for part in TOP - {"report"}},
     "": {"environment"},  # npdp/__init__.py itself
 }
 

@@ -2,7 +2,8 @@
 
 Two passes, no recursion. The first counts how often each node's output was used; the second takes a node
 when its last use has sent back a gradient. A leaf is complete the moment its last contribution is in, while
-the rest of backward still runs: that is when its hooks run and its exchange over the ranks may start.
+the rest of backward still runs: that is when its hooks run and its exchange over the ranks may start. A leaf's
+gradient is an array, or, of a sparse parameter, a `RowGradient` (rows.py).
 
 Cost: each vjp once, plus about a microsecond a node.
 """
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from npdp.autograd.batch import Batch
+from npdp.autograd.rows import RowGradient
 from npdp.autograd.tensor import Array, Node, Tensor, Vjp
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
@@ -147,7 +149,9 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     elif writes and gradient.dtype == leaf.data.dtype:
         leaf.grad = vjp(gradient, leaf.grad_buffer)
     elif leaf.grad_buffer is None:
-        leaf.grad = np.array(vjp(gradient), dtype=leaf.data.dtype)
+        given = vjp(gradient)
+        sparse = type(given) is RowGradient
+        leaf.grad = given.astype(leaf.data.dtype) if sparse else np.array(given, dtype=leaf.data.dtype)
     else:
         np.copyto(leaf.grad_buffer, vjp(gradient), casting="same_kind")
         leaf.grad = leaf.grad_buffer

@@ -7,9 +7,11 @@ that waits for one that has left is told so.
 from __future__ import annotations
 
 import atexit
+import copy
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from npdp import environment
@@ -66,7 +68,7 @@ class MpiTransport:
         self._data = MPI.COMM_WORLD.Dup()
         self._control = MPI.COMM_WORLD.Dup()
         self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "prod": MPI.PROD}
-        self._status = MPI.Status()
+        self._ranks = list(range(self.world_size))  # in MPI's world
         self.name = "MPI (" + " ".join(MPI.Get_library_version().replace(",", " ").split()[:3]) + ")"
         self.host_number = host_number(MPI.Get_processor_name())
         self.is_elsewhere: Callable[[int], bool] = nobody
@@ -83,7 +85,7 @@ class MpiTransport:
 
     def wait(self, handle: Any) -> None:
         request, wanted, peer = handle
-        status = self._status
+        status = self._mpi.Status()  # one transport may serve two threads
         try:
             if not request.Test(status):
                 self._wait(lambda: request.Test(status), [peer])
@@ -92,10 +94,36 @@ class MpiTransport:
                 raise
             raise CommunicationError(check_message(wanted, None, True, self.rank, peer)) from None
         if wanted is not None:
-            same_dtype = status.Get_tag() == wanted.dtype.num
-            error_text = check_message(wanted, status.Get_count(self._mpi.BYTE), same_dtype, self.rank, peer)
-            if error_text:
-                raise CommunicationError(error_text)
+            self._check(wanted, peer, status)
+
+    def wait_any(self, handles: Sequence[Any]) -> int:
+        requests, status, found = [request for request, _, _ in handles], self._mpi.Status(), [-1]
+
+        def arrived() -> bool:
+            found[0], done = self._mpi.Request.Testany(requests, status)
+            return bool(done)
+
+        if not arrived():
+            self._wait(arrived, [peer for _, _, peer in handles])
+        _, wanted, peer = handles[found[0]]
+        self._check(wanted, peer, status)
+        return found[0]
+
+    def _check(self, wanted: Buffer, peer: int, status: Any) -> None:
+        """Raise CommunicationError where what came is not what was wanted."""
+        same_dtype = status.Get_tag() == wanted.dtype.num
+        error = check_message(wanted, status.Get_count(self._mpi.BYTE), same_dtype, self.rank, peer)
+        if error:
+            raise CommunicationError(error)
+
+    def fork(self, ranks: Sequence[int]) -> MpiTransport:
+        forked = copy.copy(self)
+        group = self._data.Get_group().Incl(list(ranks))
+        forked._data = self._data.Create_group(group)
+        forked._ranks = [self._ranks[rank] for rank in ranks]
+        forked.rank, forked.world_size = list(ranks).index(self.rank), len(ranks)
+        forked.is_elsewhere, forked.wait_s = nobody, 0.0
+        return forked
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
         for start in range(0, buffer.size, MOST_ELEMENTS):
@@ -109,8 +137,11 @@ class MpiTransport:
         wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers))
         self.wait_s += time.perf_counter() - before
 
+    def fail(self, error: BaseException) -> None:
+        sys.excepthook(type(error), error, error.__traceback__)
+
     def in_vain(self, peers: list[int]) -> CommunicationError | None:
-        left = next((peer for peer in peers if self._control.Iprobe(peer, TAG_LEFT)), None)
+        left = next((peer for peer in peers if self._control.Iprobe(self._ranks[peer], TAG_LEFT)), None)
         if left is None:
             return None
         return CommunicationError(

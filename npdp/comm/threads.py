@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,8 +16,10 @@ import numpy as np
 
 from npdp.comm.errors import CommunicationError, WorldEnded
 from npdp.comm.transport import Buffer, check_message, elsewhere, nobody
+from npdp.comm.waiting import SHARED_CORE, wait_until
 
 T = TypeVar("T")
+Space = tuple[object, ...]  # names a world whose messages meet no others
 LOOK_UP_S = 0.05  # how often a waiting rank looks whether another has failed or left
 
 
@@ -50,14 +52,14 @@ class ThreadWorld:
         self.hosts = [0] * world_size if hosts is None else list(hosts)
         if len(self.hosts) != world_size or min(self.hosts) < 0:
             raise ValueError(f"{world_size} ranks need as many hosts, numbers from 0 on, got {self.hosts}")
-        self.channels: dict[tuple[int, int], _Channel] = defaultdict(_Channel)
+        self.channels: dict[tuple[Space, int, int], _Channel] = defaultdict(_Channel)
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
         self.left: set[int] = set()
 
-    def channel(self, source: int, target: int) -> _Channel:
+    def channel(self, space: Space, source: int, target: int) -> _Channel:
         with self.lock:
-            return self.channels[source, target]
+            return self.channels[space, source, target]
 
     def fail(self, rank: int, error: BaseException) -> None:
         with self.lock:
@@ -69,14 +71,25 @@ class ThreadTransport:
 
     name = "threads of one process"
 
-    def __init__(self, world: ThreadWorld, rank: int) -> None:
-        self.world, self.rank, self.world_size = world, rank, world.world_size
-        self.host_number = world.hosts[rank]
+    def __init__(
+        self, world: ThreadWorld, rank: int, ranks: Sequence[int] | None = None, space: Space = ()
+    ) -> None:
+        """Join `ranks` of the world (all where None) as the `rank`-th of them."""
+        self._ranks = list(range(world.world_size)) if ranks is None else list(ranks)
+        self.world, self.rank, self.world_size = world, rank, len(self._ranks)
+        self.host_number = world.hosts[self._ranks[rank]]
         self.wait_s = 0.0
         self.is_elsewhere: Callable[[int], bool] = nobody
-        peers = range(world.world_size)
-        self._to = [world.channel(rank, peer) for peer in peers]
-        self._from = [world.channel(peer, rank) for peer in peers]
+        self._space, self._forks = space, Counter[tuple[int, ...]]()
+        mine = self._ranks[rank]
+        self._to = [world.channel(space, mine, peer) for peer in self._ranks]
+        self._from = [world.channel(space, peer, mine) for peer in self._ranks]
+
+    def fork(self, ranks: Sequence[int]) -> ThreadTransport:
+        among = tuple(self._ranks[rank] for rank in ranks)
+        self._forks[among] += 1  # as many on each of them: they all make the same ones, in the same order
+        space = (self._space, among, self._forks[among])
+        return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
 
     def send(self, buffer: Buffer, peer: int) -> _Message:
         message, channel = _Message(buffer, peer), self._to[peer]
@@ -104,16 +117,32 @@ class ThreadTransport:
         if handle.error:
             raise CommunicationError(handle.error)
 
+    def wait_any(self, handles: Sequence[_Message]) -> int:
+        def arrived() -> int | None:
+            return next((number for number, handle in enumerate(handles) if not handle.arrived.locked()), None)
+
+        peers = [handle.peer for handle in handles]
+        wait_until(lambda: arrived() is not None, SHARED_CORE, lambda: self.in_vain(peers))
+        number = arrived()
+        assert number is not None
+        self.wait(handles[number])
+        return number
+
     def _wait_until_met(self, handle: _Message) -> None:
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
             error = self.in_vain([handle.peer]) or elsewhere(self, [handle.peer])
             if error and not handle.arrived.acquire(timeout=0):
                 raise error
 
+    def fail(self, error: BaseException) -> None:
+        self.world.fail(self._ranks[self.rank], error)
+
     def in_vain(self, peers: list[int]) -> BaseException | None:
         if self.world.failure:
-            return WorldEnded()
-        left = next((peer for peer in peers if peer in self.world.left), None)
+            ended = WorldEnded()
+            ended.__cause__ = self.world.failure[1]
+            return ended
+        left = next((peer for peer in peers if self._ranks[peer] in self.world.left), None)
         if left is None:
             return None
         return CommunicationError(
@@ -151,14 +180,20 @@ def run_threads(
     world = ThreadWorld(world_size, hosts)
     results: list[Any] = [None] * world_size
 
+    def fail(rank: int, error: BaseException) -> None:
+        error.npdp_rank = rank  # type: ignore[attr-defined]
+        world.fail(rank, error)
+
     def run(rank: int) -> None:
         try:
             results[rank] = program(ThreadTransport(world, rank))
         except WorldEnded:
             pass
+        except SystemExit as leaving:
+            if leaving.code:
+                fail(rank, leaving)
         except BaseException as error:
-            error.npdp_rank = rank  # type: ignore[attr-defined]
-            world.fail(rank, error)
+            fail(rank, error)
         finally:
             world.left.add(rank)
 

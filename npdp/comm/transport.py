@@ -7,7 +7,7 @@ end only when its receive is there, so a schedule that needs buffering to get al
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -49,6 +49,22 @@ class Transport(Protocol):
         Raises:
             CommunicationError: the message has another size than was wanted, or the peer has left.
         """
+
+    def wait_any(self, handles: Sequence[Handle]) -> int:
+        """Wait until one of several receives is done; return which. It uses no core where nothing comes for long.
+
+        Raises:
+            CommunicationError: as `wait`.
+        """
+
+    def fork(self, ranks: Sequence[int]) -> Transport:
+        """Return a world of these ranks, in this order; collective over them.
+
+        Its messages never meet those of this one, so another thread may use it, or another part of the program.
+        """
+
+    def fail(self, error: BaseException) -> None:
+        """End all ranks of the world because of this error: for a thread whose error nobody else would see."""
 
     def in_vain(self, peers: list[int]) -> BaseException | None:
         """Return the error to raise where waiting for one of these ranks is in vain: it has failed or left."""
@@ -99,6 +115,15 @@ class NoTransport:
 
     def wait(self, handle: Handle) -> None:
         raise ValueError("rank 0 is alone; it waits for nobody")
+
+    def wait_any(self, handles: Sequence[Handle]) -> int:
+        raise ValueError("rank 0 is alone; it waits for nobody")
+
+    def fork(self, ranks: Sequence[int]) -> Transport:
+        return NoTransport()
+
+    def fail(self, error: BaseException) -> None:
+        raise error
 
     def in_vain(self, peers: list[int]) -> BaseException | None:
         return None

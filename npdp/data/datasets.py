@@ -58,6 +58,11 @@ class ArrayDataset:
         return self._x.shape[1:]
 
     @property
+    def elements_per_sample(self) -> int:
+        """How many numbers a sample takes in memory, about: what blocks of samples are measured by."""
+        return int(np.prod(self.sample_shape))
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the features that `take` returns."""
         return self._x.dtype
@@ -81,7 +86,7 @@ class ArrayDataset:
         Raises:
             IndexError: a row lies outside 0..N-1.
         """
-        rows = _checked(rows, len(self))
+        rows = checked_rows(rows, len(self))
         return self._features(rows), gather(self._y, rows)
 
     def fingerprint(self) -> str:
@@ -98,8 +103,8 @@ class ArrayDataset:
         digest = hashlib.blake2b(digest_size=16)
         shape = (len(self), *self.sample_shape)
         digest.update(f"{shape} {self.dtype.str} {self._y.shape} {self._y.dtype.str}".encode())
-        digest.update(self._features(_sampled(shape, self.dtype)).data)
-        digest.update(gather(self._y, _sampled(self._y.shape, self._y.dtype)).data)
+        digest.update(self._features(sampled(shape, self.dtype)).data)
+        digest.update(gather(self._y, sampled(self._y.shape, self._y.dtype)).data)
         return digest.hexdigest()
 
     def _row_count(self) -> int:
@@ -124,7 +129,8 @@ def gather(array: Array, rows: Rows) -> Array:
     return array.take(rows, axis=0, mode="clip")
 
 
-def _checked(rows: Rows, count: int) -> Rows:
+def checked_rows(rows: Rows, count: int) -> Rows:
+    """Return row numbers as contiguous intp, or the slice; IndexError where one lies outside 0..count-1."""
     if isinstance(rows, slice):
         return rows
     rows = np.asarray(rows)
@@ -138,7 +144,8 @@ def _checked(rows: Rows, count: int) -> Rows:
     return rows
 
 
-def _sampled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rows:
+def sampled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rows:
+    """Return the rows that a fingerprint reads: all; of much data some, evenly spaced, first and last among them."""
     row_bytes = dtype.itemsize
     for extent in shape[1:]:
         row_bytes *= extent

@@ -9,7 +9,7 @@ import numpy as np
 
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.tensor import Array, result
-from npdp.data.sampler import Rows, epoch_order, local_rows, shard
+from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, shard
 
 
 class Dataset(Protocol):
@@ -57,10 +57,21 @@ class DataLoader:
         self.global_batch_size, self.accumulate = batch_size, accumulate
         if (rank is None) != (world_size is None):
             raise ValueError(f"DataLoader: rank and world_size go together, got {rank} and {world_size}")
-        self.rank, self.world_size = (rank, world_size) if rank is not None and world_size is not None else shard()
+        self._shard = (rank, world_size) if rank is not None and world_size is not None else None
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
         self.epoch = 0
+        self._number, self._passes = number_loader(), 0
+
+    @property
+    def rank(self) -> int:
+        """Whose part: this rank's number, among the workers where there are servers too."""
+        return (self._shard or shard())[0]
+
+    @property
+    def world_size(self) -> int:
+        """Into how many parts each batch is cut."""
+        return (self._shard or shard())[1]
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -77,14 +88,26 @@ class DataLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
-        for number in range(self.iterations_per_epoch):
+        for number, part in self._parts():
             rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
             iteration = epoch * self.iterations_per_epoch + number
             for piece in range(self.accumulate):
-                start, stop = local_rows(len(rows), self.world_size, self.rank, self.accumulate, piece)
+                start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
                 x, y = self._take(rows[start:stop])
                 batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size)
-                yield result(x, batch), result(y, batch)
+                yield _tensor(x, batch), _tensor(y, batch)
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Yield (number of the batch, number of the part of it) for this rank: its own of each, or what it is given."""
+        give = hand_out() if self._shard is None else None
+        if give is None:
+            yield from ((number, self.rank) for number in range(self.iterations_per_epoch))
+            return
+        number, self._passes = self._passes, self._passes + 1  # an epoch may come twice, a pass does not
+        units = count_units(len(self.dataset), self.global_batch_size, self.world_size)
+        parts = min(self.world_size, self.global_batch_size)
+        for unit in give(self._number, number, units, parts):
+            yield divmod(unit, parts)
 
     def _take(self, rows: Rows) -> tuple[Array, Array]:
         take = getattr(self.dataset, "take", None)
@@ -95,3 +118,8 @@ class DataLoader:
             x, y = self.dataset[0]
             return np.empty((0, *np.shape(x)), np.asarray(x).dtype), np.empty((0, *np.shape(y)), np.asarray(y).dtype)
         return np.stack([np.asarray(x) for x, _ in samples]), np.stack([np.asarray(y) for _, y in samples])
+
+
+def _tensor(values: Any, batch: Batch) -> Any:
+    """Return what a dataset gave as rows of this batch; features that are not an array carry it their own way."""
+    return result(values, batch) if isinstance(values, np.ndarray) else values.with_batch(batch)

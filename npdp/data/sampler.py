@@ -7,11 +7,15 @@
 
 The order is a pure function of (seed, epoch): it does not depend on the number of ranks, and an epoch in the
 middle of a run can be made again.
+
+Where somebody hands out the work (an asynchronous parameter server), the same parts are its units, numbered through
+the epoch, and a rank takes whichever it is given next.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,13 +24,32 @@ import numpy.typing as npt
 from npdp.partition import part
 
 Rows = npt.NDArray[np.int64]
+HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, units, units in a batch) -> this rank's units
 
 
 class _OfThisRank(threading.local):
     shard: tuple[int, int] | None = None  # (rank, world size), as `npdp.init()` says it
+    hand_out: HandOut | None = None
+    loaders = 0  # how many were made: the same program numbers them alike on every rank
 
 
 _here = _OfThisRank()
+
+
+def number_loader() -> int:
+    """Return the next number for a loader of this rank."""
+    _here.loaders += 1
+    return _here.loaders - 1
+
+
+def set_hand_out(hand_out: HandOut | None) -> None:
+    """Say who gives the loaders of this rank their units of work; None: each rank takes its own part of each batch."""
+    _here.hand_out = hand_out
+
+
+def hand_out() -> HandOut | None:
+    """Return who gives this rank its units of work."""
+    return _here.hand_out
 
 
 def set_shard(rank: int, world_size: int) -> None:
@@ -61,3 +84,9 @@ def local_rows(count: int, parts: int, rank: int, pieces: int, piece: int) -> tu
     start, stop = part(count, parts, rank)
     first, last = part(stop - start, pieces, piece)
     return start + first, start + last
+
+
+def count_units(count: int, batch_size: int, parts: int) -> int:
+    """Return how many units an epoch of `count` samples has: the parts of its batches that are not empty."""
+    whole, rest = divmod(count, batch_size)
+    return whole * min(parts, batch_size) + min(parts, rest)

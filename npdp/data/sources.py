@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npdp.autograd.sparse_rows import SparseRows
 from npdp.data import formats
 from npdp.data.datasets import Array, ArrayDataset
 from npdp.data.formats.raw import Part, RawData
 from npdp.data.scaling import Moments, ScaledDataset, moments
+from npdp.data.sparse import SparseDataset
 from npdp.data.targets import class_labels, is_classification, refuse_infinite, regression_targets
 from npdp.errors import InputError
 
@@ -49,7 +51,7 @@ class DataSplit:
 
 
 def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, seed: int = 0,
-         standardize: bool = False, dtype: str = "float32", task: str = "auto") -> DataSplit:
+         standardize: bool = False, dtype: str = "float32", task: str = "auto", sparse: bool = False) -> DataSplit:
     """Load data, choose its test part where it has none, and scale it.
 
     Args:
@@ -60,6 +62,7 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
         standardize: scale features by mean and deviation of the training part.
         dtype: "float32" or "float64", of features and targets.
         task: "classification", "regression", or "auto", by the rule in `npdp.data.targets`.
+        sparse: read .svm and .libsvm as `SparseDataset`s, without making the table; an .npz file says what it is.
 
     Raises:
         InputError: anything that cannot be used, in one line: file, place, wanted, got.
@@ -70,8 +73,10 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
         raise InputError(f"seed: expected 0 or above, got {seed}")
     if not 0 <= test_fraction < 1:
         raise InputError(f"test fraction: expected a number from 0 to below 1, got {test_fraction}")
-    raw, true_weights = _read(spec, target, seed)
+    raw, true_weights = _read(spec, target, seed, sparse)
     _check(raw, spec, dtype)
+    if sparse or isinstance(raw.train.x, SparseRows):
+        _check_sparse(raw, spec, standardize)
     y, y_test, classes = _targets(raw, task, dtype)
     rows, test_rows = _split(len(y), 0 if raw.test else test_fraction, seed, spec)
     scaling = _moments(raw, y, rows) if standardize else None
@@ -84,9 +89,9 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
                      _scaled_weights(true_weights, scaling))
 
 
-def _read(spec: str, target: str | None, seed: int) -> tuple[RawData, TrueWeights | None]:
+def _read(spec: str, target: str | None, seed: int, sparse: bool) -> tuple[RawData, TrueWeights | None]:
     if spec not in ("digits", "synthetic"):
-        return formats.read(spec, target), None
+        return formats.read(spec, target, sparse), None
     if target is not None:
         raise InputError(f"{spec}: a target column ({target}) can be chosen in .csv files only")
     if spec == "synthetic":
@@ -114,16 +119,34 @@ def _scaled_weights(true_weights: TrueWeights | None, scaling: Moments | None) -
 
 
 def _check(raw: RawData, spec: str, dtype: str) -> None:
-    features = [part.x[:1].size for part in (raw.train, raw.test) if part is not None]
-    if not len(raw.train.y) or not features[0]:
+    if not len(raw.train.y) or not prod(raw.train.x.shape[1:]):
         raise InputError(f"{spec}: expected samples with features, got {len(raw.train.y)} samples "
                          f"of shape {raw.train.x.shape[1:]}")
     if raw.test and raw.test.x.shape[1:] != raw.train.x.shape[1:]:
         raise InputError(f"{raw.test.place(0)}: expected test samples of shape {raw.train.x.shape[1:]} "
                          f"as in the training part, got {raw.test.x.shape[1:]}")
     for part in (raw.train, raw.test):
-        if part is not None and not isinstance(part.x, np.memmap):  # a map may be larger than memory: not read here
+        if part is None or isinstance(part.x, np.memmap):  # a map may be larger than memory: not read here
+            continue
+        if isinstance(part.x, SparseRows):
+            refuse_infinite(part.x.values, _entries(part), dtype, "feature")
+        else:
             refuse_infinite(part.x, part, dtype, "feature")
+
+
+def _check_sparse(raw: RawData, spec: str, standardize: bool) -> None:
+    if not isinstance(raw.train.x, SparseRows):
+        raise InputError(f"{spec}: sparse data is read from .svm and .libsvm files, and from .npz files with the "
+                         f"arrays indptr, indices, values, shape and y; got a table of {raw.train.x.shape}")
+    if standardize:
+        raise InputError(f"{spec}: standardize would make sparse data dense, as it moves every zero by the mean; "
+                         "scale the values in the file instead")
+
+
+def _entries(part: Part) -> Part:
+    """Return the entries of sparse features as if each were a sample, where its own stands."""
+    x: SparseRows = part.x
+    return Part(x.values, part.y, lambda entry: part.place(int(np.searchsorted(x.indptr, entry, side="right")) - 1))
 
 
 def _targets(raw: RawData, task: str, dtype: str) -> tuple[Array, Array | None, int | None]:
@@ -153,6 +176,8 @@ def _moments(raw: RawData, y: Array, rows: NDArray[np.intp] | None) -> Moments:
 def _dataset(part: Part, y: Array, rows: NDArray[np.intp] | None, unit: float, scaling: Moments | None,
              dtype: str) -> ArrayDataset:
     y = y if rows is None else y[rows]
+    if isinstance(part.x, SparseRows):
+        return SparseDataset((part.x if rows is None else part.x.take(rows)).astype(dtype), y)
     dataset = ScaledDataset(part.x, y, rows=rows, dtype=dtype, unit=unit, moments=scaling)
     many_bytes = part.x.dtype == np.uint8 and part.x.nbytes > PIXELS_SCALED_ONCE_BYTES and scaling is None
     return dataset if many_bytes or isinstance(part.x, np.memmap) else dataset.in_memory()

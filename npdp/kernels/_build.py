@@ -19,7 +19,7 @@ from pathlib import Path
 import cffi  # type: ignore[import-untyped,unused-ignore]
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-HEADERS = ("npdp_kernels.h", "npdp_shared_memory.h")
+HEADERS = ("npdp_kernels.h", "npdp_shared_memory.h", "npdp_mailbox.h")
 
 ffibuilder = cffi.FFI()
 for header in HEADERS:
@@ -29,7 +29,7 @@ ffibuilder.set_source(
     "npdp.kernels._compiled",
     "\n".join(f'#include "{header}"' for header in HEADERS),
     # relative to setup.py, as setuptools demands
-    sources=["csrc/accumulate.c", "csrc/update.c", "csrc/combine.c", "csrc/shared_memory.c"],
+    sources=["csrc/accumulate.c", "csrc/update.c", "csrc/combine.c", "csrc/shared_memory.c", "csrc/mailbox.c"],
     include_dirs=["csrc"],
     depends=["csrc/internal.h", *(f"csrc/{header}" for header in HEADERS)],
     libraries=["m"],

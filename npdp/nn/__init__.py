@@ -7,6 +7,7 @@ from npdp.nn.layers import Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, 
 from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
+from npdp.nn.sparse import Embedding, SparseLinear
 
 if TYPE_CHECKING:
     from npdp.parallel.data_parallel import DataParallel as DataParallel
@@ -16,6 +17,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DataParallel",
     "Dropout",
+    "Embedding",
     "Flatten",
     "Linear",
     "MSELoss",
@@ -24,6 +26,7 @@ __all__ = [
     "ReLU",
     "Sequential",
     "Sigmoid",
+    "SparseLinear",
     "Tanh",
     "functional",
 ]

@@ -7,7 +7,8 @@
 
 An optimiser then updates a whole model in one pass, and an exchange sends a run of gradients as one buffer,
 straight from where backward wrote them. A parameter is laid flat once, by whoever comes first, an optimiser
-or data parallel training; both use that.
+or data parallel training; both use that. A sparse parameter stays where it is: its gradient is a few rows (see
+autograd/rows.py), and only those are updated and exchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from npdp.autograd.tensor import Array, Tensor
+from npdp.autograd.rows import RowGradient, Rows
+from npdp.autograd.tensor import Array, Hook, Tensor
 
 LINE_BYTES = 64
 
@@ -29,19 +31,59 @@ class Parameter(Tensor):
 
     A copy (`copy.deepcopy`, pickle) has the values, and is not laid flat.
 
+    Args:
+        data: its first values.
+        requires_grad: whether it is trained.
+        sparse: whether its gradient is a `RowGradient`; then it must be C-contiguous, and is never laid flat.
+
     Attributes:
+        fetch: of a sparse parameter, called with the rows, (k,) sorted and each once, that a forward is about to read,
+            where `data` does not hold all rows by itself; it puts them there.
+        unsynced: of a sparse parameter, why its gradient is not ready for an update, if it is not.
+        optimizer: of a sparse parameter, weak reference to its optimiser, once it has one.
         place: (the flat arrays that it lies in, its number there), once it has been laid flat.
         data_buffer: its values there; `data` is this array unless the user has put another in its place.
     """
 
     place: tuple[FlatParameters, int] | None = None
     data_buffer: Array | None = None
+    sparse: bool = False
+    fetch: Callable[[Rows], None] | None = None
+    unsynced: str | None = None
+    optimizer: Callable[[], Any] | None = None
 
-    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+    def __init__(self, data: Any, requires_grad: bool = True, sparse: bool = False) -> None:
         super().__init__(data, requires_grad)
+        if sparse:
+            if self.data.ndim == 0:
+                raise ValueError("a sparse parameter needs rows, got a number")
+            self.data, self.sparse = np.ascontiguousarray(self.data), True
+
+    def register_hook(self, hook: Hook) -> Callable[[], None]:
+        if self.sparse:
+            raise ValueError(
+                "a hook takes and gives arrays, and a sparse parameter's gradient is rows: make the layer with "
+                "sparse=False, or look at .grad after backward"
+            )
+        return super().register_hook(hook)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (np.array(self.data), self.requires_grad)
+        return type(self), (np.array(self.data), self.requires_grad) + ((True,) if self.sparse else ())
+
+
+def row_gradient(parameter: Parameter) -> RowGradient | None:
+    """Return the gradient of a sparse parameter, None where it has none.
+
+    Raises:
+        TypeError: it is an array, as operations leave that read the whole parameter.
+    """
+    gradient: Any = parameter.grad
+    if gradient is None or type(gradient) is RowGradient:
+        return gradient
+    raise TypeError(
+        f"a sparse parameter of shape {parameter.shape} has a gradient of type {type(gradient).__name__}: an operation "
+        "that is not sparse read all of it; make the layer with sparse=False"
+    )
 
 
 def allocate(count: int, dtype: np.dtype[Any]) -> Array:
@@ -64,6 +106,7 @@ class FlatParameters:
         unsynced: why these gradients are not ready for an update, if they are not.
         stepper: carries out an optimiser's whole step on them, `stepper(optimizer, slab)`, where that is not left to
             the optimiser: the gradients are still to be summed then.
+        optimizers: weak references to the optimisers that have some of these parameters.
     """
 
     def __init__(self, parameters: list[Parameter], allocate: Allocate = allocate) -> None:
@@ -79,6 +122,7 @@ class FlatParameters:
         self.grad_shared = False
         self.unsynced: str | None = None
         self.stepper: Callable[[Any, Any], None] | None = None
+        self.optimizers: list[Any] = []  # weak references to the optimisers of these parameters
         for number, parameter in enumerate(parameters):
             self._move_in(parameter, number)
 
@@ -122,9 +166,12 @@ class FlatParameters:
 
 
 def lay_flat(parameters: Iterable[Parameter], allocate: Allocate = allocate) -> list[FlatParameters]:
-    """Lay those parameters flat that are not yet, one set of arrays a dtype; return all that hold any of them."""
+    """Lay those parameters flat that are not yet, one set of arrays a dtype; return all that hold any of them.
+
+    Sparse parameters are left out.
+    """
     loose: dict[np.dtype[Any], list[Parameter]] = {}
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if not parameter.sparse]
     for parameter in parameters:
         if parameter.place is None:
             loose.setdefault(parameter.dtype, []).append(parameter)

@@ -8,15 +8,17 @@ from collections.abc import Iterable
 import numpy as np
 
 from npdp.autograd import Tensor
+from npdp.autograd.rows import RowGradient
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place, so that their common 2-norm is at most `max_norm`; return the norm before.
 
     After `backward` under DataParallel the gradients are the global ones on every rank, so every rank finds
-    the same norm and nothing is communicated. Parameters without a gradient do not count.
+    the same norm and nothing is communicated. Parameters without a gradient do not count; of a sparse one, its rows do.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [gradient.values if isinstance(gradient, RowGradient) else gradient for gradient in found]
     norm = math.sqrt(sum(float(np.vdot(g, g)) for g in (gradient.ravel(order="K") for gradient in gradients)))
     factor = max_norm / (norm + 1e-6)
     if factor < 1:

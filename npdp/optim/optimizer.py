@@ -3,19 +3,22 @@
 A step does not loop over parameters: it finds runs of parameters that have a gradient and are equally old,
 in most programs one run for the whole model, and updates each run in one pass. `updater` is who does that;
 other ways to train put their own there (a server that owns the parameters, a pass fused with the exchange).
+Sparse parameters are apart: of each, the rows that have a gradient are updated, and `row_updater` is who does that.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient
-from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat
+from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
 
 LearningRate = float | Callable[[int], float]
 
@@ -92,6 +95,14 @@ def update_here(optimizer: Optimizer, slab: Slab, run: Run) -> None:
     optimizer.update(slab, run)
 
 
+RowUpdater = Callable[["Optimizer", Parameter, RowGradient], None]  # of a sparse parameter, on this rank
+
+
+def update_rows_here(optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
+    """Update a sparse parameter on this rank: every rank its own copy."""
+    optimizer.update_rows(parameter, gradient.rows, gradient.values, optimizer.current_lr)
+
+
 class Optimizer:
     """Base of the optimisers: they name their state and write `update`.
 
@@ -105,6 +116,8 @@ class Optimizer:
         lr: as given; it may be set between steps.
         iteration: number of steps done.
         updater: carries out the update of a run.
+        row_updater: carries out the update of a sparse parameter.
+        sparse_parameters: those of `parameters` that are sparse, in their order.
     """
 
     state_names: tuple[str, ...] = ()
@@ -117,12 +130,18 @@ class Optimizer:
         self.weight_decay = not_negative("weight_decay", weight_decay)
         self.iteration = 0
         self.updater: Updater = update_here
+        self.row_updater: RowUpdater = update_rows_here
+        self.sparse_parameters = [parameter for parameter in self.parameters if parameter.sparse]
         if not callable(lr):
             not_negative("lr", lr)
         self.slabs = [
             Slab(flat, sorted(numbers), self.state_names, allocate)
             for flat, numbers in self._places(lay_flat(self.parameters, allocate))
         ]
+        for slab in self.slabs:
+            slab.flat.optimizers.append(weakref.ref(self))
+        for parameter in self.sparse_parameters:
+            parameter.optimizer = weakref.ref(self)
 
     def _places(self, flats: list[FlatParameters]) -> Iterator[tuple[FlatParameters, list[int]]]:
         for flat in flats:
@@ -139,6 +158,8 @@ class Optimizer:
             parameter.grad = None
         for slab in self.slabs:
             slab.flat.unsynced = None
+        for parameter in self.sparse_parameters:
+            parameter.unsynced = None
 
     def step(self) -> None:
         """Update all parameters that have a gradient, in place.
@@ -146,6 +167,7 @@ class Optimizer:
         Raises:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
         """
+        rows = self._row_gradients() if self.sparse_parameters else []
         for slab in self.slabs:
             if slab.flat.unsynced:
                 raise RuntimeError(f"{type(self).__name__}.step: {slab.flat.unsynced}")
@@ -155,11 +177,36 @@ class Optimizer:
             for run in slab.runs():
                 self.updater(self, slab, run)
             slab.mark_changed()
+        for sparse, gradient in rows:
+            self.row_updater(self, sparse, gradient)
+            sparse.version[0] += 1
         self.iteration += 1
+
+    def _row_gradients(self) -> list[tuple[Parameter, RowGradient]]:
+        """Return the sparse parameters that have a gradient, and it; refuse what must be before anything is changed."""
+        found = []
+        for parameter in self.sparse_parameters:
+            if parameter.unsynced:
+                raise RuntimeError(f"{type(self).__name__}.step: {parameter.unsynced}")
+            gradient = row_gradient(parameter)
+            if gradient is not None:
+                found.append((parameter, gradient))
+        return found
 
     def update(self, slab: Slab, run: Run, grad: Gradient | None = None) -> None:
         """Update one run, in place, from its gradient in the flat array, or from `grad`, as long as the run."""
         raise NotImplementedError
+
+    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, lr: float) -> None:
+        """Update rows of a sparse parameter, in place: to those rows what the dense update does, bit for bit.
+
+        Args:
+            parameter: (N, ...), whoever owns it.
+            rows: (k,) each once.
+            values: (k, ...) the gradient there.
+            lr: the learning rate.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no update of rows")
 
 
 def _checked(parameters: Iterable[Parameter]) -> list[Parameter]:
@@ -170,6 +217,16 @@ def _checked(parameters: Iterable[Parameter]) -> list[Parameter]:
         if not isinstance(parameter, Parameter):
             raise TypeError(f"an optimiser takes Parameters, got {type(parameter).__name__}")
     return found
+
+
+def refuse_sparse(parameters: Iterable[Parameter], who: str, why: str) -> None:
+    """Raise ValueError where one of the parameters is sparse; `why` says what `who` does to rows."""
+    for parameter in parameters:
+        if isinstance(parameter, Parameter) and parameter.sparse:
+            raise ValueError(
+                f"{who} {why}: a sparse parameter, here of shape {parameter.shape}, is updated where it has a gradient "
+                "only. Use SGD without momentum and weight decay, or make the layer with sparse=False"
+            )
 
 
 def not_negative(name: str, value: float) -> float:

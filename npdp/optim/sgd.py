@@ -12,9 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from npdp import kernels
+from npdp.autograd.rows import Rows
+from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, part
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, part, refuse_sparse
+
+BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in the cache, 2 to 3 times as quick
 
 
 class SGD(Optimizer):
@@ -35,6 +41,10 @@ class SGD(Optimizer):
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f"nesterov needs momentum and no dampening, got {momentum} and {dampening}")
         self.state_names = ("velocity",) if momentum else ()
+        parameters = list(parameters)
+        for name, value in {"momentum": momentum, "weight_decay": weight_decay}.items():
+            if value:
+                refuse_sparse(parameters, f"SGD with {name}", "changes every row in every step")
         super().__init__(parameters, lr, weight_decay, allocate)
 
     def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
@@ -49,3 +59,12 @@ class SGD(Optimizer):
             weight_decay=self.weight_decay,
             first=run.step == 1,
         )
+
+    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, lr: float) -> None:
+        data, length = parameter.data, max(1, BLOCK_ELEMENTS // max(1, values[:1].size))
+        for start in range(0, len(rows), length):
+            block = rows[start : start + length]
+            changed = data.take(block, axis=0)
+            with np.errstate(all="ignore"):  # as the kernel: the same bits, no warnings
+                changed -= data.dtype.type(lr) * values[start : start + length]
+            data[block] = changed

@@ -4,6 +4,9 @@
     rank 1   part 1              → loss → gradient ┼ all-reduce (exchange.py) → the same step everywhere
     rank 2   part 2              → loss → gradient ┘
 
+That is the strategy all-reduce; a parameter server (parameter_server/) and local SGD (local_sgd.py) are others, behind
+the same loop.
+
 Source: Li et al., PyTorch distributed: experiences on accelerating data parallel training, 2020 (buckets, hooks).
 """
 
@@ -16,14 +19,11 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Batch, Tensor, is_grad_enabled
+from npdp.autograd.sparse_rows import SparseRows
 from npdp.nn.module import Module, as_tensor
-from npdp.nn.parameter import Parameter
-from npdp.parallel.exchange import GradientExchange
-from npdp.parallel.fused import FusedExchange
 from npdp.parallel.replicas import broadcast_parameters
+from npdp.parallel.strategy import AllReduce, Strategy
 from npdp.parallel.world import init
-
-UPDATES = ("replicated", "fused")
 
 
 class DataParallel(Module):
@@ -44,6 +44,8 @@ class DataParallel(Module):
         overlap: whether, across hosts, backward goes on while a bucket is on the wire.
         update: "replicated", every rank updates its own copy; or "fused" (fused.py): gradients are summed in the pass
             that updates, ranks of a host share one copy. Parameters are read-only then, and reading `.grad` raises.
+        strategy: another way to train together, `npdp.ParameterServer(...)` or `npdp.LocalSGD(...)`; the arguments
+            above are for all-reduce.
 
     Raises:
         InputError: the ranks' models differ; the first difference is named.
@@ -56,24 +58,19 @@ class DataParallel(Module):
         first_bucket_mb: float | None = None,
         update: str = "replicated",
         overlap: bool = True,
+        strategy: Strategy | None = None,
     ) -> None:
-        if update not in UPDATES:
-            raise ValueError(f"DataParallel: no update {update!r}; there are {', '.join(UPDATES)}")
-        self.module, self.update = module, update
-        self.world = init()
+        self.module = module
+        self.strategy = strategy or AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
+        world = init()
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-        found = _exchange_of(trained)
-        if found is not None and update == "fused":
-            raise ValueError('DataParallel: update="fused" and DistributedOptimizer exclude each other')
-        if self.world.world_size > 1:
+        self.strategy.require_free(trained)
+        if world.world_size > 1:
             broadcast_parameters(module.named_parameters())
-        if update == "fused" and self.world.world_size > 1:
-            self.exchange: GradientExchange = FusedExchange(trained, self.world)
-        else:
-            sizes = bucket_cap_mb, first_bucket_mb
-            self.exchange = found or GradientExchange(trained, self.world, *sizes, overlap)
+        self.exchange = self.strategy.exchange(trained, world)
         self.exchange.wrapped = True
+        self.world = self.exchange.world
         self._untagged = 0
 
     @property
@@ -87,7 +84,8 @@ class DataParallel(Module):
         if batch is not None and batch.parts == self.world.world_size:  # the loader's
             return self.module(*inputs, **named)
         if is_grad_enabled() and inputs and not isinstance(inputs[0], dict):
-            inputs = (self._tagged(as_tensor(inputs[0])), *inputs[1:])
+            first = inputs[0] if isinstance(inputs[0], SparseRows) else as_tensor(inputs[0])
+            inputs = (self._tagged(first), *inputs[1:])
         return self.module(*inputs, **named)
 
     __call__ = forward
@@ -108,32 +106,23 @@ class DataParallel(Module):
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         yield from self.module.named_modules(prefix)
 
-    def _tagged(self, x: Tensor) -> Tensor:
+    def _tagged(self, x: Tensor | SparseRows) -> Tensor | SparseRows:
         """Return `x` as rows of a global batch that is put together from what each rank brings."""
         self._untagged += self.training
+        batch = Batch(len(x), self._untagged, self._place, self.world.world_size)
+        if isinstance(x, SparseRows):
+            return x.with_batch(batch)
         tagged = x.reshape(x.shape)  # another tensor, through which the gradient still reaches x
-        tagged.batch = Batch(len(x), self._untagged, self._place, self.world.world_size)
+        tagged.batch = batch
         return tagged
 
     def _place(self, count: int) -> tuple[int, int]:
-        """Return (first row of this rank, number of samples) of such a batch; collective."""
+        """Return (first row of this rank, number of samples) of such a batch; collective where ranks keep step."""
+        if not self.exchange.in_step:  # nobody knows what the others bring: as much, say
+            return self.world.rank * count, self.world.world_size * count
         counts = np.zeros(self.world.world_size, np.int64)
         self.world.allgather(np.array([count], np.int64), counts, "halving_doubling")
         return int(counts[: self.world.rank].sum()), int(counts.sum())
-
-
-def _exchange_of(trained: list[Parameter]) -> GradientExchange | None:
-    """Return the exchange that a DistributedOptimizer has made for these parameters, None where there is none.
-
-    Raises:
-        ValueError: they are exchanged already, in another way.
-    """
-    found = next((parameter.exchange for parameter in trained if parameter.exchange is not None), None)
-    if found is None:
-        return None
-    if not isinstance(found, GradientExchange) or found.wrapped or set(found.parameters) != set(trained):
-        raise ValueError("DataParallel: this model, or a part of it, is exchanged already; wrap it once")
-    return found
 
 
 DistributedDataParallel = DataParallel

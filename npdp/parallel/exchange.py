@@ -15,20 +15,18 @@ ranks that did not use it, and where that is all of them its gradient stays None
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from npdp.autograd import Batch, Tensor
-from npdp.autograd.batch import MIXED, SUMMED
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, lay_flat
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
+from npdp.parallel.sparse import UNSYNCED, SparseExchange
+from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
-
-UNSYNCED = (
-    "these gradients were accumulated under no_sync() and have not been exchanged; "
-    "run the last backward before step() outside no_sync()"
-)
+from npdp.partition import part
 
 
 class GradientExchange:
@@ -42,9 +40,13 @@ class GradientExchange:
         overlap: whether, across hosts, backward goes on while a bucket is on the wire.
 
     Attributes:
+        in_step: whether all ranks make each backward together, so that it may be collective.
         syncing: False under `no_sync`.
         wrapped: whether a DataParallel has it; a DistributedOptimizer's own may still be taken by one.
+        exchanged_bytes: of gradients and parameters that this rank has given to exchanges, or got from servers.
     """
+
+    in_step = True
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class GradientExchange:
         self._send = world.begin_allreduce if overlap and world.spans_hosts else world.allreduce
         self.parameters = list(parameters)
         self.flats = lay_flat(self.parameters)
+        self.sparse = SparseExchange((p for p in self.parameters if p.sparse), world)
         for parameter in self.parameters:
             parameter.exchange = self
         for flat in self.flats:
@@ -72,6 +75,7 @@ class GradientExchange:
                 flat.grad_shared = True  # another exchange may have some of these parameters, and views of this array
         self.syncing = True
         self.wrapped = False
+        self.exchanged_bytes = 0
         self.buckets: list[Bucket] = []
         for flat in self.flats:
             numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
@@ -92,14 +96,16 @@ class GradientExchange:
         weight = self._weight(batch)  # refuses what it must before any gradient is put aside
         if self.world.world_size > 1:
             self._put_aside()
+            self.sparse.put_aside()
             self._waits_for = self._sizes.copy()
             self._next = 0
         return weight
 
     def ready(self, parameter: Tensor) -> None:
-        if not self.syncing or self.world.world_size == 1:
+        bucket = self._bucket_of.get(id(parameter))  # None: sparse, which leaves when backward has ended
+        if bucket is None or not self.syncing or self.world.world_size == 1:
             return
-        self._waits_for[self._bucket_of[id(parameter)]] -= 1
+        self._waits_for[bucket] -= 1
         while self._alone and self._next < len(self.buckets) and self._waits_for[self._next] == 0:
             self._leave()
 
@@ -112,6 +118,8 @@ class GradientExchange:
         else:
             for parameter in self._aside:  # None would say that it was zeroed meanwhile
                 _add_to_grad(parameter, np.zeros_like(parameter.data))
+        self.sparse.syncing = self.syncing
+        self.sparse.finish()
         if was_local or self._local:
             self._tell_the_optimizers()
 
@@ -121,6 +129,19 @@ class GradientExchange:
             parameter.grad = None
             _add_to_grad(parameter, before)
         self._aside = {}
+        self.sparse.cancel()
+
+    def synchronize(self) -> None:
+        """Give every rank the newest parameters, where it does not have them anyway; collective."""
+
+    @property
+    def algorithm(self) -> str:
+        """How the largest piece travels, for metrics."""
+        return self.world.chosen("allreduce", max((bucket.buffer.nbytes for bucket in self.buckets), default=0))
+
+    def end_training(self) -> dict[str, Any]:
+        """End what this strategy has running beside the program; return what metrics say of it. Collective."""
+        return {}
 
     @property
     def unsynced(self) -> bool:
@@ -129,20 +150,7 @@ class GradientExchange:
 
     # How it does it
     def _weight(self, batch: Batch | None) -> float:
-        """Return this rank's weight: its share of the batch, or, where nothing says how many samples, one in P."""
-        if batch is SUMMED:
-            raise ValueError(
-                'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as '
-                "the mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
-            )
-        if batch is MIXED and self.world.world_size > 1:
-            raise ValueError(
-                "backward: this loss was computed from batches of different sizes, which weigh differently on each "
-                "rank; give each its own backward, the gradients add up"
-            )
-        if batch is None or batch.parts != self.world.world_size:
-            return 1 / self.world.world_size
-        return batch.count / batch.global_count if batch.global_count else 0.0
+        return loss_weight(batch, self.world.world_size)
 
     def _put_aside(self) -> None:
         """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
@@ -151,7 +159,7 @@ class GradientExchange:
         if self._local:
             return
         for parameter in self.parameters:
-            if parameter.grad is not None:
+            if parameter.grad is not None and not parameter.sparse:
                 self._aside[parameter] = np.array(parameter.grad)
                 parameter.grad = None
 
@@ -185,6 +193,13 @@ class GradientExchange:
                 np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
                 parameter.grad = parameter.grad_buffer
         self._send(bucket.buffer)
+        self.exchanged_bytes += bucket.buffer.nbytes
+
+
+def weight_within_part(batch: Batch, number: int) -> float:
+    """Return the weight of a piece in the mean over part `number` of its batch: 1 where it is the whole part."""
+    start, stop = part(batch.global_count, batch.parts, number)
+    return batch.count / (stop - start) if stop > start else 0.0
 
 
 def _take_in(bucket: Bucket, world_size: int) -> None:

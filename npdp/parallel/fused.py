@@ -15,19 +15,16 @@ Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart fr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
-from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
-from npdp.autograd import Batch
-from npdp.autograd.tensor import Array, Tensor
+from npdp.autograd.tensor import Array
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.kernels import Sum
 from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.at_step import ExchangeAtStep, move_in
 from npdp.parallel.world import World
 from npdp.partition import part
 
@@ -37,45 +34,16 @@ NO_GRAD = (
 )
 
 
-class FusedParameter(Parameter):
-    """What a parameter is while neither backward nor the step is at work: nobody may look at its gradient."""
-
-    @property
-    def grad(self) -> Array | None:
-        raise RuntimeError(NO_GRAD)
-
-    @grad.setter
-    def grad(self, grad: Array | None) -> None:
-        self.__dict__["grad"] = grad
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Parameter, (np.array(self.data), self.requires_grad)
-
-
-@cache
-def _hiding(kind: type[Parameter]) -> type[Parameter]:
-    """Return the class of a parameter of this class, which may be the user's own, while its gradient is hidden."""
-    return FusedParameter if kind is Parameter else type(kind.__name__, (FusedParameter, kind), {})
-
-
-class FusedExchange(GradientExchange):
-    """Sums gradients in the optimiser's step; otherwise as `GradientExchange`."""
+class FusedExchange(ExchangeAtStep):
+    """Sums gradients in the pass that updates."""
 
     def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
-        mine = list(parameters)
-        _require_own_arrays(mine)
-        super().__init__(mine, world)
+        super().__init__(parameters, world, NO_GRAD)
         self._everyones: dict[FlatParameters, list[Array] | None] = {}  # all ranks' gradients, where they are in reach
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
         self._ready: WeakSet[Slab] = WeakSet()  # whose state is where it is held once
-        self._kinds = [(type(parameter), _hiding(type(parameter))) for parameter in mine]  # type: ignore[arg-type]
         for flat in self.flats:
             self._share(flat)
-        self._show_gradients(False)
-
-    def _show_gradients(self, show: bool) -> None:
-        for parameter, (shown, hidden) in zip(self.parameters, self._kinds):
-            parameter.__class__ = shown if show else hidden
 
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once."""
@@ -83,55 +51,22 @@ class FusedExchange(GradientExchange):
         shared = self.world.shared_once(flat.data.size, flat.dtype) if everyones else None
         self._everyones[flat] = everyones if shared is not None else None
         flat.move_data(flat.data if shared is None else shared, writeable=False)  # the same values on all ranks
-        flat.stepper = self.step
         self.world.barrier()
 
-    # What the engine calls
-    def begin(self, batch: Batch | None, alone: bool) -> float:
-        weight = self._weight(batch)
-        self._show_gradients(True)
-        return weight
-
-    def ready(self, parameter: Tensor) -> None:
-        """Nothing leaves before the step."""
-
-    def finish(self) -> None:
-        was_local, self._local = self._local, not self.syncing
-        if was_local or self._local:
-            self._tell_the_optimizers()
-        self._show_gradients(False)
-
-    def cancel(self) -> None:
-        self._show_gradients(False)
-
-    # What the optimiser calls
-    def step(self, optimizer: Optimizer, slab: Slab) -> None:
-        """Sum and update; collective, in place of the optimiser's own step on this slab."""
-        self._show_gradients(True)
-        try:
-            if slab not in self._ready:
-                self._share_state(slab)
-            self._settle_who_is_used(slab)
-            runs = slab.runs()  # the same on all ranks
-            if self._everyones[slab.flat] is not None:
-                self._update_shared(optimizer, slab, runs)
-            elif runs:
-                self._update_own(optimizer, slab, runs)
-            slab.mark_changed()
-        finally:
-            self._show_gradients(False)
+    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
+        if slab not in self._ready:
+            self._share_state(slab)
+        self._settle_who_is_used(slab)
+        runs = slab.runs()  # the same on all ranks
+        self.exchanged_bytes += slab.flat.grad.nbytes
+        if self._everyones[slab.flat] is not None:
+            self._update_shared(optimizer, slab, runs)
+        elif runs:
+            self._update_own(optimizer, slab, runs)
 
     def _settle_who_is_used(self, slab: Slab) -> None:
         """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others."""
-        unused = 0
-        for parameter in slab.parameters:
-            gradient = parameter.grad
-            if gradient is None:
-                unused += 1
-            elif gradient is not parameter.grad_buffer:
-                np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
-                parameter.grad = parameter.grad_buffer
-        if not self.world.sum(unused):
+        if not self.world.sum(len(move_in(slab))):
             return
         used = np.array([parameter.grad is not None for parameter in slab.parameters], np.int32)
         self.world.allreduce(used, algorithm="auto")
@@ -185,12 +120,3 @@ def _within(runs: list[Run], start: int, stop: int) -> list[Run]:
     """Return what of the runs lies in a chunk. A chunk is one rank's for good: only that one has its state."""
     parts = [run._replace(start=max(run.start, start), stop=min(run.stop, stop)) for run in runs]
     return [run for run in parts if run.start < run.stop]
-
-
-def _require_own_arrays(parameters: list[Parameter]) -> None:
-    """Raise ValueError where an optimiser has laid these parameters beside others that are trained otherwise."""
-    mine = {id(parameter) for parameter in parameters}
-    flats = {id(parameter.place[0]): parameter.place[0] for parameter in parameters if parameter.place}
-    others = [p for flat in flats.values() for p in flat.parameters if p.requires_grad and id(p) not in mine]
-    if others:
-        raise ValueError(f'update="fused": the optimiser also has {len(others)} parameters of another model')

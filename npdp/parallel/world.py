@@ -6,6 +6,7 @@ be installed. A world of threads (`run_ranks`) gives each thread its own.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Sequence
 from math import prod
@@ -24,11 +25,18 @@ from npdp.parallel.checks import Array, checked
 from npdp.partition import part
 
 T = TypeVar("T")
+
+
 class World(Carrier):
-    """The ranks, as one of them sees them."""
+    """The ranks, as one of them sees them.
+
+    Attributes:
+        closing: called, in this order, when this rank's program ends well.
+    """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
         super().__init__(transport, algorithm)
+        self.closing: list[Callable[[], None]] = []
         self._number = np.zeros(1, np.int64)  # for barriers and counts
 
     def allreduce(self, array: Array, op: str = "sum", algorithm: str | None = None) -> None:
@@ -106,6 +114,12 @@ class World(Carrier):
         rows = everything.view(np.uint8).reshape(self.world_size, words * 8)
         return [row[:size].tobytes().decode(errors="surrogateescape") for row, size in zip(rows, sizes)]
 
+    def close(self) -> None:
+        """Do what is to be done at the end; once."""
+        while self.closing:
+            self.closing.pop(0)()
+
+
 class _OfThisRank(threading.local):
     world: World | None = None
 
@@ -123,15 +137,30 @@ def init(algorithm: str | None = None) -> World:
     Raises:
         RuntimeError: a launcher started several ranks, but MPI is missing or is another one.
     """
-    global _process_world
     world = _here.world or _process_world
     if world is None:
-        world = _process_world = World(_transport())
-        set_shard(world.rank, world.world_size)
+        world = World(_transport())
+        become(world)
+        atexit.register(_close)  # before the transport's own end, which was registered before
     if algorithm is not None:
         world.chosen("allreduce", 0, algorithm)
         world.algorithm = algorithm
     return world
+
+
+def become(world: World) -> None:
+    """Make this the world of this rank: of its process, or of its thread in a world of threads."""
+    global _process_world
+    if _here.world is None:
+        _process_world = world
+    else:
+        _here.world = world
+    set_shard(world.rank, world.world_size)
+
+
+def _close() -> None:
+    if _process_world is not None:
+        _process_world.close()
 
 
 def _transport() -> Transport:
@@ -171,7 +200,14 @@ def run_ranks(
     def run(transport: ThreadTransport) -> T:
         _here.world = World(transport, algorithm)
         set_shard(transport.rank, transport.world_size)
-        return program(*arguments)
+        try:
+            result = program(*arguments)
+        except SystemExit as leaving:
+            if not leaving.code:
+                _here.world.close()
+            raise
+        _here.world.close()
+        return result
 
     return run_threads(world_size, run, hosts)
 

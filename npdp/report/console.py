@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from npdp import environment
@@ -73,20 +74,46 @@ def _terminal_width() -> int:
 
 def banner(start: dict[str, Any]) -> str:
     """Return what a run will do, from its `start` event."""
-    ranks, threads = start["world_size"], start["blas_threads"]
+    threads = start["blas_threads"]
     local = start["local_batch_size"]
     each = f"{local[0]} a rank" if local[0] == local[-1] else f"{local[0]} or {local[-1]} a rank"
     momentum = f", momentum {start['momentum']:g}" if start["optimizer"] == "sgd" else ""
     return (
         f"npdp {start['version']}: {start['model']} with {start['parameters']:,} parameters\n"
         f"  data      {start['data']}\n"
-        f"  ranks     {ranks} on {start['transport']}, {threads} BLAS thread{'s' * (threads != 1)} each, "
-        f"{start['backend']} kernels, all-reduce {start['algorithm']}\n"
+        f"  ranks     {_ranks(start)} on {start['transport']}, {threads} BLAS thread{'s' * (threads != 1)} each, "
+        f"{start['backend']} kernels, {_TOGETHER[start['strategy']](start)}\n"
         f"  batch     {start['global_batch_size']} globally, {each}; {start['iterations_per_epoch']} iterations an "
         f"epoch, {start['epochs']} epochs\n"
         f"  optimizer {start['optimizer']}, learning rate {start['learning_rate']:g} ({start['lr_schedule']})"
         f"{momentum}, {start['dtype']}"
     )
+
+
+_TOGETHER: dict[str, Callable[[dict[str, Any]], str]] = {  # strategy -> how ranks train together
+    "allreduce": lambda start: f"all-reduce {start['algorithm']}",
+    "ps": lambda start: f"parameter server, staleness {start['staleness']}",
+    "local-sgd": lambda start: f"averaged every {start['local_iterations']} iterations",
+}
+
+
+def _ranks(start: dict[str, Any]) -> str:
+    workers, servers = start["world_size"], start.get("servers")
+    if servers is None:
+        return str(workers)
+    if servers == 0:
+        return f"{workers}, workers and servers at once,"
+    return f"{workers} worker{'s' * (workers != 1)} and {servers} server{'s' * (servers != 1)}"
+
+
+def _staleness(end: dict[str, Any]) -> str:
+    """Return the lines on a parameter server's gradients, none for other strategies."""
+    if "staleness_histogram" not in end:
+        return ""
+    counts = ", ".join(f"{staleness}: {count:,}" for staleness, count in end["staleness_histogram"].items())
+    dropped, unused = end["dropped_pushes"], end["unused_samples"]
+    lost = f"  dropped   {dropped:,} gradients came too late; {unused:,} samples went unused\n" if unused else ""
+    return f"  staleness {counts} of {end['pushes']:,} gradients\n{lost}"
 
 
 def summary(end: dict[str, Any]) -> str:
@@ -101,6 +128,7 @@ def summary(end: dict[str, Any]) -> str:
     return (
         f"done      {', '.join(scores)}\n"
         f"  time      {end['wall_s']:.2f} s, {end['samples_per_s']:,.0f} samples/s: {shares}\n"
+        f"{_staleness(end)}"
         f"  memory    {end['peak_memory_bytes'] / 1e6:.0f} MB at most on a rank\n"
         f"  sha256    {end['parameters_sha256']} of the parameters, the same on every rank"
     )

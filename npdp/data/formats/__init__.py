@@ -44,6 +44,12 @@ def _svmlight(path: str, target: str | None) -> RawData:
     return svmlight.read(path)
 
 
+def _sparse_svmlight(path: str) -> RawData:
+    from npdp.data.formats import svmlight
+
+    return svmlight.read_sparse(path)
+
+
 def _idx_folder(folder: str) -> RawData | None:
     from npdp.data.formats import idx
 
@@ -58,15 +64,17 @@ def _npy_folder(folder: str) -> RawData | None:
 
 FILES: dict[str, Callable[[str, str | None], RawData]] = {
     ".csv": _csv, ".npz": _npz, ".npy": _npy, ".svm": _svmlight, ".libsvm": _svmlight}
+SPARSE: dict[str, Callable[[str], RawData]] = {".svm": _sparse_svmlight, ".libsvm": _sparse_svmlight}
 FOLDERS: tuple[Callable[[str], RawData | None], ...] = (_idx_folder, _npy_folder)
 
 
-def read(path: str, target: str | None = None) -> RawData:
+def read(path: str, target: str | None = None, sparse: bool = False) -> RawData:
     """Read a file or folder with the reader that its name asks for.
 
     Args:
         path: a folder (IDX or a pair of .npy) or a file of a known suffix.
         target: the target's column, for CSV only.
+        sparse: whether a format that can be read either way is to be read as compressed rows.
 
     Raises:
         InputError: no reader for it, or the reader refuses it.
@@ -74,6 +82,8 @@ def read(path: str, target: str | None = None) -> RawData:
     suffix = os.path.splitext(path)[1].lower()
     if target is not None and suffix != ".csv":
         raise InputError(f"{path}: a target column ({target}) can be chosen in .csv files only")
+    if sparse and suffix in SPARSE:
+        return SPARSE[suffix](path)
     if suffix in FILES:
         return FILES[suffix](path, target)
     if is_directory(path):

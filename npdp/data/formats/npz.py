@@ -1,6 +1,7 @@
 """NumPy's own formats: `.npz` in memory, and a pair of `.npy` files memory-mapped.
 
     data.npz    arrays x, y and, if there is a test part, x_test, y_test
+                or sparse (sparse_npz.py)
     folder/     x.npy, y.npy and, if there is a test part, x_test.npy, y_test.npy
 
 Headers are checked against the size of the file before anything is allocated; pickled objects are never loaded.
@@ -16,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from npdp.data.formats import sparse_npz
 from npdp.data.formats.raw import Array, Part, RawData, open_file, status
 from npdp.errors import InputError
 
@@ -35,7 +37,7 @@ class _Header(NamedTuple):
 
 
 def read_npz(path: str) -> RawData:
-    """Read the arrays x, y (and x_test, y_test) of an .npz file into memory.
+    """Read the arrays x, y (and x_test, y_test) of an .npz file into memory; or those of a sparse one.
 
     Raises:
         InputError: no zip file, an array missing, corrupt, of objects or of the wrong shape.
@@ -48,8 +50,9 @@ def read_npz(path: str) -> RawData:
         try:
             with zipfile.ZipFile(file) as archive:
                 names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
-                return _parts(lambda name: f"{path}, array {name}", names, path,
-                              lambda name: _member(archive, path, name, file_bytes))
+                parts = sparse_npz.parts if sparse_npz.is_sparse(names) else _parts
+                return parts(lambda name: f"{path}, array {name}", names, path,
+                             lambda name: _member(archive, path, name, file_bytes))
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             raise InputError(f"{path}: expected an .npz file (a zip of arrays): {error}") from None
 

@@ -20,12 +20,12 @@ class Part:
     """The training or the test part as the file has it.
 
     Attributes:
-        x: (N, ...) features.
+        x: (N, ...) features, an array; or (N, D) `SparseRows`.
         y: (N,) labels or targets, unchecked.
         place: says where sample i stands, for messages: `data.csv, line 7`.
     """
 
-    x: Array
+    x: Any
     y: Array
     place: Callable[[int], str]
 

@@ -1,0 +1,133 @@
+/* Mailboxes in memory that all ranks of a host map; the contract is in npdp_mailbox.h.
+ *
+ *     base   | bell of 0 | bell of 1 | ... | line 0: box 0 to 0 | box 0 to 1 | ... | box 1 to 0 | ... | line 1: ...
+ *
+ * A box is full while it was filled more often than emptied; only its sender fills it and only its receiver empties it.
+ */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+
+#include "npdp_mailbox.h"
+
+enum { LINE_BYTES = 128, BOX_BYTES = 2048, LONGEST_SLEEP_NS = 10 * 1000 * 1000 };
+
+typedef struct {
+    uint32_t rung, sleepers;
+} bell;
+
+typedef struct {
+    uint32_t filled, emptied;
+    uint64_t nbytes;
+    unsigned char message[BOX_BYTES - 16];
+} box;
+
+static bell *bell_of(const npdp_mail *mail, uint32_t rank)
+{
+    return (bell *)(void *)(mail->base + (size_t)rank * LINE_BYTES);
+}
+
+static box *box_between(const npdp_mail *mail, uint32_t from, uint32_t to)
+{
+    const size_t number = ((size_t)mail->line * mail->ranks + from) * mail->ranks + to;
+    return (box *)(void *)(mail->base + (size_t)mail->ranks * LINE_BYTES + number * BOX_BYTES);
+}
+
+size_t npdp_mail_bytes(uint32_t ranks)
+{
+    return (size_t)ranks * (LINE_BYTES + NPDP_MAIL_LINES * (size_t)ranks * BOX_BYTES);
+}
+
+size_t npdp_mail_most(void)
+{
+    return sizeof((box *)0)->message;
+}
+
+static void ring(const npdp_mail *mail, uint32_t rank)
+{
+    bell *theirs = bell_of(mail, rank);
+    __atomic_add_fetch(&theirs->rung, 1, __ATOMIC_SEQ_CST);
+#ifdef __linux__
+    if (__atomic_load_n(&theirs->sleepers, __ATOMIC_SEQ_CST))
+        syscall(SYS_futex, &theirs->rung, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+#endif
+}
+
+int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *message, size_t nbytes)
+{
+    box *theirs = box_between(mail, mail->rank, to);
+    if (__atomic_load_n(&theirs->emptied, __ATOMIC_ACQUIRE) != theirs->filled)
+        return 0;
+    memcpy(theirs->message, message, nbytes);
+    theirs->nbytes = nbytes;
+    __atomic_store_n(&theirs->filled, theirs->filled + 1, __ATOMIC_RELEASE);
+    ring(mail, to);
+    return 1;
+}
+
+int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *message, size_t capacity)
+{
+    box *mine = box_between(mail, from, mail->rank);
+    if (__atomic_load_n(&mine->filled, __ATOMIC_ACQUIRE) == mine->emptied)
+        return -1;
+    const size_t nbytes = mine->nbytes;
+    if (nbytes > capacity)
+        return (int64_t)nbytes;
+    memcpy(message, mine->message, nbytes);
+    __atomic_store_n(&mine->emptied, mine->emptied + 1, __ATOMIC_RELEASE);
+    ring(mail, from);
+    return (int64_t)nbytes;
+}
+
+uint32_t npdp_mail_bell(const npdp_mail *mail)
+{
+    return __atomic_load_n(&bell_of(mail, mail->rank)->rung, __ATOMIC_SEQ_CST);
+}
+
+static void look_again_soon(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static void sleep_until_rung(bell *mine, uint32_t heard)
+{
+#ifdef __linux__
+    const struct timespec longest = {0, LONGEST_SLEEP_NS};
+    __atomic_add_fetch(&mine->sleepers, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, &mine->rung, FUTEX_WAIT, heard, &longest, NULL, 0);
+    __atomic_sub_fetch(&mine->sleepers, 1, __ATOMIC_SEQ_CST);
+#else
+    const struct timespec short_sleep = {0, LONGEST_SLEEP_NS / 100};
+    (void)mine, (void)heard;
+    nanosleep(&short_sleep, NULL);
+#endif
+}
+
+static double now_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t looks, uint32_t yields)
+{
+    bell *mine = bell_of(mail, mail->rank);
+    const double before = now_s();
+    for (uint32_t i = 0; i < looks && npdp_mail_bell(mail) == heard; i++)
+        look_again_soon();
+    for (uint32_t i = 0; i < yields && npdp_mail_bell(mail) == heard; i++)
+        sched_yield();
+    if (npdp_mail_bell(mail) == heard)
+        sleep_until_rung(mine, heard);
+    mail->wait_s += now_s() - before;
+    return npdp_mail_bell(mail);
+}

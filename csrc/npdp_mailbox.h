@@ -1,0 +1,41 @@
+/* Mailboxes in memory that all ranks of a host map: the contract. cffi reads these lines too.
+ *
+ * There are NPDP_MAIL_LINES lines, in each a box from each rank to each; it holds one message of up to npdp_mail_most() bytes until it is taken. Every
+ * rank has a bell, for all lines, which rings when something was put in a box for it or taken out of one of its own. To wait: read the
+ * bell, look into the boxes, and, where there is nothing to do, wait until the bell has rung since.
+ *
+ * The memory, zero at first, has npdp_mail_bytes(ranks) bytes and starts on a cache line. What a rank wrote before it
+ * sent, the receiver sees after it has taken.
+ */
+#ifndef NPDP_MAILBOX_H
+#define NPDP_MAILBOX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { NPDP_MAIL_LINES = 2 };
+
+typedef struct {
+    unsigned char *base;
+    uint32_t rank, ranks, line;
+    double wait_s; /* seconds in which this rank waited */
+} npdp_mail;
+
+size_t npdp_mail_bytes(uint32_t ranks);
+size_t npdp_mail_most(void);
+
+/* Puts a message into the box for `to`: 1; or 0 where the last one has not been taken yet. */
+int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *message, size_t nbytes);
+
+/* Takes the message from `from` if it fits into `capacity`; returns its size, -1 where there is none. A message that
+ * does not fit stays. */
+int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *message, size_t capacity);
+
+/* How often this rank's bell has rung. */
+uint32_t npdp_mail_bell(const npdp_mail *mail);
+
+/* Waits until it has rung more often than `heard`, at most 10 ms: looks, yields between looks, sleeps. Returns how often
+ * it has rung. */
+uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t looks, uint32_t yields);
+
+#endif

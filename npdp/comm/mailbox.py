@@ -1,0 +1,151 @@
+"""Small messages between the ranks of a host through memory that they map (csrc/mailbox.c), no MPI.
+
+A message that does not fit into a box goes in pieces, each as soon as the last one has been taken. Who waits sleeps,
+and is woken in some ten microseconds by what it waits for: no core is used meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from npdp.comm.errors import CommunicationError
+from npdp.comm.transport import Buffer, Handle, Transport, check_message
+
+OWN_CORE, SHARED_CORE = (2000, 200), (50, 20)  # looks, then yields, before sleeping; as in shared memory's collectives
+
+
+class _Piecewise:
+    """A message on its way: its bytes, and how many of them have gone."""
+
+    __slots__ = ("buffer", "bytes", "done", "gone", "peer")
+
+    def __init__(self, buffer: Buffer, peer: int) -> None:
+        self.buffer, self.bytes, self.peer = buffer, buffer.reshape(-1).view(np.uint8), peer
+        self.gone, self.done = 0, False
+
+
+class MailboxTransport:
+    """A world of ranks that share memory, for messages; what else it is asked, another transport does. See `lines`."""
+
+    def __init__(self, beneath: Transport, memory: Buffer, line: int) -> None:
+        from npdp.kernels import mailbox  # where there is a compiler
+
+        self._beneath, self._most = beneath, mailbox.MOST_BYTES
+        self.name, self.host_number, self.is_elsewhere = beneath.name, beneath.host_number, beneath.is_elsewhere
+        self.rank, self.world_size = beneath.rank, beneath.world_size
+        self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
+        self._looks, self._yields = OWN_CORE if self.world_size <= (os.cpu_count() or 1) else SHARED_CORE
+        self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
+        self._receives: dict[int, deque[_Piecewise]] = defaultdict(deque)
+        self._lines: list[MailboxTransport] = [self]
+
+    @property
+    def wait_s(self) -> float:
+        return self._mail.wait_s
+
+    @wait_s.setter
+    def wait_s(self, seconds: float) -> None:
+        self._mail.wait_s = seconds
+
+    def send(self, buffer: Buffer, peer: int) -> _Piecewise:
+        message, queue = _Piecewise(buffer, peer), self._sends[peer]
+        queue.append(message)
+        self._push(queue)
+        return message
+
+    def receive(self, buffer: Buffer, peer: int) -> _Piecewise:
+        message, queue = _Piecewise(buffer, peer), self._receives[peer]
+        queue.append(message)
+        self._pull(queue)
+        return message
+
+    def wait(self, handle: Handle) -> None:
+        self.wait_any([handle])
+
+    def wait_any(self, handles: Sequence[Handle]) -> int:
+        looks, yields = self._looks, self._yields
+        heard = self._mail.bell
+        while True:
+            for line in self._lines:
+                line._progress()
+            done = next((number for number, handle in enumerate(handles) if handle.done), None)
+            if done is not None:
+                return done
+            before, heard = heard, self._mail.wait(heard, looks, yields)
+            if heard == before:
+                looks = yields = 0  # this takes longer
+                error = self._beneath.in_vain([handle.peer for handle in handles])
+                if error is not None and self._mail.bell == heard:
+                    raise error
+
+    def _progress(self) -> None:
+        for queue in self._sends.values():
+            self._push(queue)
+        for queue in self._receives.values():
+            self._pull(queue)
+
+    def _push(self, queue: deque[_Piecewise]) -> None:
+        """Send what may be sent to a peer, in order."""
+        while queue:
+            message = queue[0]
+            piece = message.bytes[message.gone : message.gone + self._most]
+            if not self._mail.send(message.peer, piece):
+                return
+            message.gone += piece.size
+            if message.gone == message.bytes.size:
+                queue.popleft().done = True
+
+    def _pull(self, queue: deque[_Piecewise]) -> None:
+        """Take what has come from a peer into the buffers that wait for it, in order."""
+        while queue:
+            message = queue[0]
+            piece = message.bytes[message.gone : message.gone + self._most]
+            got = self._mail.take(message.peer, piece)
+            if got < 0:
+                return
+            if got != piece.size:
+                raise CommunicationError(check_message(message.buffer, None, True, self.rank, message.peer))
+            message.gone += got
+            if message.gone == message.bytes.size:
+                queue.popleft().done = True
+
+    def fork(self, ranks: Sequence[int]) -> Transport:
+        return self._beneath.fork(ranks)
+
+    def fail(self, error: BaseException) -> None:
+        self._beneath.fail(error)
+
+    def in_vain(self, peers: list[int]) -> BaseException | None:
+        return self._beneath.in_vain(peers)
+
+    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+        self._beneath.native_allreduce(buffer, op)
+
+
+def lines(beneath: Transport, memory: Buffer) -> list[MailboxTransport]:
+    """Return worlds of ranks that share memory, whose messages never meet; for one thread of this rank.
+
+    While it waits for one, messages of the others go on. Another thread makes its own; of each line one of the two may
+    send and the other receive.
+
+    Args:
+        beneath: a transport of the same ranks.
+        memory: (nbytes(ranks),) bytes that all of them map; zeros at first.
+    """
+    from npdp.kernels import mailbox
+
+    made = [MailboxTransport(beneath, memory, line) for line in range(mailbox.LINES)]
+    for line in made:
+        line._lines = made
+    return made
+
+
+def nbytes(ranks: int) -> int:
+    """Return how much memory the boxes of so many ranks take."""
+    from npdp.kernels import mailbox
+
+    return mailbox.mail_bytes(ranks)

@@ -1,0 +1,73 @@
+"""Products of sparse rows and a dense table: with scipy where it is installed, else with NumPy alone.
+
+scipy's loops go over the entries once, in order; NumPy gathers a row of the table for each entry first, which takes
+about three times as long. Both add up in float32 or float64 as given; their last bits may differ.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd.sparse_rows import SparseRows, unchecked
+from npdp.autograd.tensor import Array
+
+
+@cache
+def _csr_array() -> Any:
+    """Return scipy's class of CSR arrays, None where scipy (the extra `npdp[sparse]`) is not installed."""
+    try:
+        from scipy.sparse import csr_array
+    except ImportError:
+        return None
+    return csr_array
+
+
+def times(x: SparseRows, places: Array, table: Array) -> Array:
+    """Return the product of x and the rows of a table that it meets; (n, width).
+
+    Args:
+        x: (n, columns).
+        places: (entries,) int32, the row of the table for each entry.
+        table: (count, width), the rows for the columns that x has entries in.
+    """
+    if _csr_array() is not None:
+        return _matrix(x, places, len(table)) @ table
+    terms = table.take(places, axis=0)
+    terms *= x.values[:, None]
+    return _sums(terms, x.indptr, len(x))
+
+
+def transposed_times(x: SparseRows, places: Array, count: int, g: Array) -> Array:
+    """Return x.T @ g where it is not zero: for `count` columns, each entry's given by `places`; g (n, width)."""
+    if _csr_array() is not None:
+        return _matrix(x, places, count).T @ g
+    order = np.argsort(places, kind="stable")
+    terms = g.take(x.row_numbers().take(order), axis=0)
+    terms *= x.values.take(order)[:, None]
+    ends = np.cumsum(np.bincount(places, minlength=count))
+    return _sums(terms, np.concatenate([[0], ends]), count)
+
+
+def sums_of_rows(g: Array, places: Array, count: int) -> Array:
+    """Return for each of `count` places the sum of the rows of `g` that go there; g (n, width) -> (count, width)."""
+    ones = unchecked(np.arange(len(g) + 1), places, np.ones(len(g), g.dtype), (len(g), count))
+    return transposed_times(ones, places, count, g)
+
+
+def _matrix(x: SparseRows, places: Array, columns: int) -> Any:
+    indptr = x.indptr.astype(places.dtype)  # scipy wants both of one dtype, and would look for it
+    return _csr_array()((x.values, places, indptr), shape=(len(x), columns))
+
+
+def _sums(terms: Array, bounds: Array, count: int) -> Array:
+    """Return the sum of terms[bounds[i] : bounds[i + 1]] for each i; of none it is zero."""
+    sums = np.zeros((count, *terms.shape[1:]), terms.dtype)
+    filled = bounds[1:] > bounds[:-1]  # reduceat would give an empty stretch its first neighbour
+    if filled.any():
+        sums[filled] = np.add.reduceat(terms, bounds[:-1][filled], axis=0)
+    return sums

@@ -1,0 +1,177 @@
+"""Layers that read a few rows of a large weight: SparseLinear and Embedding.
+
+    SparseLinear   x (n, features), sparse     y = x @ weight + bias        weight (features, outputs): a row a feature
+    Embedding      numbers (...)               y = weight[numbers]          weight (numbers, width)
+
+What a batch does not touch costs nothing: forward reads the rows that it needs, the gradient is a `RowGradient`, and
+optimisers and exchanges pass it on as rows. With `sparse=False` the gradient is an array of the weight's size, which
+every optimiser takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from npdp import random
+from npdp.autograd import Batch, Node, Tensor, is_grad_enabled
+from npdp.autograd.rows import Distinct, RowGradient, Rows
+from npdp.autograd.sparse_rows import SparseRows
+from npdp.autograd.tensor import Array, result
+from npdp.nn.initializers import normal
+from npdp.nn.module import Module
+from npdp.nn.parameter import Parameter
+from npdp.nn.products import sums_of_rows, times, transposed_times
+
+
+class SparseLinear(Module):
+    """y = x @ weight + bias, x sparse.
+
+    The weight has the shape (in_features, out_features), the other way round than `Linear`: a feature is a row of it.
+    Weight and bias begin at zero: a linear model's loss is convex, so training comes to the same end from anywhere,
+    and random numbers for a million features would only take time.
+
+    Args:
+        in_features: columns of the input.
+        out_features: columns of the output.
+        bias: whether to add one.
+        sparse: whether the weight's gradient is a `RowGradient`; else it is an array.
+        dtype: of the parameters, float32 or float64.
+        generator: not used, as the first values are zeros; there so that layers are made alike.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        sparse: bool = True,
+        dtype: Any = np.float32,
+        generator: np.random.Generator | None = None,
+    ) -> None:
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"SparseLinear needs at least 1 feature in and out, got {in_features} and {out_features}")
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter(np.zeros((in_features, out_features), dtype), True, sparse)
+        self.bias = Parameter(np.zeros(out_features, dtype)) if bias else None
+        self._touched = _Touched(in_features)
+
+    def forward(self, x: Any) -> Tensor:
+        """Return x @ weight + bias, (n, out_features).
+
+        Args:
+            x: (n, in_features) `SparseRows`, as a loader of a `SparseDataset` gives, or a CSR matrix of scipy's.
+        """
+        x = SparseRows.of(x)
+        if x.shape[1] != self.in_features:
+            raise ValueError(f"SparseLinear: wanted an input of shape (n, {self.in_features}), got {x.shape}")
+        weight, bias = self.weight, self.bias
+        x = x.astype(weight.dtype)
+        rows, places = self._touched(weight, x.indices)
+        y = times(x, places, weight.data.take(rows, axis=0))  # each row is fetched from memory once, in order
+        if bias is not None:
+            y += bias.data
+
+        def to_weight(g: Array) -> Any:
+            return _rows(weight, rows, transposed_times(x, places, len(rows), g))
+
+        return _recorded("sparse_linear", y, x.batch, (weight, to_weight), (bias, lambda g: g.sum(axis=0)))
+
+    def describe(self) -> str:
+        return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
+
+
+class Embedding(Module):
+    """y = weight[numbers].
+
+    Args:
+        num_embeddings: how many rows there are.
+        embedding_dim: their width.
+        sparse: whether the weight's gradient is a `RowGradient`; else it is an array.
+        dtype: of the weight, float32 or float64.
+        generator: for the first values, N(0, 1) as in PyTorch; else this rank's own.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        sparse: bool = True,
+        dtype: Any = np.float32,
+        generator: np.random.Generator | None = None,
+    ) -> None:
+        if num_embeddings < 1 or embedding_dim < 1:
+            raise ValueError(f"Embedding needs at least 1 row and column, got {num_embeddings} and {embedding_dim}")
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        generator = generator or random.default_generator()
+        self.weight = Parameter(normal((num_embeddings, embedding_dim), dtype, generator), True, sparse)
+        self._touched = _Touched(num_embeddings)
+
+    def forward(self, numbers: Any) -> Tensor:
+        """Return the rows of these numbers, (..., embedding_dim).
+
+        Args:
+            numbers: (...) integers in [0, num_embeddings), a Tensor or an array.
+        """
+        batch = numbers.batch if isinstance(numbers, Tensor) else None
+        numbers = self._checked(numbers.data if isinstance(numbers, Tensor) else np.asarray(numbers))
+        weight, flat = self.weight, numbers.reshape(-1)
+        rows, places = self._touched(weight, flat)
+        y = weight.data.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
+
+        def to_weight(g: Array) -> Any:
+            return _rows(weight, rows, sums_of_rows(g.reshape(len(flat), self.embedding_dim), places, len(rows)))
+
+        return _recorded("embedding", y, batch, (weight, to_weight))
+
+    def _checked(self, numbers: Array) -> Array:
+        if numbers.dtype.kind not in "iu":
+            raise TypeError(f"Embedding: numbers must be integers, got {numbers.dtype}")
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= self.num_embeddings):
+            wrong = numbers[(numbers < 0) | (numbers >= self.num_embeddings)][0]
+            raise ValueError(f"Embedding: numbers must be in [0, {self.num_embeddings}), got {wrong}")
+        return numbers
+
+    def describe(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+class _Touched:
+    """Finds the rows that a forward reads, and tells the parameter's owner before it does."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._distinct: Distinct | None = None  # made when first needed: it takes memory
+
+    def __call__(self, parameter: Parameter, numbers: Array) -> tuple[Rows, Array]:
+        """Return the rows, sorted and each once, and the place of each number among them."""
+        if self._distinct is None:
+            self._distinct = Distinct(self._count)
+        rows, places = self._distinct(numbers)
+        if parameter.fetch is not None:
+            parameter.fetch(rows)
+        return rows, places
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copied or saved layer begins without slots
+        return type(self), (self._count,)
+
+
+def _rows(parameter: Parameter, rows: Rows, values: Array) -> RowGradient | Array:
+    gradient = RowGradient(rows, values, parameter.shape)
+    return gradient if parameter.sparse else gradient.dense()
+
+
+def _recorded(
+    name: str, output: Array, batch: Batch | None, *inputs: tuple[Parameter | None, Callable[[Array], Any]]
+) -> Tensor:
+    """Return the result of an operation on parameters, each with its gradient rule; no rule reads a parameter again."""
+    made = result(output, batch)
+    wanted = [(p, vjp) for p, vjp in inputs if p is not None and p.requires_grad]
+    if wanted and is_grad_enabled():
+        made.requires_grad = True
+        made.node = Node(name, [p for p, _ in wanted], tuple(vjp for _, vjp in wanted), False, [])
+    return made

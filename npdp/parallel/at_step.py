@@ -1,0 +1,136 @@
+"""What the strategies share whose gradients meet in the optimiser's step, not in backward.
+
+    backward   gradients are this rank's own, in its flat arrays; several add up
+    step       `_step` sums and updates, in place of the optimiser
+
+Meanwhile nobody may look at a gradient, which would be only this rank's share, and parameters are read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd import Batch
+from npdp.autograd.tensor import Array, Tensor
+from npdp.nn.parameter import Parameter
+from npdp.optim.optimizer import Optimizer, Slab
+from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.world import World
+
+
+class HiddenGradient(Parameter):
+    """What a parameter is while neither backward nor the step is at work: nobody may look at its gradient."""
+
+    why_hidden = ""
+
+    @property
+    def grad(self) -> Array | None:
+        raise RuntimeError(self.why_hidden)
+
+    @grad.setter
+    def grad(self, grad: Array | None) -> None:
+        self.__dict__["grad"] = grad
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Parameter, (np.array(self.data), self.requires_grad)
+
+
+@cache
+def _hiding(kind: type[Parameter], why: str) -> type[Parameter]:
+    """Return the class of a parameter of this class, which may be the user's own, while its gradient is hidden."""
+    bases = (HiddenGradient,) if kind is Parameter else (HiddenGradient, kind)
+    return type(kind.__name__, bases, {"why_hidden": why})
+
+
+class ExchangeAtStep(GradientExchange):
+    """Base: keeps gradients local and hidden until the optimiser's step; otherwise as `GradientExchange`.
+
+    Attributes:
+        takes_sparse: whether it can do with sparse parameters; their gradients are not hidden.
+
+    Args:
+        parameters: to be trained; the optimiser must have laid no others beside them.
+        world: the ranks.
+        why_hidden: what is said to who looks at a gradient.
+    """
+
+    takes_sparse = False
+
+    def __init__(self, parameters: Iterable[Parameter], world: World, why_hidden: str) -> None:
+        mine = list(parameters)
+        _require_own_arrays(mine)
+        if not self.takes_sparse and any(parameter.sparse for parameter in mine):
+            raise ValueError(
+                "DataParallel: this strategy passes over whole parameters in the optimiser's step, and the model has "
+                'sparse ones: use update="replicated", or make its layers with sparse=False'
+            )
+        super().__init__(mine, world)
+        self._dense = [parameter for parameter in mine if not parameter.sparse]
+        self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in self._dense]  # type: ignore[arg-type]
+        for flat in self.flats:
+            flat.stepper = self.step
+        self._show_gradients(False)
+
+    def _show_gradients(self, show: bool) -> None:
+        for parameter, (shown, hidden) in zip(self._dense, self._kinds):
+            parameter.__class__ = shown if show else hidden
+
+    # What the engine calls
+    def begin(self, batch: Batch | None, alone: bool) -> float:
+        weight = self._weight(batch)
+        self._show_gradients(True)
+        return weight
+
+    def ready(self, parameter: Tensor) -> None:
+        """Nothing leaves before the step."""
+
+    def finish(self) -> None:
+        was_local, self._local = self._local, not self.syncing
+        if was_local or self._local:
+            self._tell_the_optimizers()
+        self._show_gradients(False)
+
+    def cancel(self) -> None:
+        self._show_gradients(False)
+
+    # What the optimiser calls
+    def step(self, optimizer: Optimizer, slab: Slab) -> None:
+        """Sum and update, in place of the optimiser's own step on this slab."""
+        self._show_gradients(True)
+        try:
+            self._step(optimizer, slab)
+            slab.mark_changed()
+        finally:
+            self._show_gradients(False)
+
+    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
+        raise NotImplementedError
+
+
+def move_in(slab: Slab) -> list[int]:
+    """Put the gradients of a slab's parameters where they belong; return the places of those that have none."""
+    unused = []
+    for place, parameter in enumerate(slab.parameters):
+        gradient = parameter.grad
+        if gradient is None:
+            unused.append(place)
+        elif gradient is not parameter.grad_buffer:
+            np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
+            parameter.grad = parameter.grad_buffer
+    return unused
+
+
+def _require_own_arrays(parameters: list[Parameter]) -> None:
+    """Raise ValueError where an optimiser has laid these parameters beside others that are trained otherwise."""
+    mine = {id(parameter) for parameter in parameters}
+    flats = {id(parameter.place[0]): parameter.place[0] for parameter in parameters if parameter.place}
+    others = [p for flat in flats.values() for p in flat.parameters if p.requires_grad and id(p) not in mine]
+    if others:
+        raise ValueError(
+            f"DataParallel: the optimiser also has {len(others)} parameters of another model; where gradients meet in "
+            "the optimiser's step, give each model its own"
+        )

@@ -1,0 +1,166 @@
+"""Local SGD: every rank trains by itself, and every H iterations the parameters are averaged over the ranks.
+
+    rank 0   step step step step ┐                 ┌ step step step step ┐
+    rank 1   step step step step ┼─ mean of the  ──┼ step step step step ┼─ ...
+    rank 2   step step step step ┘  parameters     └ step step step step ┘
+
+Each rank weighs by the samples it has used since the last time. With H = 1 and plain SGD that is synchronous SGD. With
+outer momentum the mean does not become the new parameters at once: how far it is from the last ones is taken as a
+gradient, and an outer SGD with Nesterov momentum makes the step.
+
+Source: Stich, Local SGD converges fast and communicates little, 2019; Douillard et al., DiLoCo, 2023 (outer momentum).
+Cost: an all-reduce of S bytes every H iterations, 1/H of what synchronous SGD sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from npdp import kernels
+from npdp.autograd import Batch
+from npdp.autograd.tensor import Array, Tensor
+from npdp.nn.parameter import FlatParameters, Parameter
+from npdp.optim.optimizer import Optimizer, Slab
+from npdp.parallel.exchange import GradientExchange, weight_within_part
+from npdp.parallel.strategy import require_not_exchanged
+from npdp.parallel.world import World
+
+
+@dataclass(frozen=True)
+class LocalSGD:
+    """Average the parameters now and then: `nn.DataParallel(model, strategy=LocalSGD(local_iterations=8))`.
+
+    Args:
+        local_iterations: optimiser steps between two averagings.
+        outer_momentum: of the outer SGD, in [0, 1).
+        outer_lr: its learning rate; 1 takes the mean as it is.
+    """
+
+    local_iterations: int = 8
+    outer_momentum: float = 0.0
+    outer_lr: float = 1.0
+
+    name = "local-sgd"
+    update = "local"
+
+    def __post_init__(self) -> None:
+        if self.local_iterations < 1:
+            raise ValueError(f"LocalSGD: local_iterations must be at least 1, got {self.local_iterations}")
+        if not 0 <= self.outer_momentum < 1 or self.outer_lr <= 0:
+            raise ValueError(
+                f"LocalSGD: wanted outer_momentum in [0, 1) and outer_lr above 0, got {self.outer_momentum} and "
+                f"{self.outer_lr}"
+            )
+
+    def require_free(self, parameters: Sequence[Parameter]) -> None:
+        require_not_exchanged(parameters)
+
+    def exchange(self, parameters: list[Parameter], world: World) -> GradientExchange:
+        return ParameterAveraging(parameters, world, self)
+
+
+class ParameterAveraging(GradientExchange):
+    """Leaves gradients to their rank, and averages parameters after the optimiser's steps."""
+
+    in_step = False
+
+    def __init__(self, parameters: Iterable[Parameter], world: World, strategy: LocalSGD) -> None:
+        super().__init__(parameters, world)
+        self._strategy = strategy
+        self._steps: dict[Slab, int] = {}  # since the last averaging
+        self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
+        self._averagings: dict[Slab, int] = {}
+        self._samples = 0  # that this rank has used since then
+        for flat in self.flats:
+            if world.world_size > 1:
+                flat.move_data(world.shared_empty(flat.data.size, flat.dtype))
+            flat.stepper = self._step
+            if self._has_outer:
+                self._outer[flat] = flat.data.copy(), np.zeros_like(flat.data)
+
+    @property
+    def _has_outer(self) -> bool:
+        return self._strategy.outer_momentum > 0 or self._strategy.outer_lr != 1
+
+    # What the engine calls
+    def begin(self, batch: Batch | None, alone: bool) -> float:
+        self._weight(batch)  # refuses what cannot be weighted
+        if batch is None or batch.parts != self.world.world_size:
+            return 1.0
+        self._samples += batch.count
+        return weight_within_part(batch, self.world.rank)
+
+    def ready(self, parameter: Tensor) -> None:
+        """Gradients stay here."""
+
+    def finish(self) -> None:
+        """Gradients stay here."""
+
+    # What the optimiser calls
+    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
+        for run in slab.runs():
+            optimizer.updater(optimizer, slab, run)
+        self._steps[slab] = self._steps.get(slab, 0) + 1
+        if self._steps[slab] == self._strategy.local_iterations:
+            self._average(slab)
+            self._forget_samples()
+        slab.mark_changed()
+
+    def synchronize(self) -> None:
+        """Average what has been trained since the last time; collective."""
+        for slab, steps in self._steps.items():
+            if steps:
+                self._average(slab)
+        self._forget_samples()
+
+    def _forget_samples(self) -> None:
+        if not any(self._steps.values()):
+            self._samples = 0
+
+    def _average(self, slab: Slab) -> None:
+        self._steps[slab] = 0
+        flat = slab.flat
+        weight = flat.dtype.type(self._share())
+        for start, stop in _spans(slab):
+            mine = flat.data[start:stop]
+            mine *= weight
+            self.world.allreduce(mine)
+            self.exchanged_bytes += mine.nbytes
+            if self._has_outer:
+                self._outer_step(flat, start, stop, first=slab not in self._averagings)
+        self._averagings[slab] = self._averagings.get(slab, 0) + 1
+
+    def _share(self) -> float:
+        """Return this rank's part of all ranks' samples, or, where nothing says how many, one in P; collective."""
+        total = self.world.sum(self._samples)
+        return self._samples / total if total else 1 / self.world.world_size
+
+    def _outer_step(self, flat: FlatParameters, start: int, stop: int, first: bool) -> None:
+        """Step from the last parameters along their distance to the mean, and leave the result everywhere."""
+        before, velocity = (array[start:stop] for array in self._outer[flat])
+        mean = flat.data[start:stop]
+        kernels.sgd_update(
+            before,
+            before - mean,
+            velocity,
+            lr=self._strategy.outer_lr,
+            momentum=self._strategy.outer_momentum,
+            dampening=0.0,
+            nesterov=self._strategy.outer_momentum > 0,
+            weight_decay=0.0,
+            first=first,
+        )
+        mean[:] = before
+
+
+def _spans(slab: Slab) -> Iterator[tuple[int, int]]:
+    """Yield [start, stop) of the slab's parameters in its flat arrays, neighbours together."""
+    starts = slab.flat.starts
+    first = slab.numbers[0]
+    for number, following in zip(slab.numbers, [*slab.numbers[1:], -1]):
+        if following != number + 1:
+            yield starts[first], starts[number + 1]
+            first = following

@@ -1,0 +1,20 @@
+"""The parameter server: servers own the parameters, workers push gradients and pull parameters.
+
+    worker 0   loss → gradient ─ push ─┐           ┌─ server 0   shard 0: parameters, optimiser state, version
+    worker 1   loss → gradient ─ push ─┼───────────┤
+    worker 2   loss → gradient ─ push ─┘   ← pull  └─ server 1   shard 1
+
+    messages.py    what they say to each other
+    server.py      a shard's logic, without transport or arithmetic: handle(message) -> replies
+    policies.py    when a gradient is applied and who may go on: synchronous, bounded, asynchronous
+    arrivals.py    the order of a run, written down and repeated
+    shard.py       a shard's arithmetic: gradients in, the optimiser's update
+    wire.py        messages over a transport
+    service.py     what a server rank does
+    worker.py      what a worker's backward and step do
+    strategy.py    which rank is what
+
+Source: Li et al., Scaling distributed machine learning with the parameter server, 2014; Ho et al., More effective
+distributed ML via a stale synchronous parallel parameter server, 2013; Chen et al., Revisiting distributed synchronous
+SGD, 2016 (backup workers).
+"""

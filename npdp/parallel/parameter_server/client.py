@@ -1,0 +1,152 @@
+"""The way from a worker to the shards: one question at a time to each, all shards of a step at once.
+
+    ask   header, and what follows it ──▶ every shard ──▶ answers, in whatever order they come
+    tell  header ──▶ every shard; no answer
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd.rows import RowGradient, Rows
+from npdp.autograd.tensor import Array
+from npdp.comm.transport import Handle, Transport
+from npdp.parallel.parameter_server import wire
+from npdp.parallel.parameter_server.messages import Message, Push, Reply
+from npdp.parallel.parameter_server.rows import RemoteRows
+from npdp.parallel.parameter_server.shard import Receive
+
+
+class RemoteSlab:
+    """A shard of a slab, as a worker sees it.
+
+    Attributes:
+        rank, number: its server's rank, and which of that server's shards it is.
+        gradient, parameters: this worker's range of its flat arrays.
+        pushes, pulls: whether the gradient, and the parameters, have to travel in messages.
+        version, seen: that of the parameters that this worker has.
+    """
+
+    def __init__(self, rank: int, number: int, gradient: Array, parameters: Array, pushes: bool, pulls: bool) -> None:
+        self.rank, self.number = rank, number
+        self.gradient, self.parameters = gradient, parameters
+        self._pushes, self._pulls = pushes, pulls
+        self.version = 0
+
+    @property
+    def seen(self) -> int:
+        return self.version
+
+    def following(self, message: Message, gradient: RowGradient | None, wanted: Rows | None) -> list[Array]:
+        """Return what follows a message."""
+        return [self.gradient] if self._pushes and isinstance(message, Push) else []
+
+    def take(self, message: Message, reply: Reply, receive: Receive) -> int:
+        """Receive what follows a reply; return the bytes of parameters that have changed, wherever they lie."""
+        self.version = reply.version
+        if not reply.changed:
+            return 0
+        if self._pulls:
+            receive(self.parameters)
+        return self.parameters.nbytes
+
+
+RemoteShard = RemoteSlab | RemoteRows
+MakeMessage = Callable[[RemoteShard, int], Message]  # from a shard and a sequence number
+
+
+class Client:
+    """One worker's way to the shards.
+
+    Args:
+        worker: its number.
+        requests, replies: worlds of all ranks, for what goes to servers and what comes back; this thread's alone.
+        header_length: of its headers.
+
+    Attributes:
+        spent_s, wait_s: seconds in `ask`; those of them in which there was nothing to do but wait.
+        pushed_bytes, pulled_bytes: of gradients and parameters, wherever they lay.
+        reports: each shard's, once this worker has left, by rank and number.
+    """
+
+    def __init__(self, worker: int, requests: Transport, replies: Transport, header_length: int) -> None:
+        self._worker, self._requests, self._replies = worker, requests, replies
+        self._header_length = header_length
+        self._sequence = 0
+        self.spent_s = self.wait_s = 0.0
+        self.pushed_bytes = self.pulled_bytes = 0
+        self.reports: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def ask(
+        self,
+        shards: Sequence[RemoteShard],
+        make: MakeMessage,
+        gradient: RowGradient | None = None,
+        wanted: Rows | None = None,
+    ) -> list[Reply]:
+        """Send each shard a message, and return the answers, parameters taken where they have changed.
+
+        Args:
+            make: gives the message to a shard.
+            gradient: what is pushed to shards of a sparse parameter.
+            wanted: the rows that are fetched from them.
+        """
+        before, waited = time.perf_counter(), self._requests.wait_s + self._replies.wait_s
+        messages, sending = self._begin_to_send(shards, make, gradient, wanted)
+        replies = list(self._answers(shards, messages))
+        for handle in sending:
+            self._requests.wait(handle)
+        self.spent_s += time.perf_counter() - before
+        self.wait_s += self._requests.wait_s + self._replies.wait_s - waited
+        return replies
+
+    def tell(self, shards: Sequence[RemoteShard], make: MakeMessage) -> None:
+        """Send each shard a message that is not answered."""
+        for handle in self._begin_to_send(shards, make, None, None)[1]:
+            self._requests.wait(handle)
+
+    def _begin_to_send(
+        self, shards: Sequence[RemoteShard], make: MakeMessage, gradient: RowGradient | None, wanted: Rows | None
+    ) -> tuple[list[Message], list[Handle]]:
+        messages: list[Message] = []
+        sending: list[Handle] = []
+        self._sequence += 1
+        for shard in shards:
+            message = make(shard, self._sequence)
+            header = np.empty(self._header_length, np.int64)
+            following = shard.following(message, gradient, wanted)
+            wire.encode(message, shard.number, header)
+            sending.append(self._requests.send(header, shard.rank))
+            for array in following:
+                sending += wire.send(self._requests, array, shard.rank)
+            if isinstance(message, Push):
+                moved = [shard.gradient] if isinstance(shard, RemoteSlab) else following
+                self.pushed_bytes += sum(array.nbytes for array in moved)
+            messages.append(message)
+        return messages, sending
+
+    def _answers(self, shards: Sequence[RemoteShard], messages: list[Message]) -> Iterator[Reply]:
+        """Yield every shard's answer as it comes: a server that is rid of its own can serve whom others wait for."""
+        headers = np.empty((len(shards), wire.REPLY), np.int64)
+        coming = {i: self._replies.receive(headers[i], shard.rank) for i, shard in enumerate(shards)}
+        while len(coming) > 1:
+            which = list(coming)[self._replies.wait_any(list(coming.values()))]
+            del coming[which]
+            yield self._take_answer(shards[which], messages[which], headers[which])
+        for which, handle in coming.items():
+            self._replies.wait(handle)
+            yield self._take_answer(shards[which], messages[which], headers[which])
+
+    def _take_answer(self, shard: RemoteShard, message: Message, header: Array) -> Reply:
+        reply, _, extra_bytes = wire.decode_reply(self._worker, header)
+        self.pulled_bytes += shard.take(message, reply, lambda array: wire.receive(self._replies, array, shard.rank))
+        if extra_bytes:
+            extra = np.empty(extra_bytes, np.uint8)
+            wire.receive(self._replies, extra, shard.rank)
+            self.reports[shard.rank, shard.number] = json.loads(extra.tobytes())
+        return reply

@@ -1,0 +1,214 @@
+"""When a gradient is applied, and who may go on.
+
+                   applied                                      a worker goes on
+    Synchronous    when all have pushed, in worker order        with the update
+    Backups        when all but b of them have                  with the update; who is late takes up the batch of now
+    Bounded        on arrival                                   when it is at most s iterations ahead of the slowest
+                                                                (s = inf: at once)
+
+Where work is handed out, a worker that has none is idle, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Push, Reply, Request, Start
+
+
+@dataclass
+class WorkerState:
+    """What a shard knows of a worker.
+
+    Attributes:
+        clock: iterations that it has completed; raised to the others' when it comes back from being idle.
+        active: whether it is at work, so that others may have to wait for it.
+        left: whether it has left for good.
+        waiting: the message to which it waits for an answer.
+        sequence: of its last message.
+        answer: the answer to that one, where it has been given.
+    """
+
+    clock: int = 0
+    active: bool = False
+    left: bool = False
+    waiting: Message | None = None
+    sequence: int = -1
+    answer: Reply | None = None
+
+
+Workers = list[WorkerState]
+
+
+class Policy(Protocol):
+    """See the table above.
+
+    Attributes:
+        whole_batches: whether an update is a batch of all workers, so that a push on an older version is too late.
+    """
+
+    whole_batches: bool
+
+    def activate(self, worker: int, workers: Workers) -> None:
+        """A worker is at work."""
+
+    def take(self, push: Push) -> None:
+        """Keep a push until it is applied."""
+
+    def holds(self, push: Push) -> bool:
+        """Return whether this push is still to be applied."""
+
+    def next_update(self, version: int, workers: Workers) -> list[Push]:
+        """Return, and forget, the pushes that make the next version; [] while there are not enough."""
+
+    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+        """Return whether a worker may be answered, and so begin an iteration on this version. It is, if so."""
+
+    def may_fetch(self, worker: int, version: int) -> bool:
+        """Return whether a worker may have rows of this version, to compute a gradient on. It gets them, if so."""
+
+    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+        """Return the unit that a worker gets, or NONE_LEFT; it is idle then."""
+
+
+class Synchronous:
+    """Staleness 0: each update is made of one push of every worker, added in worker order."""
+
+    whole_batches = True
+
+    def __init__(self, workers: int) -> None:
+        self._round: dict[int, Push] = {}
+        self._workers = workers
+
+    def activate(self, worker: int, workers: Workers) -> None:
+        workers[worker].active = True
+
+    def take(self, push: Push) -> None:
+        self._round[push.worker] = push
+
+    def holds(self, push: Push) -> bool:
+        return self._round.get(push.worker) is push
+
+    def next_update(self, version: int, workers: Workers) -> list[Push]:
+        if self._round and any(worker.left for worker in workers):
+            left = next(number for number, worker in enumerate(workers) if worker.left)
+            raise RuntimeError(
+                f"worker {left} has left while worker {min(self._round)} goes on: with staleness 0 all workers take "
+                "the same number of steps"
+            )
+        if len(self._round) < self._needed(workers):
+            return []
+        pushes, self._round = [self._round[worker] for worker in sorted(self._round)], {}
+        return pushes
+
+    def _needed(self, workers: Workers) -> int:
+        return self._workers
+
+    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+        return True
+
+    def may_fetch(self, worker: int, version: int) -> bool:
+        return True
+
+    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+        raise RuntimeError("with staleness 0 every worker has its own part of each batch")
+
+
+class Backups(Synchronous):
+    """Synchronous, but the last `backups` of each batch are not waited for: their gradients are dropped.
+
+    A worker that is late goes on with its part of the batch that is being worked on, so a slow one holds nobody up.
+    """
+
+    def __init__(self, workers: int, backups: int) -> None:
+        super().__init__(workers)
+        self._backups = backups
+        self._request: Request | None = None  # the epoch that is being worked on
+        self._began = 0  # the version at which it began
+
+    def next_update(self, version: int, workers: Workers) -> list[Push]:
+        return super().next_update(version, [worker for worker in workers if not worker.left])
+
+    def _needed(self, workers: Workers) -> int:
+        at_work = sum(_at_work(worker) for worker in workers)
+        return max(1, min(self._workers - self._backups, at_work))
+
+    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+        """An epoch begins when the last one is done, or nobody else works on it."""
+        request = message.request
+        if request is None or self._request is None or request[:2] <= self._request[:2] or self._done(version):
+            return True
+        return not any(_at_work(other) for number, other in enumerate(workers) if number != worker)
+
+    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+        if self._request is None or request[:2] > self._request[:2]:
+            self._request, self._began = request, version
+        number = (version - self._began) * request.parts + worker
+        if request[:2] == self._request[:2] and worker < request.parts and number < request.units:
+            return number
+        workers[worker].active = False
+        return NONE_LEFT
+
+    def _done(self, version: int) -> bool:
+        return self._request is not None and (version - self._began) * self._request.parts >= self._request.units
+
+
+def _at_work(worker: WorkerState) -> bool:
+    """Return whether a worker is in an epoch that has begun."""
+    return worker.active and not isinstance(worker.waiting, Start)
+
+
+class Bounded:
+    """Each push is applied on arrival; a worker may start while it is at most `staleness` ahead of the slowest.
+
+    The staleness of what is applied is then at most (workers - 1) (2 staleness + 1).
+    """
+
+    whole_batches = False
+
+    def __init__(self, staleness: float) -> None:
+        self._staleness = staleness
+        self._arrived: deque[Push] = deque()
+        self._handed_out: dict[tuple[int, int], int] = defaultdict(int)
+
+    def activate(self, worker: int, workers: Workers) -> None:
+        """A worker that was idle begins level with the slowest: it held no gradient back meanwhile."""
+        if not workers[worker].active:
+            clocks = [other.clock for other in workers if other.active]
+            workers[worker].clock = max(workers[worker].clock, min(clocks, default=0))
+            workers[worker].active = True
+
+    def take(self, push: Push) -> None:
+        self._arrived.append(push)
+
+    def holds(self, push: Push) -> bool:
+        return push in self._arrived
+
+    def next_update(self, version: int, workers: Workers) -> list[Push]:
+        return [self._arrived.popleft()] if self._arrived else []
+
+    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+        slowest = min((other.clock for other in workers if other.active), default=math.inf)
+        return workers[worker].clock <= slowest + self._staleness
+
+    def may_fetch(self, worker: int, version: int) -> bool:
+        return True
+
+    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+        key = (request.loader, request.epoch)
+        number = self._handed_out[key]
+        if number < request.units:
+            self._handed_out[key] = number + 1
+            return number
+        workers[worker].active = False
+        return NONE_LEFT
+
+
+def policy_for(workers: int, staleness: float, backups: int) -> Policy:
+    """Return what a shard goes by."""
+    if staleness:
+        return Bounded(staleness)
+    return Backups(workers, backups) if backups else Synchronous(workers)

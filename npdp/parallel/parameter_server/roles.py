@@ -1,0 +1,224 @@
+"""Which rank is what: workers first, then servers; or, with no servers, every rank both.
+
+    mpirun -n 4, servers=1     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2    rank 3  server 0
+    mpirun -n 3, servers=0     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2
+                                       server 0            server 1            server 2    (a thread each)
+
+Where ranks share memory, gradients lie where servers see them; so do parameters: one copy for all where nobody reads
+while a server writes (staleness 0), else one for each worker, which an answer refreshes.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npdp.autograd.tensor import Array
+from npdp.comm import mailbox
+from npdp.comm.threads import ThreadTransport, ThreadWorld
+from npdp.comm.transport import Transport
+from npdp.data.sampler import set_hand_out
+from npdp.nn.parameter import FlatParameters, Parameter, allocate
+from npdp.optim.optimizer import Optimizer, Slab
+from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.parameter_server import wire
+from npdp.parallel.parameter_server.client import Client, RemoteShard, RemoteSlab
+from npdp.parallel.parameter_server.messages import Push
+from npdp.parallel.parameter_server.rows import RemoteRows, RowShard
+from npdp.parallel.parameter_server.server import Server
+from npdp.parallel.parameter_server.service import Service
+from npdp.parallel.parameter_server.shard import DenseShard, Memory, Rate, Shard, shard_range
+from npdp.parallel.parameter_server.worker import ServerExchange, Shards
+from npdp.parallel.world import World, become
+from npdp.partition import part
+
+if TYPE_CHECKING:
+    from npdp.parallel.parameter_server.strategy import ParameterServer
+
+NO_OPTIMIZER = "ParameterServer: make the optimiser before the model is wrapped: servers need it too"
+
+
+class Roles:
+    """Lays out the memory and splits the world: all ranks do the same, up to `take_up`.
+
+    Args:
+        strategy: what the user wants.
+        parameters: to be trained.
+        world: of all ranks.
+    """
+
+    def __init__(self, strategy: ParameterServer, parameters: list[Parameter], world: World) -> None:
+        self.strategy, self.world = strategy, world
+        self.workers = strategy.workers(world.world_size)
+        self.server_ranks = range(self.workers, world.world_size) if strategy.servers else range(world.world_size)
+        self.in_place = not strategy.hands_out and bool(strategy.servers)  # all workers wait while a server updates
+        self.exchange = ServerExchange(parameters, world, strategy.staleness == 0, strategy.hands_out)
+        flats = self.exchange.flats
+        self.optimized: list[tuple[Optimizer, Slab | Parameter]] = [
+            *(found for flat in flats for found in _optimizers_of(flat)),
+            *((_optimizer_of(parameter), parameter) for parameter in self.exchange.sparse.parameters),
+        ]
+        self.gradients = {flat: world.everyones(flat.grad) for flat in flats}
+        self.parameters = {flat: self._lay_parameters(flat) for flat in flats}
+        self.transport: Transport = world.transport
+        if world.world_size == 1:  # a worker that talks to itself
+            self.transport = ThreadTransport(ThreadWorld(1), 0)
+        self.boxes = self._lay_boxes()
+        self.forks = [self.transport.fork(range(world.world_size)) for _ in range(2 * (self.boxes is None))]
+        self.is_worker = world.rank < self.workers
+
+    @property
+    def header_length(self) -> int:
+        """Of a worker's message."""
+        slabs = [key for _, key in self.optimized if isinstance(key, Slab)]
+        return wire.header_length(max((len(slab.numbers) for slab in slabs), default=0))
+
+    def _lay_parameters(self, flat: FlatParameters) -> list[Array] | None:
+        """Lay the parameters where workers see them: each rank's; one for all; None where they share no memory."""
+        shared: list[Array] | None = None
+        if self.gradients[flat] is not None and self.in_place:
+            once = self.world.shared_once(flat.data.size, flat.dtype)
+            shared = None if once is None else [once] * self.world.world_size
+        elif self.gradients[flat] is not None:
+            mine = self.world.empty(flat.data.size, flat.dtype, one_for_all=False)
+            shared = None if mine is None else self.world.everyones(mine)
+            if shared is not None and mine is not None:
+                shared[self.world.rank] = mine  # who holds it holds the memory
+        flat.move_data(flat.data if shared is None else shared[self.world.rank], writeable=False)
+        self.world.barrier()
+        return shared
+
+    def _lay_boxes(self) -> Array | None:
+        """Return memory for mailboxes, where all ranks share it."""
+        world = self.world
+        if not world.shares_memory:
+            return None
+        boxes = world.shared_once(mailbox.nbytes(world.world_size), np.dtype(np.uint8))
+        if boxes is not None:
+            boxes[:] = 0  # each rank writes the same
+            world.barrier()
+        return boxes
+
+    def _lines(self) -> list[Transport]:
+        """Return worlds for what goes to servers and for what comes back, for one thread's use."""
+        if self.boxes is None:
+            return [copy.copy(fork) for fork in self.forks]
+        return list(mailbox.lines(self.transport, self.boxes))
+
+    def take_up(self) -> GradientExchange:
+        """Begin to work, or serve; a server rank leaves the program (SystemExit) at the end."""
+        rank = self.world.rank
+        service = self._service(self.server_ranks.index(rank)) if rank in self.server_ranks else None
+        if service is not None and not self.is_worker:
+            service.serve()
+            raise SystemExit(0)
+        workers = self._world_of_workers()
+        self._begin_to_work(workers)
+        if service is not None:
+            thread = threading.Thread(target=_guarded(service.serve, self.transport.fail), name="server", daemon=True)
+            thread.start()
+            workers.closing.append(thread.join)
+        return self.exchange
+
+    def _world_of_workers(self) -> World:
+        if self.workers == self.world.world_size:
+            return self.world
+        workers = World(self.transport.fork(range(self.workers)), self.world.algorithm)
+        become(workers)
+        return workers
+
+    def _begin_to_work(self, workers: World) -> None:
+        requests, replies = self._lines()
+        client = Client(workers.rank, requests, replies, self.header_length)
+        self.exchange.begin_to_work(workers, self._remote_shards(), client)
+        for optimizer, key in self.optimized:
+            if isinstance(key, Parameter):
+                optimizer.row_updater = self.exchange.step_rows
+        workers.closing.append(self.exchange.leave)
+        if self.strategy.hands_out:
+            set_hand_out(self.exchange.units)
+
+    def _remote_shards(self) -> Shards:
+        found: Shards = {}
+        for number, (_, key) in enumerate(self.optimized):
+            found[key] = [self._remote(key, number, server) for server in range(len(self.server_ranks))]
+        return found
+
+    def _remote(self, key: Slab | Parameter, number: int, server: int) -> RemoteShard:
+        rank, servers = self.server_ranks[server], len(self.server_ranks)
+        if isinstance(key, Parameter):
+            return RemoteRows(rank, number, key, servers, server)
+        start, stop = shard_range(key.flat, servers, server)
+        views = key.flat.grad[start:stop], key.flat.data[start:stop]
+        return RemoteSlab(rank, number, *views, self.gradients[key.flat] is None, self.parameters[key.flat] is None)
+
+    def _service(self, server: int) -> Service:
+        """Return what serves this server's shard of everything."""
+        shards: list[tuple[Server, Shard]] = []
+        requests, replies = self._lines()
+        service = Service(requests, replies, range(self.workers), shards, self.header_length)
+        for number, (optimizer, key) in enumerate(self.optimized):
+            shard = self._shard(server, optimizer, key)
+
+            def apply(pushes: list[Push], shard: Shard = shard) -> None:
+                service.settle()
+                shard.apply(pushes)
+
+            strategy = self.strategy
+            place = number * len(self.server_ranks) + server
+            policy = strategy.policy(self.workers, place, isinstance(key, Parameter))
+            shards.append((Server(self.workers, policy, apply, number == server == 0, strategy.record), shard))
+        return service
+
+    def _shard(self, server: int, optimizer: Optimizer, key: Slab | Parameter) -> Shard:
+        whole_batches = self.strategy.staleness == 0
+        rate = Rate(optimizer, 1 if whole_batches else self.workers, self.strategy.damped)
+        if isinstance(key, Parameter):
+            return RowShard(rate, key, *part(len(key.data), len(self.server_ranks), server), self.workers)
+        flat = key.flat
+        start, stop = shard_range(flat, len(self.server_ranks), server)
+        gradients, parameters = self.gradients[flat], self.parameters[flat]
+        if gradients is None:
+            received = [allocate(stop - start, flat.dtype) for _ in range(self.workers)]
+        else:
+            received = [gradient[start:stop] for gradient in gradients[: self.workers]]
+        data = flat.data[start:stop]
+        if self.is_worker:  # this rank's own parameters are a worker's
+            data = allocate(stop - start, flat.dtype)
+            data[:] = flat.data[start:stop]
+        copies = None if parameters is None else [] if self.in_place else [p[start:stop] for p in parameters]
+        memory = Memory(gradients is not None, copies)
+        return DenseShard(rate, key, start, stop, data, received, whole_batches, memory)
+
+
+def _optimizers_of(flat: FlatParameters) -> list[tuple[Optimizer, Slab]]:
+    """Return the optimisers of these parameters, each with its slab of them, in the order in which they were made."""
+    alive = [optimizer for reference in flat.optimizers if (optimizer := reference()) is not None]
+    found = [(optimizer, slab) for optimizer in alive for slab in optimizer.slabs if slab.flat is flat]
+    if not found:
+        raise ValueError(NO_OPTIMIZER)
+    return found
+
+
+def _optimizer_of(parameter: Parameter) -> Optimizer:
+    """Return the optimiser of a sparse parameter."""
+    optimizer = parameter.optimizer() if parameter.optimizer is not None else None
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(NO_OPTIMIZER)
+    return optimizer
+
+
+def _guarded(program: Callable[[], None], fail: Callable[[BaseException], None]) -> Callable[[], None]:
+    """Return the program with its errors handed to `fail`: in a thread nobody else sees them."""
+
+    def run() -> None:
+        try:
+            program()
+        except BaseException as error:
+            fail(error)
+
+    return run

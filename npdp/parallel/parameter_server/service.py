@@ -1,0 +1,99 @@
+"""What a server rank does: takes messages from any worker, politely waiting, until all have left.
+
+    wait for a header → what follows it → server.handle → answers, with parameters
+
+It sends from the shard itself, so an update waits until the answers before it are on their way: nobody gets half of
+one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from npdp import environment
+from npdp.autograd.tensor import Array
+from npdp.comm.transport import Handle, Transport
+from npdp.parallel.parameter_server import wire
+from npdp.parallel.parameter_server.messages import Leave, Reply
+from npdp.parallel.parameter_server.server import Server
+from npdp.parallel.parameter_server.shard import Shard
+
+
+class Service:
+    """Serves some shards.
+
+    Args:
+        requests, replies: worlds of all ranks, for what goes to servers and what comes back; this thread's alone.
+        workers: the workers' ranks there.
+        shards: each shard's logic and arithmetic.
+        header_length: of a worker's header.
+    """
+
+    def __init__(
+        self,
+        requests: Transport,
+        replies: Transport,
+        workers: Sequence[int],
+        shards: Sequence[tuple[Server, Shard]],
+        header_length: int,
+    ) -> None:
+        self._requests, self._replies, self._workers = requests, replies, workers
+        self._shards = shards
+        self._headers = np.zeros((len(workers), header_length), np.int64)
+        self._sending: list[Handle] = []
+
+    def serve(self) -> None:
+        """Serve until every worker has left every shard."""
+        shards_left = [len(self._shards)] * len(self._workers)
+        listening = {worker: self._listen(worker) for worker in range(len(self._workers))}
+        while listening:
+            worker = list(listening)[self._requests.wait_any(list(listening.values()))]
+            message, number = wire.decode(worker, self._headers[worker])
+            server, shard = self._shards[number]
+            peer = self._workers[worker]
+            shard.take(message, lambda array, peer=peer: wire.receive(self._requests, array, peer))  # type: ignore[misc]
+            shards_left[worker] -= isinstance(message, Leave)
+            if shards_left[worker]:
+                listening[worker] = self._listen(worker)
+            else:
+                del listening[worker]
+            for reply in server.handle(message):
+                self._answer(reply, number)
+        self.settle()
+
+    def settle(self) -> None:
+        """Return when all that was sent is out of this rank's hands."""
+        for handle in self._sending:
+            self._replies.wait(handle)
+        self._sending = []
+
+    def _listen(self, worker: int) -> Handle:
+        return self._requests.receive(self._headers[worker], self._workers[worker])
+
+    def _answer(self, reply: Reply, number: int) -> None:
+        server, shard = self._shards[number]
+        peer = self._workers[reply.worker]
+        following: list[Array] = [] if reply.last else list(shard.answer(reply))
+        extra = _report(server) if reply.last else b""
+        for array in (wire.encode_reply(reply, number, len(extra)), *following, np.frombuffer(extra, np.uint8)):
+            self._sending += wire.send(self._replies, array, peer)
+
+
+def _report(server: Server) -> bytes:
+    """Return what a shard has done, for the last answer."""
+    statistics = server.statistics
+    report: dict[str, Any] = {
+        "version": server.version,
+        "staleness": sorted(statistics.staleness.items()),
+        "pushes": statistics.pushes,
+        "samples": statistics.samples,
+        "dropped": statistics.dropped,
+        "unused_samples": statistics.unused_samples,
+        "arrivals": [(arrival.worker, *arrival.unit, arrival.version) for arrival in server.arrivals],
+        "peak_memory_bytes": environment.peak_memory_bytes(),
+    }
+    return json.dumps(report).encode()

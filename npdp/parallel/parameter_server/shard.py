@@ -1,0 +1,186 @@
+"""A shard's arithmetic: some workers' gradients in, the optimiser's update of its range of the parameters.
+
+    worker 0's gradient  |....[shard]....|  ┐
+    worker 1's gradient  |....[shard]....|  ┼ added in this order → optimiser → data |....[shard]....|
+
+Of a sparse parameter only the rows travel that a worker has touched: see rows.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from npdp.autograd.tensor import Array
+from npdp.kernels import Sum
+from npdp.nn.parameter import LINE_BYTES, FlatParameters
+from npdp.optim.optimizer import Optimizer, Run, Slab
+from npdp.parallel.parameter_server.messages import Message, Push, Reply
+from npdp.partition import part
+
+Receive = Callable[[Array], None]  # fills an array with what a worker sends next
+
+
+class Shard(Protocol):
+    """What a server has of one shard."""
+
+    def take(self, message: Message, receive: Receive) -> None:
+        """Receive what follows a message."""
+
+    def apply(self, pushes: Sequence[Push]) -> None:
+        """Update from these workers' gradients, added in this order."""
+
+    def answer(self, reply: Reply) -> Iterator[Array]:
+        """Yield what follows a reply; it may be the parameters themselves, which must not change before it is sent."""
+
+
+class Memory(NamedTuple):
+    """What of a shard lies in memory that workers of this host map.
+
+    Attributes:
+        gradients: whether workers' gradients are in the server's reach; else they travel in messages.
+        parameters: each worker's copy of the shard, which an answer refreshes; None: they travel in messages; []:
+            workers read the shard itself.
+    """
+
+    gradients: bool = False
+    parameters: list[Array] | None = None
+
+
+class Rate:
+    """The learning rate of a shard's updates.
+
+    Args:
+        optimizer: the user's; copied, so that a worker on the same rank may have it too.
+        pushes: how many make an iteration.
+        damped: whether an update's learning rate is divided by 1 + its staleness.
+    """
+
+    def __init__(self, optimizer: Optimizer, pushes: int, damped: bool) -> None:
+        self.optimizer = copy.copy(optimizer)
+        self._first_iteration, self._lr = optimizer.iteration, optimizer.lr
+        self._pushes, self._damped = pushes, damped
+
+    def set(self, push: Push, version: int) -> None:
+        """Set the optimiser's learning rate for an update of this version."""
+        optimizer = self.optimizer
+        optimizer.iteration = self._first_iteration + version // self._pushes
+        optimizer.lr = self._lr if push.lr is None else push.lr
+        if self._damped and version > push.version:
+            optimizer.lr = optimizer.current_lr / (1 + version - push.version)
+
+
+def missing_weight(pushes: Sequence[Push]) -> float:
+    """Return by what a sum of weighted gradients is to be multiplied where some of the batch are missing, else 1."""
+    samples = sum(push.samples for push in pushes)
+    return pushes[0].batch_samples / samples if samples else 1.0
+
+
+def shard_range(flat: FlatParameters, servers: int, server: int) -> tuple[int, int]:
+    """Return [start, stop) of a server's shard of flat arrays: equal in bytes, in whole cache lines."""
+    line = LINE_BYTES // flat.dtype.itemsize
+    start, stop = part(flat.data.size // line, servers, server)
+    return start * line, stop * line
+
+
+class DenseShard:
+    """A range of a slab: its parameters, the optimiser's state for them, and every worker's gradient.
+
+    Args:
+        rate: the optimiser with its learning rate.
+        slab: its parameters and state.
+        start, stop: the range.
+        data: (stop - start,) the parameters, updated in place.
+        gradients: (stop - start,) each worker's, where a push leaves it.
+        whole_batches: whether an update is made of all workers' gradients, each weighted by its part of the batch.
+        memory: what of it workers map.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        slab: Slab,
+        start: int,
+        stop: int,
+        data: Array,
+        gradients: list[Array],
+        whole_batches: bool,
+        memory: Memory,
+    ) -> None:
+        self.start, self.stop = start, stop
+        self.data, self.gradients, self.memory = data, gradients, memory
+        self.version = 0
+        self._rate, self._whole_batches = rate, whole_batches
+        self._slab = _range_of(slab, start, stop, data)
+        self._sums: dict[tuple[int, ...], Sum] = {}
+
+    def take(self, message: Message, receive: Receive) -> None:
+        if isinstance(message, Push) and not self.memory.gradients:
+            receive(self.gradients[message.worker])
+
+    def apply(self, pushes: Sequence[Push]) -> None:
+        self._rate.set(pushes[0], self.version)
+        grad = self._gradient(pushes)
+        everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
+        for run in runs_of(self._slab, everywhere_unused):
+            mine = run._replace(start=max(0, run.start - self.start), stop=min(run.stop, self.stop) - self.start)
+            if mine.start < mine.stop:
+                whole = mine.start == 0 and mine.stop == self.data.size
+                self._rate.optimizer.update(self._slab, mine, grad if whole else _cut(grad, mine))
+        self.version += 1
+
+    def answer(self, reply: Reply) -> Iterator[Array]:
+        if not reply.changed:
+            return
+        if self.memory.parameters is None:
+            yield self.data
+        elif self.memory.parameters:
+            np.copyto(self.memory.parameters[reply.worker], self.data)
+
+    def _gradient(self, pushes: Sequence[Push]) -> Array | Sum:
+        workers = tuple(push.worker for push in pushes)
+        if not self._whole_batches:
+            return self.gradients[workers[0]]
+        if workers not in self._sums:
+            self._sums[workers] = Sum([self.gradients[worker] for worker in workers])
+        total = self._sums[workers]
+        weight = missing_weight(pushes)
+        if weight == 1:
+            return total
+        summed: Array = np.sum(total.arrays, axis=0)
+        summed *= summed.dtype.type(weight)
+        return summed
+
+
+def _range_of(slab: Slab, start: int, stop: int, data: Array) -> Slab:
+    """Return a slab whose arrays begin with the shard: its state is that of this range alone."""
+    mine = copy.copy(slab)
+    mine.flat = copy.copy(slab.flat)
+    mine.flat.data = data
+    mine.state = {name: values[start:stop] for name, values in slab.state.items()}
+    mine.steps = list(slab.steps)
+    return mine
+
+
+def runs_of(slab: Slab, unused: set[int]) -> list[Run]:
+    """Return the runs of a slab, in its flat arrays, but for the places that are unused; count their step."""
+    runs: list[Run] = []
+    for place, number in enumerate(slab.numbers):
+        if place in unused:
+            continue
+        slab.steps[place] += 1
+        start, stop = slab.flat.starts[number : number + 2]
+        if runs and (runs[-1].stop, runs[-1].step) == (start, slab.steps[place]):
+            runs[-1] = runs[-1]._replace(stop=stop)
+        else:
+            runs.append(Run(start, stop, slab.steps[place]))
+    return runs
+
+
+def _cut(grad: Array | Sum, run: Run) -> Array | Sum:
+    if isinstance(grad, Sum):
+        return Sum([array[run.start : run.stop] for array in grad.arrays])
+    return grad[run.start : run.stop]

@@ -1,0 +1,100 @@
+"""Messages as numbers over a transport: a header of int64, and behind it what it announces.
+
+    worker → server   header | gradient, or rows, in segments (where the server does not see the worker's memory)
+    server → worker   header | parameters, in segments (where they have changed and do not lie in memory)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from npdp.autograd.tensor import Array
+from npdp.collectives.execute import SEGMENT_BYTES
+from npdp.comm.transport import Handle, Transport
+from npdp.parallel.parameter_server.messages import Fetch, Idle, Leave, Message, Pull, Push, Reply, Request, Start, Unit
+
+KINDS: tuple[type, ...] = (Push, Start, Idle, Pull, Leave, Fetch)
+FIXED = 16  # numbers of a worker's header before the mask of unused parameters
+BITS = 62  # of the mask in a number
+REPLY = 7
+_NO_REQUEST = (-1, 0, 0, 0)
+
+
+def header_length(parameters: int) -> int:
+    """Return how many numbers a worker's header has, for slabs of at most so many parameters."""
+    return FIXED + -(-parameters // BITS)
+
+
+def encode(message: Message, shard: int, header: Array) -> None:
+    """Write a message to this shard of a server into a header."""
+    kind = KINDS.index(type(message))
+    header[:] = 0
+    header[:4] = kind, shard, message.sequence, getattr(message, "version", 0)
+    header[4:8] = getattr(message, "request", None) or _NO_REQUEST
+    header[15] = getattr(message, "rows", 0)
+    if isinstance(message, Fetch):
+        header[8] = message.training
+    if isinstance(message, Push):
+        lr = 0 if message.lr is None else struct.unpack("q", struct.pack("d", message.lr))[0]
+        header[8:15] = (*message.unit, message.samples, message.batch_samples, message.lr is not None, lr)
+        for place in message.unused:
+            header[FIXED + place // BITS] |= 1 << place % BITS
+
+
+def decode(worker: int, header: Array) -> tuple[Message, int]:
+    """Return the message that a worker's header holds, and the shard that it is for."""
+    numbers = header.tolist()
+    kind, shard, sequence, version = numbers[:4]
+    request = Request(*numbers[4:8]) if numbers[4] >= 0 else None
+    if kind == 0:
+        *unit, samples, batch_samples, has_lr, lr = numbers[8:15]
+        rate = struct.unpack("d", struct.pack("q", lr))[0] if has_lr else None
+        unused = tuple(_bits(numbers[FIXED:]))
+        told = samples, batch_samples, rate, unused, request, numbers[15]
+        return Push(worker, sequence, Unit(*unit), version, *told), shard
+    if kind == 1:
+        return Start(worker, sequence, version, request), shard
+    if kind == 3:
+        return Pull(worker, sequence, version), shard
+    if kind == 5:
+        return Fetch(worker, sequence, version, numbers[15], bool(numbers[8])), shard
+    return (Idle if kind == 2 else Leave)(worker, sequence), shard
+
+
+def _bits(words: Sequence[int]) -> Iterator[int]:
+    for number, word in enumerate(words):
+        while word:
+            lowest = word & -word
+            yield number * BITS + lowest.bit_length() - 1
+            word -= lowest
+
+
+def encode_reply(reply: Reply, shard: int, extra_bytes: int = 0) -> Array:
+    """Return the header of a reply."""
+    return np.array([shard, reply.version, reply.held, reply.unit, reply.pulled, reply.last, extra_bytes], np.int64)
+
+
+def decode_reply(worker: int, header: Array) -> tuple[Reply, int, int]:
+    """Return a reply, the shard that it is from, and how many bytes follow it."""
+    shard, version, held, unit, pulled, last, extra_bytes = header.tolist()
+    return Reply(worker, version, held, unit, bool(pulled), bool(last)), shard, extra_bytes
+
+
+def send(transport: Transport, array: Array, peer: int) -> list[Handle]:
+    """Begin to send an array in segments."""
+    return [transport.send(segment, peer) for segment in segments(array)]
+
+
+def receive(transport: Transport, array: Array, peer: int) -> None:
+    """Receive an array in segments, in place."""
+    for handle in [transport.receive(segment, peer) for segment in segments(array)]:
+        transport.wait(handle)
+
+
+def segments(array: Array) -> Iterator[Array]:
+    """Yield the segments in which a 1-D array travels."""
+    length = max(1, SEGMENT_BYTES // array.itemsize)
+    return (array[start : start + length] for start in range(0, array.size, length))

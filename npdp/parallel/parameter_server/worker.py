@@ -1,0 +1,275 @@
+"""What a worker does: backward leaves its gradient, `step` pushes it and pulls the parameters that come of it.
+
+    loader   ── give me a unit ──▶ the server that hands out          (staleness not 0)
+    backward    the gradient of the unit, in this worker's flat arrays
+    step     ── push ──▶ every shard ── parameters ──▶                 one message there, one back
+
+Several backwards before a step add up, as everywhere; they are pushed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd import Batch, is_grad_enabled
+from npdp.autograd.rows import RowGradient, Rows, no_rows
+from npdp.nn.parameter import Parameter
+from npdp.optim.optimizer import Optimizer, Slab
+from npdp.parallel.at_step import ExchangeAtStep, move_in
+from npdp.parallel.exchange import weight_within_part
+from npdp.parallel.parameter_server.client import Client, MakeMessage, RemoteShard
+from npdp.parallel.parameter_server.messages import (
+    NONE_LEFT,
+    NOT_ASKED,
+    Fetch,
+    Idle,
+    Leave,
+    Pull,
+    Push,
+    Reply,
+    Request,
+    Start,
+    Unit,
+)
+from npdp.parallel.parameter_server.rows import RemoteRows
+from npdp.parallel.parameter_server.server import Arrival
+from npdp.parallel.world import World
+
+WHY_HIDDEN = (
+    "under a parameter server the gradients of the workers meet on the servers, in optimizer.step(): "
+    "there is no .grad to be looked at or clipped"
+)
+Shards = dict["Slab | Parameter", list[RemoteShard]]  # of each slab and each sparse parameter, a shard a server
+
+
+class SampleCount:
+    """Counts samples since the last `clear`.
+
+    Attributes:
+        mine: this rank's.
+        total: those of the whole batches, of which it had its part, in one piece or several.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.mine = self.total = 0
+        self._iteration: int | None = None
+
+    def add(self, batch: Batch) -> None:
+        self.mine += batch.count
+        if batch.iteration != self._iteration:  # else another piece of the same part
+            self._iteration = batch.iteration
+            self.total += batch.global_count
+
+
+class ServerExchange(ExchangeAtStep):
+    """A worker's gradients, and the way to the shards.
+
+    Args:
+        parameters: to be trained.
+        world: of all ranks, workers first; from `begin_to_work` on it is that of the workers.
+        whole_batches: whether an update is a whole batch of which this worker has a part (staleness 0).
+        hands_out: whether work is handed out.
+    """
+
+    takes_sparse = True
+
+    def __init__(self, parameters: Iterable[Parameter], world: World, whole_batches: bool, hands_out: bool) -> None:
+        super().__init__(parameters, world, WHY_HIDDEN)
+        self.in_step = not hands_out
+        self._whole_batches = whole_batches
+        self._shards: Shards = {}
+        self._own_units = 0
+        self._request: Request | None = None
+        self._unit: Unit | None = None  # what is being worked on
+        self._next_unit = NOT_ASKED  # what came with the last answer
+        self._samples = SampleCount()  # since the last push
+        self._left = False
+
+    def begin_to_work(self, workers: World, shards: Shards, client: Client) -> None:
+        """Take up the work, as one of the workers."""
+        self.world, self._shards, self._client = workers, shards, client
+        for parameter in (key for key in shards if isinstance(key, Parameter)):
+            parameter.fetch = _Fetching(self, parameter)
+
+    # What the engine calls
+    def begin(self, batch: Batch | None, alone: bool) -> float:
+        weight = super().begin(batch, alone)
+        if batch is None or batch.parts != self.world.world_size:
+            return weight if self._whole_batches else 1.0
+        self._samples.add(batch)
+        if self._whole_batches or self._unit is None or self._request is None:
+            return weight if self._whole_batches else 1.0
+        return weight_within_part(batch, self._unit.number % self._request.parts)
+
+    def finish(self) -> None:
+        super().finish()
+        for parameter in self.sparse.parameters:
+            if parameter.grad is None:  # every worker pushes every step, be it no rows
+                parameter.grad = no_rows(parameter.shape, parameter.dtype)  # type: ignore[assignment]
+
+    # What the optimiser calls
+    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
+        unused = tuple(move_in(slab))
+        for place in unused:
+            slab.parameters[place].grad_buffer[...] = 0  # type: ignore[index]
+        self._push(optimizer, slab, unused)
+        for parameter in slab.parameters:
+            parameter.grad = parameter.grad_buffer  # for the note that it has changed
+        if not self.sparse.parameters:
+            self._samples.clear()
+
+    def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
+        """Push the rows of a sparse parameter, in place of the optimiser's own update."""
+        self._push(optimizer, parameter, (), gradient)
+        if parameter is optimizer.sparse_parameters[-1]:
+            self._samples.clear()
+
+    def _push(
+        self, optimizer: Optimizer, key: Slab | Parameter, unused: tuple[int, ...], gradient: RowGradient | None = None
+    ) -> None:
+        if key not in self._shards:
+            raise RuntimeError("parameter server: this optimiser was made after the model was wrapped; make it before")
+        unit = self._unit or Unit(-1, 0, self._own_units)
+        self._own_units += 1
+        rank, samples = self.world.rank, (self._samples.mine, self._samples.total)
+        lr = None if callable(optimizer.lr) else float(optimizer.lr)
+
+        def push(shard: RemoteShard, sequence: int) -> Push:
+            rows = 0
+            if gradient is not None and isinstance(shard, RemoteRows):
+                mine = shard.of(gradient.rows)
+                rows = mine.stop - mine.start
+            return Push(rank, sequence, unit, shard.version, *samples, lr, unused, self._request, rows)
+
+        for reply in self._ask(self._shards[key], push, gradient):
+            if reply.unit != NOT_ASKED:
+                self._next_unit = reply.unit
+
+    # What a layer calls
+    def fetch(self, parameter: Parameter, rows: Rows) -> None:
+        """Fill in these rows of a sparse parameter, sorted and each once."""
+        if self._left:
+            return  # all of it was pulled
+        rank, training = self.world.rank, is_grad_enabled()
+
+        def fetch(shard: RemoteShard, sequence: int) -> Fetch:
+            assert isinstance(shard, RemoteRows)
+            mine = shard.of(rows)
+            return Fetch(rank, sequence, shard.version, mine.stop - mine.start, training)
+
+        self._ask(self._shards[parameter], fetch, wanted=rows)
+
+    # What the loader calls
+    def units(self, loader: int, epoch: int, units: int, parts: int) -> Iterator[int]:
+        """Yield the units of work that this worker is given in a pass over the data."""
+        self._request, self._next_unit = Request(loader, epoch, units, parts), NOT_ASKED
+        try:
+            while True:
+                if self._next_unit == NOT_ASKED:
+                    self._next_unit = self._start()
+                number, self._next_unit = self._next_unit, NOT_ASKED
+                if number == NONE_LEFT:
+                    return
+                self._unit = Unit(loader, epoch, number)
+                yield number
+        finally:
+            self._request = self._unit = None
+            self._idle()
+
+    def _start(self) -> int:
+        """Begin to work on this pass: return the first unit, with parameters no staler than allowed."""
+        rank, request = self.world.rank, self._request
+        replies = self._ask_all(lambda shard, sequence: Start(rank, sequence, shard.version, request))
+        return next(reply.unit for reply in replies if reply.unit != NOT_ASKED)
+
+    def _idle(self) -> None:
+        rank = self.world.rank
+        self._client.tell(self._all_shards(), lambda shard, sequence: Idle(rank, sequence))
+
+    # What the program calls
+    @property
+    def algorithm(self) -> str:
+        return "parameter_server"
+
+    def synchronize(self) -> None:
+        """Give every worker the newest parameters, the same; collective over the workers."""
+        rank = self.world.rank
+        self._idle()
+        self.world.barrier()  # everybody's gradients are applied
+        self._ask_all(lambda shard, sequence: Pull(rank, sequence, shard.seen))
+        self.world.barrier()  # nobody pushes before everybody has them
+
+    def leave(self) -> None:
+        """Tell the servers that nothing more will come; they end when all workers have."""
+        if not self._left:
+            self._left = True
+            rank = self.world.rank
+            self._ask_all(lambda shard, sequence: Leave(rank, sequence))
+
+    def end_training(self) -> dict[str, Any]:
+        """Leave the servers; return what they and the workers have done; collective over the workers."""
+        self.leave()
+        first = self._reports()[0]  # the shard's that hands out; each unit was pushed to all
+        moved = np.array([self._client.pushed_bytes, self._client.pulled_bytes], np.int64)
+        self.world.allreduce(moved, algorithm="tree")
+        return {
+            "iterations": first["version"],
+            "samples_seen": first["samples"],
+            "pushes": first["pushes"],
+            "staleness_histogram": {str(staleness): count for staleness, count in first["staleness"]},
+            "dropped_pushes": first["dropped"],
+            "unused_samples": first["unused_samples"],
+            "pushed_bytes": int(moved[0]),
+            "pulled_bytes": int(moved[1]),
+            "server_peak_memory_bytes": max(report["peak_memory_bytes"] for report in self._reports()),
+        }
+
+    @property
+    def arrivals(self) -> list[list[Arrival]]:
+        """Every shard's, once this worker has left."""
+        return [
+            [Arrival(worker, Unit(*unit), version) for worker, *unit, version in report["arrivals"]]
+            for report in self._reports()
+        ]
+
+    # How it does it
+    def _reports(self) -> list[dict[str, Any]]:
+        return [self._client.reports[shard.rank, shard.number] for shard in self._all_shards()]
+
+    def _all_shards(self) -> list[RemoteShard]:
+        return [shard for shards in self._shards.values() for shard in shards]
+
+    def _ask_all(self, make: MakeMessage) -> list[Reply]:
+        """Ask all shards, one slab after the other: a server has one message of this worker at a time."""
+        return [reply for shards in self._shards.values() for reply in self._ask(shards, make)]
+
+    def _ask(
+        self,
+        shards: list[RemoteShard],
+        make: MakeMessage,
+        gradient: RowGradient | None = None,
+        wanted: Rows | None = None,
+    ) -> list[Reply]:
+        client = self._client
+        spent_s, wait_s = client.spent_s, client.wait_s
+        replies = client.ask(shards, make, gradient, wanted)
+        self.world.collective_s += client.spent_s - spent_s
+        self.world.transport.wait_s += client.wait_s - wait_s
+        self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
+        return replies
+
+
+class _Fetching:
+    """A sparse parameter's `fetch`."""
+
+    def __init__(self, exchange: ServerExchange, parameter: Parameter) -> None:
+        self._exchange, self._parameter = exchange, parameter
+
+    def __call__(self, rows: Rows) -> None:
+        self._exchange.fetch(self._parameter, rows)

@@ -1,0 +1,195 @@
+"""The exchange of sparse gradients: each rank touched a few rows of a weight, and all need the sum of all of them.
+
+    rank 0   rows 2 7 9     ┐  how many rows has each?   (an allgather of counts)
+    rank 1   rows 7         ┼  values and rows of all    (a line of words from each, as long as the longest)
+    rank 2   rows 1 9       ┘  rows 1 2 7 9, values added up in rank order: the same bits everywhere
+
+An all-reduce of the whole weight would move all its rows; this moves those that were touched, once to each rank.
+A rank that did not use a parameter has no rows of it; where no rank did, the gradient stays None.
+
+Ranks of one host lay their lines where all can read them; else an allgather brings them.
+
+Cost: P k (width + 1) numbers read, k the rows of the rank that has most; and one pass over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from npdp.autograd import Batch, Tensor
+from npdp.autograd.rows import Distinct, RowGradient, no_rows
+from npdp.autograd.tensor import Array
+from npdp.collectives.choose import SHARED_MEMORY
+from npdp.nn.parameter import Parameter, row_gradient
+from npdp.nn.products import sums_of_rows
+from npdp.parallel.weight import loss_weight
+from npdp.parallel.world import World
+
+WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
+UNUSED = -1  # instead of a count of rows: this rank did not use the parameter
+UNSYNCED = (
+    "these gradients were accumulated under no_sync() and have not been exchanged; "
+    "run the last backward before step() outside no_sync()"
+)
+
+
+class SparseExchange:
+    """Adds up the row gradients of sparse parameters over the ranks, at the end of every backward that reaches them.
+
+    A `GradientExchange` for the engine; one that has dense parameters too may hold this one, and pass on what the
+    engine says.
+
+    Args:
+        parameters: sparse ones, in the same order on all ranks; each must belong to no other exchange.
+        world: the ranks.
+
+    Attributes:
+        syncing: False under `no_sync`.
+        exchanged_bytes: of rows and values that this rank has given to exchanges.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
+        self.world = world
+        self.parameters = list(parameters)
+        for parameter in self.parameters:
+            if not parameter.sparse:
+                raise ValueError(f"SparseExchange: a parameter of shape {parameter.shape} is not sparse")
+            parameter.exchange = self
+        self.syncing = True
+        self.exchanged_bytes = 0
+        self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
+        self._lines = _Lines(world)
+        self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
+        self._aside: dict[Parameter, RowGradient] = {}  # what an earlier exchange left in gradients that are local now
+
+    # What the engine calls
+    def begin(self, batch: Batch | None, alone: bool) -> float:
+        weight = loss_weight(batch, self.world.world_size)
+        self.put_aside()
+        return weight
+
+    def ready(self, parameter: Tensor) -> None:
+        """Rows leave when backward has ended: until then nobody knows whether a parameter is used again."""
+
+    def finish(self) -> None:
+        if self.world.world_size == 1 or not self.parameters:
+            return
+        self._local = not self.syncing
+        if self.syncing:
+            self._exchange()
+        else:
+            for parameter in self._aside:  # None would say that it was zeroed meanwhile
+                if parameter.grad is None:
+                    _set(parameter, no_rows(parameter.shape, parameter.dtype))
+        for parameter in self.parameters:
+            parameter.unsynced = UNSYNCED if self._local and parameter.grad is not None else None
+
+    def cancel(self) -> None:
+        """Backward has failed: gradients that were put aside come back."""
+        for parameter, before in self._aside.items():
+            _set(parameter, before)
+        self._aside = {}
+
+    # How it does it
+    def put_aside(self) -> None:
+        """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
+        if self.world.world_size == 1:
+            return
+        self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
+        if self._local:
+            return
+        for parameter in self.parameters:
+            gradient = row_gradient(parameter)
+            if gradient is not None:
+                self._aside[parameter] = gradient
+                parameter.grad = None
+
+    def _exchange(self) -> None:
+        gradients = [row_gradient(parameter) for parameter in self.parameters]
+        counts = self._counts(gradients)
+        starts = np.cumsum([0, *(self._words(p) * max(0, *of_ranks) for p, of_ranks in zip(self.parameters, counts))])
+        mine = self._lines.mine(int(starts[-1]))
+        for gradient, start in zip(gradients, starts):
+            if gradient is not None:
+                _write(mine[start:], gradient)
+                self.exchanged_bytes += gradient.values.nbytes + len(gradient.rows) * WORD.itemsize
+        lines = self._lines.everyones()
+        for parameter, start, of_ranks in zip(self.parameters, starts, counts):
+            if max(of_ranks) != UNUSED:
+                _set(parameter, self._sum(parameter, [line[start:] for line in lines], of_ranks))
+        for parameter, before in self._aside.items():
+            gradient = row_gradient(parameter)
+            _set(parameter, before if gradient is None else before + gradient)
+        self._aside = {}
+
+    def _counts(self, gradients: list[RowGradient | None]) -> list[list[int]]:
+        """Return for each parameter how many rows each rank has; UNUSED where it has no gradient."""
+        mine = np.array([UNUSED if gradient is None else len(gradient.rows) for gradient in gradients], np.int64)
+        counts = np.empty((self.world.world_size, len(mine)), np.int64)
+        self.world.allgather(mine, counts)
+        return counts.T.tolist()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _words(parameter: Parameter) -> int:
+        """Return how many words a row takes in a line: its values, and its number."""
+        return parameter.data[:1].nbytes // WORD.itemsize + 1
+
+    def _sum(self, parameter: Parameter, lines: list[Array], counts: list[int]) -> RowGradient:
+        """Return the sum of the gradients that stand at the beginning of these lines, in so many rows each."""
+        width = self._words(parameter) - 1
+        counts = [max(0, count) for count in counts]
+        values = np.concatenate([line[: count * width] for line, count in zip(lines, counts)])
+        rows = np.concatenate([line[count * width :][:count] for line, count in zip(lines, counts)])
+        if parameter not in self._distinct:
+            self._distinct[parameter] = Distinct(len(parameter.data))
+        distinct, places = self._distinct[parameter](rows)
+        shape = (len(rows), width * WORD.itemsize // parameter.dtype.itemsize)
+        total = sums_of_rows(values.view(parameter.dtype).reshape(shape), places, len(distinct))
+        return RowGradient(distinct, total.reshape(len(distinct), *parameter.shape[1:]), parameter.shape)
+
+
+class _Lines:
+    """A line of words from each rank, for all to read: where ranks share memory no copy is made."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._in_reach = world.algorithm in ("auto", SHARED_MEMORY)
+        self._mine = np.empty(0, WORD)  # kept and used again, as memory that ranks share is dear to get
+        self._everyones: list[Array] | None = None
+        self._count = 0
+
+    def mine(self, count: int) -> Array:
+        """Return this rank's line, of so many words on every rank, to be written; collective where it must grow.
+
+        All ranks have read what was there before: they were in a collective since.
+        """
+        self._count = count
+        if count > self._mine.size and self._in_reach:
+            self._mine = self._world.shared_empty(count * 5 // 4, WORD)
+            self._everyones = self._world.everyones(self._mine)
+            self._in_reach = self._everyones is not None
+        if self._everyones is None:
+            self._mine = np.empty(count, WORD)
+        return self._mine
+
+    def everyones(self) -> list[Array]:
+        """Return what all ranks have written, in rank order; collective."""
+        if self._everyones is not None:
+            self._world.barrier()
+            return self._everyones
+        lines = np.empty((self._world.world_size, self._count), WORD)
+        self._world.allgather(self._mine, lines)
+        return list(lines)
+
+
+def _write(line: Array, gradient: RowGradient) -> None:
+    """Write values, then rows, at the beginning of a line."""
+    values = gradient.values.reshape(-1).view(WORD)
+    line[: values.size] = values
+    line[values.size :][: len(gradient.rows)] = gradient.rows
+
+
+def _set(parameter: Parameter, gradient: RowGradient) -> None:
+    parameter.grad = gradient  # type: ignore[assignment]  # a tensor's is an array, a sparse parameter's is not

@@ -1,0 +1,27 @@
+"""How much a rank's loss counts in the global one: what every exchange of gradients multiplies it by."""
+
+from __future__ import annotations
+
+from npdp.autograd import Batch
+from npdp.autograd.batch import MIXED, SUMMED
+
+
+def loss_weight(batch: Batch | None, world_size: int) -> float:
+    """Return a rank's share of the batch behind its loss, or, where nothing says how many samples, one in P.
+
+    Raises:
+        ValueError: the loss is a sum, or of batches that weigh differently.
+    """
+    if batch is SUMMED:
+        raise ValueError(
+            'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as '
+            "the mean over its samples, and weighs it by their number; use the mean, or scale the learning rate"
+        )
+    if batch is MIXED and world_size > 1:
+        raise ValueError(
+            "backward: this loss was computed from batches of different sizes, which weigh differently on each "
+            "rank; give each its own backward, the gradients add up"
+        )
+    if batch is None or batch.parts != world_size:
+        return 1 / world_size
+    return batch.count / batch.global_count if batch.global_count else 0.0

@@ -1,0 +1,87 @@
+"""From `--strategy` and its flags to how ranks train together: the one place that knows them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from npdp.collectives.choose import SHARED_MEMORY
+from npdp.config import OF_A_STRATEGY, TrainConfig
+from npdp.errors import InputError
+from npdp.parallel.local_sgd import LocalSGD
+from npdp.parallel.parameter_server import arrivals
+from npdp.parallel.parameter_server.strategy import ParameterServer
+from npdp.parallel.strategy import AllReduce, Strategy
+from npdp.parallel.world import World
+
+# What of the flags does not change what is computed
+BESIDE = ("metrics", "save", "quiet", "transport", "ranks", "inject", "algorithm", "record_arrivals", "replay_arrivals")
+
+
+def make(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool = False) -> Strategy:
+    """Return the strategy that the flags ask for.
+
+    Args:
+        run: what a record of arrivals must belong to.
+        sparse: whether the data is.
+
+    Raises:
+        InputError: this world is too small for it, or a record does not fit.
+    """
+    if sparse and config.strategy == "allreduce" and config.update == "auto":
+        return AllReduce("replicated")
+    if sparse and (config.update == "fused" or config.strategy == "local-sgd"):
+        raise InputError(
+            f"sparse data: --strategy {config.strategy} --update {config.update} passes over whole parameters; "
+            "use --strategy allreduce --update replicated"
+        )
+    return _STRATEGIES[config.strategy](config, world, run)
+
+
+def run_of(config: TrainConfig, ranks: int, fingerprint: str) -> dict[str, Any]:
+    """Return what makes a run what it is, for a record of its arrivals."""
+    flags = {name: value for name, value in asdict(config).items() if name not in BESIDE}
+    return {"ranks": ranks, "data_fingerprint": fingerprint, **flags, "staleness": f"{config.staleness:g}"}
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the strategy's flags, for metrics."""
+    mine = {name: getattr(config, name) for name, (strategy, _) in OF_A_STRATEGY.items() if strategy == config.strategy}
+    return {name: "inf" if value == float("inf") else value for name, value in mine.items()}
+
+
+def _allreduce(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:
+    """Updates are fused where ranks share memory and nothing looks at gradients in between."""
+    if config.update != "auto":
+        return AllReduce(config.update)
+    in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
+    return AllReduce("fused" if in_memory and config.clip_norm is None else "replicated")
+
+
+def _parameter_server(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:
+    replay = arrivals.load(config.replay_arrivals, run) if config.replay_arrivals else []
+    strategy = ParameterServer(
+        config.servers,
+        config.staleness,
+        config.backup_workers,
+        damped=config.staleness_lr != "constant",
+        record=config.record_arrivals is not None,
+        replay=tuple(map(tuple, replay)),
+    )
+    try:
+        strategy.workers(world.world_size)
+    except ValueError as error:
+        raise InputError(f"--servers {config.servers} --backup-workers {config.backup_workers}: {error}") from None
+    return strategy
+
+
+def _local_sgd(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:
+    return LocalSGD(config.local_iterations, config.outer_momentum, config.outer_learning_rate)
+
+
+_STRATEGIES: dict[str, Callable[[TrainConfig, World, dict[str, Any]], Strategy]] = {
+    "allreduce": _allreduce,
+    "ps": _parameter_server,
+    "local-sgd": _local_sgd,
+}

@@ -1,0 +1,321 @@
+"""Gradients by rows, and the layers that live on them: each does what its dense equivalent does."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import npdp
+from npdp import nn, optim
+from npdp.autograd import Batch, Tensor
+from npdp.autograd.gradcheck import gradcheck
+from npdp.autograd.rows import Distinct, RowGradient, no_rows
+from npdp.data import SparseRows
+from npdp.nn import products
+
+FLOATS = (np.float32, np.float64)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(params=["scipy", "numpy"])
+def product(request, monkeypatch):
+    """With scipy, and as where it is not installed."""
+    if request.param == "scipy":
+        pytest.importorskip("scipy")
+    else:
+        monkeypatch.setattr(products, "_csr_array", lambda: None)
+
+
+def row_gradient(seed, count=7, width=3):
+    """Return a gradient with small whole numbers at some rows, so that sums are exact."""
+    generator = np.random.default_rng(seed)
+    rows = np.flatnonzero(generator.random(count) < 0.5)
+    return RowGradient(rows, generator.integers(-5, 6, (len(rows), width)).astype(float), (count, width))
+
+
+def table(seed, count=6, columns=9, dtype=np.float64, part=0.3):
+    generator = np.random.default_rng(seed)
+    return ((generator.random((count, columns)) < part) * generator.standard_normal((count, columns))).astype(dtype)
+
+
+def sparse(dense):
+    rows, columns = np.nonzero(dense)
+    indptr = np.searchsorted(rows, np.arange(len(dense) + 1))
+    return SparseRows(indptr, columns, dense[rows, columns], dense.shape)
+
+
+# RowGradient
+@settings(deadline=None)
+@given(seeds, seeds)
+def test_the_sum_of_two_is_the_sum_of_their_arrays(seed, other):
+    a, b = row_gradient(seed), row_gradient(other)
+    total = a + b
+    assert np.array_equal(total.dense(), a.dense() + b.dense())
+    assert np.array_equal(total.rows, np.union1d(a.rows, b.rows))
+    assert np.array_equal((b + a).dense(), total.dense())
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_adding_changes_neither_of_the_two(seed):
+    a, b = row_gradient(seed), row_gradient(seed + 1)
+    before = a.copy(), b.copy()
+    a + b
+    assert np.array_equal(a.values, before[0].values) and np.array_equal(b.values, before[1].values)
+
+
+def test_a_sum_with_an_array_is_an_array():
+    a, array = row_gradient(1), np.ones((7, 3))
+    for total in (a + array, array + a):
+        assert type(total) is np.ndarray and np.array_equal(total, a.dense() + 1)
+
+
+def test_no_rows_are_zero_everywhere_and_add_nothing():
+    a = row_gradient(3)
+    assert not no_rows((7, 3), np.float64).dense().any()
+    assert np.array_equal((a + no_rows((7, 3), np.float64)).dense(), a.dense())
+
+
+def test_a_gradient_whose_values_do_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(7, 3\): got \(2,\) rows and values of shape \(3, 3\)"):
+        RowGradient(np.arange(2), np.ones((3, 3)), (7, 3))
+    with pytest.raises(ValueError, match="do not add up"):
+        row_gradient(1) + no_rows((8, 3), np.float64)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40)))
+def test_distinct_does_what_unique_does(numbers):
+    find = Distinct(41)
+    for part in (numbers, numbers[::2]):  # slots of the first time do not show in the second
+        rows, places = find(np.array(part, np.int32))
+        wanted, inverse = np.unique(np.array(part, np.int64), return_inverse=True)
+        assert np.array_equal(rows, wanted) and np.array_equal(places, inverse) and rows.dtype == np.int64
+
+
+# SparseRows
+@settings(deadline=None)
+@given(seeds, st.integers(0, 5), st.integers(1, 9))
+def test_rows_give_back_the_table_and_take_what_indexing_takes(seed, count, columns):
+    dense = table(seed, count, columns)
+    rows = sparse(dense)
+    assert len(rows) == count and np.array_equal(rows.dense(), dense)
+    chosen = np.random.default_rng(seed).integers(0, count, 4) if count else np.arange(0)
+    assert np.array_equal(rows.take(chosen).dense(), dense[chosen])
+    assert np.array_equal(rows.take(slice(1, None, 2)).dense(), dense[1::2])
+
+
+def test_rows_carry_a_batch_and_share_their_arrays():
+    rows, batch = sparse(table(1)), Batch(6, 0, (0, 6))
+    tagged = rows.with_batch(batch)
+    assert tagged.batch is batch and rows.batch is None and tagged.values is rows.values
+
+
+def test_rows_are_made_of_scipys_csr_and_of_nothing_else():
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    dense = table(2)
+    for make in (scipy_sparse.csr_array, scipy_sparse.csr_matrix):
+        assert np.array_equal(SparseRows.of(make(dense)).dense(), dense)
+    for other in (dense, scipy_sparse.csc_array(dense)):
+        with pytest.raises(TypeError, match="wanted SparseRows or a CSR matrix of scipy.sparse, got"):
+            SparseRows.of(other)
+
+
+@pytest.mark.parametrize(("indptr", "indices", "values", "said"), [
+    ([0, 1], [0], [1.0], "indptr must rise from 0 in 3 steps"),
+    ([1, 1, 1], [0], [1.0], "indptr must rise from 0"),
+    ([0, 2, 1], [0], [1.0], "indptr must rise from 0"),
+    ([0, 1, 2], [0], [1.0], r"indptr ends at 2, but there are \(1,\) indices"),
+    ([0, 1, 1], [0], [1.0, 2.0], r"and \(2,\) values"),
+    ([0, 1, 2], [0, 4], [1.0, 2.0], "row 1 has the index 4, wanted 0 to 3"),
+    ([0, 0, 1], [-1], [1.0], "row 1 has the index -1"),
+    ([0, 0, 1], [0.0], [1.0], "indices must be integers, got float64"),
+])  # fmt: skip
+def test_rows_that_do_not_fit_together_are_refused(indptr, indices, values, said):
+    with pytest.raises(ValueError, match=said):
+        SparseRows(indptr, indices, values, (2, 4))
+
+
+# Layers
+def layers(dtype=np.float64, columns=9, outputs=4, seed=5, **options):
+    """Return a SparseLinear and the Linear that computes the same."""
+    generator = np.random.default_rng(seed)
+    mine, dense = nn.SparseLinear(columns, outputs, dtype=dtype, **options), nn.Linear(columns, outputs, dtype=dtype)
+    mine.weight.data[:] = generator.standard_normal((columns, outputs))
+    mine.bias.data[:] = generator.standard_normal(outputs)
+    dense.load_state_dict({"weight": mine.weight.data.T, "bias": mine.bias.data})
+    return mine, dense
+
+
+def backward(layer, x, seed=6):
+    y = layer(x)
+    y.backward(np.random.default_rng(seed).standard_normal(y.shape))
+    return y.data
+
+
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sparse_linear_is_linear_on_the_table(dtype):
+    for count in (0, 1, 6):
+        dense = table(4, count, dtype=dtype)
+        dense[:, 3] = 0  # a column that nobody has, and a row without entries
+        dense[1:2] = 0
+        mine, linear = layers(dtype)
+        tolerance = dict(rtol=0, atol=1e-5 if dtype == np.float32 else 1e-14)
+        np.testing.assert_allclose(backward(mine, sparse(dense)), backward(linear, Tensor(dense)), **tolerance)
+        assert type(mine.weight.grad) is RowGradient and mine.weight.grad.dtype == dtype
+        assert np.array_equal(mine.weight.grad.rows, np.flatnonzero(dense.any(axis=0)))
+        np.testing.assert_allclose(mine.weight.grad.dense().T, linear.weight.grad, **tolerance)
+        np.testing.assert_allclose(mine.bias.grad, linear.bias.grad, **tolerance)
+
+
+@pytest.mark.usefixtures("product")
+@settings(deadline=None, max_examples=30)
+@given(seeds, st.integers(1, 5), st.integers(1, 9), st.integers(1, 4), st.floats(0.05, 1))
+def test_sparse_linear_and_linear_agree_on_any_table(seed, count, columns, outputs, part):
+    mine, linear = layers(columns=columns, outputs=outputs)
+    dense = table(seed, count, columns, part=part)
+    np.testing.assert_allclose(backward(mine, sparse(dense)), backward(linear, Tensor(dense)), atol=1e-13)
+    np.testing.assert_allclose(mine.weight.grad.dense().T, linear.weight.grad, atol=1e-13)
+
+
+def test_entries_of_the_same_place_add_up():
+    twice = SparseRows([0, 2], [3, 3], [0.5, 1.0], (1, 9))
+    mine, linear = layers()
+    np.testing.assert_allclose(backward(mine, twice), backward(linear, Tensor(twice.dense())), atol=1e-14)
+    np.testing.assert_allclose(mine.weight.grad.dense().T, linear.weight.grad, atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: (nn.SparseLinear(9, 3, dtype=np.float64), sparse(table(7))),
+    lambda: (nn.SparseLinear(9, 3, bias=False, dtype=np.float64), sparse(table(7))),
+    lambda: (nn.Embedding(9, 3, dtype=np.float64), np.array([[1, 8, 1], [0, 1, 3]])),
+])  # fmt: skip
+def test_gradients_are_those_of_finite_differences(make):
+    layer, x = make()
+    target = np.random.default_rng(8).standard_normal(layer(x).shape)
+
+    def loss():
+        return nn.MSELoss()(layer(x), Tensor(target))
+
+    loss().backward()
+    for parameter in layer.parameters():
+        gradient = np.array(parameter.grad)
+        for place in np.ndindex(parameter.shape):
+            before = parameter.data[place]
+            sides = []
+            for step in (1e-6, -1e-6):
+                parameter.data[place] = before + step
+                sides.append(loss().item())
+            parameter.data[place] = before
+            assert abs((sides[0] - sides[1]) / 2e-6 - gradient[place]) < 1e-7
+
+
+def test_a_weight_that_is_used_twice_has_the_sum_and_so_has_a_second_backward():
+    a, b = sparse(table(1)), sparse(table(2))
+    mine, linear = layers()
+    for _ in range(2):
+        (mine(a) * mine(b)).sum().backward()
+        (linear(Tensor(a.dense())) * linear(Tensor(b.dense()))).sum().backward()
+    assert type(mine.weight.grad) is RowGradient
+    np.testing.assert_allclose(mine.weight.grad.dense().T, linear.weight.grad, atol=1e-13)
+
+
+def test_a_layer_that_is_told_so_has_an_array_for_a_gradient():
+    dense = table(3)
+    mine, linear = layers(sparse=False)
+    backward(mine, sparse(dense)), backward(linear, Tensor(dense))
+    assert type(mine.weight.grad) is np.ndarray
+    np.testing.assert_allclose(mine.weight.grad.T, linear.weight.grad, atol=1e-14)
+    embedding = nn.Embedding(5, 2, sparse=False)
+    optimizer = optim.Adam(embedding.parameters())  # every optimiser takes it
+    embedding(np.array([1, 1])).sum().backward()
+    optimizer.step()
+    assert type(embedding.weight.grad) is np.ndarray and embedding.weight.grad[1].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("numbers", [[], [3], [[0, 4, 4], [4, 1, 0]], np.ones((2, 2, 2), np.uint8)])
+def test_embedding_is_one_hot_times_its_weight(dtype, numbers):
+    numbers = np.array(numbers, np.int64) if isinstance(numbers, list) else numbers
+    layer = nn.Embedding(5, 3, dtype=dtype, generator=np.random.default_rng(1))
+    one_hot = Tensor(np.eye(5, dtype=dtype)[numbers].reshape(-1, 5))
+    weight = Tensor(layer.weight.data.copy(), requires_grad=True)
+    y, wanted = layer(Tensor(numbers)), one_hot @ weight
+    assert y.shape == (*numbers.shape, 3) and y.dtype == dtype
+    np.testing.assert_allclose(y.data.reshape(-1, 3), wanted.data, rtol=1e-6)
+    (y * y).sum().backward(), (wanted * wanted).sum().backward()
+    np.testing.assert_allclose(layer.weight.grad.dense(), weight.grad, rtol=1e-5)
+    assert np.array_equal(layer.weight.grad.rows, np.unique(numbers))
+
+
+def test_embedding_begins_as_pytorchs_does():
+    values = nn.Embedding(200, 50, generator=np.random.default_rng(0)).weight.data
+    assert values.dtype == np.float32 and abs(values.mean()) < 0.02 and abs(values.std() - 1) < 0.02
+    npdp.manual_seed(3)
+    first = nn.Embedding(4, 4).weight.data
+    npdp.manual_seed(3)
+    assert np.array_equal(nn.Embedding(4, 4).weight.data, first)
+
+
+@pytest.mark.parametrize(("layer", "x", "error", "said"), [
+    (lambda: nn.SparseLinear(0, 3), None, ValueError, "at least 1 feature in and out, got 0 and 3"),
+    (lambda: nn.Embedding(3, 0), None, ValueError, "at least 1 row and column, got 3 and 0"),
+    (lambda: nn.SparseLinear(8, 3), sparse(table(1)), ValueError, r"input of shape \(n, 8\), got \(6, 9\)"),
+    (lambda: nn.SparseLinear(9, 3), table(1), TypeError, "wanted SparseRows or a CSR matrix of scipy.sparse, got nd"),
+    (lambda: nn.Embedding(5, 3), np.array([0, 5]), ValueError, r"numbers must be in \[0, 5\), got 5"),
+    (lambda: nn.Embedding(5, 3), np.array([[2, -1]]), ValueError, r"numbers must be in \[0, 5\), got -1"),
+    (lambda: nn.Embedding(5, 3), np.array([1.0]), TypeError, "numbers must be integers, got float64"),
+])  # fmt: skip
+def test_what_a_layer_cannot_take_is_refused(layer, x, error, said):
+    with pytest.raises(error, match=said):
+        layer()(x)
+
+
+@pytest.mark.parametrize("layer", [nn.SparseLinear(9, 3), nn.Embedding(9, 3)])
+def test_a_layer_passes_the_batch_on_and_asks_for_rows_before_it_reads_them(layer):
+    batch, asked = Batch(6, 0, (0, 6)), []
+
+    def fetch(rows):
+        asked.append(rows.tolist())
+        layer.weight.data[rows] = 7
+
+    layer.weight.fetch = fetch
+    if isinstance(layer, nn.Embedding):
+        x = Tensor(np.array([3, 1, 3]))
+        x.batch = batch
+    else:
+        x = SparseRows([0, 2, 3], [3, 1, 3], np.ones(3, np.float32), (2, 9), batch)
+    y = layer(x)
+    assert y.batch is batch and asked == [[1, 3]] and (y.data % 7 == 0).all() and y.data.any()
+
+
+def test_nothing_is_recorded_where_no_gradient_is_wanted():
+    layer = nn.SparseLinear(9, 3)
+    with npdp.no_grad():
+        assert not layer(sparse(table(1))).requires_grad
+    layer.weight.requires_grad = False
+    layer(sparse(table(1))).sum().backward()
+    assert layer.weight.grad is None and layer.bias.grad is not None
+
+
+def test_copies_of_a_sparse_layer_are_sparse():
+    layer, x = nn.SparseLinear(9, 3), sparse(table(1))
+    layer(x)
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        again(x).sum().backward()
+        assert again.weight.sparse and type(again.weight.grad) is RowGradient and layer.weight.grad is None
+
+
+def test_a_hook_on_a_sparse_parameter_is_refused():
+    with pytest.raises(ValueError, match="a hook takes and gives arrays.*sparse=False"):
+        nn.Embedding(3, 2).weight.register_hook(lambda g: None)
+    nn.Embedding(3, 2, sparse=False).weight.register_hook(lambda g: None)
+
+
+def test_gradcheck_knows_a_layer_behind_sparse_ones():
+    layer = nn.Embedding(5, 3, dtype=np.float64)
+    gradcheck(lambda w: layer(np.array([1, 2])) @ w, Tensor(np.ones((3, 2)), requires_grad=True))

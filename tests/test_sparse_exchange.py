@@ -1,0 +1,284 @@
+"""Sparse gradients over the ranks: every rank ends with those of one rank that sees the whole batch."""
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import Parallel, Plain, assert_as_on_one_rank, criterion, run
+
+import npdp
+from npdp import nn, optim
+from npdp.autograd.rows import RowGradient
+from npdp.data import DataLoader, SparseDataset, SparseRows
+from npdp.nn.parameter import Parameter
+from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.sparse import SparseExchange
+from npdp.parallel.world import init
+
+COLUMNS, CLASSES, COUNT = 30, 4, 13
+WORLD_SIZES = (1, 2, 3, 4, 5)
+
+
+class Apart(Plain):
+    """Sparse and dense parameters each with their own exchange, as two models behind one loss would be."""
+
+    def wrap(self, model):
+        found = list(model.parameters())
+        model.exchanges = [SparseExchange([p for p in found if p.sparse], init())]
+        if any(not p.sparse for p in found):
+            model.exchanges.append(GradientExchange([p for p in found if not p.sparse], init()))
+        return model
+
+    @contextmanager
+    def no_sync(self, model):
+        for exchange in model.exchanges:
+            exchange.syncing = False
+        yield
+        for exchange in model.exchanges:
+            exchange.syncing = True
+
+
+WAYS = [Apart, Parallel]
+
+
+def dataset(count=COUNT):
+    generator = np.random.default_rng(count)
+    x = (generator.random((count, COLUMNS)) < 0.2) * generator.standard_normal((count, COLUMNS))
+    x[:, 0] = 1  # a feature that all samples have: a row that all ranks touch
+    rows, columns = np.nonzero(x)
+    indptr = np.searchsorted(rows, np.arange(count + 1))
+    return SparseDataset((indptr, columns, x[rows, columns], COLUMNS), generator.integers(0, CLASSES, count))
+
+
+def linear(dtype=np.float64):
+    layer = nn.SparseLinear(COLUMNS, CLASSES, dtype=dtype)
+    layer.weight.data[:] = np.random.default_rng(1).standard_normal(layer.weight.shape)
+    return layer
+
+
+def words(dtype=np.float64):
+    """Return a model whose first layer is an embedding: its weight is used twice a sample."""
+    npdp.manual_seed(2)
+
+    class Words(nn.Module):
+        def __init__(self):
+            self.embedding, self.top = nn.Embedding(11, 3, dtype=dtype), nn.Linear(6, CLASSES, dtype=dtype)
+
+        def forward(self, x):
+            return self.top(nn.Flatten()(self.embedding(x)))
+
+    return Words()
+
+
+def word_data(count=COUNT):
+    from npdp.data import ArrayDataset
+
+    generator = np.random.default_rng(count)
+    return ArrayDataset(generator.integers(0, 11, (count, 2)), generator.integers(0, CLASSES, count))
+
+
+def left(model):
+    found = {name: np.array(p.data) for name, p in model.named_parameters()}
+    return found | {f"grad {n}": None if p.grad is None else np.array(p.grad) for n, p in model.named_parameters()}
+
+
+MODELS = {"linear": (linear, dataset), "words": (words, word_data)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("batch_size", [1, 4, 13])  # with more ranks than samples some parts are empty
+def test_training_ends_as_on_one_rank(kind, way, batch_size):
+    def program(way):
+        make, data = MODELS[kind]
+        model = make()
+        optimizer = optim.SGD(model.parameters(), lr=0.3)
+        wrapped = way.wrap(model)
+        for _ in range(2):
+            for inputs, labels in DataLoader(data(), batch_size, shuffle=True):
+                loss = criterion(wrapped(inputs), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return left(model)
+
+    assert_as_on_one_rank(program, WORLD_SIZES, way(), 1e-10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("algorithm", ["auto", "ring", "naive"])
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_all_ranks_have_the_same_bits_in_any_algorithm_and_twice(way, algorithm, world_size):
+    def program(dtype):
+        model = linear(dtype)
+        wrapped = way().wrap(model)
+        for inputs, labels in DataLoader(dataset(), 7):
+            criterion(wrapped(inputs), labels).backward()
+        assert type(model.weight.grad) is RowGradient
+        assert (np.diff(model.weight.grad.rows) > 0).all()
+        return model.weight.grad.rows.tobytes() + model.weight.grad.values.tobytes()
+
+    for dtype in (np.float32, np.float64):
+        bits = run(world_size, program, dtype, algorithm=algorithm)
+        assert len(set(bits)) == 1
+        assert bits == run(world_size, program, dtype, algorithm="auto")
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 5), st.data())
+def test_the_sum_is_that_of_arrays_whatever_each_rank_has(world_size, data):
+    few = st.none() | st.sets(st.integers(0, 8))
+    rows = [[data.draw(few) for _ in range(2)] for _ in range(world_size)]  # None: not used here
+
+    def gradient(rank, number):
+        found = rows[rank][number]
+        if found is None:
+            return None
+        values = np.array([[rank + 10 * row + 100 * number + 1.0] * 3 for row in sorted(found)]).reshape(-1, 3)
+        return RowGradient(np.array(sorted(found), np.int64), values, (9, 3))
+
+    def program():
+        parameters = [Parameter(np.zeros((9, 3)), sparse=True) for _ in range(2)]
+        exchange = SparseExchange(parameters, init())
+        for _ in range(2):
+            exchange.begin(None, True)
+            for number, parameter in enumerate(parameters):
+                parameter.grad = gradient(npdp.rank(), number)
+            exchange.finish()
+            found = [p.grad for p in parameters]
+            for p in parameters:
+                p.grad = None
+        return [None if g is None else (g.rows.tolist(), g.dense()) for g in found]
+
+    for result in run(world_size, program):
+        for number, got in enumerate(result):
+            each = [gradient(rank, number) for rank in range(world_size)]
+            used = [g for g in each if g is not None]
+            assert (got is None) == (not used)
+            if used:
+                assert got[0] == sorted(set().union(*(g.rows.tolist() for g in used)))
+                assert np.array_equal(got[1], sum(g.dense() for g in used))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_several_backwards_add_up_with_and_without_no_sync(way):
+    def program(way):
+        model = linear()
+        wrapped = way.wrap(model)
+        found = {}
+        for synced in ([True, True], [False, True], [True, False, True], [False, False, True, True]):
+            model.zero_grad()
+            for sync, (inputs, labels) in zip(synced, list(DataLoader(dataset(), 3))):
+                with nullcontext() if sync else way.no_sync(wrapped):
+                    (criterion(wrapped(inputs), labels) / len(synced)).backward()
+            found[str(synced)] = np.array(model.weight.grad)
+        return found
+
+    assert_as_on_one_rank(program, WORLD_SIZES, way(), 1e-10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_on_gradients_that_were_not_exchanged_is_refused(way):
+    def program():
+        mine = way()
+        model = linear()
+        optimizer, wrapped = optim.SGD([model.weight], lr=0.1), mine.wrap(model)
+        inputs, labels = next(iter(DataLoader(dataset(), 5)))
+        with mine.no_sync(wrapped):
+            criterion(wrapped(inputs), labels).backward()
+        before = model.weight.data.copy()
+        with pytest.raises(RuntimeError, match="accumulated under no_sync"):
+            optimizer.step()
+        assert np.array_equal(model.weight.data, before)
+        optimizer.zero_grad()
+        optimizer.step()
+        with mine.no_sync(wrapped):
+            criterion(wrapped(inputs), labels).backward()
+        criterion(wrapped(inputs), labels).backward()
+        optimizer.step()
+
+    run(2, program)
+
+
+def test_a_parameter_that_one_rank_alone_uses_has_a_gradient_everywhere():
+    class Some(nn.Module):
+        def __init__(self):
+            self.used, self.unused = nn.Embedding(5, 2, dtype=np.float64), nn.Embedding(5, 2, dtype=np.float64)
+            self.first = nn.Embedding(5, 2, dtype=np.float64)
+
+        def forward(self, x):
+            y = self.used(x)
+            return y + self.first(x) if npdp.rank() == 0 else y
+
+    def program():
+        model = Some()
+        exchange = SparseExchange(model.parameters(), init())
+        assert model.used.weight.exchange is exchange
+        model(np.array([npdp.rank(), 4])).sum().backward()
+        return [None if p.grad is None else p.grad.dense() for p in (model.used.weight, model.first.weight,
+                                                                      model.unused.weight)]  # fmt: skip
+
+    for used, first, unused in run(3, program):
+        third = np.full(2, 1 / 3)
+        np.testing.assert_allclose(used, [third, third, third, 0 * third, third * 3])
+        np.testing.assert_allclose(first, [third, 0 * third, 0 * third, 0 * third, third])
+        assert unused is None
+
+
+def test_a_backward_that_fails_leaves_the_gradients_of_the_one_before():
+    def program():
+        model = linear()
+        SparseExchange([model.weight], init())
+        inputs, labels = next(iter(DataLoader(dataset(), 5)))
+        criterion(model(inputs), labels).backward()
+        before = np.array(model.weight.grad)
+        loss = criterion(model(inputs), labels)
+
+        def fail(gradient):
+            raise ArithmeticError("in a hook")
+
+        model.bias.register_hook(fail)
+        with pytest.raises(ArithmeticError):
+            loss.backward()
+        assert np.array_equal(np.array(model.weight.grad), before)
+
+    run(2, program)
+
+
+def test_a_dense_parameter_is_refused():
+    with pytest.raises(ValueError, match=r"a parameter of shape \(3,\) is not sparse"):
+        SparseExchange([Parameter(np.zeros(3))], init())
+
+
+def test_clipping_sees_the_global_gradient():
+    def program():
+        model = linear()
+        SparseExchange([model.weight], init())
+        inputs, labels = next(iter(DataLoader(dataset(), COUNT)))
+        criterion(model(inputs), labels).backward()
+        return optim.clip_grad_norm_([model.weight], 0.01), np.linalg.norm(np.array(model.weight.grad))
+
+    alone = run(1, program)[0]
+    for norm, after in run(3, program):
+        assert norm == pytest.approx(alone[0], rel=1e-12) and after == pytest.approx(0.01, rel=1e-3)
+
+
+def test_data_parallel_takes_rows_that_no_loader_made():
+    def program():
+        model = linear()
+        wrapped = nn.DataParallel(model)
+        x, y = dataset().take(slice(npdp.rank(), None, npdp.world_size()))
+        assert type(x) is SparseRows
+        criterion(wrapped(x), y).backward()
+        return np.array(model.weight.grad)
+
+    wanted = run(1, program)[0]
+    for got in run(3, program):
+        np.testing.assert_allclose(got, wanted, atol=1e-14)
+
+
+def test_data_parallel_refuses_to_fuse_a_sparse_update():
+    with pytest.raises(ValueError, match='sparse ones: use update="replicated"'):
+        run(2, lambda: nn.DataParallel(linear(), update="fused"))
