@@ -6,6 +6,7 @@ a function (name, rows, wrapped): rows of a rank's batch, None for the model's o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,18 @@ def npdp_step(name: str, rows: int | None, wrapped: bool) -> Step:
 def fused_step(name: str, rows: int | None, wrapped: bool) -> Step:
     """Return the same with the update fused with the sum of the gradients."""
     return iteration(name, "fused" if wrapped else None, rows)[1]
+
+
+def server_step(name: str, rows: int | None, wrapped: bool, staleness: float = math.inf) -> Step:
+    """Return a worker's step with a parameter server, on the last of the ranks; asynchronous."""
+    import npdp
+
+    return iteration(name, "replicated", rows, npdp.ParameterServer(servers=1, staleness=staleness))[1]
+
+
+def server_sync_step(name: str, rows: int | None, wrapped: bool) -> Step:
+    """Return the same, synchronous."""
+    return server_step(name, rows, wrapped, 0)
 
 
 def sum_each(gradients: Gradients) -> None:
@@ -166,6 +179,8 @@ def jax_step(name: str, rows: int | None, wrapped: bool) -> Step:
 CONTENDERS: dict[str, Callable[[str, int | None, bool], Step]] = {
     "npdp": npdp_step,
     "fused": fused_step,
+    "server": server_step,
+    "server-sync": server_sync_step,
     "numpy": numpy_step,
     "numpy-flat": numpy_flat_step,
     "torch": torch_step,

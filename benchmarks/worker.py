@@ -43,6 +43,8 @@ def agree_numpy(calls: int) -> int:
 AGREE: dict[str, Callable[[int], int]] = {
     "npdp": agree_npdp,
     "fused": agree_npdp,
+    "server": agree_npdp,
+    "server-sync": agree_npdp,
     "numpy": agree_numpy,
     "numpy-flat": agree_numpy,
     "torch": agree_torch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +21,18 @@ from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import World
 from npdp.partition import bounds
 
+MOMENTUM = 0.9  # where nobody says, and the data is not sparse
+
 
 class Job(NamedTuple):
-    """All that a rank needs to train; `run` is what a record of arrivals belongs to."""
+    """All that a rank needs to train.
 
+    Attributes:
+        config: the flags, with what depends on the data filled in.
+        run: what a record of arrivals belongs to.
+    """
+
+    config: TrainConfig
     data: DataSplit
     model_name: str
     model: DataParallel
@@ -61,6 +70,8 @@ def prepare(config: TrainConfig, world: World) -> Job:
     require_equal(world, "data sets", [data.source, fingerprint])
     sparse = isinstance(data.train, SparseDataset)
     name = config.model or models.default_name(data.classes, sparse)
+    if config.momentum is None:
+        config = replace(config, momentum=0.0 if sparse else MOMENTUM)
     agree(world, lambda: _refuse_unfit(config, name, sparse))
     features = data.train.sample_shape[0]
     model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
@@ -68,6 +79,7 @@ def prepare(config: TrainConfig, world: World) -> Job:
     run = strategies.run_of(config, world.world_size, fingerprint)
     strategy = agree(world, lambda: strategies.make(config, world, run, sparse))
     return Job(
+        config,
         data,
         name,
         DataParallel(model, strategy=strategy),
@@ -87,7 +99,7 @@ def _refuse_unfit(config: TrainConfig, name: str, sparse: bool) -> None:
     if sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
         raise InputError(
             "sparse data: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 --weight-decay 0, "
-            f"got {config.optimizer}, {config.momentum:g} and {config.weight_decay:g}"
+            f"got {config.optimizer}, {config.momentum} and {config.weight_decay}"
         )
 
 
@@ -102,7 +114,7 @@ def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int)
         lr = learning_rates.warm_up(lr, round(min(config.warm_up_epochs, config.epochs) * iterations_per_epoch))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
-        return optim.SGD(parameters, lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return optim.SGD(parameters, lr, momentum=config.momentum or 0.0, weight_decay=config.weight_decay)
     kind = {"adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer]
     return kind(parameters, lr, weight_decay=config.weight_decay)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -48,7 +49,9 @@ def run_of(config: TrainConfig, ranks: int, fingerprint: str) -> dict[str, Any]:
 def settings(config: TrainConfig) -> dict[str, Any]:
     """Return the strategy's flags, for metrics."""
     mine = {name: getattr(config, name) for name, (strategy, _) in OF_A_STRATEGY.items() if strategy == config.strategy}
-    return {name: "inf" if value == float("inf") else value for name, value in mine.items()}
+    if "staleness" in mine:
+        mine["staleness"] = "inf" if config.staleness == math.inf else int(config.staleness)  # JSON has no inf
+    return mine
 
 
 def _allreduce(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:

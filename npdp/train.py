@@ -104,7 +104,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     world = init()
     agree(world, lambda: _set_algorithm(config.algorithm, world))
     job = jobs.prepare(config, world)
-    world = job.world  # of the ranks that train: a server has left by now
+    config, world = job.config, job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
     with agree(world, lambda: Metrics(config.metrics if world.rank == 0 else None)) as metrics:
         start = jobs.start_event(config, world, job)
@@ -135,6 +135,7 @@ def _epochs(
     parameters = optimizer.parameters
     pace = Pace(config.inject, world.rank)
     samples = 0
+    start_s = time.perf_counter()
     for epoch in range(config.epochs):
         epoch_loss = batch_loss = epoch_count = batch_count = began_s = 0.0  # sums over this rank's samples
         for piece, (inputs, labels) in enumerate(job.loader):
@@ -160,8 +161,8 @@ def _epochs(
             local_loss = batch_loss / (batch_count or 1)
             if metrics.due():
                 metrics.write(
-                    "iteration", iteration=optimizer.iteration, epoch=epoch + 1, local_loss=local_loss,
-                    learning_rate=learning_rate,
+                    "iteration", iteration=job.model.exchange.updates(optimizer), epoch=epoch + 1,
+                    local_loss=local_loss, learning_rate=learning_rate, elapsed_s=time.perf_counter() - start_s,
                 )  # fmt: skip
             if console.due():
                 at = f"epoch {epoch + 1}/{config.epochs}  iteration {optimizer.iteration}"

@@ -41,7 +41,7 @@ def test_the_loop_of_the_readme_trains():
     assert names["loss"].item() < 1
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/measurements.md", "docs/cost.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/measurements.md", "docs/cost.md", "docs/parameter_server.md"])
 def test_links_lead_to_files_that_are_there(page):
     path = Path(__file__).parent.parent / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

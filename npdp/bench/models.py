@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from npdp import nn
+    from npdp.parallel.strategy import Strategy
 
 MODELS = {
     "lin10": ([10, 1], 32),
@@ -53,7 +54,9 @@ def layers(name: str) -> nn.Module:
     return nn.Sequential(*made[:-1]) if len(made) > 2 else made[0]
 
 
-def iteration(name: str, update: str | None, rows: int | None = None) -> tuple[nn.Module, Step]:
+def iteration(
+    name: str, update: str | None, rows: int | None = None, strategy: Strategy | None = None
+) -> tuple[nn.Module, Step]:
     """Return a model, and a step through npdp's public API: forward, loss, backward, update.
 
     Args:
@@ -61,6 +64,7 @@ def iteration(name: str, update: str | None, rows: int | None = None) -> tuple[n
         update: "replicated" or "fused", under DataParallel on the ranks that there are; then it is collective, as is
             the step. None: this rank alone.
         rows: of a rank's batch; the model's own where None.
+        strategy: how ranks train together, where not by all-reduce.
     """
     from npdp import Tensor, nn, optim
     from npdp.autograd import Batch
@@ -72,8 +76,8 @@ def iteration(name: str, update: str | None, rows: int | None = None) -> tuple[n
     x, y = batch(name, rows)
     inputs, labels = Tensor(x), Tensor(y)
     if update is not None:
-        model = nn.DataParallel(model, update=update)
-        world = init()  # tagged as the loader tags what it yields
+        model = nn.DataParallel(model, update=update, strategy=strategy)
+        world = init()  # of those that train; tagged as the loader tags what it yields
         inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)), world.world_size)
 
     def step() -> None:

@@ -1,7 +1,7 @@
 """Small messages between the ranks of a host through memory that they map (csrc/mailbox.c), no MPI.
 
-A message that does not fit into a box goes in pieces, each as soon as the last one has been taken. Who waits sleeps,
-and is woken in some ten microseconds by what it waits for: no core is used meanwhile.
+Who waits sleeps, and is woken in some ten microseconds by what it waits for: no core is used meanwhile. A message that
+does not fit into a box goes in pieces, each as soon as the last one has been taken; a large one another way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, Handle, Transport, check_message
 
+LARGE_BYTES = 8192  # from here on pieces cost more than the way beneath
 OWN_CORE, SHARED_CORE = (2000, 200), (50, 20)  # looks, then yields, before sleeping; as in shared memory's collectives
 
 
@@ -29,7 +30,10 @@ class _Piecewise:
 
 
 class MailboxTransport:
-    """A world of ranks that share memory, for messages; what else it is asked, another transport does. See `lines`."""
+    """A world of ranks that share memory, for messages; what else it is asked, another transport does. See `lines`.
+
+    Sender and receiver know a message's size, so both know which way it goes.
+    """
 
     def __init__(self, beneath: Transport, memory: Buffer, line: int) -> None:
         from npdp.kernels import mailbox  # where there is a compiler
@@ -45,26 +49,33 @@ class MailboxTransport:
 
     @property
     def wait_s(self) -> float:
-        return self._mail.wait_s
+        return self._mail.wait_s + self._beneath.wait_s
 
     @wait_s.setter
     def wait_s(self, seconds: float) -> None:
-        self._mail.wait_s = seconds
+        self._mail.wait_s, self._beneath.wait_s = seconds, 0.0
 
-    def send(self, buffer: Buffer, peer: int) -> _Piecewise:
+    def send(self, buffer: Buffer, peer: int) -> Handle:
+        if buffer.nbytes >= LARGE_BYTES:
+            return self._beneath.send(buffer, peer)
         message, queue = _Piecewise(buffer, peer), self._sends[peer]
         queue.append(message)
         self._push(queue)
         return message
 
-    def receive(self, buffer: Buffer, peer: int) -> _Piecewise:
+    def receive(self, buffer: Buffer, peer: int) -> Handle:
+        if buffer.nbytes >= LARGE_BYTES:
+            return self._beneath.receive(buffer, peer)
         message, queue = _Piecewise(buffer, peer), self._receives[peer]
         queue.append(message)
         self._pull(queue)
         return message
 
     def wait(self, handle: Handle) -> None:
-        self.wait_any([handle])
+        if type(handle) is _Piecewise:
+            self.wait_any([handle])
+        else:
+            self._beneath.wait(handle)
 
     def wait_any(self, handles: Sequence[Handle]) -> int:
         looks, yields = self._looks, self._yields
@@ -126,19 +137,19 @@ class MailboxTransport:
         self._beneath.native_allreduce(buffer, op)
 
 
-def lines(beneath: Transport, memory: Buffer) -> list[MailboxTransport]:
+def lines(beneath: Sequence[Transport], memory: Buffer) -> list[MailboxTransport]:
     """Return worlds of ranks that share memory, whose messages never meet; for one thread of this rank.
 
     While it waits for one, messages of the others go on. Another thread makes its own; of each line one of the two may
     send and the other receive.
 
     Args:
-        beneath: a transport of the same ranks.
+        beneath: for each line a transport of the same ranks.
         memory: (nbytes(ranks),) bytes that all of them map; zeros at first.
     """
     from npdp.kernels import mailbox
 
-    made = [MailboxTransport(beneath, memory, line) for line in range(mailbox.LINES)]
+    made = [MailboxTransport(transport, memory, line) for line, transport in zip(range(mailbox.LINES), beneath)]
     for line in made:
         line._lines = made
     return made

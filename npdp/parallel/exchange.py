@@ -22,6 +22,7 @@ import numpy as np
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, lay_flat
+from npdp.optim import Optimizer
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
 from npdp.parallel.sparse import UNSYNCED, SparseExchange
 from npdp.parallel.weight import loss_weight
@@ -138,6 +139,10 @@ class GradientExchange:
     def algorithm(self) -> str:
         """How the largest piece travels, for metrics."""
         return self.world.chosen("allreduce", max((bucket.buffer.nbytes for bucket in self.buckets), default=0))
+
+    def updates(self, optimizer: Optimizer) -> int:
+        """Return how often the parameters that this rank has were updated."""
+        return optimizer.iteration
 
     def end_training(self) -> dict[str, Any]:
         """End what this strategy has running beside the program; return what metrics say of it. Collective."""

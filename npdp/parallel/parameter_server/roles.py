@@ -68,7 +68,7 @@ class Roles:
         if world.world_size == 1:  # a worker that talks to itself
             self.transport = ThreadTransport(ThreadWorld(1), 0)
         self.boxes = self._lay_boxes()
-        self.forks = [self.transport.fork(range(world.world_size)) for _ in range(2 * (self.boxes is None))]
+        self.forks = [self.transport.fork(range(world.world_size)) for _ in range(2)]  # to servers, and back
         self.is_worker = world.rank < self.workers
 
     @property
@@ -105,9 +105,8 @@ class Roles:
 
     def _lines(self) -> list[Transport]:
         """Return worlds for what goes to servers and for what comes back, for one thread's use."""
-        if self.boxes is None:
-            return [copy.copy(fork) for fork in self.forks]
-        return list(mailbox.lines(self.transport, self.boxes))
+        forks = [copy.copy(fork) for fork in self.forks]
+        return forks if self.boxes is None else list(mailbox.lines(forks, self.boxes))
 
     def take_up(self) -> GradientExchange:
         """Begin to work, or serve; a server rank leaves the program (SystemExit) at the end."""

@@ -197,6 +197,9 @@ class ServerExchange(ExchangeAtStep):
     def algorithm(self) -> str:
         return "parameter_server"
 
+    def updates(self, optimizer: Optimizer) -> int:
+        return self._all_shards()[0].version
+
     def synchronize(self) -> None:
         """Give every worker the newest parameters, the same; collective over the workers."""
         rank = self.world.rank
