@@ -24,8 +24,8 @@ typedef struct {
 
 typedef struct {
     uint32_t filled, emptied;
-    uint64_t nbytes;
-    unsigned char message[BOX_BYTES - 16];
+    uint64_t nbytes, left;
+    unsigned char piece[BOX_BYTES - 24];
 } box;
 
 static bell *bell_of(const npdp_mail *mail, uint32_t rank)
@@ -46,7 +46,7 @@ size_t npdp_mail_bytes(uint32_t ranks)
 
 size_t npdp_mail_most(void)
 {
-    return sizeof((box *)0)->message;
+    return sizeof((box *)0)->piece;
 }
 
 static void ring(const npdp_mail *mail, uint32_t rank)
@@ -59,30 +59,31 @@ static void ring(const npdp_mail *mail, uint32_t rank)
 #endif
 }
 
-int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *message, size_t nbytes)
+int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *piece, size_t nbytes, size_t left)
 {
     box *theirs = box_between(mail, mail->rank, to);
     if (__atomic_load_n(&theirs->emptied, __ATOMIC_ACQUIRE) != theirs->filled)
         return 0;
-    memcpy(theirs->message, message, nbytes);
+    memcpy(theirs->piece, piece, nbytes);
     theirs->nbytes = nbytes;
+    theirs->left = left;
     __atomic_store_n(&theirs->filled, theirs->filled + 1, __ATOMIC_RELEASE);
     ring(mail, to);
     return 1;
 }
 
-int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *message, size_t capacity)
+int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *piece, size_t left)
 {
     box *mine = box_between(mail, from, mail->rank);
     if (__atomic_load_n(&mine->filled, __ATOMIC_ACQUIRE) == mine->emptied)
         return -1;
-    const size_t nbytes = mine->nbytes;
-    if (nbytes > capacity)
-        return (int64_t)nbytes;
-    memcpy(message, mine->message, nbytes);
+    const uint64_t left_here = mine->left;
+    if (left_here != left)
+        return (int64_t)left_here;
+    memcpy(piece, mine->piece, mine->nbytes);
     __atomic_store_n(&mine->emptied, mine->emptied + 1, __ATOMIC_RELEASE);
     ring(mail, from);
-    return (int64_t)nbytes;
+    return (int64_t)left_here;
 }
 
 uint32_t npdp_mail_bell(const npdp_mail *mail)

@@ -1,6 +1,6 @@
 /* Mailboxes in memory that all ranks of a host map: the contract. cffi reads these lines too.
  *
- * There are NPDP_MAIL_LINES lines, in each a box from each rank to each; it holds one message of up to npdp_mail_most() bytes until it is taken. Every
+ * There are NPDP_MAIL_LINES lines, in each a box from each rank to each; it holds a message, or a piece of one, of up to npdp_mail_most() bytes until it is taken. Every
  * rank has a bell, for all lines, which rings when something was put in a box for it or taken out of one of its own. To wait: read the
  * bell, look into the boxes, and, where there is nothing to do, wait until the bell has rung since.
  *
@@ -24,12 +24,13 @@ typedef struct {
 size_t npdp_mail_bytes(uint32_t ranks);
 size_t npdp_mail_most(void);
 
-/* Puts a message into the box for `to`: 1; or 0 where the last one has not been taken yet. */
-int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *message, size_t nbytes);
+/* Puts a piece into the box for `to`: 1; or 0 where the last one has not been taken yet. `left` is how many bytes of
+ * its message are still to go, this piece among them. */
+int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *piece, size_t nbytes, size_t left);
 
-/* Takes the message from `from` if it fits into `capacity`; returns its size, -1 where there is none. A message that
- * does not fit stays. */
-int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *message, size_t capacity);
+/* Takes the piece from `from` if as many bytes of its message are left as the receiver thinks, which then has room for
+ * them; returns how many are left, -1 where there is no piece. One of which another number is left stays. */
+int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *piece, size_t left);
 
 /* How often this rank's bell has rung. */
 uint32_t npdp_mail_bell(const npdp_mail *mail);

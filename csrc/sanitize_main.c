@@ -1,5 +1,6 @@
 /* Calls each kernel over many lengths and alignments, for the address and undefined-behaviour sanitizers to watch; and
- * the collectives over shared memory, by threads that are the ranks, which the thread sanitizer may watch as well.
+ * the collectives over shared memory and the mailboxes, by threads that are the ranks, which the thread sanitizer may
+ * watch as well.
  *
  * Arrays come from malloc with their exact length, so that one element too many is seen, also where an offset shifts
  * the alignment. Values run through the awkward: extremes of integers, NaN, infinities, denormals. What comes out is
@@ -17,6 +18,7 @@
 #include <sys/mman.h>
 
 #include "npdp_kernels.h"
+#include "npdp_mailbox.h"
 #include "npdp_shared_memory.h"
 
 enum { LONGEST = 100, LARGE = 4099, OFFSETS = 17 };
@@ -320,10 +322,85 @@ static void call_collectives(uint32_t ranks)
     munmap(memory, nbytes);
 }
 
+/* ---- mailboxes ---- */
+
+typedef struct {
+    pthread_t thread;
+    npdp_mail mail;
+    unsigned long wrong;
+} mail_user;
+
+/* Sends a message of so many bytes to the next rank, in pieces, and takes as long a one from the rank before. */
+static void pass_on(mail_user *me, size_t nbytes, unsigned char *sent, unsigned char *taken)
+{
+    const uint32_t ranks = me->mail.ranks;
+    const uint32_t next = (me->mail.rank + 1) % ranks, last = (me->mail.rank + ranks - 1) % ranks;
+    size_t to_send = nbytes, to_take = nbytes;
+
+    while (to_send || to_take) {
+        const uint32_t heard = npdp_mail_bell(&me->mail);
+        const size_t out = to_send < npdp_mail_most() ? to_send : npdp_mail_most();
+        const size_t in = to_take < npdp_mail_most() ? to_take : npdp_mail_most();
+        const int went = to_send && npdp_mail_send(&me->mail, next, sent + nbytes - to_send, out, to_send);
+        const int came = to_take && npdp_mail_take(&me->mail, last, taken + nbytes - to_take, to_take) >= 0;
+        if (went)
+            to_send -= out;
+        if (came)
+            to_take -= in;
+        if (!went && !came)
+            npdp_mail_wait(&me->mail, heard, 20, 10);
+    }
+}
+
+static void *use_mail(void *user)
+{
+    mail_user *me = user;
+
+    for (size_t round = 0; round < ROUNDS; round++) {
+        const size_t nbytes = 1 + (round * 997) % (3 * npdp_mail_most());
+        unsigned char *sent = malloc(nbytes), *taken = malloc(nbytes);
+        if (!sent || !taken)
+            exit(1);
+        memset(sent, (int)(me->mail.rank + round) % 200, nbytes);
+        me->mail.line = (uint32_t)round % NPDP_MAIL_LINES;
+        pass_on(me, nbytes, sent, taken);
+        const uint32_t last = (me->mail.rank + me->mail.ranks - 1) % me->mail.ranks;
+        for (size_t i = 0; i < nbytes; i++)
+            me->wrong += taken[i] != (unsigned char)((last + round) % 200);
+        free(sent);
+        free(taken);
+    }
+    return NULL;
+}
+
+static void call_mailboxes(uint32_t ranks)
+{
+    static mail_user all[MOST_RANKS];
+    const size_t nbytes = npdp_mail_bytes(ranks);
+    void *memory = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED)
+        exit(1);
+    memset(all, 0, sizeof all);
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        all[rank].mail = (npdp_mail){.base = memory, .rank = rank, .ranks = ranks};
+        if (pthread_create(&all[rank].thread, NULL, use_mail, &all[rank]))
+            exit(1);
+    }
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        pthread_join(all[rank].thread, NULL);
+        calls += ROUNDS;
+        wrong += all[rank].wrong;
+    }
+    munmap(memory, nbytes);
+}
+
 int main(void)
 {
     for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)
         call_collectives(ranks);
+    for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)
+        call_mailboxes(ranks);
     for (size_t offset = 0; offset < OFFSETS; offset++) {
         for (size_t count = 0; count <= LONGEST; count++)
             call_all(count, offset);

@@ -103,10 +103,10 @@ class MailboxTransport:
         """Send what may be sent to a peer, in order."""
         while queue:
             message = queue[0]
-            piece = message.bytes[message.gone : message.gone + self._most]
-            if not self._mail.send(message.peer, piece):
+            count = self._mail.send(message.peer, message.bytes[message.gone :])
+            if not count:
                 return
-            message.gone += piece.size
+            message.gone += count
             if message.gone == message.bytes.size:
                 queue.popleft().done = True
 
@@ -114,13 +114,14 @@ class MailboxTransport:
         """Take what has come from a peer into the buffers that wait for it, in order."""
         while queue:
             message = queue[0]
-            piece = message.bytes[message.gone : message.gone + self._most]
-            got = self._mail.take(message.peer, piece)
-            if got < 0:
+            missing = message.bytes.size - message.gone
+            left = self._mail.take(message.peer, message.bytes[message.gone :])
+            if left < 0:
                 return
-            if got != piece.size:
-                raise CommunicationError(check_message(message.buffer, None, True, self.rank, message.peer))
-            message.gone += got
+            if left != missing:
+                got = message.gone + left
+                raise CommunicationError(check_message(message.buffer, got, True, self.rank, message.peer))
+            message.gone += min(self._most, missing)
             if message.gone == message.bytes.size:
                 queue.popleft().done = True
 

@@ -38,16 +38,21 @@ class Mail:
         self._mail.base = ffi.cast("unsigned char *", memory.ctypes.data)
         self._mail.rank, self._mail.ranks, self._mail.line = rank, ranks, line
 
-    def send(self, to: int, message: Array) -> bool:
-        """Put a message, contiguous, of at most MOST_BYTES, into the box for `to`; return whether it was empty."""
-        return bool(_send(self._mail, to, _pointer(message), message.nbytes))
+    def send(self, to: int, message: Array) -> int:
+        """Put the first MOST_BYTES of what is left of a message into the box for `to`; return how many, 0 if full.
+
+        Args:
+            message: (at least 1,) bytes, contiguous.
+        """
+        count = min(MOST_BYTES, message.size)
+        return count if _send(self._mail, to, _pointer(message), count, message.size) else 0
 
     def take(self, source: int, message: Array) -> int:
-        """Take a message into an array that is large enough; return its bytes, -1 if there is none.
+        """Take a piece into the array for what is left of its message; return the bytes left, -1 if there is no piece.
 
-        One that is larger than the array stays where it is.
+        One of whose message another number is left stays where it is.
         """
-        return int(_take(self._mail, source, _pointer(message, require_writable=True), message.nbytes))
+        return int(_take(self._mail, source, _pointer(message, require_writable=True), message.size))
 
     @property
     def bell(self) -> int:

@@ -46,6 +46,10 @@ class RemoteSlab:
         """Return what follows a message."""
         return [self.gradient] if self._pushes and isinstance(message, Push) else []
 
+    def push_bytes(self, message: Push) -> int:
+        """Return the bytes that a push moves, wherever they lie."""
+        return self.gradient.nbytes
+
     def take(self, message: Message, reply: Reply, receive: Receive) -> int:
         """Receive what follows a reply; return the bytes of parameters that have changed, wherever they lie."""
         self.version = reply.version
@@ -125,8 +129,7 @@ class Client:
             for array in following:
                 sending += wire.send(self._requests, array, shard.rank)
             if isinstance(message, Push):
-                moved = [shard.gradient] if isinstance(shard, RemoteSlab) else following
-                self.pushed_bytes += sum(array.nbytes for array in moved)
+                self.pushed_bytes += shard.push_bytes(message)
             messages.append(message)
         return messages, sending
 

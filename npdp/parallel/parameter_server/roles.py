@@ -28,7 +28,7 @@ from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.client import Client, RemoteShard, RemoteSlab
 from npdp.parallel.parameter_server.messages import Push
-from npdp.parallel.parameter_server.rows import RemoteRows, RowShard
+from npdp.parallel.parameter_server.rows import RemoteRows, RowShard, cut_lane, lane_bytes
 from npdp.parallel.parameter_server.server import Server
 from npdp.parallel.parameter_server.service import Service
 from npdp.parallel.parameter_server.shard import DenseShard, Memory, Rate, Shard, shard_range
@@ -64,6 +64,7 @@ class Roles:
         ]
         self.gradients = {flat: world.everyones(flat.grad) for flat in flats}
         self.parameters = {flat: self._lay_parameters(flat) for flat in flats}
+        self.lanes = {parameter: self._lay_lanes(parameter) for parameter in self.exchange.sparse.parameters}
         self.transport: Transport = world.transport
         if world.world_size == 1:  # a worker that talks to itself
             self.transport = ThreadTransport(ThreadWorld(1), 0)
@@ -91,6 +92,15 @@ class Roles:
         flat.move_data(flat.data if shared is None else shared[self.world.rank], writeable=False)
         self.world.barrier()
         return shared
+
+    def _lay_lanes(self, parameter: Parameter) -> list[Array | None]:
+        """Return each rank's memory for rows of a sparse parameter on their way; None where ranks share none."""
+        mine = self.world.empty(lane_bytes(parameter), np.dtype(np.uint8), one_for_all=False)
+        lanes = None if mine is None else self.world.everyones(mine)
+        if mine is None or lanes is None:
+            return [None] * self.world.world_size
+        lanes[self.world.rank] = mine  # who holds it holds the memory
+        return [*lanes]
 
     def _lay_boxes(self) -> Array | None:
         """Return memory for mailboxes, where all ranks share it."""
@@ -150,7 +160,8 @@ class Roles:
     def _remote(self, key: Slab | Parameter, number: int, server: int) -> RemoteShard:
         rank, servers = self.server_ranks[server], len(self.server_ranks)
         if isinstance(key, Parameter):
-            return RemoteRows(rank, number, key, servers, server)
+            lane = cut_lane(self.lanes[key][self.world.rank], servers, server)
+            return RemoteRows(rank, number, key, servers, server, lane)
         start, stop = shard_range(key.flat, servers, server)
         views = key.flat.grad[start:stop], key.flat.data[start:stop]
         return RemoteSlab(rank, number, *views, self.gradients[key.flat] is None, self.parameters[key.flat] is None)
@@ -177,7 +188,9 @@ class Roles:
         whole_batches = self.strategy.staleness == 0
         rate = Rate(optimizer, 1 if whole_batches else self.workers, self.strategy.damped)
         if isinstance(key, Parameter):
-            return RowShard(rate, key, *part(len(key.data), len(self.server_ranks), server), self.workers)
+            servers = len(self.server_ranks)
+            lanes = [cut_lane(lane, servers, server) for lane in self.lanes[key][: self.workers]]
+            return RowShard(rate, key, *part(len(key.data), servers, server), lanes)
         flat = key.flat
         start, stop = shard_range(flat, len(self.server_ranks), server)
         gradients, parameters = self.gradients[flat], self.parameters[flat]

@@ -2,11 +2,14 @@
 
     forward   ── these rows? ──▶ the servers that have them ── their values ──▶ this worker's copy
     step      ── rows, their gradient ──▶ the same servers: param[rows] -= lr gradient
+
+Where a worker and a server share memory, rows and values lie in a lane between them, and only headers are sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +21,59 @@ from npdp.parallel.parameter_server.messages import Fetch, Message, Push, Reply
 from npdp.parallel.parameter_server.shard import Rate, Receive, missing_weight
 from npdp.partition import part
 
+LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of texts touches some MB; more is sent
+LINE_BYTES = 64
+
+
+class Lane:
+    """Memory that a worker and a server share: the numbers of rows, and behind them the rows' values.
+
+    Args:
+        memory: bytes, on a cache line; None where they share none.
+        width: elements of a row.
+        dtype: of them.
+    """
+
+    def __init__(self, memory: Array | None, width: int, dtype: np.dtype[Any]) -> None:
+        self._memory, self._width, self._dtype = memory, width, dtype
+
+    def holds(self, count: int) -> bool:
+        """Return whether so many rows have room; both sides know the count, and so agree."""
+        return self._memory is not None and self._start(count) + count * self._row_bytes <= self._memory.size
+
+    def rows(self, count: int) -> Rows:
+        """Return the place for the numbers of so many rows."""
+        assert self._memory is not None
+        return self._memory[: count * 8].view(np.int64)
+
+    def values(self, count: int) -> Array:
+        """(count, width): return the place for their values."""
+        assert self._memory is not None
+        start = self._start(count)
+        return self._memory[start : start + count * self._row_bytes].view(self._dtype).reshape(count, self._width)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._width * self._dtype.itemsize
+
+    @staticmethod
+    def _start(count: int) -> int:
+        return -(-count * 8 // LINE_BYTES) * LINE_BYTES
+
+
+def lane_bytes(parameter: Parameter) -> int:
+    """Return how much memory a worker's lanes take: room for all rows, or what a batch is likely to touch."""
+    rows = len(parameter.data)
+    return -(-min(LANE_BYTES, parameter.data.nbytes + rows * 16 + LINE_BYTES) // LINE_BYTES) * LINE_BYTES
+
+
+def cut_lane(memory: Array | None, servers: int, server: int) -> Array | None:
+    """Return the part of a worker's lanes that leads to a server."""
+    if memory is None:
+        return None
+    start, stop = part(memory.size // LINE_BYTES, servers, server)
+    return memory[start * LINE_BYTES : stop * LINE_BYTES]
+
 
 class RowShard:
     """Rows [start, stop) of a sparse parameter, on their server.
@@ -26,15 +82,16 @@ class RowShard:
         rate: the optimiser with its learning rate.
         parameter: the whole of it, as this rank has it; these rows are copied.
         start, stop: the range.
-        workers: how many there are.
+        lanes: each worker's to this server.
     """
 
-    def __init__(self, rate: Rate, parameter: Parameter, start: int, stop: int, workers: int) -> None:
+    def __init__(self, rate: Rate, parameter: Parameter, start: int, stop: int, lanes: Sequence[Array | None]) -> None:
         self.version = 0
         self._rate = rate
         self._parameter = Parameter(np.array(parameter.data[start:stop]), sparse=True)
         self._width = int(np.prod(parameter.shape[1:]))
-        self._gradients: list[tuple[Rows, Array]] = [(np.empty(0, np.int64), np.empty(0))] * workers
+        self._lanes = [Lane(lane, self._width, parameter.dtype) for lane in lanes]
+        self._gradients: list[tuple[Rows, Array]] = [(np.empty(0, np.int64), np.empty(0))] * len(lanes)
         self._wanted: dict[int, Rows] = {}  # what workers have asked for and not got
         self._distinct: Distinct | None = None
 
@@ -45,12 +102,15 @@ class RowShard:
 
     def take(self, message: Message, receive: Receive) -> None:
         if isinstance(message, Fetch):
-            self._wanted[message.worker] = _received_rows(message.rows, receive)
+            self._wanted[message.worker] = self._rows(message, receive)
         elif isinstance(message, Push):
-            rows = _received_rows(message.rows, receive)
-            values = np.empty(message.rows * self._width, self._parameter.dtype)
-            receive(values)
-            self._gradients[message.worker] = rows, values.reshape(message.rows, self._width)
+            rows, lane = self._rows(message, receive), self._lanes[message.worker]
+            if lane.holds(message.rows):
+                values = lane.values(message.rows)
+            else:
+                values = np.empty((message.rows, self._width), self._parameter.dtype)
+                receive(values.reshape(-1))
+            self._gradients[message.worker] = rows, values
 
     def apply(self, pushes: Sequence[Push]) -> None:
         self._rate.set(pushes[0], self.version)
@@ -65,10 +125,23 @@ class RowShard:
 
     def answer(self, reply: Reply) -> Iterator[Array]:
         rows = self._wanted.pop(reply.worker, None)
-        if rows is not None:
+        if rows is not None and self._lanes[reply.worker].holds(len(rows)):
+            self._flat().take(rows, axis=0, out=self._lanes[reply.worker].values(len(rows)), mode="clip")
+        elif rows is not None:
             yield self.data.take(rows, axis=0).reshape(-1)
         elif reply.pulled and reply.changed:
             yield self.data.reshape(-1)
+
+    def _flat(self) -> Array:
+        return self.data.reshape(len(self.data), self._width)
+
+    def _rows(self, message: Fetch | Push, receive: Receive) -> Rows:
+        lane = self._lanes[message.worker]
+        if lane.holds(message.rows):
+            return lane.rows(message.rows)
+        rows = np.empty(message.rows, np.int64)
+        receive(rows)
+        return rows
 
     def _sum(self, gradients: list[tuple[Rows, Array]]) -> tuple[Rows, Array]:
         """Return the rows that any of them has, and the values, added up in this order."""
@@ -80,12 +153,6 @@ class RowShard:
         return rows, sums_of_rows(np.concatenate([values for _, values in gradients]), places, len(rows))
 
 
-def _received_rows(count: int, receive: Receive) -> Rows:
-    rows = np.empty(count, np.int64)
-    receive(rows)
-    return rows
-
-
 class RemoteRows:
     """Such a shard, as a worker sees it.
 
@@ -95,8 +162,12 @@ class RemoteRows:
         seen: that of the whole range, where this worker has pulled it.
     """
 
-    def __init__(self, rank: int, number: int, parameter: Parameter, servers: int, server: int) -> None:
+    def __init__(
+        self, rank: int, number: int, parameter: Parameter, servers: int, server: int, lane: Array | None
+    ) -> None:
         self.rank, self.number, self.parameter = rank, number, parameter
+        self._width = int(np.prod(parameter.shape[1:]))
+        self._lane = Lane(lane, self._width, parameter.dtype)
         self.start, self.stop = part(len(parameter.data), servers, server)
         self.version, self.seen = 0, 0
         self._fetched = False  # since the last push
@@ -110,19 +181,36 @@ class RemoteRows:
         """Return what follows a message, and note what its answer will bring."""
         if isinstance(message, Push) and gradient is not None:
             mine = self.of(gradient.rows)
-            return [gradient.rows[mine] - self.start, np.ascontiguousarray(gradient.values[mine]).reshape(-1)]
+            values = gradient.values[mine].reshape(-1, self._width)
+            return self._laid(gradient.rows[mine] - self.start, values)
         if isinstance(message, Fetch) and wanted is not None:
             self._rows = wanted[self.of(wanted)]
-            return [self._rows - self.start]
+            return self._laid(self._rows - self.start, None)
         return []
+
+    def _laid(self, rows: Rows, values: Array | None) -> list[Array]:
+        """Lay rows and values in the lane, or return them, to be sent."""
+        if not self._lane.holds(len(rows)):
+            return [rows] if values is None else [rows, np.ascontiguousarray(values).reshape(-1)]
+        self._lane.rows(len(rows))[:] = rows
+        if values is not None:
+            self._lane.values(len(rows))[:] = values
+        return []
+
+    def push_bytes(self, message: Push) -> int:
+        """Return the bytes of rows and values that a push moves, wherever they lie."""
+        return message.rows * (8 + self._width * self.parameter.dtype.itemsize)
 
     def take(self, message: Message, reply: Reply, receive: Receive) -> int:
         """Receive what follows a reply into the worker's copy; return its bytes."""
         data = self.parameter.data
         if isinstance(message, Fetch):
-            values = np.empty(len(self._rows) * int(np.prod(data.shape[1:])), data.dtype)
-            receive(values)
-            data[self._rows] = values.reshape(len(self._rows), *data.shape[1:])
+            if self._lane.holds(len(self._rows)):
+                values = self._lane.values(len(self._rows))
+            else:
+                values = np.empty((len(self._rows), self._width), data.dtype)
+                receive(values.reshape(-1))
+            data.reshape(len(data), self._width)[self._rows] = values
             self.version = self.version if self._fetched else reply.version
             self._fetched = self._fetched or message.training
             return values.nbytes

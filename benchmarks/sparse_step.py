@@ -1,0 +1,79 @@
+"""A step that touches 1,000 of 2^20 rows, pushed as rows and as the whole gradient, with a parameter server.
+
+    python benchmarks/sparse_step.py
+
+One worker and one server, a weight of 2^20 x 64 float32.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+from machine import clean_environment, keep
+
+FEATURES, WIDTH, ROWS, ENTRIES = 2**20, 64, 50, 20  # 50 samples of 20 entries each: 1,000 rows are touched
+
+
+def program(sparse: bool, steps: int) -> None:
+    """Time steps on the worker; print seconds and bytes."""
+    import npdp
+    from npdp import nn, optim
+    from npdp.autograd import Batch
+    from npdp.data import SparseRows
+
+    npdp.init()
+    model = nn.SparseLinear(FEATURES, WIDTH, bias=False, sparse=sparse)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    criterion = nn.CrossEntropyLoss()
+    model = nn.DataParallel(model, strategy=npdp.ParameterServer(servers=1))
+    generator = np.random.default_rng(0)
+    columns = np.sort(generator.choice(FEATURES, ROWS * ENTRIES, replace=False).reshape(ROWS, ENTRIES).astype(np.int32))
+    values = np.ones(columns.size, np.float32)
+    x = SparseRows(np.arange(0, columns.size + 1, ENTRIES), columns.reshape(-1), values, (ROWS, FEATURES))
+    x = x.with_batch(Batch(ROWS, 0, (0, ROWS), 1))  # as a loader gives it
+    y = generator.integers(0, WIDTH, ROWS)
+    times = []
+    for _ in range(steps + 3):
+        before, moved = time.perf_counter(), model.exchange.exchanged_bytes
+        loss = criterion(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(time.perf_counter() - before)
+        moved = model.exchange.exchanged_bytes - moved
+    print(json.dumps({"seconds": statistics.median(times[3:]), "bytes": moved}), flush=True)
+
+
+def measure(sparse: bool, steps: int) -> dict:
+    """Run the program on two ranks."""
+    from npdp import launch
+
+    command = [launch.find_mpirun(), "-n", "2", sys.executable, __file__, str(int(sparse)), str(steps)]
+    environment = {**clean_environment(), **launch.settings(2)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        program(bool(int(sys.argv[1])), int(sys.argv[2]))
+        return
+    rounds = [(measure(True, 200), measure(False, 10)) for _ in range(5)]
+    figures = {
+        name: {"us a step": round(statistics.median(pair[way]["seconds"] for pair in rounds) * 1e6, 1),
+               "bytes a step": rounds[0][way]["bytes"]}
+        for way, name in enumerate(("rows", "dense"))
+    }  # fmt: skip
+    rows, dense = figures["rows"], figures["dense"]
+    print(f"rows {rows}, dense {dense}: {dense['us a step'] / rows['us a step']:.0f} times faster, "
+          f"{rows['bytes a step'] / dense['bytes a step']:.4%} of the bytes")  # fmt: skip
+    print("kept in", keep("sparse-step", "python benchmarks/sparse_step.py", figures))
+
+
+if __name__ == "__main__":
+    main()
