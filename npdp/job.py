@@ -11,6 +11,7 @@ from npdp import __version__, environment, kernels, manual_seed, models, nn, opt
 from npdp.config import TrainConfig
 from npdp.data import DataLoader, SparseDataset, sources
 from npdp.data.sources import DataSplit
+from npdp.elastic.inject import require_ranks
 from npdp.errors import InputError
 from npdp.evaluation import evaluate
 from npdp.optim import learning_rates
@@ -78,6 +79,7 @@ def prepare(config: TrainConfig, world: World) -> Job:
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
     strategy = agree(world, lambda: strategies.make(config, world, run, sparse))
+    agree(world, lambda: require_ranks(config.inject, strategy.workers(world.world_size)))
     return Job(
         config,
         data,

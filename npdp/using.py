@@ -10,7 +10,7 @@ import numpy as np
 from npdp import models, saved_model
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
-from npdp.data import ArrayDataset, formats, sources
+from npdp.data import ArrayDataset, SparseDataset, SparseRows, formats, sources
 from npdp.errors import InputError
 from npdp.evaluation import blocks
 from npdp.evaluation import evaluate as score
@@ -29,6 +29,7 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
     split = sources.load(
         data, target=target, test_fraction=test_fraction, seed=seed, task="regression" if classes is None
         else "classification", dtype="float64",  # as in training, scaling must not cost digits
+        sparse=_reads_sparse(saved, data),
     )  # fmt: skip
     if classes is not None and (split.classes or 0) > classes:
         raise InputError(f"{data}: {split.classes} classes, but {model} was trained on {classes}")
@@ -36,12 +37,13 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
     chosen = [dataset for name, dataset in parts.items() if dataset is not None and part in (name, "all")]
     if not chosen:
         raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
-    x = np.concatenate([_scaled(saved, dataset.take(slice(0, len(dataset)))[0], data) for dataset in chosen])
-    y = np.concatenate([dataset.y for dataset in chosen])
-    y = y.astype(x.dtype) if classes is None else y
-    result = score(init(), saved.model, ArrayDataset(x, y), classes)
-    accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.4f}"
-    return f"{len(y)} samples: loss {result.loss:.4f}{accuracy}"
+    world, counts = init(), [len(dataset) for dataset in chosen]
+    scores = [score(world, saved.model, _fitting(saved, dataset, data), classes) for dataset in chosen]
+    loss = np.average([result.loss for result in scores], weights=counts)
+    accuracy = ""
+    if classes is not None:
+        accuracy = f", accuracy {np.average([result.accuracy or 0.0 for result in scores], weights=counts):.4f}"
+    return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}"
 
 
 def predict(model: str, samples: str, target: str | None, probabilities: bool) -> str:
@@ -54,10 +56,10 @@ def predict(model: str, samples: str, target: str | None, probabilities: bool) -
     classes = saved.description["classes"]
     if probabilities and classes is None:
         raise InputError(f"--probabilities: {model} gives numbers, not classes")
-    x = _scaled(saved, _features(samples, target, saved.description["features"]), samples)
+    dataset = _fitting(saved, _samples(saved, samples, target), samples)
     lines: list[str] = []
     with no_grad():
-        for inputs, _ in blocks(ArrayDataset(x, np.zeros(len(x))), 0, len(x)):
+        for inputs, _ in blocks(dataset, 0, len(dataset)):
             outputs: Tensor = saved.model(inputs)
             if probabilities:
                 rows = operators.softmax(outputs, axis=1).data
@@ -65,6 +67,35 @@ def predict(model: str, samples: str, target: str | None, probabilities: bool) -
             else:
                 lines += [f"{value:.9g}" for value in models.outputs_to_predictions(outputs.data, classes)]
     return "\n".join(lines)
+
+
+def _reads_sparse(saved: SavedModel, path: str) -> bool:
+    """Return whether a file is to be read as sparse data; an .npz says itself what it is."""
+    return saved.description["model"] in models.SPARSE and os.path.splitext(path)[1].lower() in (".svm", ".libsvm")
+
+
+def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayDataset:
+    """Return samples as the model was trained on them: their kind and number of features, scaling, dtype."""
+    x, y = dataset.take(slice(0, len(dataset)))
+    name, wanted, dtype = (saved.description[key] for key in ("model", "features", "dtype"))
+    sparse = isinstance(x, SparseRows)
+    if name in models.MODELS and (name in models.SPARSE) != sparse:
+        kinds = ("a table of features", "sparse features")
+        raise InputError(f"{source}: the model takes {kinds[not sparse]}, got {kinds[sparse]}")
+    if not isinstance(x, SparseRows):
+        x = _scaled(saved, x, source)
+        return ArrayDataset(x, y.astype(x.dtype) if saved.description["classes"] is None else y)
+    if x.shape[1] > wanted:
+        raise InputError(f"{source}: the model takes {wanted} features, got {x.shape[1]}")
+    return SparseDataset((x.indptr, x.indices, x.values.astype(dtype), wanted), y)  # the last ones may not occur
+
+
+def _samples(saved: SavedModel, path: str, target: str | None) -> ArrayDataset:
+    """Return the samples in a file; what labels there are do not count."""
+    if saved.description["model"] in models.SPARSE:
+        return sources.load(path, target=target, test_fraction=0, sparse=_reads_sparse(saved, path)).train
+    x = _features(path, target, saved.description["features"])
+    return ArrayDataset(x, np.zeros(len(x)))
 
 
 def _scaled(saved: SavedModel, x: Array, source: str) -> Array:

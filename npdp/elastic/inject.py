@@ -59,6 +59,15 @@ def parse(spec: str) -> Fault:
     return Fault(kind, None if rank is None else int(rank), values)
 
 
+def require_ranks(faults: Sequence[Fault], workers: int) -> None:
+    """Raise InputError where a fault is to befall a rank that does not train."""
+    for fault in faults:
+        if fault.rank is not None and fault.rank >= workers:
+            raise InputError(
+                f"--inject {fault.kind}: wanted a rank that trains, 0 to {workers - 1}, got {fault.rank}"
+            )
+
+
 def _number(kind: str, key: str, text: str, wanted: str) -> float:
     try:
         value = float(text)

@@ -55,6 +55,9 @@ class LocalSGD:
                 f"{self.outer_lr}"
             )
 
+    def workers(self, ranks: int) -> int:
+        return ranks
+
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         require_not_exchanged(parameters)
 

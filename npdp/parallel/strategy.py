@@ -33,6 +33,9 @@ class Strategy(Protocol):
     @property
     def update(self) -> str: ...
 
+    def workers(self, ranks: int) -> int:
+        """Return how many of so many ranks train: the first ones."""
+
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         """Raise ValueError where these parameters are trained in another way already."""
 
@@ -54,6 +57,9 @@ class AllReduce:
     def __post_init__(self) -> None:
         if self.update not in UPDATES:
             raise ValueError(f"DataParallel: no update {self.update!r}; there are {', '.join(UPDATES)}")
+
+    def workers(self, ranks: int) -> int:
+        return ranks
 
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         if _exchange_of(parameters) is not None and self.update == "fused":
