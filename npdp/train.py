@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from npdp import config as flags
-from npdp import environment
+from npdp import on_ranks
 from npdp.config import TrainConfig
 from npdp.elastic.inject import Pace
 from npdp.errors import InputError
-from npdp.report.console import Console, banner, refuse, summary
+from npdp.report.console import Console, banner, summary
 from npdp.report.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -28,14 +27,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `npdp.train`; return the exit code, 2 where flags or input cannot be used."""
-    launched = environment.launch()
-    try:
-        run(arguments)
-    except InputError as error:
-        if launched is None or launched.rank == 0:
-            refuse(str(error))
-        return 2
-    return 0
+    return on_ranks.main(lambda: flags.parse(arguments), _train, lambda config: "npdp train")
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -44,41 +36,12 @@ def run(arguments: Sequence[str] | None) -> None:
     Raises:
         InputError: flags or input that cannot be used; on all ranks alike, before any of them trains.
     """
-    config, fault = _parsed(arguments)
-    launched = environment.launch()
-    if launched is not None and launched.rank != 0:
-        warnings.filterwarnings("ignore", module="npdp")  # rank 0 says it for all
-    if config is not None and config.transport == "threads":
-        environment.set_blas_threads(config.ranks or 1)  # NumPy is not loaded yet
-        from npdp.parallel.world import run_ranks
+    on_ranks.run(lambda: flags.parse(arguments), _train, lambda config: "npdp train")
 
-        run_ranks(config.ranks or 1, train, config)
-        return
-    if launched is None and fault:
-        raise InputError(fault)
-    from npdp.parallel.agreement import agree
-    from npdp.parallel.world import init
 
-    world = init()
-    agree(world, lambda: _refuse_if(fault or _wrong_ranks(config, world)))
-    assert config is not None
+def _train(config: TrainConfig) -> int:
     train(config)
-
-
-def _parsed(arguments: Sequence[str] | None) -> tuple[TrainConfig | None, str | None]:
-    try:
-        return flags.parse(arguments), None
-    except InputError as error:
-        return None, str(error)
-
-
-def _wrong_ranks(config: TrainConfig | None, world: World) -> str | None:
-    if config is None or config.ranks in (None, world.world_size):
-        return None
-    return (
-        f"--ranks {config.ranks}, but this is a world of {world.world_size}: ranks are started by "
-        f"`npdp train --ranks {config.ranks}` or `mpirun -n {config.ranks}`; or use --transport threads"
-    )
+    return 0
 
 
 def _set_algorithm(algorithm: str, world: World) -> None:
@@ -88,11 +51,6 @@ def _set_algorithm(algorithm: str, world: World) -> None:
     except ValueError as error:
         raise InputError(f"--algorithm {algorithm}: {error}") from None
     world.algorithm = algorithm
-
-
-def _refuse_if(fault: str | None) -> None:
-    if fault:
-        raise InputError(fault)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""From flags to the ranks that do what they say: those that a launcher has started, threads, or this process alone.
+
+What one rank cannot use no rank uses: all share the verdict, and leave together with exit code 2 and one line.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from npdp import environment
+from npdp.errors import InputError
+from npdp.report.console import refuse
+
+if TYPE_CHECKING:
+    from npdp.parallel.world import World
+
+
+class RankFlags(Protocol):
+    """Flags that say on which ranks."""
+
+    @property
+    def transport(self) -> str: ...
+
+    @property
+    def ranks(self) -> int | None: ...
+
+
+Flags = TypeVar("Flags", bound=RankFlags)
+
+
+def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Callable[[Flags], str]) -> int:
+    """Run a program on every rank; return its exit code, 2 where flags or input cannot be used.
+
+    Args:
+        parse: returns the flags, or raises InputError.
+        program: runs on a rank of the world that there is; collective. Returns the exit code, the same on all ranks.
+        command: what starts ranks by itself, for a message: `npdp train`, say.
+    """
+    launched = environment.launch()
+    try:
+        return run(parse, program, command)
+    except InputError as error:
+        if launched is None or launched.rank == 0:
+            refuse(str(error))
+        return 2
+
+
+def run(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Callable[[Flags], str]) -> int:
+    """Do the same without words.
+
+    Raises:
+        InputError: flags or input that cannot be used; on all ranks alike, before any of them begins.
+    """
+    flags, fault = _parsed(parse)
+    launched = environment.launch()
+    if launched is not None and launched.rank != 0:
+        warnings.filterwarnings("ignore", module="npdp")  # rank 0 says it for all
+    if flags is not None and flags.transport == "threads":
+        environment.set_blas_threads(flags.ranks or 1)  # NumPy is not loaded yet
+        from npdp.parallel.world import run_ranks
+
+        return run_ranks(flags.ranks or 1, program, flags)[0]
+    if launched is None and fault:
+        raise InputError(fault)
+    from npdp.parallel.agreement import agree
+    from npdp.parallel.world import init
+
+    world = init()
+    agree(world, lambda: _refuse_if(fault or _wrong_ranks(flags, world, command)))
+    assert flags is not None
+    return program(flags)
+
+
+def _parsed(parse: Callable[[], Flags]) -> tuple[Flags | None, str | None]:
+    try:
+        return parse(), None
+    except InputError as error:
+        return None, str(error)
+
+
+def _refuse_if(fault: str | None) -> None:
+    if fault:
+        raise InputError(fault)
+
+
+def _wrong_ranks(flags: Flags | None, world: World, command: Callable[[Flags], str]) -> str | None:
+    if flags is None or flags.ranks in (None, world.world_size):
+        return None
+    return (
+        f"--ranks {flags.ranks}, but this is a world of {world.world_size}: ranks are started by "
+        f"`{command(flags)} --ranks {flags.ranks}` or `mpirun -n {flags.ranks}`; or use --transport threads"
+    )
