@@ -87,7 +87,7 @@ class ServerExchange(ExchangeAtStep):
         self._own_units = 0
         self._request: Request | None = None
         self._unit: Unit | None = None  # what is being worked on
-        self._next_unit = NOT_ASKED  # what came with the last answer
+        self._handed_out: dict[Request, int] = {}  # units that came with an answer
         self._samples = SampleCount()  # since the last push
         self._left = False
 
@@ -148,8 +148,8 @@ class ServerExchange(ExchangeAtStep):
             return Push(rank, sequence, unit, shard.version, *samples, lr, unused, self._request, rows)
 
         for reply in self._ask(self._shards[key], push, gradient):
-            if reply.unit != NOT_ASKED:
-                self._next_unit = reply.unit
+            if reply.unit != NOT_ASKED and self._request is not None:
+                self._handed_out[self._request] = reply.unit
 
     # What a layer calls
     def fetch(self, parameter: Parameter, rows: Rows) -> None:
@@ -168,27 +168,30 @@ class ServerExchange(ExchangeAtStep):
     # What the loader calls
     def units(self, loader: int, epoch: int, units: int, parts: int) -> Iterator[int]:
         """Yield the units of work that this worker is given in a pass over the data."""
-        self._request, self._next_unit = Request(loader, epoch, units, parts), NOT_ASKED
+        request = Request(loader, epoch, units, parts)
         try:
             while True:
-                if self._next_unit == NOT_ASKED:
-                    self._next_unit = self._start()
-                number, self._next_unit = self._next_unit, NOT_ASKED
+                number = self._handed_out.pop(request, NOT_ASKED)
+                if number == NOT_ASKED:
+                    number = self._start(request)
                 if number == NONE_LEFT:
                     return
-                self._unit = Unit(loader, epoch, number)
+                self._request, self._unit = request, Unit(loader, epoch, number)
                 yield number
         finally:
+            self._handed_out.pop(request, None)
             self._request = self._unit = None
             self._idle()
 
-    def _start(self) -> int:
-        """Begin to work on this pass: return the first unit, with parameters no staler than allowed."""
-        rank, request = self.world.rank, self._request
+    def _start(self, request: Request) -> int:
+        """Begin to work on a pass: return the first unit, with parameters no staler than allowed."""
+        rank = self.world.rank
         replies = self._ask_all(lambda shard, sequence: Start(rank, sequence, shard.version, request))
         return next(reply.unit for reply in replies if reply.unit != NOT_ASKED)
 
     def _idle(self) -> None:
+        if self._left:
+            return  # a loader's pass that was broken off may end late
         rank = self.world.rank
         self._client.tell(self._all_shards(), lambda shard, sequence: Idle(rank, sequence))
 
