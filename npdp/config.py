@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from npdp import environment
 from npdp.collectives.choose import ALGORITHMS
 from npdp.elastic.inject import Fault
-from npdp.elastic.inject import parse as fault
+from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
 
 UPDATES = ("auto", "replicated", "fused")
@@ -127,6 +127,13 @@ _STALENESS = number(int, lambda value: value >= 0, "0, 1, 2, ... or inf")
 _FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
 
 
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--inject").lstrip(": ")) from None
+
+
 def _staleness(text: str) -> float:
     return math.inf if text == "inf" else float(_STALENESS(text))
 
@@ -187,7 +194,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=_POSITIVE_INT, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
-    ranks.add_argument("--inject", type=fault, action="append", default=[], metavar="SPEC",
+    ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
     server = parser.add_argument_group("parameter server (--strategy ps)")
     server.add_argument("--servers", type=_COUNT, metavar="N",
@@ -222,10 +229,10 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
     config = TrainConfig(**_with_strategy(vars(make_parser(prog).parse_args(arguments))))
     if config.metrics is not None:
         require_writable("--metrics", config.metrics)
-    if config.save is not None:
-        require_replaceable("--save", config.save)
-        if config.metrics is not None and os.path.realpath(config.metrics) == os.path.realpath(config.save):
-            raise InputError(f"--metrics and --save name the same file, {config.save}")
+    for flag, path in (("--save", config.save), ("--record-arrivals", config.record_arrivals)):
+        if path is not None:
+            require_replaceable(flag, path)
+    _require_apart(metrics=config.metrics, save=config.save, record_arrivals=config.record_arrivals)
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
@@ -259,11 +266,20 @@ def _require_sense(config: TrainConfig) -> None:
         raise InputError("--strategy ps adds gradients up on the servers, where --clip-norm cannot see them")
     if config.backup_workers and config.staleness:
         raise InputError(f"--backup-workers goes with --staleness 0, got --staleness {config.staleness:g}")
+    if config.backup_workers and config.servers != 1:
+        raise InputError(f"--backup-workers goes with --servers 1, got --servers {config.servers}")
     for flag, path in (("--record-arrivals", config.record_arrivals), ("--replay-arrivals", config.replay_arrivals)):
         if path is not None and config.staleness == 0:
             raise InputError(f"{flag}: with --staleness 0 the order is always the same; it is for 1, 2, ... or inf")
-    if config.record_arrivals is not None:
-        require_replaceable("--record-arrivals", config.record_arrivals)
+
+
+def _require_apart(**paths: str | None) -> None:
+    """Raise InputError where two flags name the same file."""
+    seen: dict[str, str] = {}
+    for name, path in paths.items():
+        flag = "--" + name.replace("_", "-")
+        if path is not None and (other := seen.setdefault(os.path.realpath(path), flag)) != flag:
+            raise InputError(f"{other} and {flag} name the same file, {path}")
 
 
 def require_writable(flag: str, path: str) -> None:

@@ -43,7 +43,7 @@ def make(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool = 
 def run_of(config: TrainConfig, ranks: int, fingerprint: str) -> dict[str, Any]:
     """Return what makes a run what it is, for a record of its arrivals."""
     flags = {name: value for name, value in asdict(config).items() if name not in BESIDE}
-    return {"ranks": ranks, "data_fingerprint": fingerprint, **flags, "staleness": f"{config.staleness:g}"}
+    return {"ranks": ranks, **flags, "staleness": f"{config.staleness:g}", "data_fingerprint": fingerprint}
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
@@ -64,15 +64,15 @@ def _allreduce(config: TrainConfig, world: World, run: dict[str, Any]) -> Strate
 
 def _parameter_server(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:
     replay = arrivals.load(config.replay_arrivals, run) if config.replay_arrivals else []
-    strategy = ParameterServer(
-        config.servers,
-        config.staleness,
-        config.backup_workers,
-        damped=config.staleness_lr != "constant",
-        record=config.record_arrivals is not None,
-        replay=tuple(map(tuple, replay)),
-    )
     try:
+        strategy = ParameterServer(
+            config.servers,
+            config.staleness,
+            config.backup_workers,
+            damped=config.staleness_lr != "constant",
+            record=config.record_arrivals is not None,
+            replay=tuple(map(tuple, replay)),
+        )
         strategy.workers(world.world_size)
     except ValueError as error:
         raise InputError(f"--servers {config.servers} --backup-workers {config.backup_workers}: {error}") from None

@@ -61,7 +61,7 @@ class DataLoader:
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
         self.epoch = 0
-        self._number, self._passes = number_loader(), 0
+        self._number, self._passes = number_loader() if self._shard is None else -1, 0
 
     @property
     def rank(self) -> int:
@@ -75,7 +75,7 @@ class DataLoader:
 
     @property
     def iterations_per_epoch(self) -> int:
-        """The number of global batches; the last one may be smaller."""
+        """The number of global batches; the last one may be smaller. Where work is handed out, `len` is about right."""
         return -(-len(self.dataset) // self.global_batch_size)
 
     def __len__(self) -> int:

@@ -26,10 +26,14 @@ class Fault(NamedTuple):
 
 # kind -> its keys besides rank, whether rank must be given, and what each value must be
 KINDS: dict[str, tuple[dict[str, str], bool]] = {
-    "slow": ({"factor": "a number, at least 1"}, True),
-    "delay": ({"ms": "a number, at least 0"}, False),
+    "slow": ({"factor": "a number from 1 to 1e6"}, True),
+    "delay": ({"ms": "a number from 0 to 1e6"}, False),
 }
-ACCEPTED: dict[str, Callable[[float], bool]] = {"factor": lambda value: value >= 1, "ms": lambda value: value >= 0}
+MOST = 1e6  # a factor, or milliseconds: beyond it nothing would ever end
+ACCEPTED: dict[str, Callable[[float], bool]] = {
+    "factor": lambda value: 1 <= value <= MOST,
+    "ms": lambda value: 0 <= value <= MOST,
+}
 
 
 def parse(spec: str) -> Fault:

@@ -14,6 +14,7 @@ Cost: an all-reduce of S bytes every H iterations, 1/H of what synchronous SGD s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,9 +48,9 @@ class LocalSGD:
     update = "local"
 
     def __post_init__(self) -> None:
-        if self.local_iterations < 1:
-            raise ValueError(f"LocalSGD: local_iterations must be at least 1, got {self.local_iterations}")
-        if not 0 <= self.outer_momentum < 1 or self.outer_lr <= 0:
+        if self.local_iterations != int(self.local_iterations) or self.local_iterations < 1:
+            raise ValueError(f"LocalSGD: local_iterations must be 1, 2, ..., got {self.local_iterations}")
+        if not (0 <= self.outer_momentum < 1 and 0 < self.outer_lr < math.inf):
             raise ValueError(
                 f"LocalSGD: wanted outer_momentum in [0, 1) and outer_lr above 0, got {self.outer_momentum} and "
                 f"{self.outer_lr}"
@@ -76,7 +77,9 @@ class ParameterAveraging(GradientExchange):
         self._steps: dict[Slab, int] = {}  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
         self._averagings: dict[Slab, int] = {}
-        self._samples = 0  # that this rank has used since then
+        self._pending = 0  # samples whose gradient has not been used yet
+        self._stepped = False  # it has
+        self._samples: dict[Slab, int] = {}  # that this rank has used since the last averaging
         for flat in self.flats:
             if world.world_size > 1:
                 flat.move_data(world.shared_empty(flat.data.size, flat.dtype))
@@ -91,9 +94,11 @@ class ParameterAveraging(GradientExchange):
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
         self._weight(batch)  # refuses what cannot be weighted
+        if self._stepped or all(parameter.grad is None for parameter in self.parameters):
+            self._pending, self._stepped = 0, False
         if batch is None or batch.parts != self.world.world_size:
             return 1.0
-        self._samples += batch.count
+        self._pending += batch.count
         return weight_within_part(batch, self.world.rank)
 
     def ready(self, parameter: Tensor) -> None:
@@ -106,10 +111,11 @@ class ParameterAveraging(GradientExchange):
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
         for run in slab.runs():
             optimizer.updater(optimizer, slab, run)
+        self._stepped = True
         self._steps[slab] = self._steps.get(slab, 0) + 1
+        self._samples[slab] = self._samples.get(slab, 0) + self._pending
         if self._steps[slab] == self._strategy.local_iterations:
             self._average(slab)
-            self._forget_samples()
         slab.mark_changed()
 
     def synchronize(self) -> None:
@@ -117,16 +123,11 @@ class ParameterAveraging(GradientExchange):
         for slab, steps in self._steps.items():
             if steps:
                 self._average(slab)
-        self._forget_samples()
-
-    def _forget_samples(self) -> None:
-        if not any(self._steps.values()):
-            self._samples = 0
 
     def _average(self, slab: Slab) -> None:
-        self._steps[slab] = 0
-        flat = slab.flat
-        weight = flat.dtype.type(self._share())
+        flat, samples = slab.flat, self._samples[slab]
+        self._steps[slab] = self._samples[slab] = 0
+        weight = flat.dtype.type(self._share(samples))
         for start, stop in _spans(slab):
             mine = flat.data[start:stop]
             mine *= weight
@@ -136,10 +137,10 @@ class ParameterAveraging(GradientExchange):
                 self._outer_step(flat, start, stop, first=slab not in self._averagings)
         self._averagings[slab] = self._averagings.get(slab, 0) + 1
 
-    def _share(self) -> float:
+    def _share(self, samples: int) -> float:
         """Return this rank's part of all ranks' samples, or, where nothing says how many, one in P; collective."""
-        total = self.world.sum(self._samples)
-        return self._samples / total if total else 1 / self.world.world_size
+        total = self.world.sum(samples)
+        return samples / total if total else 1 / self.world.world_size
 
     def _outer_step(self, flat: FlatParameters, start: int, stop: int, first: bool) -> None:
         """Step from the last parameters along their distance to the mean, and leave the result everywhere."""

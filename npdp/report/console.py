@@ -110,7 +110,7 @@ def _staleness(end: dict[str, Any]) -> str:
     """Return the lines on a parameter server's gradients, none for other strategies."""
     if "staleness_histogram" not in end:
         return ""
-    counts = ", ".join(f"{staleness}: {count:,}" for staleness, count in end["staleness_histogram"].items())
+    counts = ", ".join(f"{staleness}: {count:,}" for staleness, count in end["staleness_histogram"].items()) or "-"
     dropped, unused = end["dropped_pushes"], end["unused_samples"]
     lost = f"  dropped   {dropped:,} gradients came too late; {unused:,} samples went unused\n" if unused else ""
     return f"  staleness {counts} of {end['pushes']:,} gradients\n{lost}"

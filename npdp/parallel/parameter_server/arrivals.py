@@ -7,7 +7,9 @@ version 17 then gets version 17 now.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import zipfile
 import zlib
 from collections import deque
@@ -16,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from npdp.autograd.tensor import Array
 from npdp.errors import InputError
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Push, Request, Start, Unit
 from npdp.parallel.parameter_server.policies import Workers
 from npdp.parallel.parameter_server.server import Arrival
 
 FORMAT = 1
+DIGEST = "digest"  # of the tables: what zip itself checks does not cover every byte
 FIELDS = ("worker", "loader", "epoch", "number", "version")
 
 
@@ -43,7 +47,7 @@ class Replayed:
         self._served = [False] * workers  # has the version that its next gradient is to be computed on
         self._arrived: dict[int, Push] = {}
 
-    def activate(self, worker: int, workers: Workers) -> None:
+    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
         workers[worker].active = True
 
     def take(self, push: Push) -> None:
@@ -98,12 +102,17 @@ class Replayed:
 
 def save(path: str, shards: Sequence[Sequence[Arrival]], run: Mapping[str, Any]) -> None:
     """Write the arrivals of every shard, and what they belong to."""
-    arrays = {"run": np.frombuffer(json.dumps({"format": FORMAT, **run}).encode(), np.uint8)}
-    for number, arrivals in enumerate(shards):
+    tables = []
+    for arrivals in shards:
         table = np.array([(a.worker, *a.unit, a.version) for a in arrivals], np.int32).reshape(-1, len(FIELDS))
-        arrays[f"shard{number}"] = np.ascontiguousarray(table.T)
-    with open(path, "wb") as file:
+        tables.append(np.ascontiguousarray(table.T))
+    arrays = {f"shard{number}": table for number, table in enumerate(tables)}
+    described = json.dumps({"format": FORMAT, **run, DIGEST: _digest(tables)})
+    arrays["run"] = np.frombuffer(described.encode(), np.uint8)
+    beside = f"{path}.{os.getpid()}"
+    with open(beside, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.replace(beside, path)
 
 
 def load(path: str, run: Mapping[str, Any]) -> list[list[Arrival]]:
@@ -116,13 +125,10 @@ def load(path: str, run: Mapping[str, Any]) -> list[list[Arrival]]:
         InputError: the file cannot be read, was changed or cut, or belongs to another run.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        recorded = json.loads(arrays.pop("run").tobytes())
-        tables = [arrays[f"shard{number}"] for number in range(len(arrays))]
+        recorded, tables = _read(path)
     except FileNotFoundError:
         raise InputError(f"--replay-arrivals: no file {path}") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise InputError(
             f"--replay-arrivals: {path} is no whole record of arrivals, as --record-arrivals writes it ({error})"
         ) from None
@@ -132,3 +138,33 @@ def load(path: str, run: Mapping[str, Any]) -> list[list[Arrival]]:
                 f"--replay-arrivals: {path} was recorded with {name} {recorded.get(name)}, this run has {wanted}"
             )
     return [[Arrival(w, Unit(*unit), version) for w, *unit, version in table.T.tolist()] for table in tables]
+
+
+# What reading a file raises that is something else, was cut, or had a byte changed
+_DAMAGE = (
+    OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+
+
+def _digest(tables: Sequence[Array]) -> str:
+    return hashlib.blake2b(b"".join(table.tobytes() for table in tables), digest_size=8).hexdigest()
+
+
+def _read(path: str) -> tuple[dict[str, Any], list[Array]]:
+    """Return what a record belongs to, and its tables.
+
+    Raises:
+        Exception: one of `_DAMAGE`.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    recorded = json.loads(arrays.pop("run").tobytes())
+    tables = [arrays[f"shard{number}"] for number in range(len(arrays))]
+    if not isinstance(recorded, dict):
+        raise TypeError("what it belongs to is missing")
+    for table in tables:
+        if table.dtype != np.int32 or table.ndim != 2 or len(table) != len(FIELDS):
+            raise TypeError(f"a table of {table.dtype} with shape {table.shape}")
+    if recorded.pop(DIGEST, None) != _digest(tables):
+        raise ValueError("its tables are not those that were written")
+    return recorded, tables

@@ -43,6 +43,7 @@ class Push(NamedTuple):
         unused: numbers of the parameters without a gradient; zeros stand in their place.
         request: the next unit is asked for.
         rows: of a sparse parameter, how many the gradient has.
+        clock: iterations that the worker has completed with this one, the same number to all shards.
     """
 
     worker: int
@@ -55,15 +56,21 @@ class Push(NamedTuple):
     unused: tuple[int, ...] = ()
     request: Request | None = None
     rows: int = 0
+    clock: int = 0
 
 
 class Start(NamedTuple):
-    """A worker begins to work, with the first unit of an epoch say; it waits for parameters no staler than allowed."""
+    """A worker begins to work, with the first unit of an epoch say; it waits for parameters no staler than allowed.
+
+    Attributes:
+        clock: where it begins; None: the shard that hands out says where, in its reply.
+    """
 
     worker: int
     sequence: int
     version: int
     request: Request | None = None
+    clock: int | None = None
 
 
 class Idle(NamedTuple):
@@ -109,7 +116,8 @@ Message = Push | Start | Idle | Pull | Fetch | Leave
 class Reply(NamedTuple):
     """What a worker waits for: the version there is now, and the unit it asked for.
 
-    Parameters travel along where this version is not `held`, the one that the worker has.
+    Parameters travel along where this version is not `held`, the one that the worker has. `clock` is the worker's, as
+    this shard counts it.
     """
 
     worker: int
@@ -118,6 +126,7 @@ class Reply(NamedTuple):
     unit: int = NOT_ASKED
     pulled: bool = False  # the answer to Pull
     last: bool = False  # the answer to Leave
+    clock: int = 0
 
     @property
     def changed(self) -> bool:

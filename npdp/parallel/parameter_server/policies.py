@@ -24,8 +24,9 @@ class WorkerState:
     """What a shard knows of a worker.
 
     Attributes:
-        clock: iterations that it has completed; raised to the others' when it comes back from being idle.
-        active: whether it is at work, so that others may have to wait for it.
+        clock: iterations that it has completed; raised to about the others' when it comes back from being idle. The
+            same on all shards, but for messages on their way: else two workers might wait for each other crosswise.
+        active: whether it is at work, so that others may have to wait for it; so from the beginning.
         left: whether it has left for good.
         waiting: the message to which it waits for an answer.
         sequence: of its last message.
@@ -33,7 +34,7 @@ class WorkerState:
     """
 
     clock: int = 0
-    active: bool = False
+    active: bool = True
     left: bool = False
     waiting: Message | None = None
     sequence: int = -1
@@ -52,8 +53,8 @@ class Policy(Protocol):
 
     whole_batches: bool
 
-    def activate(self, worker: int, workers: Workers) -> None:
-        """A worker is at work."""
+    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
+        """A worker is at work, with this clock; None where it comes back and is to be told."""
 
     def take(self, push: Push) -> None:
         """Keep a push until it is applied."""
@@ -83,7 +84,7 @@ class Synchronous:
         self._round: dict[int, Push] = {}
         self._workers = workers
 
-    def activate(self, worker: int, workers: Workers) -> None:
+    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
         workers[worker].active = True
 
     def take(self, push: Push) -> None:
@@ -173,13 +174,19 @@ class Bounded:
         self._staleness = staleness
         self._arrived: deque[Push] = deque()
         self._handed_out: dict[tuple[int, int], int] = defaultdict(int)
+        self._requests: dict[tuple[int, int], Request] = {}
 
-    def activate(self, worker: int, workers: Workers) -> None:
-        """A worker that was idle begins level with the slowest: it held no gradient back meanwhile."""
-        if not workers[worker].active:
+    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
+        """A worker that was idle begins level with the slowest, or s behind the quickest: it held up nobody."""
+        state = workers[worker]
+        if clock is not None:
+            state.clock = clock
+        elif not state.active:
             clocks = [other.clock for other in workers if other.active]
-            workers[worker].clock = max(workers[worker].clock, min(clocks, default=0))
-            workers[worker].active = True
+            if clocks:
+                behind = max(clocks) - self._staleness
+                state.clock = int(max(state.clock, min(clocks), behind))
+        state.active = True
 
     def take(self, push: Push) -> None:
         self._arrived.append(push)
@@ -199,6 +206,11 @@ class Bounded:
 
     def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
         key = (request.loader, request.epoch)
+        if self._requests.setdefault(key, request) != request:
+            raise RuntimeError(
+                f"worker {worker} wants work of loader {request.loader} in {request.units} units, another worker did "
+                f"in {self._requests[key].units}: their loaders differ; give one that not all have rank and world_size"
+            )
         number = self._handed_out[key]
         if number < request.units:
             self._handed_out[key] = number + 1

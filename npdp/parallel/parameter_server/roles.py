@@ -20,7 +20,7 @@ import numpy as np
 from npdp.autograd.tensor import Array
 from npdp.comm import mailbox
 from npdp.comm.threads import ThreadTransport, ThreadWorld
-from npdp.comm.transport import Transport
+from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_hand_out
 from npdp.nn.parameter import FlatParameters, Parameter, allocate
 from npdp.optim.optimizer import Optimizer, Slab
@@ -62,12 +62,17 @@ class Roles:
             *(found for flat in flats for found in _optimizers_of(flat)),
             *((_optimizer_of(parameter), parameter) for parameter in self.exchange.sparse.parameters),
         ]
+        if strategy.backup_workers and len(self.optimized) > 1:
+            raise ValueError(
+                "ParameterServer: backup_workers are for models whose parameters are of one dtype, with one optimiser: "
+                "each shard would drop gradients of its own"
+            )
         self.gradients = {flat: world.everyones(flat.grad) for flat in flats}
         self.parameters = {flat: self._lay_parameters(flat) for flat in flats}
         self.lanes = {parameter: self._lay_lanes(parameter) for parameter in self.exchange.sparse.parameters}
         self.transport: Transport = world.transport
-        if world.world_size == 1:  # a worker that talks to itself
-            self.transport = ThreadTransport(ThreadWorld(1), 0)
+        if isinstance(self.transport, NoTransport):
+            self.transport = _Alone(ThreadWorld(1), 0)
         self.boxes = self._lay_boxes()
         self.forks = [self.transport.fork(range(world.world_size)) for _ in range(2)]  # to servers, and back
         self.is_worker = world.rank < self.workers
@@ -143,7 +148,8 @@ class Roles:
     def _begin_to_work(self, workers: World) -> None:
         requests, replies = self._lines()
         client = Client(workers.rank, requests, replies, self.header_length)
-        self.exchange.begin_to_work(workers, self._remote_shards(), client)
+        optimizers = [optimizer for optimizer, _ in self.optimized]
+        self.exchange.begin_to_work(workers, self._remote_shards(), optimizers, client)
         for optimizer, key in self.optimized:
             if isinstance(key, Parameter):
                 optimizer.row_updater = self.exchange.step_rows
@@ -190,7 +196,7 @@ class Roles:
         if isinstance(key, Parameter):
             servers = len(self.server_ranks)
             lanes = [cut_lane(lane, servers, server) for lane in self.lanes[key][: self.workers]]
-            return RowShard(rate, key, *part(len(key.data), servers, server), lanes)
+            return RowShard(rate, key, *part(len(key.data), servers, server), lanes, whole_batches)
         flat = key.flat
         start, stop = shard_range(flat, len(self.server_ranks), server)
         gradients, parameters = self.gradients[flat], self.parameters[flat]
@@ -205,6 +211,13 @@ class Roles:
         copies = None if parameters is None else [] if self.in_place else [p[start:stop] for p in parameters]
         memory = Memory(gradients is not None, copies)
         return DenseShard(rate, key, start, stop, data, received, whole_batches, memory)
+
+
+class _Alone(ThreadTransport):
+    """A world of one, worker and server, that can send to itself; its errors are its own."""
+
+    def in_vain(self, peers: list[int]) -> BaseException | None:
+        return self.world.failure[1] if self.world.failure else None
 
 
 def _optimizers_of(flat: FlatParameters) -> list[tuple[Optimizer, Slab]]:

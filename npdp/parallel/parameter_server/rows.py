@@ -83,11 +83,20 @@ class RowShard:
         parameter: the whole of it, as this rank has it; these rows are copied.
         start, stop: the range.
         lanes: each worker's to this server.
+        whole_batches: whether an update is made of all workers' gradients, each weighted by its part of the batch.
     """
 
-    def __init__(self, rate: Rate, parameter: Parameter, start: int, stop: int, lanes: Sequence[Array | None]) -> None:
+    def __init__(
+        self,
+        rate: Rate,
+        parameter: Parameter,
+        start: int,
+        stop: int,
+        lanes: Sequence[Array | None],
+        whole_batches: bool,
+    ) -> None:
         self.version = 0
-        self._rate = rate
+        self._rate, self._whole_batches = rate, whole_batches
         self._parameter = Parameter(np.array(parameter.data[start:stop]), sparse=True)
         self._width = int(np.prod(parameter.shape[1:]))
         self._lanes = [Lane(lane, self._width, parameter.dtype) for lane in lanes]
@@ -116,7 +125,7 @@ class RowShard:
         self._rate.set(pushes[0], self.version)
         optimizer = self._rate.optimizer
         rows, values = self._sum([self._gradients[push.worker] for push in pushes])
-        weight = missing_weight(pushes) if len(pushes) > 1 else 1.0
+        weight = missing_weight(pushes, len(self._lanes)) if self._whole_batches else 1.0
         if weight != 1:
             values = values * values.dtype.type(weight)
         values = values.reshape(len(rows), *self._parameter.shape[1:])

@@ -103,7 +103,7 @@ class Server:
         if isinstance(message, (Idle, Leave)):
             worker.active, worker.left = False, isinstance(message, Leave)
         elif isinstance(message, (Push, Start)):
-            self._policy.activate(message.worker, self.workers)
+            self._policy.activate(message.worker, message.clock, self.workers)
         worker.waiting = None if isinstance(message, Idle) else message
         if isinstance(message, Push) and not self._comes_too_late(message):
             self._policy.take(message)
@@ -122,10 +122,15 @@ class Server:
 
     def _go_on(self) -> Iterator[Reply]:
         """Apply what may be applied, and answer who may be answered, until nothing more can be done."""
-        yield from self._answers()
-        while pushes := self._policy.next_update(self.version, self.workers):
-            self._update(pushes)
-            yield from self._answers()
+        progress = True
+        while progress:
+            pushes = self._policy.next_update(self.version, self.workers)
+            if pushes:
+                self._update(pushes)
+            progress = bool(pushes)
+            for reply in self._answers():
+                progress = True
+                yield reply
 
     def _update(self, pushes: list[Push]) -> None:
         self._apply(pushes)
@@ -136,7 +141,6 @@ class Server:
             if self._records:
                 self.arrivals.append(Arrival(push.worker, push.unit, push.version))
             self._ledger.add(_key(push))
-            self.workers[push.worker].clock += 1
         statistics.pushes += len(pushes)
         if self._policy.whole_batches:
             statistics.unused_samples += pushes[0].batch_samples - sum(push.samples for push in pushes)
@@ -168,7 +172,8 @@ class Server:
         unit = NOT_ASKED
         if isinstance(message, (Push, Start)) and message.request is not None and self._hands_out:
             unit = self._policy.hand_out(number, message.request, self.version, self.workers)
-        worker.answer = Reply(number, self.version, message.version, unit, pulled=isinstance(message, Pull))
+        pulled = isinstance(message, Pull)
+        worker.answer = Reply(number, self.version, message.version, unit, pulled, clock=worker.clock)
         return worker.answer
 
     def _comes_too_late(self, push: Push) -> bool:

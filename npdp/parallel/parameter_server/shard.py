@@ -73,8 +73,10 @@ class Rate:
             optimizer.lr = optimizer.current_lr / (1 + version - push.version)
 
 
-def missing_weight(pushes: Sequence[Push]) -> float:
-    """Return by what a sum of weighted gradients is to be multiplied where some of the batch are missing, else 1."""
+def missing_weight(pushes: Sequence[Push], workers: int) -> float:
+    """Return by what a sum of weighted gradients is to be multiplied where some workers' are missing, else 1."""
+    if len(pushes) == workers:
+        return 1.0
     samples = sum(push.samples for push in pushes)
     return pushes[0].batch_samples / samples if samples else 1.0
 
@@ -147,7 +149,7 @@ class DenseShard:
         if workers not in self._sums:
             self._sums[workers] = Sum([self.gradients[worker] for worker in workers])
         total = self._sums[workers]
-        weight = missing_weight(pushes)
+        weight = missing_weight(pushes, len(self.gradients))
         if weight == 1:
             return total
         summed: Array = np.sum(total.arrays, axis=0)

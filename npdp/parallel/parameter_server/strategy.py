@@ -28,7 +28,8 @@ class ParameterServer:
         servers: how many ranks are servers; 0: every rank is worker and server of a shard.
         staleness: 0: synchronous, the same update as all-reduce. s >= 1: a worker may be s iterations ahead of the
             slowest. math.inf: asynchronous.
-        backup_workers: with staleness 0, so many workers of each batch are not waited for; their gradients are dropped.
+        backup_workers: with staleness 0 and one server, so many workers of each batch are not waited for; their
+            gradients are dropped.
         damped: divide an update's learning rate by 1 + its staleness.
         record: keep the order of arrivals, for a replay.
         replay: arrivals of a recorded run, a list a shard, to be repeated.
@@ -45,12 +46,14 @@ class ParameterServer:
     update = "server"
 
     def __post_init__(self) -> None:
-        if self.servers < 0:
-            raise ValueError(f"ParameterServer: servers must be at least 0, got {self.servers}")
+        if self.servers != int(self.servers) or self.servers < 0:
+            raise ValueError(f"ParameterServer: servers must be 0, 1, 2, ..., got {self.servers}")
         if not (self.staleness >= 0 and (self.staleness == math.inf or self.staleness == int(self.staleness))):
             raise ValueError(f"ParameterServer: staleness must be 0, 1, 2, ... or inf, got {self.staleness}")
         if self.backup_workers < 0 or (self.backup_workers and self.staleness):
             raise ValueError("ParameterServer: backup_workers go with staleness 0 and are at least 0")
+        if self.backup_workers and self.servers != 1:
+            raise ValueError("ParameterServer: backup_workers go with one server: each would drop other gradients")
 
     def workers(self, ranks: int) -> int:
         """Return how many of so many ranks are workers.

@@ -17,9 +17,9 @@ from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server.messages import Fetch, Idle, Leave, Message, Pull, Push, Reply, Request, Start, Unit
 
 KINDS: tuple[type, ...] = (Push, Start, Idle, Pull, Leave, Fetch)
-FIXED = 16  # numbers of a worker's header before the mask of unused parameters
+FIXED = 18  # numbers of a worker's header before the mask of unused parameters
 BITS = 62  # of the mask in a number
-REPLY = 7
+REPLY = 8
 _NO_REQUEST = (-1, 0, 0, 0)
 
 
@@ -35,6 +35,8 @@ def encode(message: Message, shard: int, header: Array) -> None:
     header[:4] = kind, shard, message.sequence, getattr(message, "version", 0)
     header[4:8] = getattr(message, "request", None) or _NO_REQUEST
     header[15] = getattr(message, "rows", 0)
+    clock = getattr(message, "clock", None)
+    header[16:18] = clock is not None, clock or 0
     if isinstance(message, Fetch):
         header[8] = message.training
     if isinstance(message, Push):
@@ -53,10 +55,10 @@ def decode(worker: int, header: Array) -> tuple[Message, int]:
         *unit, samples, batch_samples, has_lr, lr = numbers[8:15]
         rate = struct.unpack("d", struct.pack("q", lr))[0] if has_lr else None
         unused = tuple(_bits(numbers[FIXED:]))
-        told = samples, batch_samples, rate, unused, request, numbers[15]
+        told = samples, batch_samples, rate, unused, request, numbers[15], numbers[17]
         return Push(worker, sequence, Unit(*unit), version, *told), shard
     if kind == 1:
-        return Start(worker, sequence, version, request), shard
+        return Start(worker, sequence, version, request, numbers[17] if numbers[16] else None), shard
     if kind == 3:
         return Pull(worker, sequence, version), shard
     if kind == 5:
@@ -74,13 +76,13 @@ def _bits(words: Sequence[int]) -> Iterator[int]:
 
 def encode_reply(reply: Reply, shard: int, extra_bytes: int = 0) -> Array:
     """Return the header of a reply."""
-    return np.array([shard, reply.version, reply.held, reply.unit, reply.pulled, reply.last, extra_bytes], np.int64)
+    return np.array([shard, *reply[1:], extra_bytes], np.int64)
 
 
 def decode_reply(worker: int, header: Array) -> tuple[Reply, int, int]:
     """Return a reply, the shard that it is from, and how many bytes follow it."""
-    shard, version, held, unit, pulled, last, extra_bytes = header.tolist()
-    return Reply(worker, version, held, unit, bool(pulled), bool(last)), shard, extra_bytes
+    shard, version, held, unit, pulled, last, clock, extra_bytes = header.tolist()
+    return Reply(worker, version, held, unit, bool(pulled), bool(last), clock), shard, extra_bytes
 
 
 def send(transport: Transport, array: Array, peer: int) -> list[Handle]:

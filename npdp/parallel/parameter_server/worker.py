@@ -9,6 +9,7 @@ Several backwards before a step add up, as everywhere; they are pushed together.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from npdp.autograd import Batch, is_grad_enabled
 from npdp.autograd.rows import RowGradient, Rows, no_rows
+from npdp.comm.errors import WorldEnded
 from npdp.nn.parameter import Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import ExchangeAtStep, move_in
@@ -46,7 +48,7 @@ Shards = dict["Slab | Parameter", list[RemoteShard]]  # of each slab and each sp
 
 
 class SampleCount:
-    """Counts samples since the last `clear`.
+    """Counts samples since the last `clear`; a batch that several losses were computed from counts once.
 
     Attributes:
         mine: this rank's.
@@ -59,8 +61,12 @@ class SampleCount:
     def clear(self) -> None:
         self.mine = self.total = 0
         self._iteration: int | None = None
+        self._pieces: list[Batch] = []
 
     def add(self, batch: Batch) -> None:
+        if any(piece is batch for piece in self._pieces):
+            return
+        self._pieces.append(batch)
         self.mine += batch.count
         if batch.iteration != self._iteration:  # else another piece of the same part
             self._iteration = batch.iteration
@@ -88,18 +94,28 @@ class ServerExchange(ExchangeAtStep):
         self._request: Request | None = None
         self._unit: Unit | None = None  # what is being worked on
         self._handed_out: dict[Request, int] = {}  # units that came with an answer
-        self._samples = SampleCount()  # since the last push
+        self._samples = SampleCount()  # of what has been pushed last, or will be next
+        self._counts_anew = False
+        self._clock = 0  # iterations completed
+        self._pushed: dict[Slab | Parameter, Unit] = {}  # in this iteration
+        self._fixed: dict[int, dict[str, Any]] = {}  # what the servers know of each optimiser
         self._left = False
 
-    def begin_to_work(self, workers: World, shards: Shards, client: Client) -> None:
+    def begin_to_work(
+        self, workers: World, shards: Shards, optimizers: Iterable[Optimizer], client: Client
+    ) -> None:
         """Take up the work, as one of the workers."""
         self.world, self._shards, self._client = workers, shards, client
         for parameter in (key for key in shards if isinstance(key, Parameter)):
             parameter.fetch = _Fetching(self, parameter)
+        self._fixed = {id(optimizer): _settings(optimizer) for optimizer in optimizers}
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
         weight = super().begin(batch, alone)
+        if self._counts_anew or all(parameter.grad is None for parameter in self.parameters):
+            self._samples.clear()  # what was counted has been pushed, or its gradient thrown away
+            self._counts_anew = False
         if batch is None or batch.parts != self.world.world_size:
             return weight if self._whole_batches else 1.0
         self._samples.add(batch)
@@ -119,37 +135,59 @@ class ServerExchange(ExchangeAtStep):
         for place in unused:
             slab.parameters[place].grad_buffer[...] = 0  # type: ignore[index]
         self._push(optimizer, slab, unused)
-        for parameter in slab.parameters:
-            parameter.grad = parameter.grad_buffer  # for the note that it has changed
-        if not self.sparse.parameters:
-            self._samples.clear()
+        for place, parameter in enumerate(slab.parameters):
+            if place in unused:
+                parameter.version[0] += 1  # others may have used it
 
     def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
         """Push the rows of a sparse parameter, in place of the optimiser's own update."""
         self._push(optimizer, parameter, (), gradient)
-        if parameter is optimizer.sparse_parameters[-1]:
-            self._samples.clear()
 
     def _push(
         self, optimizer: Optimizer, key: Slab | Parameter, unused: tuple[int, ...], gradient: RowGradient | None = None
     ) -> None:
         if key not in self._shards:
             raise RuntimeError("parameter server: this optimiser was made after the model was wrapped; make it before")
-        unit = self._unit or Unit(-1, 0, self._own_units)
-        self._own_units += 1
-        rank, samples = self.world.rank, (self._samples.mine, self._samples.total)
-        lr = None if callable(optimizer.lr) else float(optimizer.lr)
+        self._require_unchanged(optimizer)
+        self._counts_anew = True
+        unit, request = self._unit_of(key)
+        rank, samples, clock = self.world.rank, (self._samples.mine, self._samples.total), self._clock
+        lr = None if optimizer.lr is self._fixed[id(optimizer)]["lr"] else float(optimizer.current_lr)
 
         def push(shard: RemoteShard, sequence: int) -> Push:
             rows = 0
             if gradient is not None and isinstance(shard, RemoteRows):
                 mine = shard.of(gradient.rows)
                 rows = mine.stop - mine.start
-            return Push(rank, sequence, unit, shard.version, *samples, lr, unused, self._request, rows)
+            return Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, rows, clock)
 
         for reply in self._ask(self._shards[key], push, gradient):
-            if reply.unit != NOT_ASKED and self._request is not None:
-                self._handed_out[self._request] = reply.unit
+            if reply.unit != NOT_ASKED and request is not None:
+                self._handed_out[request] = reply.unit
+
+    def _unit_of(self, key: Slab | Parameter) -> tuple[Unit, Request | None]:
+        """Return what a push is known by, and what it asks for; a second step on the same unit is one of its own."""
+        if not self._pushed or key in self._pushed:
+            self._clock += 1
+            last, self._pushed = self._pushed.get(key), {}
+        else:
+            last = None
+        unit, request = self._unit, self._request
+        if unit is None or unit == last:
+            unit, request = Unit(-1, 0, self._own_units), None
+            self._own_units += 1
+        self._pushed[key] = self._unit or unit
+        return unit, request
+
+    def _require_unchanged(self, optimizer: Optimizer) -> None:
+        """Raise RuntimeError where the user has changed what servers have a copy of."""
+        known, now = self._fixed[id(optimizer)], _settings(optimizer)
+        for name, value in now.items():
+            if name != "lr" and value != known[name]:
+                raise RuntimeError(
+                    f"parameter server: {name} of the optimiser was {known[name]} when the model was wrapped and is "
+                    f"{value} now; servers have the old one. Only lr may change"
+                )
 
     # What a layer calls
     def fetch(self, parameter: Parameter, rows: Rows) -> None:
@@ -168,7 +206,7 @@ class ServerExchange(ExchangeAtStep):
     # What the loader calls
     def units(self, loader: int, epoch: int, units: int, parts: int) -> Iterator[int]:
         """Yield the units of work that this worker is given in a pass over the data."""
-        request = Request(loader, epoch, units, parts)
+        request, outer = Request(loader, epoch, units, parts), (self._request, self._unit)
         try:
             while True:
                 number = self._handed_out.pop(request, NOT_ASKED)
@@ -180,18 +218,21 @@ class ServerExchange(ExchangeAtStep):
                 yield number
         finally:
             self._handed_out.pop(request, None)
-            self._request = self._unit = None
-            self._idle()
+            self._request, self._unit = outer  # of a pass within which this one was made
+            if not self._left and self._request is None:  # a pass may end late, or within another
+                with contextlib.suppress(WorldEnded):
+                    self._idle()
 
     def _start(self, request: Request) -> int:
         """Begin to work on a pass: return the first unit, with parameters no staler than allowed."""
-        rank = self.world.rank
-        replies = self._ask_all(lambda shard, sequence: Start(rank, sequence, shard.version, request))
-        return next(reply.unit for reply in replies if reply.unit != NOT_ASKED)
+        rank, (first, *others) = self.world.rank, self._all_shards()
+        (reply,) = self._ask([first], lambda shard, sequence: Start(rank, sequence, shard.version, request))
+        self._clock = reply.clock  # with the others it begins level, too
+        for shard in others if reply.unit != NONE_LEFT else ():
+            self._ask([shard], lambda s, sequence: Start(rank, sequence, s.version, request, self._clock))
+        return reply.unit
 
     def _idle(self) -> None:
-        if self._left:
-            return  # a loader's pass that was broken off may end late
         rank = self.world.rank
         self._client.tell(self._all_shards(), lambda shard, sequence: Idle(rank, sequence))
 
@@ -269,6 +310,13 @@ class ServerExchange(ExchangeAtStep):
         self.world.transport.wait_s += client.wait_s - wait_s
         self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
         return replies
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Return what an update depends on besides gradients and state."""
+    plain = (bool, int, float, str, tuple, type(None))
+    found = {name: value for name, value in vars(optimizer).items() if isinstance(value, plain) and name != "iteration"}
+    return {**found, "lr": optimizer.lr}
 
 
 class _Fetching:

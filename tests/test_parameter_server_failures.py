@@ -1,0 +1,173 @@
+"""Whatever fails, all ranks end; what cannot be meant is refused; the same loop runs under every strategy."""
+
+import gc
+import math
+import random
+import sys
+import time
+from collections import Counter
+from unittest import mock
+
+import numpy as np
+import pytest
+from servers import handed_out, ranks_of, served, staleness_of
+from test_train import DIGITS_TRAIN, fit
+from worlds import criterion, loader, mlp, parameters, run
+
+import npdp
+from npdp import nn, optim
+from npdp.data import ArrayDataset, DataLoader
+from npdp.parallel.parameter_server.shard import DenseShard
+
+SOON_S = 3
+
+
+# Failure
+class OnPurposeError(Exception):
+    pass
+
+
+def fails_soon(program, servers, workers, match, error=OnPurposeError, **options):
+    before, beside = time.monotonic(), []
+    with mock.patch.object(sys, "unraisablehook", lambda what: beside.append(repr(what.exc_value))):
+        with pytest.raises(error, match=match):
+            served(program, servers, workers, **options)
+        gc.collect()
+    assert time.monotonic() - before < SOON_S
+    assert not beside, f"beside the one message, Python prints tracebacks of {beside}"
+
+
+STRATEGIES = [(1, 2, 0), (0, 2, 0), (0, 1, 0), (2, 3, 1), (0, 3, math.inf), (1, 2, math.inf)]
+
+
+@pytest.mark.parametrize(("servers", "workers", "staleness"), STRATEGIES)
+def test_an_exception_on_a_server_ends_all_ranks_and_is_what_is_raised(servers, workers, staleness, monkeypatch):
+    applied, whole_apply = Counter(), DenseShard.apply
+
+    def apply(self, pushes):
+        applied[id(self)] += 1
+        if applied[id(self)] == 5:
+            raise OnPurposeError("no update")
+        whole_apply(self, pushes)
+
+    monkeypatch.setattr(DenseShard, "apply", apply)
+    fails_soon(lambda way: handed_out(way, 600, 6, 3), servers, workers, "no update", staleness=staleness)
+
+
+@pytest.mark.parametrize(("servers", "workers", "staleness"), STRATEGIES)
+def test_an_exception_on_a_worker_ends_all_ranks_and_is_what_is_raised(servers, workers, staleness):
+    def program(way):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        model = way.wrap(model)
+        for step, (x, y) in enumerate(loader(5, 5000)):
+            if npdp.rank() == workers - 1 and step == 3:
+                raise OnPurposeError("no step")
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            optimizer.step()
+
+    fails_soon(program, servers, workers, "no step", staleness=staleness)
+
+
+def leaves_early(way, steps_of_rank_1=2):
+    model = mlp()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    model = way.wrap(model)
+    taken = 0
+    for x, y in loader(5, 200):
+        if npdp.rank() == 1 and taken == steps_of_rank_1:
+            break
+        optimizer.zero_grad()
+        criterion(model(x), y).backward()
+        optimizer.step()
+        taken += 1
+    return taken
+
+
+@pytest.mark.parametrize("servers", [1, 2, 0])
+def test_with_staleness_0_a_worker_that_leaves_early_is_an_error_and_no_hang(servers):
+    fails_soon(leaves_early, servers, 3, "worker 1 has left while worker . goes on", RuntimeError)
+
+
+@pytest.mark.parametrize("servers", [1, 2, 0])
+@pytest.mark.parametrize("staleness", [1, math.inf])
+def test_with_a_staleness_the_others_go_on_without_a_worker_that_has_left(servers, staleness):
+    taken = served(leaves_early, servers, 3, staleness=staleness)
+    assert taken[1] == 2 and sum(taken) == 3 * 40 - 1
+
+
+# The same loop
+def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed():
+    def program(strategy):
+        npdp.init()
+        model = nn.Linear(10, 1, dtype=np.float64, generator=np.random.default_rng(0))
+        criterion = nn.MSELoss()
+        optimizer = optim.SGD(model.parameters(), lr=0.01)
+        x = np.random.default_rng(1).standard_normal((100, 10))
+        dataloader = DataLoader(ArrayDataset(x, x.sum(axis=1, keepdims=True)), batch_size=32, shuffle=True)
+        model = npdp.DistributedDataParallel(model, strategy=strategy)
+        for _epoch in range(10):
+            for inputs, labels in dataloader:
+                outputs = model(inputs)
+                loss = criterion(outputs, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return float(np.abs(parameters(model)["weight"] - 1).max())
+
+    strategies = [None, npdp.LocalSGD(8), npdp.LocalSGD(1), npdp.LocalSGD(4, outer_momentum=0.5)]
+    strategies += [npdp.ParameterServer(servers, s) for servers in (0, 1, 2) for s in (0, 2, math.inf)]
+    strategies += [npdp.ParameterServer(1, backup_workers=1)]
+    for strategy in strategies:
+        errors = [error for error in run(4, program, strategy) if error is not None]
+        assert len(errors) == 4 - getattr(strategy, "servers", 0)
+        assert max(errors) < 1, strategy
+
+
+@pytest.mark.parametrize("options", [{"servers": -1}, {"staleness": -1}, {"staleness": 1.5}, {"staleness": math.nan},
+                                     {"backup_workers": -1}, {"backup_workers": 1, "staleness": 1}, {"servers": 1.5}],
+                         ids=str)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(options):
+    with pytest.raises((ValueError, TypeError), match="ParameterServer"):
+        npdp.ParameterServer(**options)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "said"),
+    [(1, {}, "leaves 0 workers"), (2, {"servers": 3}, "leaves 0 workers"), (3, {"backup_workers": 2}, "leave nobody")],
+)
+def test_a_world_that_is_too_small_is_refused(ranks, options, said):
+    def program():
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        return nn.DataParallel(model, strategy=npdp.ParameterServer(**options)), optimizer
+
+    with pytest.raises(ValueError, match=said):
+        run(ranks, program)
+
+
+# Anything
+def anything(seed):
+    """Train with flags drawn from a seed, and check what must hold for all of them."""
+    dice = random.Random(seed)
+    servers, workers = dice.choice([0, 1, 2]), dice.choice([1, 2, 3, 4])
+    backups = dice.choice([0, 0, 1]) if workers > 1 and servers == 1 else 0
+    staleness = "0" if backups else dice.choice(["0", "1", "2", "3", "inf"])
+    flags = ["--quiet", "--strategy", "ps", "--servers", servers, "--staleness", staleness, "--backup-workers", backups,
+             "--epochs", 2, "--global-batch-size", dice.choice([3, 7, 50, 64, 1437]), "--seed", seed % 7,
+             "--accumulate", dice.choice([1, 1, 3]), "--momentum", 0, "--learning-rate", 0.01]  # fmt: skip
+    if dice.random() < 0.5:
+        flags += ["--inject", f"slow@rank={dice.randrange(workers)},factor={dice.choice([2, 5])}"]
+    if dice.random() < 0.3:
+        flags += ["--model", "mlp", "--hidden", "30,20", "--optimizer", "adam", "--learning-rate", "0.001"]
+    one = fit(*flags, ranks=ranks_of(servers, workers))
+    assert one.end["samples_seen"] + one.end["unused_samples"] == 2 * DIGITS_TRAIN, flags
+    assert sum(staleness_of(one).values()) == one.end["pushes"], flags
+    assert one.end["train_loss"] < 3, flags
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_anything_goes(seed):
+    anything(seed)
+
