@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from npdp.collectives.choose import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
+from npdp.paths import require_apart, require_replaceable, require_writable
 
 UPDATES = ("auto", "replicated", "fused")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -232,7 +232,7 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
     for flag, path in (("--save", config.save), ("--record-arrivals", config.record_arrivals)):
         if path is not None:
             require_replaceable(flag, path)
-    _require_apart(metrics=config.metrics, save=config.save, record_arrivals=config.record_arrivals)
+    require_apart(metrics=config.metrics, save=config.save, record_arrivals=config.record_arrivals)
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
@@ -271,33 +271,3 @@ def _require_sense(config: TrainConfig) -> None:
     for flag, path in (("--record-arrivals", config.record_arrivals), ("--replay-arrivals", config.replay_arrivals)):
         if path is not None and config.staleness == 0:
             raise InputError(f"{flag}: with --staleness 0 the order is always the same; it is for 1, 2, ... or inf")
-
-
-def _require_apart(**paths: str | None) -> None:
-    """Raise InputError where two flags name the same file."""
-    seen: dict[str, str] = {}
-    for name, path in paths.items():
-        flag = "--" + name.replace("_", "-")
-        if path is not None and (other := seen.setdefault(os.path.realpath(path), flag)) != flag:
-            raise InputError(f"{other} and {flag} name the same file, {path}")
-
-
-def require_writable(flag: str, path: str) -> None:
-    """Raise InputError where a file cannot be written at `path`."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise InputError(f"{flag}: wanted a file to write, {path} is a directory")
-    if not os.path.isdir(folder):
-        raise InputError(f"{flag}: wanted a file to write, but there is no directory {folder}")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise InputError(f"{flag}: no permission to write {path}")
-
-
-def require_replaceable(flag: str, path: str) -> None:
-    """Raise InputError where a new file cannot be put in the place of `path`: it is made beside it, then renamed."""
-    require_writable(flag, path)
-    target = os.path.realpath(path)
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise InputError(f"{flag}: wanted a file to write, {path} is a device or pipe")
-    if not os.access(os.path.dirname(target), os.W_OK):
-        raise InputError(f"{flag}: no permission to write in {os.path.dirname(target)}")

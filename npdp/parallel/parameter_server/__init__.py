@@ -8,11 +8,12 @@
     server.py      a shard's logic, without transport or arithmetic: handle(message) -> replies
     policies.py    when a gradient is applied and who may go on: synchronous, bounded, asynchronous
     arrivals.py    the order of a run, written down and repeated
-    shard.py       a shard's arithmetic: gradients in, the optimiser's update
-    wire.py        messages over a transport
-    service.py     what a server rank does
-    worker.py      what a worker's backward and step do
-    strategy.py    which rank is what
+    shard.py       a shard's arithmetic: gradients in, the optimiser's update      rows.py    of a sparse parameter
+    service.py     what a server rank does                                         wire.py    messages as numbers
+    worker.py      what a worker's backward and step do                            work.py    its units and clock
+    client.py      its way to the shards
+    roles.py       which rank is what, and the memory between them
+    strategy.py    what the user says
 
 Source: Li et al., Scaling distributed machine learning with the parameter server, 2014; Ho et al., More effective
 distributed ML via a stale synchronous parallel parameter server, 2013; Chen et al., Revisiting distributed synchronous

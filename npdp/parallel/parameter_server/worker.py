@@ -25,7 +25,6 @@ from npdp.parallel.exchange import weight_within_part
 from npdp.parallel.parameter_server.client import Client, MakeMessage, RemoteShard
 from npdp.parallel.parameter_server.messages import (
     NONE_LEFT,
-    NOT_ASKED,
     Fetch,
     Idle,
     Leave,
@@ -38,6 +37,7 @@ from npdp.parallel.parameter_server.messages import (
 )
 from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
+from npdp.parallel.parameter_server.work import SampleCount, Work
 from npdp.parallel.world import World
 
 WHY_HIDDEN = (
@@ -45,32 +45,6 @@ WHY_HIDDEN = (
     "there is no .grad to be looked at or clipped"
 )
 Shards = dict["Slab | Parameter", list[RemoteShard]]  # of each slab and each sparse parameter, a shard a server
-
-
-class SampleCount:
-    """Counts samples since the last `clear`; a batch that several losses were computed from counts once.
-
-    Attributes:
-        mine: this rank's.
-        total: those of the whole batches, of which it had its part, in one piece or several.
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.mine = self.total = 0
-        self._iteration: int | None = None
-        self._pieces: list[Batch] = []
-
-    def add(self, batch: Batch) -> None:
-        if any(piece is batch for piece in self._pieces):
-            return
-        self._pieces.append(batch)
-        self.mine += batch.count
-        if batch.iteration != self._iteration:  # else another piece of the same part
-            self._iteration = batch.iteration
-            self.total += batch.global_count
 
 
 class ServerExchange(ExchangeAtStep):
@@ -90,14 +64,9 @@ class ServerExchange(ExchangeAtStep):
         self.in_step = not hands_out
         self._whole_batches = whole_batches
         self._shards: Shards = {}
-        self._own_units = 0
-        self._request: Request | None = None
-        self._unit: Unit | None = None  # what is being worked on
-        self._handed_out: dict[Request, int] = {}  # units that came with an answer
+        self._work = Work()
         self._samples = SampleCount()  # of what has been pushed last, or will be next
         self._counts_anew = False
-        self._clock = 0  # iterations completed
-        self._pushed: dict[Slab | Parameter, Unit] = {}  # in this iteration
         self._fixed: dict[int, dict[str, Any]] = {}  # what the servers know of each optimiser
         self._left = False
 
@@ -119,9 +88,10 @@ class ServerExchange(ExchangeAtStep):
         if batch is None or batch.parts != self.world.world_size:
             return weight if self._whole_batches else 1.0
         self._samples.add(batch)
-        if self._whole_batches or self._unit is None or self._request is None:
+        part = self._work.part
+        if self._whole_batches or part is None:
             return weight if self._whole_batches else 1.0
-        return weight_within_part(batch, self._unit.number % self._request.parts)
+        return weight_within_part(batch, part)
 
     def finish(self) -> None:
         super().finish()
@@ -150,8 +120,8 @@ class ServerExchange(ExchangeAtStep):
             raise RuntimeError("parameter server: this optimiser was made after the model was wrapped; make it before")
         self._require_unchanged(optimizer)
         self._counts_anew = True
-        unit, request = self._unit_of(key)
-        rank, samples, clock = self.world.rank, (self._samples.mine, self._samples.total), self._clock
+        unit, request = self._work.of_push(key)
+        rank, samples, clock = self.world.rank, (self._samples.mine, self._samples.total), self._work.clock
         lr = None if optimizer.lr is self._fixed[id(optimizer)]["lr"] else float(optimizer.current_lr)
 
         def push(shard: RemoteShard, sequence: int) -> Push:
@@ -162,22 +132,7 @@ class ServerExchange(ExchangeAtStep):
             return Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, rows, clock)
 
         for reply in self._ask(self._shards[key], push, gradient):
-            if reply.unit != NOT_ASKED and request is not None:
-                self._handed_out[request] = reply.unit
-
-    def _unit_of(self, key: Slab | Parameter) -> tuple[Unit, Request | None]:
-        """Return what a push is known by, and what it asks for; a second step on the same unit is one of its own."""
-        if not self._pushed or key in self._pushed:
-            self._clock += 1
-            last, self._pushed = self._pushed.get(key), {}
-        else:
-            last = None
-        unit, request = self._unit, self._request
-        if unit is None or unit == last:
-            unit, request = Unit(-1, 0, self._own_units), None
-            self._own_units += 1
-        self._pushed[key] = self._unit or unit
-        return unit, request
+            self._work.take(request, reply)
 
     def _require_unchanged(self, optimizer: Optimizer) -> None:
         """Raise RuntimeError where the user has changed what servers have a copy of."""
@@ -206,20 +161,15 @@ class ServerExchange(ExchangeAtStep):
     # What the loader calls
     def units(self, loader: int, epoch: int, units: int, parts: int) -> Iterator[int]:
         """Yield the units of work that this worker is given in a pass over the data."""
-        request, outer = Request(loader, epoch, units, parts), (self._request, self._unit)
+        request = Request(loader, epoch, units, parts)
+        outer = self._work.now  # of a pass within which this one is made
         try:
-            while True:
-                number = self._handed_out.pop(request, NOT_ASKED)
-                if number == NOT_ASKED:
-                    number = self._start(request)
-                if number == NONE_LEFT:
-                    return
-                self._request, self._unit = request, Unit(loader, epoch, number)
+            while (number := self._work.next_of(request, self._start)) != NONE_LEFT:
+                self._work.now = request, Unit(loader, epoch, number)
                 yield number
         finally:
-            self._handed_out.pop(request, None)
-            self._request, self._unit = outer  # of a pass within which this one was made
-            if not self._left and self._request is None:  # a pass may end late, or within another
+            self._work.end(request, outer)
+            if not self._left and outer is None:
                 with contextlib.suppress(WorldEnded):
                     self._idle()
 
@@ -227,9 +177,9 @@ class ServerExchange(ExchangeAtStep):
         """Begin to work on a pass: return the first unit, with parameters no staler than allowed."""
         rank, (first, *others) = self.world.rank, self._all_shards()
         (reply,) = self._ask([first], lambda shard, sequence: Start(rank, sequence, shard.version, request))
-        self._clock = reply.clock  # with the others it begins level, too
+        clock = self._work.clock = reply.clock  # with the others it begins level, too
         for shard in others if reply.unit != NONE_LEFT else ():
-            self._ask([shard], lambda s, sequence: Start(rank, sequence, s.version, request, self._clock))
+            self._ask([shard], lambda s, sequence: Start(rank, sequence, s.version, request, clock))
         return reply.unit
 
     def _idle(self) -> None:

@@ -1,0 +1,88 @@
+"""What a worker is at: its unit of work, its clock, and the samples behind its next push."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from npdp.autograd import Batch
+from npdp.parallel.parameter_server.messages import NOT_ASKED, Reply, Request, Unit
+
+
+class SampleCount:
+    """Counts samples since the last `clear`; a batch that several losses were computed from counts once.
+
+    Attributes:
+        mine: this rank's.
+        total: those of the whole batches, of which it had its part, in one piece or several.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.mine = self.total = 0
+        self._iteration: int | None = None
+        self._pieces: list[Batch] = []
+
+    def add(self, batch: Batch) -> None:
+        if any(piece is batch for piece in self._pieces):
+            return
+        self._pieces.append(batch)
+        self.mine += batch.count
+        if batch.iteration != self._iteration:  # else another piece of the same part
+            self._iteration = batch.iteration
+            self.total += batch.global_count
+
+
+class Work:
+    """Units that were handed out, and how far this worker is.
+
+    Attributes:
+        now: the unit that is being worked on, and the pass that it is of; None without npdp's loader.
+        clock: iterations completed: a step of each optimiser is one.
+    """
+
+    def __init__(self) -> None:
+        self.now: tuple[Request, Unit] | None = None
+        self.clock = 0
+        self._handed_out: dict[Request, int] = {}  # units that came with an answer
+        self._pushed: dict[Hashable, Unit] = {}  # in this iteration, by what was pushed
+        self._own_units = 0
+
+    @property
+    def part(self) -> int | None:
+        """Which part of its batch the unit is."""
+        return None if self.now is None else self.now[1].number % self.now[0].parts
+
+    def next_of(self, request: Request, start: Callable[[Request], int]) -> int:
+        """Return the next unit of a pass: the one that came with the last answer, else what `start` gets."""
+        number = self._handed_out.pop(request, NOT_ASKED)
+        return start(request) if number == NOT_ASKED else number
+
+    def take(self, request: Request | None, reply: Reply) -> None:
+        """Keep the unit that came with an answer to a push."""
+        if reply.unit != NOT_ASKED and request is not None:
+            self._handed_out[request] = reply.unit
+
+    def end(self, request: Request, outer: tuple[Request, Unit] | None) -> None:
+        """A pass has ended, or was broken off; go on with the one around it."""
+        self._handed_out.pop(request, None)
+        self.now = outer
+
+    def of_push(self, key: Hashable) -> tuple[Unit, Request | None]:
+        """Return what a push is known by, and what it asks for; a second step on the same unit is one of its own.
+
+        Args:
+            key: what is pushed: a slab, a sparse parameter.
+        """
+        last = self._pushed.get(key)
+        if last is not None or not self._pushed:
+            self.clock, self._pushed = self.clock + 1, {}
+        request, unit = self.now or (None, None)
+        if unit is None or unit == last:
+            own = Unit(-1, 0, self._own_units)
+            self._own_units += 1
+            self._pushed[key] = unit or own
+            return own, None
+        self._pushed[key] = unit
+        return unit, request
