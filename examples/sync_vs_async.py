@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from npdp.report import machine
+
 WORKERS, BATCH, SMOOTHED = 4, 64, 5  # SMOOTHED: losses of single batches are averaged over so many
 WAYS = {  # name -> (flags, ranks besides the workers, whether an update is a whole batch)
     "all-reduce": ([], 0, True),
@@ -79,7 +81,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--delay-ms", type=float, default=5, help="of computing an iteration, emulated (5)")
     parser.add_argument("--out", default="sync_vs_async.png")
+    parser.add_argument("--json", metavar="FILE", help="keep the table, with the machine's description")
     arguments = parser.parse_args()
+    figures = {}
     runs: dict[str, dict[str, list[dict]]] = {}
     for title, slow in COLUMNS.items():
         print(title)
@@ -87,9 +91,12 @@ def main() -> None:
         for name, (flags, others, _) in WAYS.items():
             lines = runs[title][name] = events([*flags, *slow], others, arguments.epochs, arguments.delay_ms)
             end = lines[-1]
+            figures[f"{name}, {title}"] = {key: end[key] for key in ("wall_s", "samples_per_s", "test_accuracy")}
             stale = max(map(int, end.get("staleness_histogram", {"0": 0})))
             print(f"  {name:20} {end['wall_s']:6.2f} s  {end['samples_per_s']:8,.0f} samples/s  "
                   f"test accuracy {end['test_accuracy']:.4f}  largest staleness {stale}", flush=True)  # fmt: skip
+    if arguments.json:
+        machine.keep(Path(arguments.json), "python examples/sync_vs_async.py", figures=figures)
     draw(runs, arguments.out)
     print("drawn in", arguments.out)
 

@@ -21,20 +21,20 @@ from npdp.paths import require_apart, require_replaceable, require_writable
 UPDATES = ("auto", "replicated", "fused")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
-STRATEGIES = ("allreduce", "ps", "local-sgd")
 STALENESS_LR = ("constant", "1/(1+s)")
 
-# flag -> (the strategy that it belongs to, what it is where not given)
-OF_A_STRATEGY: dict[str, tuple[str, Any]] = {
-    "servers": ("ps", 1),
-    "staleness": ("ps", 0.0),
-    "staleness_lr": ("ps", "constant"),
-    "backup_workers": ("ps", 0),
-    "record_arrivals": ("ps", None),
-    "replay_arrivals": ("ps", None),
-    "local_iterations": ("local-sgd", 8),
-    "outer_momentum": ("local-sgd", 0.0),
-    "outer_learning_rate": ("local-sgd", 1.0),
+# strategy -> its own flags, and what each is where not given
+FLAGS_OF: dict[str, dict[str, Any]] = {
+    "allreduce": {},
+    "ps": {
+        "servers": 1,
+        "staleness": 0.0,
+        "staleness_lr": "constant",
+        "backup_workers": 0,
+        "record_arrivals": None,
+        "replay_arrivals": None,
+    },
+    "local-sgd": {"local_iterations": 8, "outer_momentum": 0.0, "outer_learning_rate": 1.0},
 }
 
 EXAMPLES = """
@@ -46,6 +46,13 @@ examples:
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
+
+# (strategy, flag) -> why they do not go together
+NOT_WITH_A_STRATEGY = {
+    ("ps", "update"): "updates on the servers: --update is for --strategy allreduce",
+    ("ps", "clip_norm"): "adds gradients up on the servers, where --clip-norm cannot see them",
+    ("local-sgd", "update"): "updates on each rank: --update is for --strategy allreduce",
+}
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
     model.add_argument("--seed", type=_SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
     model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
     ranks = parser.add_argument_group("ranks")
-    ranks.add_argument("--strategy", choices=STRATEGIES, default="allreduce",
+    ranks.add_argument("--strategy", choices=FLAGS_OF, default="allreduce",
                        help="allreduce (default): every rank has the mean gradient; ps: a parameter server; local-sgd: "
                             "parameters are averaged now and then")
     ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
@@ -247,12 +254,14 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
 
 def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:
     """Return the flags with those of strategies filled in; one of another strategy is refused."""
-    for name, (strategy, default) in OF_A_STRATEGY.items():
-        if given[name] is None:
-            given[name] = default
-        elif given["strategy"] != strategy:
-            flag = "--" + name.replace("_", "-")
-            raise InputError(f"{flag} is for --strategy {strategy}, this is --strategy {given['strategy']}")
+    mine = FLAGS_OF[given["strategy"]]
+    for strategy, flags in FLAGS_OF.items():
+        for name, default in flags.items():
+            if given[name] is None:
+                given[name] = default
+            elif name not in mine:
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} is for --strategy {strategy}, this is --strategy {given['strategy']}")
     return {**given, "inject": tuple(given["inject"])}
 
 
@@ -260,10 +269,10 @@ def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
-    if config.strategy != "allreduce" and config.update != "auto":
-        raise InputError(f"--update is for --strategy allreduce, this is --strategy {config.strategy}")
-    if config.strategy == "ps" and config.clip_norm is not None:
-        raise InputError("--strategy ps adds gradients up on the servers, where --clip-norm cannot see them")
+    for name, neutral in (("update", "auto"), ("clip_norm", None)):
+        why = NOT_WITH_A_STRATEGY.get((config.strategy, name))
+        if why is not None and getattr(config, name) != neutral:
+            raise InputError(f"--strategy {config.strategy} {why}")
     if config.backup_workers and config.staleness:
         raise InputError(f"--backup-workers goes with --staleness 0, got --staleness {config.staleness:g}")
     if config.backup_workers and config.servers != 1:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from npdp.collectives.choose import SHARED_MEMORY
-from npdp.config import OF_A_STRATEGY, TrainConfig
+from npdp.config import FLAGS_OF, TrainConfig
 from npdp.errors import InputError
 from npdp.parallel.local_sgd import LocalSGD
 from npdp.parallel.parameter_server import arrivals
@@ -30,14 +30,7 @@ def make(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool = 
     Raises:
         InputError: this world is too small for it, or a record does not fit.
     """
-    if sparse and config.strategy == "allreduce" and config.update == "auto":
-        return AllReduce("replicated")
-    if sparse and (config.update == "fused" or config.strategy == "local-sgd"):
-        raise InputError(
-            f"sparse data: --strategy {config.strategy} --update {config.update} passes over whole parameters; "
-            "use --strategy allreduce --update replicated"
-        )
-    return _STRATEGIES[config.strategy](config, world, run)
+    return _STRATEGIES[config.strategy](config, world, run, sparse)
 
 
 def run_of(config: TrainConfig, ranks: int, fingerprint: str) -> dict[str, Any]:
@@ -48,21 +41,23 @@ def run_of(config: TrainConfig, ranks: int, fingerprint: str) -> dict[str, Any]:
 
 def settings(config: TrainConfig) -> dict[str, Any]:
     """Return the strategy's flags, for metrics."""
-    mine = {name: getattr(config, name) for name, (strategy, _) in OF_A_STRATEGY.items() if strategy == config.strategy}
+    mine = {name: getattr(config, name) for name in FLAGS_OF[config.strategy]}
     if "staleness" in mine:
         mine["staleness"] = "inf" if config.staleness == math.inf else int(config.staleness)  # JSON has no inf
     return mine
 
 
-def _allreduce(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:
+def _allreduce(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool) -> Strategy:
     """Updates are fused where ranks share memory and nothing looks at gradients in between."""
-    if config.update != "auto":
-        return AllReduce(config.update)
+    if sparse and config.update == "fused":
+        raise InputError(f"sparse data: --update fused {_WHOLE_PARAMETERS} --update replicated")
+    if sparse or config.update != "auto":
+        return AllReduce("replicated" if sparse else config.update)
     in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
     return AllReduce("fused" if in_memory and config.clip_norm is None else "replicated")
 
 
-def _parameter_server(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:
+def _parameter_server(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool) -> Strategy:
     replay = arrivals.load(config.replay_arrivals, run) if config.replay_arrivals else []
     try:
         strategy = ParameterServer(
@@ -79,11 +74,14 @@ def _parameter_server(config: TrainConfig, world: World, run: dict[str, Any]) ->
     return strategy
 
 
-def _local_sgd(config: TrainConfig, world: World, run: dict[str, Any]) -> Strategy:
+def _local_sgd(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool) -> Strategy:
+    if sparse:
+        raise InputError(f"sparse data: --strategy local-sgd {_WHOLE_PARAMETERS} --strategy allreduce or ps")
     return LocalSGD(config.local_iterations, config.outer_momentum, config.outer_learning_rate)
 
 
-_STRATEGIES: dict[str, Callable[[TrainConfig, World, dict[str, Any]], Strategy]] = {
+_WHOLE_PARAMETERS = "passes over whole parameters; use"
+_STRATEGIES: dict[str, Callable[[TrainConfig, World, dict[str, Any], bool], Strategy]] = {
     "allreduce": _allreduce,
     "ps": _parameter_server,
     "local-sgd": _local_sgd,

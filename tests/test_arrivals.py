@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_parameter_server_logic import Play, play
+from server_play import Play, play
 from test_train import fit
 
 from npdp import train

@@ -1,5 +1,7 @@
 """Each example runs and says what its head promises; under mpirun it says the same numbers."""
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -11,8 +13,8 @@ from launching import mpirun, needs_mpi
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def output(name: str) -> list[str]:
-    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True)
+def output(name: str, *arguments: str) -> list[str]:
+    done = subprocess.run([sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
@@ -24,7 +26,7 @@ def linear_regression() -> list[str]:
 
 
 def test_every_example_is_tested_here():
-    tested = {"collectives.py", "linear_regression.py", "text_classifier.py", "train_mlp.py"}
+    tested = {"collectives.py", "linear_regression.py", "sync_vs_async.py", "text_classifier.py", "train_mlp.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -64,3 +66,15 @@ def test_train_mlp_reads_the_digits():
     assert len(losses) == 10 and losses[-1] < losses[0] / 2
     accuracy = re.fullmatch(r"1 ranks: test accuracy (0\.\d{4})", lines[-1])
     assert accuracy and float(accuracy[1]) >= 0.93
+
+
+NO_PLOT = importlib.util.find_spec("matplotlib") is None
+
+
+@pytest.mark.skipif(NO_PLOT, reason="the example draws, and matplotlib (npdp[plot]) is not installed")
+def test_sync_vs_async_draws_and_the_slow_worker_costs_asynchrony_little(tmp_path):
+    picture, table = tmp_path / "small.png", tmp_path / "table.json"
+    lines = output("sync_vs_async.py", "--epochs", "2", "--delay-ms", "4", "--out", str(picture), "--json", str(table))
+    assert lines[-1] == f"drawn in {picture}" and picture.read_bytes().startswith(b"\x89PNG")
+    figures = json.loads(table.read_text())["figures"]
+    assert len(figures) == 12 and all(one["test_accuracy"] > 0.8 for one in figures.values())

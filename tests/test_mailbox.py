@@ -94,6 +94,27 @@ def test_receives_may_be_posted_before_or_after(data):
 
 
 @pytest.mark.parametrize("make", LINES)
+def test_while_a_rank_waits_on_one_line_its_messages_on_the_other_go_on(make):
+    """The second message finds the box full; only when it has come too is there an answer."""
+
+    def program():
+        requests, replies = make()
+        got = np.zeros(1, np.int64)
+        if npdp.rank() == 0:
+            handles = [requests.send(np.array([number]), 1) for number in range(3)]
+            replies.wait(replies.receive(got, 1))
+            for handle in handles:
+                requests.wait(handle)
+            return int(got[0])
+        for _ in range(3):
+            requests.wait(requests.receive(got, 0))
+        replies.wait(replies.send(got + 40, 0))
+        return None
+
+    assert run(2, program, limit_s=5)[0] == 42
+
+
+@pytest.mark.parametrize("make", LINES)
 def test_whichever_message_comes_first_ends_the_wait_for_any(make):
     def program():
         line = make()[0]
