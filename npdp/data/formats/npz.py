@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from npdp.data.formats import sparse_npz
 from npdp.data.formats.raw import Array, Part, RawData, open_file, status
 from npdp.errors import InputError
+from npdp.headers import ONE_AT_A_TIME
 
 if TYPE_CHECKING:
     import zipfile
@@ -117,7 +118,8 @@ def _header(file: IO[bytes], place: str, file_bytes: int) -> _Header:
     """Read an array's header, leave the file at its first element, and see that the elements fill it exactly."""
     try:
         version = npy.read_magic(file)
-        shape, fortran_order, dtype = HEADERS[version](file)
+        with ONE_AT_A_TIME:
+            shape, fortran_order, dtype = HEADERS[version](file)
     except KeyError:
         raise InputError(f"{place}: expected version 1.0 or 2.0 of the .npy format, got {version}") from None
     except Exception as error:

@@ -20,6 +20,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.errors import InputError
+from npdp.headers import ONE_AT_A_TIME
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Push, Request, Start, Unit
 from npdp.parallel.parameter_server.policies import Workers
 from npdp.parallel.parameter_server.server import Arrival
@@ -156,7 +157,7 @@ def _read(path: str) -> tuple[dict[str, Any], list[Array]]:
     Raises:
         Exception: one of `_DAMAGE`.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     recorded = json.loads(arrays.pop("run").tobytes())
     tables = [arrays[f"shard{number}"] for number in range(len(arrays))]
