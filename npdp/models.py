@@ -14,6 +14,7 @@ import numpy as np
 
 from npdp import nn
 from npdp.errors import InputError
+from npdp.parser_lock import ONE_AT_A_TIME
 
 TASKS = {"softmax": "classification", "linear": "regression"}  # what a model is for, where its name says so
 
@@ -112,7 +113,9 @@ def _import(path: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with ONE_AT_A_TIME:
+            code = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
+        exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         place = f"{path}, line {lines[-1]}" if lines else path

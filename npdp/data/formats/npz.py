@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 from npdp.data.formats import sparse_npz
 from npdp.data.formats.raw import Array, Part, RawData, open_file, status
 from npdp.errors import InputError
-from npdp.headers import ONE_AT_A_TIME
+from npdp.parser_lock import ONE_AT_A_TIME
 
 if TYPE_CHECKING:
     import zipfile

@@ -20,10 +20,10 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.errors import InputError
-from npdp.headers import ONE_AT_A_TIME
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Push, Request, Start, Unit
 from npdp.parallel.parameter_server.policies import Workers
 from npdp.parallel.parameter_server.server import Arrival
+from npdp.parser_lock import ONE_AT_A_TIME
 
 FORMAT = 1
 DIGEST = "digest"  # of the tables: what zip itself checks does not cover every byte
