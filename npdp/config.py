@@ -170,7 +170,8 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                       help="read .svm as sparse data, however many features (.npz says itself what it is)")
     model = parser.add_argument_group("model and training")
     model.add_argument("--model", metavar="NAME",
-                       help="softmax (default for classes), linear (for numbers), mlp, or file.py:function of your own")
+                       help="softmax (default for classes), linear (for numbers), mlp, sparse_linear (for sparse "
+                            "data), or file.py:function of your own")
     model.add_argument("--hidden", type=_widths, default=(512, 512), metavar="N,N", help="widths of an mlp (512,512)")
     model.add_argument("--epochs", type=_COUNT, default=20, metavar="N", help="passes over the data (20)")
     model.add_argument("--global-batch-size", type=_POSITIVE_INT, default=64, metavar="N",
@@ -240,6 +241,7 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
         if path is not None:
             require_replaceable(flag, path)
     require_apart(metrics=config.metrics, save=config.save, record_arrivals=config.record_arrivals)
+    require_apart(metrics=config.metrics, save=config.save, replay_arrivals=config.replay_arrivals)
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")

@@ -78,7 +78,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if config.save is not None:
             agree(world, lambda: _save(config, job) if world.rank == 0 else None)
         if config.record_arrivals is not None:
-            agree(world, lambda: _save_arrivals(config.record_arrivals, job) if world.rank == 0 else None)
+            agree(world, lambda: _save_arrivals(config, job) if world.rank == 0 else None)
         console.say(summary(end))
     return end
 
@@ -123,22 +123,18 @@ def _epochs(
                     local_loss=local_loss, learning_rate=learning_rate, elapsed_s=time.perf_counter() - start_s,
                 )  # fmt: skip
             if console.due():
-                at = f"epoch {epoch + 1}/{config.epochs}  iteration {optimizer.iteration}"
+                at = f"epoch {epoch + 1}/{config.epochs}  iteration {job.model.exchange.updates(optimizer)}"
                 console.live(f"{at}  loss {local_loss:.4f}")
         samples += int(epoch_count)
         mean = world.mean(epoch_loss / (epoch_count or 1), epoch_count)
-        metrics.write("epoch", epoch=epoch + 1, iteration=optimizer.iteration, train_loss=mean)
+        metrics.write("epoch", epoch=epoch + 1, iteration=job.model.exchange.updates(optimizer), train_loss=mean)
         console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
     return optimizer.iteration, samples
 
 
-def _save_arrivals(path: str | None, job: Job) -> None:
-    from npdp.parallel.parameter_server import arrivals
-    from npdp.parallel.parameter_server.worker import ServerExchange
-
-    exchange = job.model.exchange
-    assert path is not None and isinstance(exchange, ServerExchange)
-    arrivals.save(path, exchange.arrivals, job.run)
+def _save_arrivals(config: TrainConfig, job: Job) -> None:
+    assert config.record_arrivals is not None
+    job.model.exchange.save_arrivals(config.record_arrivals, job.run)
 
 
 def _save(config: TrainConfig, job: Job) -> None:

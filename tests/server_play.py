@@ -32,7 +32,7 @@ class Worker:
     state: str = "out"
     number_of_pass: int = 0
     sequence: int = 0
-    clock: int = 0  # iterations completed, as the shard that hands out counts them
+    completed: int = 0  # iterations completed, as the shard that hands out counts them
     units: int = 0  # got in this pass
     unit: Unit | None = None
     request: Request | None = None
@@ -102,10 +102,10 @@ class Play:
         worker.begins, worker.starting = True, list(self.shards)
         self._start(number, None)
 
-    def _start(self, number, clock):
-        """Tell the next shard: first the one that hands out, which says at which clock."""
+    def _start(self, number, completed):
+        """Tell the next shard: first the one that hands out, which says at which completed."""
         worker = self.workers[number]
-        start = lambda k: Start(number, worker.sequence, worker.held[k], worker.request, clock)  # noqa: E731
+        start = lambda k: Start(number, worker.sequence, worker.held[k], worker.request, completed)  # noqa: E731
         self._ask(number, start, {worker.starting.pop(0)})
 
     def push(self, number):
@@ -115,8 +115,8 @@ class Play:
             return
         self.pushed.append((number, worker.unit))
         samples = 1 + worker.unit.number % 3
-        worker.clock += 1
-        common = {"request": worker.request, "clock": worker.clock}
+        worker.completed += 1
+        common = {"request": worker.request, "completed": worker.completed}
         self._ask(
             number, lambda k: Push(number, worker.sequence, worker.unit, worker.held[k], samples, 9, **common)
         )
@@ -165,7 +165,7 @@ class Play:
 
     def snapshot(self, k):
         server = self.servers[k]
-        states = [(w.clock, w.active, w.left, w.waiting, w.sequence) for w in server.workers]
+        states = [(w.completed, w.active, w.left, w.waiting, w.sequence) for w in server.workers]
         return server.version, list(self.applied[k]), repr(server.statistics), states
 
     def _handle(self, k, message):
@@ -210,11 +210,11 @@ class Play:
         """Tell the shards of a start, one after the other; then begin to work."""
         worker = self.workers[number]
         if 0 in worker.answers:
-            worker.clock, worker.first = worker.answers[0].clock, worker.answers[0].unit
+            worker.completed, worker.first = worker.answers[0].completed, worker.answers[0].unit
         if worker.first == NONE_LEFT:
             self.end_pass(number)
         elif worker.starting:
-            self._start(number, worker.clock)
+            self._start(number, worker.completed)
         else:
             worker.begins = False
             self.handed_out.append((worker.number_of_pass, worker.first))

@@ -301,7 +301,7 @@ def test_an_optimiser_made_after_the_model_was_wrapped_is_refused():
         model = way.wrap(mlp())
         optim.SGD(model.parameters(), lr=0.1)
 
-    with pytest.raises(ValueError, match="make the optimiser before the model is wrapped"):
+    with pytest.raises(ValueError, match="have no optimiser: make it before the model is wrapped"):
         served(program, 1, 2)
 
     def a_second_one(way):

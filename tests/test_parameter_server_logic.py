@@ -140,8 +140,8 @@ def test_no_order_of_arrival_loses_a_unit_or_brings_workers_to_a_stop(scheme, sh
 
 
 def test_shards_that_see_an_idle_worker_return_at_different_moments_do_not_wait_crosswise():
-    """If each shard raised a returning worker's clock by itself, shard 0 would, and shard 1, which hears of worker 0's
-    break first, would not."""
+    """If each shard raised a returning worker's iterations by itself, shard 0 would, and shard 1, which hears of worker
+    0's break first, would not."""
     game = play((1, 0), 2, 2, units=12, passes=4)
 
     def deliver(*channels):
@@ -176,7 +176,7 @@ def server(staleness=0, workers=2, backups=0, **options):
 
 def push(worker, sequence, number=0, version=0, request=None, loader=-1):
     """A push whose worker has sent one message before its first."""
-    return Push(worker, sequence, Unit(loader, 0, number), version, 1, 2, request=request, clock=sequence - 1)
+    return Push(worker, sequence, Unit(loader, 0, number), version, 1, 2, request=request, completed=sequence - 1)
 
 
 def test_synchronous_pushes_are_added_in_worker_order_whatever_the_order_in_which_they_come():

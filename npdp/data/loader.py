@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npdp.autograd import Batch, Tensor
+from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.tensor import Array, result
 from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, shard
 
@@ -61,7 +61,8 @@ class DataLoader:
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
         self.epoch = 0
-        self._number, self._passes = number_loader() if self._shard is None else -1, 0
+        self._number = number_loader() if self._shard is None else -1
+        self._passes = {True: 0, False: 0}  # to train, and to look
 
     @property
     def rank(self) -> int:
@@ -103,10 +104,12 @@ class DataLoader:
         if give is None:
             yield from ((number, self.rank) for number in range(self.iterations_per_epoch))
             return
-        number, self._passes = self._passes, self._passes + 1  # an epoch may come twice, a pass does not
+        training = is_grad_enabled()
+        number = self._passes[training]  # an epoch may come twice, a pass does not
+        self._passes[training] += 1
         units = count_units(len(self.dataset), self.global_batch_size, self.world_size)
         parts = min(self.world_size, self.global_batch_size)
-        for unit in give(self._number, number, units, parts):
+        for unit in give(2 * self._number + (not training), number, units, parts):
             yield divmod(unit, parts)
 
     def _take(self, rows: Rows) -> tuple[Array, Array]:

@@ -110,7 +110,7 @@ class Module:
             if name in values and not np.can_cast(values[name].dtype, parameter.dtype, "same_kind")
         ]
         faults += [
-            f'{name}: read-only, as update="fused" makes it; load before the model is wrapped'
+            f'{name}: read-only, as this way to train keeps it; load before the model is wrapped'
             for name, parameter in parameters.items()
             if not parameter.data.flags.writeable
         ]

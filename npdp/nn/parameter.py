@@ -77,7 +77,7 @@ def row_gradient(parameter: Parameter) -> RowGradient | None:
     Raises:
         TypeError: it is an array, as operations leave that read the whole parameter.
     """
-    gradient: Any = parameter.grad
+    gradient: Any = vars(parameter).get("grad")  # not through what may hide it
     if gradient is None or type(gradient) is RowGradient:
         return gradient
     raise TypeError(

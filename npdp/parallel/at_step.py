@@ -50,7 +50,7 @@ class ExchangeAtStep(GradientExchange):
     """Base: keeps gradients local and hidden until the optimiser's step; otherwise as `GradientExchange`.
 
     Attributes:
-        takes_sparse: whether it can do with sparse parameters; their gradients are not hidden.
+        takes_sparse: whether it can do with sparse parameters.
 
     Args:
         parameters: to be trained; the optimiser must have laid no others beside them.
@@ -69,14 +69,14 @@ class ExchangeAtStep(GradientExchange):
                 'sparse ones: use update="replicated", or make its layers with sparse=False'
             )
         super().__init__(mine, world)
-        self._dense = [parameter for parameter in mine if not parameter.sparse]
-        self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in self._dense]  # type: ignore[arg-type]
+        # A class and no flag: an attribute that is looked up in every backward must not cost a test
+        self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in mine]  # type: ignore[arg-type]
         for flat in self.flats:
             flat.stepper = self.step
         self._show_gradients(False)
 
     def _show_gradients(self, show: bool) -> None:
-        for parameter, (shown, hidden) in zip(self._dense, self._kinds):
+        for parameter, (shown, hidden) in zip(self.parameters, self._kinds):
             parameter.__class__ = shown if show else hidden
 
     # What the engine calls
@@ -99,7 +99,17 @@ class ExchangeAtStep(GradientExchange):
 
     # What the optimiser calls
     def step(self, optimizer: Optimizer, slab: Slab) -> None:
-        """Sum and update, in place of the optimiser's own step on this slab."""
+        """Sum and update, in place of the optimiser's own step on this slab.
+
+        Raises:
+            RuntimeError: a parameter's data is another array now, which nobody here would update.
+        """
+        for parameter in slab.parameters:
+            if parameter.data is not parameter.data_buffer:
+                raise RuntimeError(
+                    f"DataParallel: data of the parameter of shape {parameter.shape} was replaced after the model was "
+                    "wrapped; set values before"
+                )
         self._show_gradients(True)
         try:
             self._step(optimizer, slab)

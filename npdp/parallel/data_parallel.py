@@ -20,7 +20,7 @@ import numpy as np
 
 from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
-from npdp.nn.module import Module, as_tensor
+from npdp.nn.module import Module, StateDict, as_tensor
 from npdp.parallel.replicas import broadcast_parameters
 from npdp.parallel.strategy import AllReduce, Strategy
 from npdp.parallel.world import init
@@ -83,12 +83,37 @@ class DataParallel(Module):
         batch = getattr(inputs[0], "batch", None) if inputs else None
         if batch is not None and batch.parts == self.world.world_size:  # the loader's
             return self.module(*inputs, **named)
+        if batch is not None and batch.parts > 1:
+            raise ValueError(
+                f"DataParallel: wanted a part of a batch that was cut for {self.world.world_size} ranks, got one of "
+                f"{batch.parts}: a loader with rank and world_size of its own must have those of the ranks that train"
+            )
         if is_grad_enabled() and inputs and not isinstance(inputs[0], dict):
             first = inputs[0] if isinstance(inputs[0], SparseRows) else as_tensor(inputs[0])
             inputs = (self._tagged(first), *inputs[1:])
         return self.module(*inputs, **named)
 
     __call__ = forward
+
+    def synchronize(self) -> None:
+        """Give every rank the newest parameters, the same; collective.
+
+        Needed before they are looked at or saved where ranks do not update in step: under local SGD, and a parameter
+        server with a staleness or sparse parameters. Elsewhere it does nothing.
+        """
+        self.exchange.synchronize()
+
+    def state_dict(self) -> StateDict:
+        """Return a copy of every parameter, by name, in C order.
+
+        Raises:
+            RuntimeError: this rank does not have the newest: call `synchronize()` first, on all ranks.
+        """
+        if not self.exchange.is_current:
+            raise RuntimeError(
+                "state_dict: ranks have not the same parameters now; call model.synchronize() first, on all of them"
+            )
+        return super().state_dict()
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Within, backward adds up local gradients; the first backward after it exchanges them all."""

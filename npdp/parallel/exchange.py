@@ -64,6 +64,7 @@ class GradientExchange:
         if bucket_cap_mb <= 0 or first_bucket_mb <= 0:
             raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
         self.world = world
+        world.exchanges += 1
         self._send = world.begin_allreduce if overlap and world.spans_hosts else world.allreduce
         self.parameters = list(parameters)
         self.flats = lay_flat(self.parameters)
@@ -143,6 +144,15 @@ class GradientExchange:
     def updates(self, optimizer: Optimizer) -> int:
         """Return how often the parameters that this rank has were updated."""
         return optimizer.iteration
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this rank has the newest parameters, the same as all others."""
+        return True
+
+    def save_arrivals(self, path: str, run: dict[str, Any]) -> None:
+        """Write the order in which gradients were applied, where that is not always the same."""
+        raise NotImplementedError
 
     def end_training(self) -> dict[str, Any]:
         """End what this strategy has running beside the program; return what metrics say of it. Collective."""

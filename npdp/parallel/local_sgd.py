@@ -109,6 +109,9 @@ class ParameterAveraging(GradientExchange):
 
     # What the optimiser calls
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
+        if self._has_outer and not self._steps.get(slab):
+            for start, stop in _spans(slab):  # the user may have set other values since
+                self._outer[slab.flat][0][start:stop] = slab.flat.data[start:stop]
         for run in slab.runs():
             optimizer.updater(optimizer, slab, run)
         self._stepped = True
@@ -123,6 +126,10 @@ class ParameterAveraging(GradientExchange):
         for slab, steps in self._steps.items():
             if steps:
                 self._average(slab)
+
+    @property
+    def is_current(self) -> bool:
+        return self.world.world_size == 1 or not any(self._steps.values())
 
     def _average(self, slab: Slab) -> None:
         flat, samples = slab.flat, self._samples[slab]

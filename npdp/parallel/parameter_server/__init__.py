@@ -10,7 +10,7 @@
     arrivals.py    the order of a run, written down and repeated
     shard.py       a shard's arithmetic: gradients in, the optimiser's update      rows.py    of a sparse parameter
     service.py     what a server rank does                                         wire.py    messages as numbers
-    worker.py      what a worker's backward and step do                            work.py    its units and clock
+    worker.py      what a worker's backward and step do                            work.py    its units of work
     client.py      its way to the shards
     roles.py       which rank is what, and the memory between them
     strategy.py    what the user says

@@ -48,7 +48,7 @@ class Replayed:
         self._served = [False] * workers  # has the version that its next gradient is to be computed on
         self._arrived: dict[int, Push] = {}
 
-    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
+    def activate(self, worker: int, completed: int | None, workers: Workers) -> None:
         workers[worker].active = True
 
     def take(self, push: Push) -> None:

@@ -43,7 +43,7 @@ class Push(NamedTuple):
         unused: numbers of the parameters without a gradient; zeros stand in their place.
         request: the next unit is asked for.
         rows: of a sparse parameter, how many the gradient has.
-        clock: iterations that the worker has completed with this one, the same number to all shards.
+        completed: iterations that the worker has completed, with this one; the same number to all shards.
     """
 
     worker: int
@@ -56,21 +56,21 @@ class Push(NamedTuple):
     unused: tuple[int, ...] = ()
     request: Request | None = None
     rows: int = 0
-    clock: int = 0
+    completed: int = 0
 
 
 class Start(NamedTuple):
     """A worker begins to work, with the first unit of an epoch say; it waits for parameters no staler than allowed.
 
     Attributes:
-        clock: where it begins; None: the shard that hands out says where, in its reply.
+        completed: at how many iterations it begins; None: the shard that hands out says where, in its reply.
     """
 
     worker: int
     sequence: int
     version: int
     request: Request | None = None
-    clock: int | None = None
+    completed: int | None = None
 
 
 class Idle(NamedTuple):
@@ -78,6 +78,14 @@ class Idle(NamedTuple):
 
     worker: int
     sequence: int
+
+
+class Resume(NamedTuple):
+    """A worker is back at work after it was idle within an iteration. Not answered."""
+
+    worker: int
+    sequence: int
+    completed: int
 
 
 class Pull(NamedTuple):
@@ -110,14 +118,14 @@ class Leave(NamedTuple):
     sequence: int
 
 
-Message = Push | Start | Idle | Pull | Fetch | Leave
+Message = Push | Start | Idle | Resume | Pull | Fetch | Leave
 
 
 class Reply(NamedTuple):
     """What a worker waits for: the version there is now, and the unit it asked for.
 
-    Parameters travel along where this version is not `held`, the one that the worker has. `clock` is the worker's, as
-    this shard counts it.
+    Parameters travel along where this version is not `held`, the one that the worker has. `completed` is the
+    worker's, as this shard counts it.
     """
 
     worker: int
@@ -126,7 +134,7 @@ class Reply(NamedTuple):
     unit: int = NOT_ASKED
     pulled: bool = False  # the answer to Pull
     last: bool = False  # the answer to Leave
-    clock: int = 0
+    completed: int = 0
 
     @property
     def changed(self) -> bool:

@@ -24,7 +24,7 @@ class WorkerState:
     """What a shard knows of a worker.
 
     Attributes:
-        clock: iterations that it has completed; raised to about the others' when it comes back from being idle. The
+        completed: iterations that it has completed; raised to about the others' when it comes back from being idle. The
             same on all shards, but for messages on their way: else two workers might wait for each other crosswise.
         active: whether it is at work, so that others may have to wait for it; so from the beginning.
         left: whether it has left for good.
@@ -33,7 +33,7 @@ class WorkerState:
         answer: the answer to that one, where it has been given.
     """
 
-    clock: int = 0
+    completed: int = 0
     active: bool = True
     left: bool = False
     waiting: Message | None = None
@@ -53,8 +53,8 @@ class Policy(Protocol):
 
     whole_batches: bool
 
-    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
-        """A worker is at work, with this clock; None where it comes back and is to be told."""
+    def activate(self, worker: int, completed: int | None, workers: Workers) -> None:
+        """A worker is at work, having completed so many iterations; None where it comes back and is to be told."""
 
     def take(self, push: Push) -> None:
         """Keep a push until it is applied."""
@@ -84,7 +84,7 @@ class Synchronous:
         self._round: dict[int, Push] = {}
         self._workers = workers
 
-    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
+    def activate(self, worker: int, completed: int | None, workers: Workers) -> None:
         workers[worker].active = True
 
     def take(self, push: Push) -> None:
@@ -129,6 +129,7 @@ class Backups(Synchronous):
         self._backups = backups
         self._request: Request | None = None  # the epoch that is being worked on
         self._began = 0  # the version at which it began
+        self._last: dict[int, int] = {}  # the unit that each worker got last, in this epoch
 
     def next_update(self, version: int, workers: Workers) -> list[Push]:
         return super().next_update(version, [worker for worker in workers if not worker.left])
@@ -146,9 +147,12 @@ class Backups(Synchronous):
 
     def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
         if self._request is None or request[:2] > self._request[:2]:
-            self._request, self._began = request, version
+            self._request, self._began, self._last = request, version, {}
         number = (version - self._began) * request.parts + worker
+        if worker in self._last:  # it may ask for several before it pushes
+            number = max(number, self._last[worker] + request.parts)
         if request[:2] == self._request[:2] and worker < request.parts and number < request.units:
+            self._last[worker] = number
             return number
         workers[worker].active = False
         return NONE_LEFT
@@ -176,16 +180,16 @@ class Bounded:
         self._handed_out: dict[tuple[int, int], int] = defaultdict(int)
         self._requests: dict[tuple[int, int], Request] = {}
 
-    def activate(self, worker: int, clock: int | None, workers: Workers) -> None:
+    def activate(self, worker: int, completed: int | None, workers: Workers) -> None:
         """A worker that was idle begins level with the slowest, or s behind the quickest: it held up nobody."""
         state = workers[worker]
-        if clock is not None:
-            state.clock = clock
+        if completed is not None:
+            state.completed = completed
         elif not state.active:
-            clocks = [other.clock for other in workers if other.active]
-            if clocks:
-                behind = max(clocks) - self._staleness
-                state.clock = int(max(state.clock, min(clocks), behind))
+            completed_by_others = [other.completed for other in workers if other.active]
+            if completed_by_others:
+                behind = max(completed_by_others) - self._staleness
+                state.completed = int(max(state.completed, min(completed_by_others), behind))
         state.active = True
 
     def take(self, push: Push) -> None:
@@ -198,8 +202,8 @@ class Bounded:
         return [self._arrived.popleft()] if self._arrived else []
 
     def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
-        slowest = min((other.clock for other in workers if other.active), default=math.inf)
-        return workers[worker].clock <= slowest + self._staleness
+        slowest = min((other.completed for other in workers if other.active), default=math.inf)
+        return workers[worker].completed <= slowest + self._staleness
 
     def may_fetch(self, worker: int, version: int) -> bool:
         return True

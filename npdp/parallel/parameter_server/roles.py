@@ -11,6 +11,7 @@ while a server writes (staleness 0), else one for each worker, which an answer r
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -39,7 +40,10 @@ from npdp.partition import part
 if TYPE_CHECKING:
     from npdp.parallel.parameter_server.strategy import ParameterServer
 
-NO_OPTIMIZER = "ParameterServer: make the optimiser before the model is wrapped: servers need it too"
+NO_OPTIMIZER = (
+    "ParameterServer: {} of the model's parameters have no optimiser: make it before the model is wrapped, for servers "
+    "need it too; or freeze them (requires_grad=False)"
+)
 
 
 class Roles:
@@ -53,6 +57,11 @@ class Roles:
 
     def __init__(self, strategy: ParameterServer, parameters: list[Parameter], world: World) -> None:
         self.strategy, self.world = strategy, world
+        if strategy.servers and world.exchanges:
+            raise ValueError(
+                "ParameterServer: a model of this world was wrapped before, and its ranks would become servers: wrap "
+                "models that share servers as one module, or use servers=0"
+            )
         self.workers = strategy.workers(world.world_size)
         self.server_ranks = range(self.workers, world.world_size) if strategy.servers else range(world.world_size)
         self.in_place = not strategy.hands_out and bool(strategy.servers)  # all workers wait while a server updates
@@ -75,7 +84,7 @@ class Roles:
             self.transport = _Alone(ThreadWorld(1), 0)
         self.boxes = self._lay_boxes()
         self.forks = [self.transport.fork(range(world.world_size)) for _ in range(2)]  # to servers, and back
-        self.is_worker = world.rank < self.workers
+        self.rank, self.is_worker = world.rank, world.rank < self.workers
 
     @property
     def header_length(self) -> int:
@@ -125,7 +134,7 @@ class Roles:
 
     def take_up(self) -> GradientExchange:
         """Begin to work, or serve; a server rank leaves the program (SystemExit) at the end."""
-        rank = self.world.rank
+        rank = self.rank
         service = self._service(self.server_ranks.index(rank)) if rank in self.server_ranks else None
         if service is not None and not self.is_worker:
             service.serve()
@@ -139,11 +148,12 @@ class Roles:
         return self.exchange
 
     def _world_of_workers(self) -> World:
-        if self.workers == self.world.world_size:
-            return self.world
-        workers = World(self.transport.fork(range(self.workers)), self.world.algorithm)
-        become(workers)
-        return workers
+        """Return the world, narrowed to the workers."""
+        if self.workers < self.world.world_size:
+            self.world.narrow(self.transport.fork(range(self.workers)))
+            self.world.exchanges = 1
+            become(self.world)
+        return self.world
 
     def _begin_to_work(self, workers: World) -> None:
         requests, replies = self._lines()
@@ -154,6 +164,8 @@ class Roles:
             if isinstance(key, Parameter):
                 optimizer.row_updater = self.exchange.step_rows
         workers.closing.append(self.exchange.leave)
+        if 0 < self.strategy.staleness < math.inf:  # nobody need wait for one that waits for all
+            workers.around.append(self.exchange.idle_meanwhile)
         if self.strategy.hands_out:
             set_hand_out(self.exchange.units)
 
@@ -166,7 +178,7 @@ class Roles:
     def _remote(self, key: Slab | Parameter, number: int, server: int) -> RemoteShard:
         rank, servers = self.server_ranks[server], len(self.server_ranks)
         if isinstance(key, Parameter):
-            lane = cut_lane(self.lanes[key][self.world.rank], servers, server)
+            lane = cut_lane(self.lanes[key][self.rank], servers, server)
             return RemoteRows(rank, number, key, servers, server, lane)
         start, stop = shard_range(key.flat, servers, server)
         views = key.flat.grad[start:stop], key.flat.data[start:stop]
@@ -224,8 +236,10 @@ def _optimizers_of(flat: FlatParameters) -> list[tuple[Optimizer, Slab]]:
     """Return the optimisers of these parameters, each with its slab of them, in the order in which they were made."""
     alive = [optimizer for reference in flat.optimizers if (optimizer := reference()) is not None]
     found = [(optimizer, slab) for optimizer in alive for slab in optimizer.slabs if slab.flat is flat]
-    if not found:
-        raise ValueError(NO_OPTIMIZER)
+    optimized = {number for _, slab in found for number in slab.numbers}
+    without = sum(p.requires_grad for number, p in enumerate(flat.parameters) if number not in optimized)
+    if without:
+        raise ValueError(NO_OPTIMIZER.format(without))
     return found
 
 
@@ -233,7 +247,7 @@ def _optimizer_of(parameter: Parameter) -> Optimizer:
     """Return the optimiser of a sparse parameter."""
     optimizer = parameter.optimizer() if parameter.optimizer is not None else None
     if not isinstance(optimizer, Optimizer):
-        raise ValueError(NO_OPTIMIZER)
+        raise ValueError(NO_OPTIMIZER.format(1))
     return optimizer
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from npdp.parallel.parameter_server.ledger import Ledger
 from npdp.parallel.parameter_server.messages import (
     NOT_ASKED,
     Fetch,
@@ -25,6 +26,7 @@ from npdp.parallel.parameter_server.messages import (
     Pull,
     Push,
     Reply,
+    Resume,
     Start,
     Unit,
 )
@@ -87,7 +89,7 @@ class Server:
         self.statistics = Statistics()
         self.workers = [WorkerState() for _ in range(workers)]
         self._policy, self._apply = policy, apply
-        self._ledger: set[tuple[int, int, int, int]] = set()  # the units applied; a worker's own are its own
+        self._ledger = Ledger()
 
     def handle(self, message: Message) -> Iterator[Reply]:
         """Take a message; yield what may be answered now, to whomever. All of it has to be taken.
@@ -102,9 +104,9 @@ class Server:
         worker.sequence, worker.answer = message.sequence, None
         if isinstance(message, (Idle, Leave)):
             worker.active, worker.left = False, isinstance(message, Leave)
-        elif isinstance(message, (Push, Start)):
-            self._policy.activate(message.worker, message.clock, self.workers)
-        worker.waiting = None if isinstance(message, Idle) else message
+        elif isinstance(message, (Push, Start, Resume)):
+            self._policy.activate(message.worker, message.completed, self.workers)
+        worker.waiting = None if isinstance(message, (Idle, Resume)) else message
         if isinstance(message, Push) and not self._comes_too_late(message):
             self._policy.take(message)
         yield from self._go_on()
@@ -140,7 +142,8 @@ class Server:
             statistics.samples += push.samples
             if self._records:
                 self.arrivals.append(Arrival(push.worker, push.unit, push.version))
-            self._ledger.add(_key(push))
+            if not self._policy.whole_batches:  # there the version tells what comes too late
+                self._ledger.add(push)
         statistics.pushes += len(pushes)
         if self._policy.whole_batches:
             statistics.unused_samples += pushes[0].batch_samples - sum(push.samples for push in pushes)
@@ -173,18 +176,13 @@ class Server:
         if isinstance(message, (Push, Start)) and message.request is not None and self._hands_out:
             unit = self._policy.hand_out(number, message.request, self.version, self.workers)
         pulled = isinstance(message, Pull)
-        worker.answer = Reply(number, self.version, message.version, unit, pulled, clock=worker.clock)
+        worker.answer = Reply(number, self.version, message.version, unit, pulled, completed=worker.completed)
         return worker.answer
 
     def _comes_too_late(self, push: Push) -> bool:
         """Return whether a push is not to be applied: its unit was already, or its batch is finished; then counted."""
-        if _key(push) in self._ledger:
+        if push in self._ledger:
             return True
         late = self._policy.whole_batches and push.version != self.version
         self.statistics.dropped += late
         return late
-
-
-def _key(push: Push) -> tuple[int, int, int, int]:
-    """Return what a unit is known by: with a loader, whoever brings it."""
-    return (push.worker if push.unit.loader < 0 else -1, *push.unit)

@@ -44,7 +44,7 @@ class Service:
         self._requests, self._replies, self._workers = requests, replies, workers
         self._shards = shards
         self._headers = np.zeros((len(workers), header_length), np.int64)
-        self._sending: list[Handle] = []
+        self._sending: dict[int, list[Handle]] = {}  # what is on its way to each worker
 
     def serve(self) -> None:
         """Serve until every worker has left every shard."""
@@ -67,9 +67,12 @@ class Service:
 
     def settle(self) -> None:
         """Return when all that was sent is out of this rank's hands."""
-        for handle in self._sending:
+        for worker in list(self._sending):
+            self._settle_with(worker)
+
+    def _settle_with(self, worker: int) -> None:
+        for handle in self._sending.pop(worker, ()):
             self._replies.wait(handle)
-        self._sending = []
 
     def _listen(self, worker: int) -> Handle:
         return self._requests.receive(self._headers[worker], self._workers[worker])
@@ -79,8 +82,10 @@ class Service:
         peer = self._workers[reply.worker]
         following: list[Array] = [] if reply.last else list(shard.answer(reply))
         extra = _report(server) if reply.last else b""
+        self._settle_with(reply.worker)  # it has asked again, so it has got the last answer
+        self._sending[reply.worker] = []
         for array in (wire.encode_reply(reply, number, len(extra)), *following, np.frombuffer(extra, np.uint8)):
-            self._sending += wire.send(self._replies, array, peer)
+            self._sending[reply.worker] += wire.send(self._replies, array, peer)
 
 
 def _report(server: Server) -> bytes:

@@ -55,7 +55,7 @@ class Rate:
 
     Args:
         optimizer: the user's; copied, so that a worker on the same rank may have it too.
-        pushes: how many make an iteration.
+        pushes: how many make an iteration, where a push does not say it.
         damped: whether an update's learning rate is divided by 1 + its staleness.
     """
 
@@ -67,7 +67,8 @@ class Rate:
     def set(self, push: Push, version: int) -> None:
         """Set the optimiser's learning rate for an update of this version."""
         optimizer = self.optimizer
-        optimizer.iteration = self._first_iteration + version // self._pushes
+        pushes = self._pushes if self._pushes == 1 or push.request is None else push.request.parts
+        optimizer.iteration = self._first_iteration + version // pushes
         optimizer.lr = self._lr if push.lr is None else push.lr
         if self._damped and version > push.version:
             optimizer.lr = optimizer.current_lr / (1 + version - push.version)

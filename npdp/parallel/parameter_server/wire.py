@@ -14,9 +14,21 @@ import numpy as np
 from npdp.autograd.tensor import Array
 from npdp.collectives.execute import SEGMENT_BYTES
 from npdp.comm.transport import Handle, Transport
-from npdp.parallel.parameter_server.messages import Fetch, Idle, Leave, Message, Pull, Push, Reply, Request, Start, Unit
+from npdp.parallel.parameter_server.messages import (
+    Fetch,
+    Idle,
+    Leave,
+    Message,
+    Pull,
+    Push,
+    Reply,
+    Request,
+    Resume,
+    Start,
+    Unit,
+)
 
-KINDS: tuple[type, ...] = (Push, Start, Idle, Pull, Leave, Fetch)
+KINDS: tuple[type, ...] = (Push, Start, Idle, Pull, Leave, Fetch, Resume)
 FIXED = 18  # numbers of a worker's header before the mask of unused parameters
 BITS = 62  # of the mask in a number
 REPLY = 8
@@ -35,8 +47,8 @@ def encode(message: Message, shard: int, header: Array) -> None:
     header[:4] = kind, shard, message.sequence, getattr(message, "version", 0)
     header[4:8] = getattr(message, "request", None) or _NO_REQUEST
     header[15] = getattr(message, "rows", 0)
-    clock = getattr(message, "clock", None)
-    header[16:18] = clock is not None, clock or 0
+    completed = getattr(message, "completed", None)
+    header[16:18] = completed is not None, completed or 0
     if isinstance(message, Fetch):
         header[8] = message.training
     if isinstance(message, Push):
@@ -63,6 +75,8 @@ def decode(worker: int, header: Array) -> tuple[Message, int]:
         return Pull(worker, sequence, version), shard
     if kind == 5:
         return Fetch(worker, sequence, version, numbers[15], bool(numbers[8])), shard
+    if kind == 6:
+        return Resume(worker, sequence, numbers[17]), shard
     return (Idle if kind == 2 else Leave)(worker, sequence), shard
 
 
@@ -81,8 +95,8 @@ def encode_reply(reply: Reply, shard: int, extra_bytes: int = 0) -> Array:
 
 def decode_reply(worker: int, header: Array) -> tuple[Reply, int, int]:
     """Return a reply, the shard that it is from, and how many bytes follow it."""
-    shard, version, held, unit, pulled, last, clock, extra_bytes = header.tolist()
-    return Reply(worker, version, held, unit, bool(pulled), bool(last), clock), shard, extra_bytes
+    shard, version, held, unit, pulled, last, completed, extra_bytes = header.tolist()
+    return Reply(worker, version, held, unit, bool(pulled), bool(last), completed), shard, extra_bytes
 
 
 def send(transport: Transport, array: Array, peer: int) -> list[Handle]:

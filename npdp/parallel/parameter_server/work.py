@@ -1,4 +1,4 @@
-"""What a worker is at: its unit of work, its clock, and the samples behind its next push."""
+"""What a worker is at: its unit of work, how many iterations it has completed, and the samples of its next push."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Work:
 
     Attributes:
         now: the unit that is being worked on, and the pass that it is of; None without npdp's loader.
-        clock: iterations completed: a step of each optimiser is one.
+        completed: iterations; a step of each optimiser is one.
     """
 
     def __init__(self) -> None:
         self.now: tuple[Request, Unit] | None = None
-        self.clock = 0
+        self.completed = 0
         self._handed_out: dict[Request, int] = {}  # units that came with an answer
         self._pushed: dict[Hashable, Unit] = {}  # in this iteration, by what was pushed
         self._own_units = 0
@@ -77,7 +77,7 @@ class Work:
         """
         last = self._pushed.get(key)
         if last is not None or not self._pushed:
-            self.clock, self._pushed = self.clock + 1, {}
+            self.completed, self._pushed = self.completed + 1, {}
         request, unit = self.now or (None, None)
         if unit is None or unit == last:
             own = Unit(-1, 0, self._own_units)

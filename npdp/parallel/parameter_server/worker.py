@@ -22,6 +22,7 @@ from npdp.nn.parameter import Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import ExchangeAtStep, move_in
 from npdp.parallel.exchange import weight_within_part
+from npdp.parallel.parameter_server import arrivals
 from npdp.parallel.parameter_server.client import Client, MakeMessage, RemoteShard
 from npdp.parallel.parameter_server.messages import (
     NONE_LEFT,
@@ -32,12 +33,15 @@ from npdp.parallel.parameter_server.messages import (
     Push,
     Reply,
     Request,
+    Resume,
     Start,
     Unit,
 )
 from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
+from npdp.parallel.parameter_server.settings import Settings
 from npdp.parallel.parameter_server.work import SampleCount, Work
+from npdp.parallel.sparse import UNSYNCED
 from npdp.parallel.world import World
 
 WHY_HIDDEN = (
@@ -67,7 +71,9 @@ class ServerExchange(ExchangeAtStep):
         self._work = Work()
         self._samples = SampleCount()  # of what has been pushed last, or will be next
         self._counts_anew = False
-        self._fixed: dict[int, dict[str, Any]] = {}  # what the servers know of each optimiser
+        self._is_idle = False
+        self._is_current = True
+        self._settings: dict[Optimizer, Settings] = {}
         self._left = False
 
     def begin_to_work(
@@ -77,7 +83,7 @@ class ServerExchange(ExchangeAtStep):
         self.world, self._shards, self._client = workers, shards, client
         for parameter in (key for key in shards if isinstance(key, Parameter)):
             parameter.fetch = _Fetching(self, parameter)
-        self._fixed = {id(optimizer): _settings(optimizer) for optimizer in optimizers}
+        self._settings = {optimizer: Settings(optimizer) for optimizer in optimizers}
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
@@ -94,10 +100,11 @@ class ServerExchange(ExchangeAtStep):
         return weight_within_part(batch, part)
 
     def finish(self) -> None:
-        super().finish()
         for parameter in self.sparse.parameters:
             if parameter.grad is None:  # every worker pushes every step, be it no rows
                 parameter.grad = no_rows(parameter.shape, parameter.dtype)  # type: ignore[assignment]
+            parameter.unsynced = None if self.syncing else UNSYNCED
+        super().finish()
 
     # What the optimiser calls
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
@@ -118,31 +125,23 @@ class ServerExchange(ExchangeAtStep):
     ) -> None:
         if key not in self._shards:
             raise RuntimeError("parameter server: this optimiser was made after the model was wrapped; make it before")
-        self._require_unchanged(optimizer)
-        self._counts_anew = True
+        settings = self._settings[optimizer]
+        settings.require_unchanged()
+        self._counts_anew, self._is_idle = True, False
+        self._is_current = self._whole_batches and not self.sparse.parameters
         unit, request = self._work.of_push(key)
-        rank, samples, clock = self.world.rank, (self._samples.mine, self._samples.total), self._work.clock
-        lr = None if optimizer.lr is self._fixed[id(optimizer)]["lr"] else float(optimizer.current_lr)
+        rank, samples, completed = self.world.rank, (self._samples.mine, self._samples.total), self._work.completed
+        lr = settings.changed_lr
 
         def push(shard: RemoteShard, sequence: int) -> Push:
             rows = 0
             if gradient is not None and isinstance(shard, RemoteRows):
                 mine = shard.of(gradient.rows)
                 rows = mine.stop - mine.start
-            return Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, rows, clock)
+            return Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, rows, completed)
 
         for reply in self._ask(self._shards[key], push, gradient):
             self._work.take(request, reply)
-
-    def _require_unchanged(self, optimizer: Optimizer) -> None:
-        """Raise RuntimeError where the user has changed what servers have a copy of."""
-        known, now = self._fixed[id(optimizer)], _settings(optimizer)
-        for name, value in now.items():
-            if name != "lr" and value != known[name]:
-                raise RuntimeError(
-                    f"parameter server: {name} of the optimiser was {known[name]} when the model was wrapped and is "
-                    f"{value} now; servers have the old one. Only lr may change"
-                )
 
     # What a layer calls
     def fetch(self, parameter: Parameter, rows: Rows) -> None:
@@ -175,14 +174,28 @@ class ServerExchange(ExchangeAtStep):
 
     def _start(self, request: Request) -> int:
         """Begin to work on a pass: return the first unit, with parameters no staler than allowed."""
+        self._is_idle = False
         rank, (first, *others) = self.world.rank, self._all_shards()
         (reply,) = self._ask([first], lambda shard, sequence: Start(rank, sequence, shard.version, request))
-        clock = self._work.clock = reply.clock  # with the others it begins level, too
+        completed = self._work.completed = reply.completed  # with the others it begins level, too
         for shard in others if reply.unit != NONE_LEFT else ():
-            self._ask([shard], lambda s, sequence: Start(rank, sequence, s.version, request, clock))
+            self._ask([shard], lambda s, sequence: Start(rank, sequence, s.version, request, completed))
         return reply.unit
 
+    @contextlib.contextmanager
+    def idle_meanwhile(self) -> Iterator[None]:
+        """Within, nobody waits for this worker, which waits for all: a collective."""
+        if self._left or self._is_idle:
+            yield
+            return
+        self._idle()
+        yield
+        self._is_idle = False
+        rank, completed = self.world.rank, self._work.completed
+        self._client.tell(self._all_shards(), lambda shard, sequence: Resume(rank, sequence, completed))
+
     def _idle(self) -> None:
+        self._is_idle = True
         rank = self.world.rank
         self._client.tell(self._all_shards(), lambda shard, sequence: Idle(rank, sequence))
 
@@ -201,6 +214,11 @@ class ServerExchange(ExchangeAtStep):
         self.world.barrier()  # everybody's gradients are applied
         self._ask_all(lambda shard, sequence: Pull(rank, sequence, shard.seen))
         self.world.barrier()  # nobody pushes before everybody has them
+        self._is_current = True
+
+    @property
+    def is_current(self) -> bool:
+        return self._is_current
 
     def leave(self) -> None:
         """Tell the servers that nothing more will come; they end when all workers have."""
@@ -235,6 +253,9 @@ class ServerExchange(ExchangeAtStep):
             for report in self._reports()
         ]
 
+    def save_arrivals(self, path: str, run: dict[str, Any]) -> None:
+        arrivals.save(path, self.arrivals, run)
+
     # How it does it
     def _reports(self) -> list[dict[str, Any]]:
         return [self._client.reports[shard.rank, shard.number] for shard in self._all_shards()]
@@ -260,13 +281,6 @@ class ServerExchange(ExchangeAtStep):
         self.world.transport.wait_s += client.wait_s - wait_s
         self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
         return replies
-
-
-def _settings(optimizer: Optimizer) -> dict[str, Any]:
-    """Return what an update depends on besides gradients and state."""
-    plain = (bool, int, float, str, tuple, type(None))
-    found = {name: value for name, value in vars(optimizer).items() if isinstance(value, plain) and name != "iteration"}
-    return {**found, "lr": optimizer.lr}
 
 
 class _Fetching:

@@ -1,0 +1,168 @@
+"""Loops as users write them: several models, evaluation in the middle, own batches, saving, the world object."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from servers import numbers, served
+from worlds import criterion, loader, mlp, parameters, run
+
+import npdp
+from npdp import nn, optim
+from npdp.data import DataLoader
+from npdp.parallel.parameter_server.ledger import Ledger
+from npdp.parallel.parameter_server.messages import Push, Request, Unit
+
+PS = npdp.ParameterServer
+
+
+def wrapped(strategy, lr=0.1):
+    model = mlp()
+    optimizer = optim.SGD(model.parameters(), lr=lr)
+    return nn.DataParallel(model, strategy=strategy), optimizer
+
+
+def step(model, optimizer, x, y):
+    optimizer.zero_grad()
+    criterion(model(x), y).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, PS(1)), (PS(1), PS(1))], ids=["after all-reduce", "twice"])
+def test_a_second_model_with_servers_is_refused_since_workers_would_become_servers(first, second):
+    def program():
+        return wrapped(first), wrapped(second)
+
+    with pytest.raises(ValueError, match="was wrapped before, and its ranks would become servers"):
+        run(4, program, limit_s=5)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, math.inf])
+def test_two_models_may_be_served_by_all_ranks_and_meet_after_each_epoch(staleness):
+    def program():
+        models = [wrapped(PS(0, staleness)) for _ in range(2)]
+        for _ in range(2):
+            for x, y in loader(3):
+                for model, optimizer in models:
+                    step(model, optimizer, x, y)
+                time.sleep(0.01 * (npdp.rank() == 1))
+            npdp.global_mean(1.0, 1)
+        return True
+
+    assert run(3, program, limit_s=10) == [True] * 3
+
+
+@pytest.mark.parametrize("servers", [0, 1])
+def test_who_waits_in_a_collective_holds_nobody_up(servers):
+    """Own batches, another number on each rank: the slowest so far is the one that waits for all."""
+
+    def program(way):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        model = way.wrap(model)
+        x, y = next(iter(loader(4)))
+        for _ in range(5 * (1 + npdp.rank())):
+            step(model, optimizer, x.data, y.data)
+        npdp.barrier()
+        for _ in range(3):
+            step(model, optimizer, x.data, y.data)
+        npdp.barrier()
+        return True
+
+    assert served(program, servers, 2, staleness=1) == [True, True]
+
+
+def test_with_backup_workers_a_pass_to_look_and_two_backwards_a_step_end():
+    def program(way):
+        model = nn.Linear(2, 61, dtype=np.float64)
+        optimizer = optim.SGD(model.parameters(), lr=0.0)
+        batches, held_out = DataLoader(numbers(60), 6, shuffle=True), DataLoader(numbers(20), 4)
+        model = way.wrap(model)
+        trained, looked_at = [], []
+        for number, (x, y) in enumerate(batches):
+            criterion(model(x * 0.01), y).backward()
+            trained += y.data.tolist()
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        with npdp.no_grad():
+            for x, y in held_out:
+                model(x)
+                looked_at += y.data.tolist()
+        return trained, looked_at
+
+    results = served(program, 1, 2, backup_workers=1)
+    assert sorted(label for _, seen in results for label in seen) == list(range(20))
+    for trained, _ in results:
+        assert len(set(trained)) == len(trained)
+
+
+@pytest.mark.parametrize("strategy", [PS(1), PS(0, math.inf), npdp.LocalSGD(2)], ids=["ps", "inf", "local"])
+def test_data_that_was_replaced_is_refused_or_trained(strategy):
+    def program():
+        model, optimizer = wrapped(strategy)
+        for parameter in model.parameters():
+            parameter.data = np.full_like(parameter.data, 7.0)
+        x, y = next(iter(loader(4)))
+        step(model, optimizer, x, y)
+        return not all((values == 7.0).all() for values in parameters(model).values())
+
+    if isinstance(strategy, PS):
+        with pytest.raises(RuntimeError, match="was replaced after the model was wrapped; set values before"):
+            run(3, program)
+    else:
+        assert run(3, program) == [True] * 3
+
+
+@pytest.mark.parametrize("strategy", [PS(1, math.inf), PS(0, 1), npdp.LocalSGD(3)], ids=["inf", "bounded", "local"])
+def test_what_is_saved_is_the_newest_and_the_same_everywhere(strategy):
+    def program():
+        model, optimizer = wrapped(strategy)
+        for x, y in loader(4):
+            step(model, optimizer, x, y)
+        with pytest.raises(RuntimeError, match="call model.synchronize"):
+            model.state_dict()
+        model.synchronize()
+        return {name: values.tolist() for name, values in model.state_dict().items()}
+
+    results = [result for result in run(3, program) if result is not None]
+    assert len(results) >= 2 and all(result == results[0] for result in results)
+
+
+def test_the_world_that_init_gave_goes_on_as_that_of_the_workers():
+    def program():
+        world = npdp.init()
+        before = world.rank, world.world_size
+        kept = wrapped(PS(1))
+        assert kept and world is npdp.init()
+        world.barrier()
+        return before, (world.rank, world.world_size), world.mean(world.rank, 1)
+
+    assert run(3, program)[:2] == [((0, 3), (0, 2), 0.5), ((1, 3), (1, 2), 0.5)]
+
+
+def test_a_loader_with_the_parts_of_all_ranks_is_refused():
+    def program():
+        own = DataLoader(numbers(64), 16, rank=npdp.rank(), world_size=npdp.world_size())
+        model = nn.Linear(2, 65, dtype=np.float64)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        model = nn.DataParallel(model, strategy=PS(1))
+        for x, y in own:
+            step(model, optimizer, x, y)
+
+    with pytest.raises(ValueError, match="cut for 2 ranks, got one of 3"):
+        run(3, program)
+
+
+def test_a_ledger_forgets_the_numbers_of_what_is_complete():
+    ledger = Ledger()
+    request = Request(0, 0, 1000, 2)
+    for number in range(1000):
+        push = Push(0, number, Unit(0, 0, number), 0, 1, 1, request=request)
+        own = Push(1, number, Unit(-1, 0, number), 0, 1, 1)
+        for one in (push, own):
+            assert one not in ledger
+            ledger.add(one)
+            assert one in ledger
+    assert ledger._passes == {(0, 0): None} and ledger._own == {1: 999}
