@@ -117,6 +117,9 @@ class Client:
     def _begin_to_send(
         self, shards: Sequence[RemoteShard], make: MakeMessage, gradient: RowGradient | None, wanted: Rows | None
     ) -> tuple[list[Message], list[Handle]]:
+        ended = self._requests.in_vain([])
+        if ended is not None:  # servers may still answer; without it this rank would go on to its end
+            raise ended
         messages: list[Message] = []
         sending: list[Handle] = []
         self._sequence += 1
