@@ -132,7 +132,7 @@ def test_many_short_passes_end(servers, options):
     """Workers are idle, return and hold each other up all the time."""
     way = Parallel(strategy=npdp.ParameterServer(servers, **options))
     for seed in range(6):
-        run(3 + servers, short_passes, way, seed, limit_s=5)
+        run(3 + servers, short_passes, way, seed)
 
 
 @pytest.mark.parametrize("staleness", [0, 1, math.inf])
