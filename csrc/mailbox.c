@@ -7,16 +7,11 @@
 #define _GNU_SOURCE
 #include <sched.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
-#ifdef __linux__
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#endif
 
 #include "npdp_mailbox.h"
+#include "waiting.h"
 
-enum { LINE_BYTES = 128, BOX_BYTES = 2048, LONGEST_SLEEP_NS = 10 * 1000 * 1000 };
+enum { LINE_BYTES = 128, BOX_BYTES = 2048 };
 
 typedef struct {
     uint32_t rung, sleepers;
@@ -53,10 +48,7 @@ static void ring(const npdp_mail *mail, uint32_t rank)
 {
     bell *theirs = bell_of(mail, rank);
     __atomic_add_fetch(&theirs->rung, 1, __ATOMIC_SEQ_CST);
-#ifdef __linux__
-    if (__atomic_load_n(&theirs->sleepers, __ATOMIC_SEQ_CST))
-        syscall(SYS_futex, &theirs->rung, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
-#endif
+    wake(&theirs->rung, &theirs->sleepers);
 }
 
 int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *piece, size_t nbytes, size_t left)
@@ -91,34 +83,6 @@ uint32_t npdp_mail_bell(const npdp_mail *mail)
     return __atomic_load_n(&bell_of(mail, mail->rank)->rung, __ATOMIC_SEQ_CST);
 }
 
-static void look_again_soon(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
-static void sleep_until_rung(bell *mine, uint32_t heard)
-{
-#ifdef __linux__
-    const struct timespec longest = {0, LONGEST_SLEEP_NS};
-    __atomic_add_fetch(&mine->sleepers, 1, __ATOMIC_SEQ_CST);
-    syscall(SYS_futex, &mine->rung, FUTEX_WAIT, heard, &longest, NULL, 0);
-    __atomic_sub_fetch(&mine->sleepers, 1, __ATOMIC_SEQ_CST);
-#else
-    const struct timespec short_sleep = {0, LONGEST_SLEEP_NS / 100};
-    (void)mine, (void)heard;
-    nanosleep(&short_sleep, NULL);
-#endif
-}
-
-static double now_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t looks, uint32_t yields)
 {
     bell *mine = bell_of(mail, mail->rank);
@@ -128,7 +92,7 @@ uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t looks, uint32_
     for (uint32_t i = 0; i < yields && npdp_mail_bell(mail) == heard; i++)
         sched_yield();
     if (npdp_mail_bell(mail) == heard)
-        sleep_until_rung(mine, heard);
+        sleep_while(&mine->rung, &mine->sleepers, heard);
     mail->wait_s += now_s() - before;
     return npdp_mail_bell(mail);
 }

@@ -14,21 +14,15 @@
  * slots take turns by three, small slots by two, and so do the calls in a line.
  */
 #define _GNU_SOURCE
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 #include <sched.h>
-#ifdef __linux__
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#endif
+#include <string.h>
 
 #include "npdp_kernels.h"
 #include "npdp_shared_memory.h"
+#include "waiting.h"
 
 enum { DIRECT, STAGED, SMALL };
 enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, SMALL_DIRECT_BYTES = 512, STAGED_TURNS = 3 };
-enum { LONGEST_SLEEP_NS = 10 * 1000 * 1000 };
 
 typedef struct {
     uint32_t posted, sleepers;
@@ -65,10 +59,7 @@ static void post(npdp_host *host)
 {
     line *mine = line_of(host, host->rank);
     __atomic_store_n(&mine->posted, ++host->posted, __ATOMIC_SEQ_CST);
-#ifdef __linux__
-    if (__atomic_load_n(&mine->sleepers, __ATOMIC_SEQ_CST))
-        syscall(SYS_futex, &mine->posted, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
-#endif
+    wake(&mine->posted, &mine->sleepers);
 }
 
 /* Whether the rank of this line has posted as often as this one; counts may wrap. */
@@ -77,34 +68,11 @@ static int has_posted(const npdp_host *host, line *theirs)
     return (int32_t)(__atomic_load_n(&theirs->posted, __ATOMIC_ACQUIRE) - host->posted) >= 0;
 }
 
-static void look_again_soon(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
 static void sleep_until_posted(npdp_host *host, line *theirs)
 {
-#ifdef __linux__
-    const struct timespec longest = {0, LONGEST_SLEEP_NS};
-    __atomic_add_fetch(&theirs->sleepers, 1, __ATOMIC_SEQ_CST);
     const uint32_t seen = __atomic_load_n(&theirs->posted, __ATOMIC_SEQ_CST);
     if ((int32_t)(seen - host->posted) < 0)
-        syscall(SYS_futex, &theirs->posted, FUTEX_WAIT, seen, &longest, NULL, 0);
-    __atomic_sub_fetch(&theirs->sleepers, 1, __ATOMIC_SEQ_CST);
-#else
-    const struct timespec short_sleep = {0, LONGEST_SLEEP_NS / 100};
-    (void)host, (void)theirs;
-    nanosleep(&short_sleep, NULL);
-#endif
-}
-
-static double now_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+        sleep_while(&theirs->posted, &theirs->sleepers, seen);
 }
 
 /* Waits for one rank: looks, yields, sleeps once; returns whether it has posted. */

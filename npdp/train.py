@@ -90,7 +90,6 @@ def _epochs(
     from npdp import optim
 
     model, optimizer, criterion = job.model, job.optimizer, job.criterion
-    parameters = optimizer.parameters
     pace = Pace(config.inject, world.rank)
     samples = 0
     start_s = time.perf_counter()
@@ -111,23 +110,24 @@ def _epochs(
                 continue
             pace.hold(began_s)
             if config.clip_norm is not None:
-                optim.clip_grad_norm_(parameters, config.clip_norm)
+                optim.clip_grad_norm_(optimizer.parameters, config.clip_norm)
             learning_rate = optimizer.current_lr
             optimizer.step()
             epoch_loss += batch_loss
             epoch_count += batch_count
             local_loss = batch_loss / (batch_count or 1)
+            updates = model.exchange.updates(optimizer)
             if metrics.due():
                 metrics.write(
-                    "iteration", iteration=job.model.exchange.updates(optimizer), epoch=epoch + 1,
-                    local_loss=local_loss, learning_rate=learning_rate, elapsed_s=time.perf_counter() - start_s,
+                    "iteration", iteration=updates, epoch=epoch + 1, local_loss=local_loss,
+                    learning_rate=learning_rate, elapsed_s=time.perf_counter() - start_s,
                 )  # fmt: skip
             if console.due():
-                at = f"epoch {epoch + 1}/{config.epochs}  iteration {job.model.exchange.updates(optimizer)}"
+                at = f"epoch {epoch + 1}/{config.epochs}  iteration {updates}"
                 console.live(f"{at}  loss {local_loss:.4f}")
         samples += int(epoch_count)
         mean = world.mean(epoch_loss / (epoch_count or 1), epoch_count)
-        metrics.write("epoch", epoch=epoch + 1, iteration=job.model.exchange.updates(optimizer), train_loss=mean)
+        metrics.write("epoch", epoch=epoch + 1, iteration=model.exchange.updates(optimizer), train_loss=mean)
         console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
     return optimizer.iteration, samples
 

@@ -31,7 +31,7 @@ ffibuilder.set_source(
     # relative to setup.py, as setuptools demands
     sources=["csrc/accumulate.c", "csrc/update.c", "csrc/combine.c", "csrc/shared_memory.c", "csrc/mailbox.c"],
     include_dirs=["csrc"],
-    depends=["csrc/internal.h", *(f"csrc/{header}" for header in HEADERS)],
+    depends=["csrc/internal.h", "csrc/waiting.h", *(f"csrc/{header}" for header in HEADERS)],
     libraries=["m"],
     extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno"],
 )
