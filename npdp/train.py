@@ -116,14 +116,13 @@ def _epochs(
             epoch_loss += batch_loss
             epoch_count += batch_count
             local_loss = batch_loss / (batch_count or 1)
-            updates = model.exchange.updates(optimizer)
             if metrics.due():
                 metrics.write(
-                    "iteration", iteration=updates, epoch=epoch + 1, local_loss=local_loss,
+                    "iteration", iteration=model.exchange.updates(optimizer), epoch=epoch + 1, local_loss=local_loss,
                     learning_rate=learning_rate, elapsed_s=time.perf_counter() - start_s,
                 )  # fmt: skip
             if console.due():
-                at = f"epoch {epoch + 1}/{config.epochs}  iteration {updates}"
+                at = f"epoch {epoch + 1}/{config.epochs}  iteration {model.exchange.updates(optimizer)}"
                 console.live(f"{at}  loss {local_loss:.4f}")
         samples += int(epoch_count)
         mean = world.mean(epoch_loss / (epoch_count or 1), epoch_count)

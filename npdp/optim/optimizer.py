@@ -63,8 +63,8 @@ class Slab:
 
     def _broken_runs(self) -> list[Run]:
         """Return the runs where some parameters have no gradient, another age, or another owner."""
-        runs: list[Run] = []
-        for place, (number, parameter) in enumerate(zip(self.numbers, self.parameters)):
+        used = []
+        for place, parameter in enumerate(self.parameters):
             if parameter.data is not parameter.data_buffer:  # the user's own array
                 np.copyto(parameter.data_buffer, parameter.data, casting="same_kind")  # type: ignore[arg-type]
                 parameter.data = parameter.data_buffer  # type: ignore[assignment]
@@ -72,7 +72,15 @@ class Slab:
                 continue
             if parameter.grad is not parameter.grad_buffer:  # the user's own array
                 np.copyto(parameter.grad_buffer, parameter.grad, casting="same_kind")  # type: ignore[arg-type]
+            used.append(place)
+        return self.runs_of(used)
+
+    def runs_of(self, places: Iterable[int]) -> list[Run]:
+        """Return the runs of these of its parameters, neighbours of one age together, and count their step."""
+        runs: list[Run] = []
+        for place in places:
             self.steps[place] += 1
+            number = self.numbers[place]
             start, stop = self.flat.starts[number : number + 2]
             if runs and (runs[-1].stop, runs[-1].step) == (start, self.steps[place]):
                 runs[-1] = runs[-1]._replace(stop=stop)

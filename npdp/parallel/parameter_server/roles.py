@@ -14,7 +14,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -99,22 +99,24 @@ class Roles:
             once = self.world.shared_once(flat.data.size, flat.dtype)
             shared = None if once is None else [once] * self.world.world_size
         elif self.gradients[flat] is not None:
-            mine = self.world.empty(flat.data.size, flat.dtype, one_for_all=False)
-            shared = None if mine is None else self.world.everyones(mine)
-            if shared is not None and mine is not None:
-                shared[self.world.rank] = mine  # who holds it holds the memory
+            shared = self._one_for_each(flat.data.size, flat.dtype)
         flat.move_data(flat.data if shared is None else shared[self.world.rank], writeable=False)
         self.world.barrier()
         return shared
 
     def _lay_lanes(self, parameter: Parameter) -> list[Array | None]:
         """Return each rank's memory for rows of a sparse parameter on their way; None where ranks share none."""
-        mine = self.world.empty(lane_bytes(parameter), np.dtype(np.uint8), one_for_all=False)
-        lanes = None if mine is None else self.world.everyones(mine)
-        if mine is None or lanes is None:
-            return [None] * self.world.world_size
-        lanes[self.world.rank] = mine  # who holds it holds the memory
-        return [*lanes]
+        lanes = self._one_for_each(lane_bytes(parameter), np.dtype(np.uint8))
+        return [None] * self.world.world_size if lanes is None else [*lanes]
+
+    def _one_for_each(self, count: int, dtype: np.dtype[Any]) -> list[Array] | None:
+        """Return an array of each rank, in memory that all see; None where they share none."""
+        mine = self.world.empty(count, dtype, one_for_all=False)
+        everyones = None if mine is None else self.world.everyones(mine)
+        if mine is None or everyones is None:
+            return None
+        everyones[self.world.rank] = mine  # who holds it holds the memory
+        return everyones
 
     def _lay_boxes(self) -> Array | None:
         """Return memory for mailboxes, where all ranks share it."""

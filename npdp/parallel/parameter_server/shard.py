@@ -128,7 +128,8 @@ class DenseShard:
         self._rate.set(pushes[0], self.version)
         grad = self._gradient(pushes)
         everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
-        for run in runs_of(self._slab, everywhere_unused):
+        used = [place for place in range(len(self._slab.numbers)) if place not in everywhere_unused]
+        for run in self._slab.runs_of(used):
             mine = run._replace(start=max(0, run.start - self.start), stop=min(run.stop, self.stop) - self.start)
             if mine.start < mine.stop:
                 whole = mine.start == 0 and mine.stop == self.data.size
@@ -166,21 +167,6 @@ def _range_of(slab: Slab, start: int, stop: int, data: Array) -> Slab:
     mine.state = {name: values[start:stop] for name, values in slab.state.items()}
     mine.steps = list(slab.steps)
     return mine
-
-
-def runs_of(slab: Slab, unused: set[int]) -> list[Run]:
-    """Return the runs of a slab, in its flat arrays, but for the places that are unused; count their step."""
-    runs: list[Run] = []
-    for place, number in enumerate(slab.numbers):
-        if place in unused:
-            continue
-        slab.steps[place] += 1
-        start, stop = slab.flat.starts[number : number + 2]
-        if runs and (runs[-1].stop, runs[-1].step) == (start, slab.steps[place]):
-            runs[-1] = runs[-1]._replace(stop=stop)
-        else:
-            runs.append(Run(start, stop, slab.steps[place]))
-    return runs
 
 
 def _cut(grad: Array | Sum, run: Run) -> Array | Sum:

@@ -61,23 +61,24 @@ def encode(message: Message, shard: int, header: Array) -> None:
 def decode(worker: int, header: Array) -> tuple[Message, int]:
     """Return the message that a worker's header holds, and the shard that it is for."""
     numbers = header.tolist()
-    kind, shard, sequence, version = numbers[:4]
+    number, shard, sequence, version = numbers[:4]
+    kind = KINDS[number]
     request = Request(*numbers[4:8]) if numbers[4] >= 0 else None
-    if kind == 0:
+    if kind is Push:
         *unit, samples, batch_samples, has_lr, lr = numbers[8:15]
         rate = struct.unpack("d", struct.pack("q", lr))[0] if has_lr else None
         unused = tuple(_bits(numbers[FIXED:]))
         told = samples, batch_samples, rate, unused, request, numbers[15], numbers[17]
         return Push(worker, sequence, Unit(*unit), version, *told), shard
-    if kind == 1:
+    if kind is Start:
         return Start(worker, sequence, version, request, numbers[17] if numbers[16] else None), shard
-    if kind == 3:
+    if kind is Pull:
         return Pull(worker, sequence, version), shard
-    if kind == 5:
+    if kind is Fetch:
         return Fetch(worker, sequence, version, numbers[15], bool(numbers[8])), shard
-    if kind == 6:
+    if kind is Resume:
         return Resume(worker, sequence, numbers[17]), shard
-    return (Idle if kind == 2 else Leave)(worker, sequence), shard
+    return (Idle if kind is Idle else Leave)(worker, sequence), shard
 
 
 def _bits(words: Sequence[int]) -> Iterator[int]:

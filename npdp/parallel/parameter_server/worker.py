@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class ServerExchange(ExchangeAtStep):
         """Take up the work, as one of the workers."""
         self.world, self._shards, self._client = workers, shards, client
         for parameter in (key for key in shards if isinstance(key, Parameter)):
-            parameter.fetch = _Fetching(self, parameter)
+            parameter.fetch = partial(self.fetch, parameter)
         self._settings = {optimizer: Settings(optimizer) for optimizer in optimizers}
 
     # What the engine calls
@@ -281,13 +282,3 @@ class ServerExchange(ExchangeAtStep):
         self.world.transport.wait_s += client.wait_s - wait_s
         self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
         return replies
-
-
-class _Fetching:
-    """A sparse parameter's `fetch`."""
-
-    def __init__(self, exchange: ServerExchange, parameter: Parameter) -> None:
-        self._exchange, self._parameter = exchange, parameter
-
-    def __call__(self, rows: Rows) -> None:
-        self._exchange.fetch(self._parameter, rows)
