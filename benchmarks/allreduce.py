@@ -1,50 +1,142 @@
-"""The all-reduce algorithms side by side, called from Python, with MPI's own; results are checked while timing.
+"""An all-reduce in place, as npdp, Open MPI and gloo do it, and a memory copy: each in its own processes, in turn.
 
-    mpirun -n 2 python benchmarks/allreduce.py
+    python benchmarks/allreduce.py --ranks 2
+    python benchmarks/allreduce.py --ranks 4 --sizes 1K,1M --who shared,mpi
+
+`shared` is npdp.allreduce on npdp.shared_empty, `ordinary` the same on a NumPy array, `mpi` mpi4py's blocking Allreduce
+with IN_PLACE, `gloo` torch.distributed's all_reduce, `copy` all ranks copying as many bytes at once. float32, sums,
+called from Python; the first rank's time. Results are checked by `npdp bench`, which also has npdp's other algorithms.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import subprocess
 import time
+from collections.abc import Callable
 
 import numpy as np
-from machine import keep
+from machine import clean_environment, keep
+from step import THREADS, TRIES, command
 
-import npdp
+from npdp import launch
+from npdp.bench.sizes import parse_sizes
 
-SIZES = (64, 2 << 10, 8 << 10, 32 << 10, 128 << 10, 512 << 10, 2 << 20, 16 << 20)  # bytes
-ALGORITHMS = ("naive", "tree", "ring", "halving_doubling", "mpi")
-ROUNDS = 5
+SIZES = "1K,32K,256K,1M,4M,16M,64M"
+CALLS, BYTES = 300, 1 << 29  # of a round: at most so many, and about so many bytes
+Call = Callable[[], object]
+Barrier = Callable[[], object]
 
 
-def microseconds(nbytes: int, algorithm: str, calls: int) -> float:
-    """Return the median time of a call over the rounds; the sum of ranks' numbers must come out each time."""
+def npdp_calls(shared: bool) -> tuple[Callable[[int], Call], Barrier, int]:
+    """Return what makes an all-reduce of so many bytes, a barrier, and the rank."""
+    import npdp
+
     world = npdp.init()
-    taken = []
-    for _ in range(ROUNDS + 1):
-        buffers = [np.full(nbytes // 4, 1.0 + world.rank, np.float32) for _ in range(2)]
-        world.barrier()
+
+    def make(nbytes: int) -> Call:
+        buffer = npdp.shared_empty(nbytes // 4, np.float32) if shared else np.zeros(nbytes // 4, np.float32)
+        buffer[...] = 0
+        return lambda: npdp.allreduce(buffer)
+
+    return make, world.barrier, world.rank
+
+
+def mpi_calls(copies: bool) -> tuple[Callable[[int], Call], Barrier, int]:
+    """Return the same of mpi4py, or with a copy in place of the all-reduce."""
+    from mpi4py import MPI
+
+    def make(nbytes: int) -> Call:
+        buffer, other = np.zeros(nbytes // 4, np.float32), np.ones(nbytes // 4, np.float32)
+        if copies:
+            return lambda: np.copyto(buffer, other)
+        return lambda: MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, buffer)
+
+    return make, MPI.COMM_WORLD.Barrier, MPI.COMM_WORLD.rank
+
+
+def gloo_calls() -> tuple[Callable[[int], Call], Barrier, int]:
+    """Return the same of torch.distributed on gloo."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+
+    def make(nbytes: int) -> Call:
+        buffer = torch.zeros(nbytes // 4)
+        return lambda: torch.distributed.all_reduce(buffer)
+
+    return make, torch.distributed.barrier, torch.distributed.get_rank()
+
+
+WHO: dict[str, Callable[[], tuple[Callable[[int], Call], Barrier, int]]] = {
+    "shared": lambda: npdp_calls(True),
+    "ordinary": lambda: npdp_calls(False),
+    "mpi": lambda: mpi_calls(False),
+    "gloo": gloo_calls,
+    "copy": lambda: mpi_calls(True),
+}
+
+
+def work(who: str, sizes: tuple[int, ...]) -> None:
+    """As one of a contender's ranks: time each size; the first rank prints it."""
+    make, barrier, rank = WHO[who]()
+    for nbytes in sizes:
+        call = make(nbytes)
+        calls = max(5, min(CALLS, BYTES // nbytes))
+        for _ in range(3):
+            call()
+        barrier()
         start = time.perf_counter()
-        for number in range(calls):
-            npdp.allreduce(buffers[number % 2], algorithm=algorithm)
-        taken.append((time.perf_counter() - start) / calls * 1e6)
-        wanted = world.world_size * (world.world_size + 1) / 2 * float(world.world_size) ** ((calls + 1) // 2 - 1)
-        assert buffers[0][0] == buffers[0][-1] == np.float32(wanted), (buffers[0][0], wanted)
-    return statistics.median(taken[1:])
+        for _ in range(calls):
+            call()
+        if rank == 0:
+            print("took", nbytes, (time.perf_counter() - start) / calls, flush=True)
+    barrier()
+
+
+def one_round(who: str, ranks: int, sizes: tuple[int, ...]) -> dict[int, float]:
+    """Start a contender's ranks; return the seconds of a call by bytes."""
+    environment = {**clean_environment(), **launch.settings(ranks), **dict.fromkeys(THREADS, "1")}
+    sizes_text = ",".join(map(str, sizes))
+    for _ in range(TRIES):
+        run = subprocess.run(
+            [*command("torch" if who == "gloo" else who, ranks), __file__, "--work", who, "--sizes", sizes_text],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        lines = [line.split() for line in run.stdout.splitlines() if line.startswith("took ")]
+        if len(lines) == len(sizes):
+            return {int(nbytes): float(seconds) for _, nbytes, seconds in lines}
+    raise SystemExit(f"{who} failed {TRIES} times:\n{run.stderr[-2000:]}")
 
 
 def main() -> None:
-    world = npdp.init()
-    figures: dict[str, dict[str, float]] = {}
-    for nbytes in SIZES:
-        calls = max(2, min(20, 2**21 // nbytes))  # few enough for the sums to stay exact in float32
-        figures[str(nbytes)] = {name: round(microseconds(nbytes, name, calls), 1) for name in ALGORITHMS}
-        if world.rank == 0:
-            print(f"{nbytes:>9} bytes", figures[str(nbytes)], flush=True)
-    if world.rank == 0:
-        name = f"allreduce-{world.world_size}-ranks"
-        keep(name, f"mpirun -n {world.world_size} python benchmarks/allreduce.py", {"microseconds, medians": figures})
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--sizes", default=SIZES)
+    parser.add_argument("--who", default=",".join(WHO))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    sizes = parse_sizes(arguments.sizes, 2)
+    if arguments.work:
+        work(arguments.work, sizes)
+        return
+    names = arguments.who.split(",")
+    rounds: dict[str, list[dict[int, float]]] = {who: [] for who in names}
+    for _ in range(arguments.rounds):
+        for who in names:
+            rounds[who].append(one_round(who, arguments.ranks, sizes))
+    figures = {}
+    for nbytes in sizes:
+        times = {who: statistics.median(taken[nbytes] for taken in rounds[who]) for who in names}
+        figures[str(nbytes)] = {who: round(seconds * 1e6, 2) for who, seconds in times.items()}
+        first = names[0]
+        ratios = ", ".join(f"{who} {times[who] / times[first]:.2f}" for who in names[1:])
+        print(f"{nbytes:>9} bytes  {first} {times[first] * 1e6:.1f} us; in times of it: {ratios}", flush=True)
+    what = f"python benchmarks/allreduce.py --ranks {arguments.ranks}"
+    print("kept in", keep(f"allreduce-{arguments.ranks}-ranks", what, {"microseconds a call, medians": figures}))
 
 
 if __name__ == "__main__":

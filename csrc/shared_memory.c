@@ -22,7 +22,7 @@
 #include "waiting.h"
 
 enum { DIRECT, STAGED, SMALL };
-enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, SMALL_DIRECT_BYTES = 512, STAGED_TURNS = 3 };
+enum { CACHE_LINE_BYTES = 64, LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, SMALL_DIRECT_BYTES = 512, STAGED_TURNS = 3 };
 
 typedef struct {
     uint32_t posted, sleepers;
@@ -116,12 +116,20 @@ static size_t size_of(const npdp_host *host)
     return host->dtype == NPDP_F32 || host->dtype == NPDP_I32 ? 4 : 8;
 }
 
-/* The partition law; of a broadcast all belongs to the root. Returns where the chunk starts. */
+/* The partition law; of a broadcast all belongs to the root, and of an all-reduce, which leaves everything everywhere,
+ * each rank has whole cache lines: two that write to one line send it to and fro. Returns where the chunk starts. */
 static size_t chunk(const npdp_host *host, uint32_t rank, size_t *length)
 {
     if (host->kind == NPDP_BROADCAST) {
         *length = rank == host->root ? host->count : 0;
         return 0;
+    }
+    if (host->kind == NPDP_ALLREDUCE) {
+        const size_t line_count = CACHE_LINE_BYTES / size_of(host), lines = (host->count + line_count - 1) / line_count;
+        const size_t longest = (lines + host->ranks - 1) / host->ranks * line_count, start = rank * longest;
+        const size_t left = start < host->count ? host->count - start : 0;
+        *length = left < longest ? left : longest;
+        return left ? start : host->count;
     }
     const size_t size = host->count / host->ranks, longer = host->count % host->ranks;
     *length = size + (rank < longer);
@@ -263,8 +271,9 @@ static void work(npdp_host *host)
 
 static void be_staged(npdp_host *host)
 {
-    const size_t places = host->kind == NPDP_BROADCAST ? 1 : host->ranks;
-    const size_t longest = (host->count + places - 1) / places;
+    const uint32_t places = host->kind == NPDP_BROADCAST ? 1 : host->ranks;
+    size_t longest; /* the first chunk, or the root's */
+    chunk(host, host->kind == NPDP_BROADCAST ? host->root : 0, &longest);
     host->mode = STAGED;
     host->piece = host->slot_bytes / places / size_of(host);
     host->segments = longest ? (uint32_t)((longest + host->piece - 1) / host->piece) : 1;

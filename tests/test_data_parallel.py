@@ -114,6 +114,7 @@ def steps(way, model, plan, batch_size=4, seed=0):
 def test_backwards_without_zero_grad_add_up_synced_or_not(plan):
     assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=3))
     assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=1), [4])
+    assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=3), [2], Parallel(bucket_cap_mb=1e-6))
 
 
 def test_no_sync_accumulation_trains_as_on_one_rank():
@@ -280,6 +281,18 @@ def test_unused_partly_used_frozen_and_tied_parameters(batch_size, bucket_cap_mb
     assert all(g is None for name, g in seen.items() if "never" in name or "frozen.weight" in name or "half" in name)
     used = [g is not None for name, g in seen.items() if "sometimes" in name]
     assert any(used) and (batch_size > 1 or not all(used))
+
+
+def test_flags_are_0_outside_an_exchange():
+    """They lie among the gradients: an optimiser runs over them."""
+
+    def program():
+        model = nn.DataParallel(Odd())
+        for x, y in loader(4):
+            ((model(x) - y.data[:, None]) ** 2).mean().backward()
+        return sum(np.count_nonzero(flat.grad[flat.flags]) for flat in model.exchange.flats)
+
+    assert run(3, program) == [0, 0, 0]
 
 
 def test_a_model_of_several_dtypes_meets_in_buckets_of_each():

@@ -188,18 +188,6 @@ def test_no_two_buckets_share_an_element_and_all_trained_parameters_are_in_one(b
     assert complete and all((times <= 1).all() and times.any() for times in covered)
 
 
-def test_flags_are_0_outside_an_exchange():
-    """They lie among the gradients: an optimiser runs over them."""
-
-    def program():
-        model = nn.DataParallel(mlp())
-        for inputs, labels in loader(4):
-            criterion(model(inputs), labels).backward()
-        return [flat.grad[flat.flags].tolist() for flat in model.exchange.flats]
-
-    assert run(3, program) == [[[0.0] * 4]] * 3
-
-
 @pytest.mark.parametrize("loss", [nn.MSELoss(reduction="sum"), nn.CrossEntropyLoss(reduction="sum")], ids=repr)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_summed_loss_is_refused_with_the_reason(loss, world_size):

@@ -39,6 +39,18 @@ def reserved_bytes():
 
 
 # What it gives
+@pytest.mark.parametrize("count", [0, 1, 5000, 300_000])
+def test_arrays_of_two_ranks_lie_far_enough_apart_that_nobody_fetches_anothers_by_mistake(count):
+    """Products fetch up to 50 KB behind what they write, which would take lines from the rank that works there."""
+
+    def program():
+        array = npdp.shared_empty(count, np.float32)
+        return sorted(other.ctypes.data for other in init().everyones(array))
+
+    for starts in run(3, program):
+        assert (np.diff(starts) >= 4 * count + 50_000).all()
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [0, 1, 7, (), (3, 4), (2, 0, 5), [2, 3], (np.int32(2), 3), 1_000_003], ids=str)

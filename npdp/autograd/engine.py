@@ -100,7 +100,9 @@ def _weight(exchanges: list[GradientExchange], loss: Tensor) -> float:
     """Return this rank's weight in the global loss: 1 where nothing is exchanged."""
     if not exchanges:
         return 1.0
-    weights = [exchange.begin(loss.batch, len(exchanges) == 1) for exchange in exchanges]
+    if len(exchanges) == 1:
+        return exchanges[0].begin(loss.batch, True)
+    weights = [exchange.begin(loss.batch, False) for exchange in exchanges]
     if any(weight != weights[0] for weight in weights[1:]):
         raise RuntimeError(
             "backward: the models behind this loss saw different numbers of samples; give each loss its own backward"

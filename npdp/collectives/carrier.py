@@ -2,12 +2,15 @@
 
     chosen     the algorithm: asked for, else the world's, else the best
     run        at once
+    persistent_allreduce   at once, each time that what it returns is called
     begin, finish     beside the program (overlap.py)
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ class Carrier:
         rank, world_size: this rank's number; how many there are.
         algorithm: what collectives use where they are not told and have it.
         collective_s: seconds spent in collectives since `clear_times`.
+        around: contexts within which each collective is carried out.
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
@@ -38,6 +42,7 @@ class Carrier:
         self.rank, self.world_size = transport.rank, transport.world_size
         self.algorithm = algorithm
         self.collective_s = 0.0
+        self.around: list[Callable[[], AbstractContextManager[None]]] = []
         self._overlap = Overlap()
         self._wait_before_s = 0.0
         self._host: Host | None = None
@@ -143,8 +148,35 @@ class Carrier:
         if self._overlap.busy:
             self.finish()
         before = time.perf_counter()
-        self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
+        if self.around:
+            with ExitStack() as stack:
+                for context in self.around:
+                    stack.enter_context(context())
+                self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
+        else:
+            self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
         self.collective_s += time.perf_counter() - before
+
+    def persistent_allreduce(self, buffer: Buffer) -> Callable[[], None]:
+        """Return what sums a 1-D buffer in place, each time that it is called, on all ranks.
+
+        MPI's word for a collective of which all that does not change is settled beforehand. Through shared memory that
+        is most of what a small one costs in Python.
+        """
+        if self.world_size == 1 or self.chosen("allreduce", buffer.nbytes) != SHARED_MEMORY or self._host is None:
+            return lambda: self.run("allreduce", buffer, "sum", None)
+        settled = self._host, self.algorithm
+        collective = self._host.persistent("allreduce", buffer, "sum")
+
+        def allreduce() -> None:
+            if self.around or self._overlap.busy or (self._host, self.algorithm) != settled:
+                self.run("allreduce", buffer, "sum", None)
+                return
+            before = time.perf_counter()
+            collective()
+            self.collective_s += time.perf_counter() - before
+
+        return allreduce
 
     def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
         if algorithm == SHARED_MEMORY:

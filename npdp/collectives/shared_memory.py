@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, 
 from npdp.comm.transport import Buffer, Transport
 
 SLOT_BYTES = 512 << 10  # of a staging slot, three a rank: measured, docs/measurements.md
+# Of addresses, not of memory, between the arrays of two ranks. OpenBLAS fetches for writing what would come next, up to
+# 50 KB behind the end of what it writes: another rank's gradient, which that one then has to fetch back
+GAP_BYTES = 64 << 10
 
 
 class Block(NamedTuple):
@@ -73,6 +77,17 @@ class Host:
         if status:
             self._finish(status)
 
+    def persistent(self, kind: str, buffer: Buffer, op: str) -> Callable[[], None]:
+        """Return what carries out `kind` on this buffer, as `collective` does, each time that it is called."""
+        begin = self.kernel.persistent(kind, buffer, op)
+
+        def collective() -> None:
+            status = begin()
+            if status:
+                self._finish(status)
+
+        return collective
+
     def _finish(self, status: int) -> None:
         while status == self._kernel.WAITING:
             error = self._transport.in_vain(self._peers)
@@ -96,12 +111,13 @@ class Host:
             ValueError: the ranks ask for different sizes.
         """
         self._take_back(count * dtype.itemsize)
-        stride = max(1, -(-count * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
+        stride = nbytes = max(1, -(-count * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
+        stride += 0 if one_for_all else GAP_BYTES
         block = self._first_fit(stride if one_for_all else stride * len(self.ranks))
         if block is None:
             return None
         start = block.start if one_for_all else block.start + self.rank * stride
-        mine = 0 if one_for_all and self.rank else stride  # each rank reserves its own: memory near its core
+        mine = 0 if one_for_all and self.rank else nbytes  # each rank reserves its own: memory near its core
         reserved = np.array([self._memory.reserve(start, mine)], np.int32)
         self.collective("allreduce", reserved, "min")
         self._blocks.append(block)

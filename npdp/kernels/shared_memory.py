@@ -7,6 +7,8 @@ Cost of a call, apart from the collective: about half a microsecond.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,11 @@ class HostRank:
         return _begin(  # type: ignore[no-any-return]
             self._host, KINDS[kind], OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root
         )
+
+    def persistent(self, kind: str, array: Array, op: str) -> Callable[[], int]:
+        """Return what begins a collective on `array`, as `begin` does, each time that it is called."""
+        numbers = KINDS[kind], OPS[op], _CODES[array.dtype.num]
+        return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, 0)
 
     def go_on(self) -> int:
         """Go on for up to 10 ms; return DONE, WAITING or DIFFERENT."""

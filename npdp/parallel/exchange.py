@@ -14,7 +14,8 @@ ranks that did not use it, and where that is all of them its gradient stays None
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,6 @@ class GradientExchange:
             raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
         self.world = world
         world.exchanges += 1
-        self._send = world.begin_allreduce if overlap and world.spans_hosts else world.allreduce
         self.parameters = list(parameters)
         self.flats = lay_flat(self.parameters)
         self.sparse = SparseExchange((p for p in self.parameters if p.sparse), world)
@@ -82,33 +82,41 @@ class GradientExchange:
         for flat in self.flats:
             numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
             self.buckets += cut_buckets(flat, numbers, bucket_cap_mb, first_bucket_mb)
+        self._overlaps = overlap and world.spans_hosts
+        buffers = [bucket.buffer for bucket in self.buckets]
+        self._sends: list[Callable[[], None]] = [
+            partial(world.begin_allreduce, buffer) if self._overlaps else world.persistent_allreduce(buffer)
+            for buffer in buffers
+        ]
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._sizes = [len(bucket.numbers) for bucket in self.buckets]
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
         self._next = 0  # the bucket that leaves next
-        # Two exchanges behind one loss would mix their buckets in an order that depends on what a rank used: each
-        # then waits for the end of backward
-        self._alone = True
+        self._leaves_early = False  # whether buckets leave while backward goes on
         self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
         self._aside: dict[Parameter, Array] = {}  # what an earlier exchange left in gradients that are local now
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
-        self._alone = alone
         weight = self._weight(batch)  # refuses what it must before any gradient is put aside
         if self.world.world_size > 1:
             self._put_aside()
-            self.sparse.put_aside()
-            self._waits_for = self._sizes.copy()
             self._next = 0
+            # Two exchanges behind one loss would mix their buckets in an order that depends on what a rank used: each
+            # then waits for the end of backward; so does a single bucket, which is not complete before
+            self._leaves_early = alone and self.syncing and len(self._sizes) > 1
+            if self._leaves_early:
+                self._waits_for = self._sizes.copy()
         return weight
 
     def ready(self, parameter: Tensor) -> None:
+        if not self._leaves_early:
+            return
         bucket = self._bucket_of.get(id(parameter))  # None: sparse, which leaves when backward has ended
-        if bucket is None or not self.syncing or self.world.world_size == 1:
+        if bucket is None:
             return
         self._waits_for[bucket] -= 1
-        while self._alone and self._next < len(self.buckets) and self._waits_for[self._next] == 0:
+        while self._next < len(self.buckets) and self._waits_for[self._next] == 0:
             self._leave()
 
     def finish(self) -> None:
@@ -120,8 +128,9 @@ class GradientExchange:
         else:
             for parameter in self._aside:  # None would say that it was zeroed meanwhile
                 _add_to_grad(parameter, np.zeros_like(parameter.data))
-        self.sparse.syncing = self.syncing
-        self.sparse.finish()
+        if self.sparse.parameters:
+            self.sparse.syncing = self.syncing
+            self.sparse.finish()
         if was_local or self._local:
             self._tell_the_optimizers()
 
@@ -169,6 +178,8 @@ class GradientExchange:
 
     def _put_aside(self) -> None:
         """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
+        if self.sparse.parameters:
+            self.sparse.put_aside()
         if self._aside:
             self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
         if self._local:
@@ -181,7 +192,8 @@ class GradientExchange:
     def _exchange_the_rest(self) -> None:
         while self._next < len(self.buckets):
             self._leave()
-        self.world.finish()
+        if self._overlaps:
+            self.world.finish()
         for bucket in self.buckets:
             _take_in(bucket, self.world.world_size)
         for parameter, before in self._aside.items():
@@ -196,7 +208,7 @@ class GradientExchange:
 
     def _leave(self) -> None:
         """Send the next bucket."""
-        bucket = self.buckets[self._next]
+        bucket, send = self.buckets[self._next], self._sends[self._next]
         self._next += 1
         flat = bucket.flat
         for number, parameter in zip(bucket.numbers, bucket.parameters):
@@ -207,7 +219,7 @@ class GradientExchange:
             elif gradient is not parameter.grad_buffer:
                 np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
                 parameter.grad = parameter.grad_buffer
-        self._send(bucket.buffer)
+        send()
         self.exchanged_bytes += bucket.buffer.nbytes
 
 
@@ -221,7 +233,7 @@ def _take_in(bucket: Bucket, world_size: int) -> None:
     """After the exchange: a parameter that any rank used has a gradient; flags are put back to 0."""
     grad, flags = bucket.flat.grad, bucket.flat.flags
     for number, parameter in zip(bucket.numbers, bucket.parameters):
-        unused_on = grad[flags[number]]
+        unused_on = grad.item(flags[number])
         if unused_on:
             grad[flags[number]] = 0
             if parameter.grad is None and unused_on < world_size:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from math import prod
 from operator import index
 from typing import Any, TypeVar
@@ -34,24 +33,13 @@ class World(Carrier):
     Attributes:
         closing: called, in this order, when this rank's program ends well.
         exchanges: how many exchanges of gradients it has.
-        around: contexts within which each collective is carried out.
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
         super().__init__(transport, algorithm)
         self.closing: list[Callable[[], None]] = []
         self.exchanges = 0
-        self.around: list[Callable[[], AbstractContextManager[None]]] = []
         self._number = np.zeros(1, np.int64)  # for barriers and counts
-
-    def run(self, collective: str, buffer: Array, op: str, algorithm: str | None, root: int = 0) -> None:
-        if not self.around:
-            super().run(collective, buffer, op, algorithm, root)
-            return
-        with ExitStack() as stack:
-            for context in self.around:
-                stack.enter_context(context())
-            super().run(collective, buffer, op, algorithm, root)
 
     def narrow(self, transport: Transport) -> None:
         """Become the world of these ranks, some of this one's; who holds it goes on with them."""
