@@ -87,4 +87,17 @@ int npdp_combine_adam_f64(const void *const *sources, size_t source_count, doubl
                            size_t count, double step_size, double beta1, double rest1, double beta2, double rest2,
                            double root2, double eps, double l2, double shrink);
 
+/* The products of a linear layer, on one thread. All arrays are C-contiguous: x, its gradient too, is (rows, in), w
+ * (in, out), y and g (rows, out). The result does not overlap the factors. NaN and infinities go where the sums take them.
+ *   times              y = x w                      rows >= 8,  out >= 32
+ *   times_transposed   x = g w'                     rows >= 32, in >= 8
+ *   transposed_times   w = x' g                     in >= 8,    out >= 32
+ * They return 1, having done nothing, where there is no memory for panels. npdp_products says whether this processor can
+ * (it takes AVX-512), and whether it is known to be quicker this way than with OpenBLAS: Intel's are. */
+enum { NPDP_NO_PRODUCTS, NPDP_PRODUCTS, NPDP_QUICK_PRODUCTS };
+int npdp_products(void);
+int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
+int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
+int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
+
 #endif

@@ -395,8 +395,52 @@ static void call_mailboxes(uint32_t ranks)
     munmap(memory, nbytes);
 }
 
+/* Small whole numbers, so that sums are exact in any order. */
+static float *small_numbers(size_t count, size_t start)
+{
+    float *array = allocate(count * sizeof(float));
+    for (size_t i = 0; i < count; i++)
+        array[i] = (float)((i * 7 + start) % 5) - 2.0f;
+    return array;
+}
+
+static void expect_products(const float *a, size_t a_row, size_t a_step, const float *b, size_t b_row, size_t b_step,
+                            const float *c, const size_t sizes[3], const char *name)
+{
+    for (size_t i = 0; i < sizes[0]; i++)
+        for (size_t j = 0; j < sizes[2]; j++) {
+            float sum = 0;
+            for (size_t k = 0; k < sizes[1]; k++)
+                sum += a[i * a_row + k * a_step] * b[k * b_row + j * b_step];
+            expect((int)sum, (int)c[i * sizes[2] + j], name, j);
+        }
+}
+
+static void call_products(size_t rows, size_t in, size_t out)
+{
+    float *x = small_numbers(rows * in, 1), *w = small_numbers(in * out, 2), *y = small_numbers(rows * out, 3);
+
+    expect(0, npdp_times_f32(x, w, y, rows, in, out), "times", out);
+    expect_products(x, in, 1, w, out, 1, y, (const size_t[]){rows, in, out}, "times");
+    free(x);
+    x = small_numbers(rows * in, 1);
+    memcpy(y, w, (rows < in ? rows : in) * out * sizeof(float)); /* small again */
+    expect(0, npdp_transposed_times_f32(x, y, w, rows, in, out), "transposed_times", out);
+    expect_products(x, 1, in, y, out, 1, w, (const size_t[]){in, rows, out}, "transposed_times");
+    free(w);
+    w = small_numbers(in * out, 2);
+    expect(0, npdp_times_transposed_f32(y, w, x, rows, in, out), "times_transposed", out);
+    expect_products(y, out, 1, w, 1, out, x, (const size_t[]){rows, out, in}, "times_transposed");
+    free(x), free(w), free(y);
+}
+
 int main(void)
 {
+    if (npdp_products() != NPDP_NO_PRODUCTS) {
+        for (size_t more = 0; more < 12; more++)
+            call_products(32 + 9 * more, 8 + 101 * more, 32 + 13 * more);
+        call_products(140, 1030, 65);
+    }
     for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)
         call_collectives(ranks);
     for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)

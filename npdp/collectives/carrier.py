@@ -139,6 +139,15 @@ class Carrier:
 
     def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int = 0) -> None:
         """Carry out a collective with the algorithm chosen; of a mean, the sum."""
+        if not self.around:
+            self._run(collective, buffer, op, algorithm, root)
+            return
+        with ExitStack() as stack:
+            for context in self.around:
+                stack.enter_context(context())
+            self._run(collective, buffer, op, algorithm, root)
+
+    def _run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int) -> None:
         algorithm = (  # found at once, as a rule: small collectives take two microseconds
             self._chosen.get((collective, buffer.nbytes, algorithm, self.algorithm))
             or self.chosen(collective, buffer.nbytes, algorithm)
@@ -148,13 +157,7 @@ class Carrier:
         if self._overlap.busy:
             self.finish()
         before = time.perf_counter()
-        if self.around:
-            with ExitStack() as stack:
-                for context in self.around:
-                    stack.enter_context(context())
-                self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
-        else:
-            self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
+        self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
         self.collective_s += time.perf_counter() - before
 
     def persistent_allreduce(self, buffer: Buffer) -> Callable[[], None]:

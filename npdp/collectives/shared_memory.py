@@ -181,7 +181,7 @@ def _patience(ranks: int, world_size: int) -> tuple[int, int]:
     """Return how often to look, then how often with a yield before each look, before sleeping."""
     if ranks < world_size:  # of this host's ranks one may be waiting for a link: it needs the core
         return 20, 200
-    return (2000, 200) if ranks <= (os.cpu_count() or 1) else (50, 20)
+    return (2000, 200) if ranks <= (os.cpu_count() or 1) else (50, 1000)
 
 
 def _slot_bytes(ranks: int) -> int:

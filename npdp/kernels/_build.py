@@ -29,7 +29,14 @@ ffibuilder.set_source(
     "npdp.kernels._compiled",
     "\n".join(f'#include "{header}"' for header in HEADERS),
     # relative to setup.py, as setuptools demands
-    sources=["csrc/accumulate.c", "csrc/update.c", "csrc/combine.c", "csrc/shared_memory.c", "csrc/mailbox.c"],
+    sources=[
+        "csrc/accumulate.c",
+        "csrc/update.c",
+        "csrc/combine.c",
+        "csrc/matmul.c",
+        "csrc/shared_memory.c",
+        "csrc/mailbox.c",
+    ],
     include_dirs=["csrc"],
     depends=["csrc/internal.h", "csrc/waiting.h", *(f"csrc/{header}" for header in HEADERS)],
     libraries=["m"],

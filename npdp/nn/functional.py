@@ -9,10 +9,13 @@ takes part like any other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from npdp import environment, kernels
 from npdp.autograd.operation import INPUTS, NOTHING, SECOND, operation
 from npdp.autograd.tensor import Array, Vjp
 
@@ -26,25 +29,42 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
     """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     quick = len(weight) > NARROW or len(rows) * weight.size <= SMALL_PRODUCT
-    y = np.dot(rows, weight.T) if quick else _times_narrow_weight(rows, weight)
+    y = _dot(rows, weight.T) if quick else _times_narrow_weight(rows, weight)
     y += bias
 
     def flat(g: Array) -> Array:
         return g if g.ndim == 2 else g.reshape(-1, g.shape[-1])
 
     def to_x(g: Array, out: Array | None = None) -> Array:
-        return np.dot(flat(g), weight).reshape(x.shape)
+        return _dot(flat(g), weight).reshape(x.shape)
 
     def to_weight(g: Array, out: Array | None = None) -> Array:
         if weight.flags.c_contiguous:
-            return np.dot(flat(g).T, rows, out=out)
-        gradient = np.dot(rows.T, flat(g), out=None if out is None else out.T).T  # stored (in, out)
+            return _dot(flat(g).T, rows, out)
+        gradient = _dot(rows.T, flat(g), None if out is None else out.T).T  # stored (in, out)
         return gradient if out is None else out  # itself: who owns it knows it by identity
 
     def to_bias(g: Array, out: Array | None = None) -> Array:
         return np.add.reduce(flat(g), axis=0, out=out)
 
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1), (to_x, to_weight, to_bias)
+
+
+def _dot(a: Array, b: Array, out: Array | None = None) -> Array:
+    """Return a @ b, by whoever is quicker at it."""
+    own = _own_dot()
+    product = None if own is None else own(a, b, out)
+    return np.dot(a, b, out=out) if product is None else product
+
+
+@cache
+def _own_dot() -> Callable[..., Array | None] | None:
+    """Return npdp's own product, None where BLAS is quicker: on several threads, and on most processors."""
+    if kernels.backend() == "numpy" or environment.blas_threads_in_use() > 1:
+        return None
+    from npdp.kernels import matmul  # there is one where there is a compiler
+
+    return matmul.dot if matmul.quick() else None
 
 
 def _times_narrow_weight(rows: Array, weight: Array) -> Array:
