@@ -19,6 +19,18 @@ class Mutant(NamedTuple):
 
 MUTANTS: dict[str, list[Mutant]] = {
     "collectives": [
+        Mutant("npdp/collectives/overlap.py",
+               "if self._done.qsize() == self._begun else None",
+               "if False else None",
+               "tests/test_overlap.py::test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_before_it"),
+        Mutant("npdp/collectives/overlap.py",
+               "if self._done.qsize() == self._begun else None",
+               "if True else None",
+               "tests/test_overlap.py::test_work_goes_on_in_the_order_in_which_it_was_begun_on_another_thread"),
+        Mutant("npdp/collectives/overlap.py",
+               "                if message is not None:\n                    self._wait(message)\n                for",
+               "                for",
+               "tests/test_overlap.py::test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_before_it"),
         Mutant("npdp/collectives/carrier.py",
                "if self.around or self._overlap.busy or (self._host, self.algorithm) != settled:",
                "if False:",
@@ -86,7 +98,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",
-               "        for handle in sending:\n            transport.wait(handle)\n",
+               "        yield from sending\n",
                "",
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
@@ -96,8 +108,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",
-               "    transport.wait(handle)\n    if part.accumulate:",
-               "    if part.accumulate:",
+               "    yield message\n    if part.accumulate:",
+               "    yield from ()\n    if part.accumulate:",
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",

@@ -26,36 +26,95 @@ def program(way):
     return train(way, mlp(), loader(5))
 
 
+def done_with(message):
+    """Wait for nothing."""
+
+
 # The thread
-def test_work_is_done_in_the_order_in_which_it_was_begun_on_another_thread():
-    overlap, done = Overlap(), []
-    for number in range(5):
-        overlap.begin(lambda number=number: done.append((number, threading.current_thread().name)))
+def here():
+    return threading.current_thread().name
+
+
+def test_work_goes_on_in_the_order_in_which_it_was_begun_on_another_thread():
+    may_go_on, seen = threading.Event(), []
+
+    def wait(message):
+        seen.append((message, here()))
+        assert may_go_on.wait(20)
+
+    def work(number):
+        for part in range(3):
+            seen.append((number, part, here()))
+            yield f"message {number}.{part}" if part else None
+
+    overlap = Overlap(wait)
+    for number in range(3):
+        overlap.begin(work(number))
     assert overlap.busy
+    may_go_on.set()
     overlap.finish()
-    assert done == [(number, "npdp overlap") for number in range(5)] and not overlap.busy
+    assert not overlap.busy
+    thread = "npdp overlap"
+    expected = [
+        entry
+        for number in range(3)
+        for entry in ((number, 0, here() if number == 0 else thread), (number, 1, thread),
+                      (f"message {number}.1", thread),
+                      (number, 2, thread), (f"message {number}.2", thread))
+    ]  # fmt: skip
+    assert seen == expected
+
+
+def test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_before_it():
+    waited, seen = [], []
+
+    def work(number):
+        seen.append((number, here()))
+        yield f"message {number}"
+        seen.append((number, here()))
+
+    overlap = Overlap(waited.append)
+    for number in range(3):
+        overlap.begin(work(number))
+        assert seen[-1] == (number, here())
+        overlap.finish()
+        assert seen[-1] == (number, "npdp overlap")
+    overlap.begin(iter(()))  # nothing to do
+    overlap.finish()
+    assert waited == ["message 0", "message 1", "message 2"]
 
 
 def test_finish_says_how_long_it_had_to_wait():
-    overlap = Overlap()
-    overlap.begin(lambda: time.sleep(0.05))
+    overlap = Overlap(time.sleep)
+    overlap.begin(iter([0.05]))
     assert 0.02 < overlap.finish() < 5
     assert overlap.finish() < 0.02
 
 
 def test_the_first_failure_is_raised_where_the_program_waits_and_the_thread_lives_on():
-    overlap, done = Overlap(), []
+    overlap, done = Overlap(done_with), []
 
     def fail(text):
+        yield None
         raise ValueError(text)
 
-    overlap.begin(lambda: fail("first"))
-    overlap.begin(lambda: fail("second"))
+    overlap.begin(fail("first"))
+    overlap.begin(fail("second"))
     with pytest.raises(ValueError, match="first"):
         overlap.finish()
-    overlap.begin(lambda: done.append(1))
+    overlap.begin(done.append(number) for number in range(2))
     overlap.finish()
-    assert done == [1]
+    assert done == [0, 1]
+
+
+def test_a_failure_before_anything_is_waited_for_is_raised_at_once_and_the_thread_lives_on():
+    overlap, done = Overlap(done_with), []
+    with pytest.raises(ZeroDivisionError):
+        overlap.begin(1 / number for number in (0,))
+    overlap.finish()
+    overlap.begin(done.append(number) for number in range(2))
+    overlap.finish()
+    assert done == [0, 1]
 
 
 # Data parallel over it

@@ -24,7 +24,7 @@ import numpy as np
 
 from npdp import kernels
 from npdp.collectives import halving_doubling, hierarchical
-from npdp.collectives.execute import RankStep, cut_steps, execute, rank_steps
+from npdp.collectives.execute import RankStep, cut_steps, messages, rank_steps
 from npdp.collectives.shared_memory import Host
 from npdp.comm.transport import Buffer, Transport
 from npdp.partition import bounds, part
@@ -83,27 +83,31 @@ class AcrossHosts:
         self._carriers = tuple(group[self._place] for group in groups) if self._even else self._leaders
         self._gatherings: dict[tuple[int, int], Gathering] = {}
 
-    def allreduce(self, buffer: Buffer, op: str, transport: Transport) -> None:
-        """Leave the sum, or other op, in a 1-D contiguous buffer; collective, in place."""
+    def allreduce(self, buffer: Buffer, op: str, transport: Transport) -> Iterator[Any]:
+        """Leave the sum, or other op, in a 1-D contiguous buffer; collective, in place.
+
+        Yields:
+            Each message that is to be waited for before it can go on.
+        """
         small = gathers(buffer.nbytes, len(self._leaders))
         if self._host is None:
             steps = _steps_by_messages(self._hosts, self._rank, buffer.size, buffer.itemsize, small)
-            execute(steps, transport, buffer, op)
+            yield from messages(steps, transport, buffer, op)
         elif small:
-            self._gathered(buffer, op, transport)
+            yield from self._gathered(buffer, op, transport)
         else:
-            self._in_pieces(buffer, op, transport)
+            yield from self._in_pieces(buffer, op, transport)
 
     def _in_host(self, collective: str, buffer: Buffer, op: str = "sum") -> None:
         if self._places > 1:
             self._host.collective(collective, buffer, op)  # type: ignore[union-attr]
 
-    def _gathered(self, buffer: Buffer, op: str, transport: Transport) -> None:
+    def _gathered(self, buffer: Buffer, op: str, transport: Transport) -> Iterator[Any]:
         steps, sums, mine, first, others = self._gathering(buffer.size, buffer.dtype)
         mine[:] = buffer
         self._in_host("allreduce", mine, op)
         if self._place == 0:
-            execute(steps, transport, sums, op)
+            yield from messages(steps, transport, sums, op)
             for other in others:
                 kernels.accumulate(first, other, op)
         self._in_host("broadcast", first)
@@ -123,13 +127,13 @@ class AcrossHosts:
             self._gatherings[count, dtype.num] = found
         return found
 
-    def _in_pieces(self, buffer: Buffer, op: str, transport: Transport) -> None:
+    def _in_pieces(self, buffer: Buffer, op: str, transport: Transport) -> Iterator[Any]:
         cuts = bounds(buffer.size, number_of_pieces(buffer.nbytes, len(self._leaders), len(self._hosts)))
         pieces = [buffer[start:stop] for start, stop in pairwise(cuts)]
         self._into(pieces[0], op)
         for number, piece in enumerate(pieces):
             meanwhile = self._inside(pieces, number, op)
-            self._cross(piece, op, transport, meanwhile)
+            yield from self._cross(piece, op, transport, meanwhile)
             for _ in meanwhile:
                 pass
         self._out(pieces[-1])
@@ -151,7 +155,7 @@ class AcrossHosts:
         """Leave on all ranks of the host what has crossed."""
         self._in_host("allgather" if self._even else "broadcast", piece)
 
-    def _cross(self, piece: Buffer, op: str, transport: Transport, meanwhile: Iterator[None]) -> None:
+    def _cross(self, piece: Buffer, op: str, transport: Transport, meanwhile: Iterator[None]) -> Iterator[Any]:
         """All-reduce what this rank carries among the ranks that carry the same on the other hosts."""
         if self._even:
             piece = piece[slice(*part(piece.size, self._places, self._place))]
@@ -159,7 +163,8 @@ class AcrossHosts:
             return
         hosts = len(self._carriers)
         algorithm, among = algorithm_across(piece.nbytes, hosts), (piece.size, piece.itemsize, self._carriers)
-        execute(rank_steps("allreduce", algorithm, hosts, 0, self._number, *among), transport, piece, op, meanwhile)
+        steps = rank_steps("allreduce", algorithm, hosts, 0, self._number, *among)
+        yield from messages(steps, transport, piece, op, meanwhile)
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -20,7 +20,7 @@ from npdp.collectives.auto import cheapest
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, SHARED_MEMORY, algorithms_of, require
 from npdp.collectives.constants import Constants, constants
 from npdp.collectives.cost import Hosts
-from npdp.collectives.execute import execute, rank_steps
+from npdp.collectives.execute import messages, rank_steps
 from npdp.collectives.overlap import Overlap
 from npdp.collectives.shared_memory import Host, gather, open_host
 from npdp.comm.transport import Buffer, Transport
@@ -43,7 +43,7 @@ class Carrier:
         self.algorithm = algorithm
         self.collective_s = 0.0
         self.around: list[Callable[[], AbstractContextManager[None]]] = []
-        self._overlap = Overlap()
+        self._overlap = Overlap(lambda message: self.transport.wait(message))
         self._wait_before_s = 0.0
         self._host: Host | None = None
         self._host_opened = False
@@ -184,15 +184,20 @@ class Carrier:
     def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
         if algorithm == SHARED_MEMORY:
             self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
-        elif algorithm == HIERARCHICAL:
-            if self._across is None:
-                self._across = AcrossHosts(self.hosts, self.rank, self.host)
-            self._across.allreduce(buffer, op, self.transport)
         elif algorithm == NATIVE:
             self.transport.native_allreduce(buffer, op)
         else:
-            steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
-            execute(steps, self.transport, buffer, op)
+            for message in self._messages(collective, algorithm, buffer, op, root):
+                self.transport.wait(message)
+
+    def _messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Iterator[Any]:
+        """Carry out a collective, and yield each message that is to be waited for before it can go on."""
+        if algorithm == HIERARCHICAL:
+            if self._across is None:
+                self._across = AcrossHosts(self.hosts, self.rank, self.host)
+            return self._across.allreduce(buffer, op, self.transport)
+        steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
+        return messages(steps, self.transport, buffer, op)
 
     def begin_allreduce(self, buffer: Buffer) -> None:
         """Begin to sum a 1-D buffer in place, beside the program; `finish` ends it.
@@ -202,7 +207,16 @@ class Carrier:
         algorithm = self.chosen("allreduce", buffer.nbytes)
         if not self._overlap.busy:
             self._wait_before_s = self.wait_s
-        self._overlap.begin(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", 0))
+        before = time.perf_counter()
+        if algorithm in (SHARED_MEMORY, NATIVE):
+            self._overlap.begin(self._at_once(algorithm, buffer))
+        else:
+            self._overlap.begin(self._messages("allreduce", algorithm, buffer, "sum", 0))
+        self.collective_s += time.perf_counter() - before
+
+    def _at_once(self, algorithm: str, buffer: Buffer) -> Iterator[None]:
+        yield None
+        self._carry_out("allreduce", algorithm, buffer, "sum", 0)
 
     def finish(self) -> None:
         """Return when all that was begun is done; what the program did meanwhile does not count as waiting."""

@@ -79,16 +79,23 @@ def cut_steps(
     ]
 
 
-def execute(
-    steps: list[RankStep], transport: Transport, buffer: Buffer, op: str, meanwhile: Iterator[None] | None = None
-) -> None:
+def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str) -> None:
     """Carry out this rank's steps on `buffer`, 1-D and contiguous, in place; collective.
-
-    Args:
-        meanwhile: other work; in each step it goes on once, when the step's sends have begun.
 
     Raises:
         CommunicationError: another rank sent something else than this one wanted, or has left.
+    """
+    for message in messages(steps, transport, buffer, op):
+        transport.wait(message)
+
+
+def messages(
+    steps: list[RankStep], transport: Transport, buffer: Buffer, op: str, meanwhile: Iterator[None] | None = None
+) -> Iterator[Any]:
+    """Do the same, and yield each message that is to be waited for before it can go on.
+
+    Args:
+        meanwhile: other work; in each step it goes on once, when the step's sends have begun.
     """
     scratch = _scratch(buffer.dtype)
     for sends, receives in steps:
@@ -100,17 +107,16 @@ def execute(
             into = scratch[number % 2][: part.stop - part.start] if part.accumulate else buffer[part.start : part.stop]
             under_way.append((part, into, transport.receive(into, part.peer)))
             if len(under_way) == 2:
-                _take(under_way.popleft(), transport, buffer, op)
+                yield from _take(under_way.popleft(), buffer, op)
         while under_way:
-            _take(under_way.popleft(), transport, buffer, op)
-        for handle in sending:
-            transport.wait(handle)
+            yield from _take(under_way.popleft(), buffer, op)
+        yield from sending
 
 
-def _take(arriving: tuple[Part, Buffer, Any], transport: Transport, buffer: Buffer, op: str) -> None:
-    """Wait for a segment, and add it where it is to be added."""
-    part, into, handle = arriving
-    transport.wait(handle)
+def _take(arriving: tuple[Part, Buffer, Any], buffer: Buffer, op: str) -> Iterator[Any]:
+    """Add a segment, when it has come, where it is to be added."""
+    part, into, message = arriving
+    yield message
     if part.accumulate:
         kernels.accumulate(buffer[part.start : part.stop], into, op)
 

@@ -1,9 +1,10 @@
 """All-reduces that go on beside the program: while a bucket is on the wire, backward computes the next.
 
-    program     | layer 3 | layer 2 | layer 1 | finish: wait for the rest |
-    thread             | bucket 0    | bucket 1           | bucket 2 |
+    program     | layer 3 |send| layer 2 | layer 1 | finish: wait for the rest |
+    thread                     | bucket 0    | bucket 1           | bucket 2 |
 
-A thread of this rank carries them out, one after the other in the order in which they were begun, which is the same on
+What a bucket sends first goes out at once, if nothing is before it: the wire works before the thread comes to run. The
+thread carries out the rest, one bucket after the other in the order in which they were begun, which is the same on
 every rank. It pays across hosts, where the wire works and the core waits; NumPy's products and the waiting both let
 other threads run. Inside a host a sum is work for the very cores that compute, and is done at once.
 """
@@ -13,33 +14,39 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
-Work = Callable[[], None]
+Work = Iterator[Any]  # goes on from one message that it must wait for, which it yields, to the next; None: no message
 
 
 class Overlap:
     """Carries out pieces of work in order, on a thread of its own.
 
+    Args:
+        wait: waits for a message.
+
     Attributes:
         busy: whether something has been begun since the last `finish`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[Any], None]) -> None:
         self.busy = False
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._wait = wait
+        self._work: queue.SimpleQueue[tuple[Work, Any]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._begun = 0
         self._thread: threading.Thread | None = None
 
     def begin(self, work: Work) -> None:
-        """Do `work` after what was begun before, beside the program."""
+        """Do `work` after what was begun before, beside the program; where nothing is, do now what needs no waiting."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="npdp overlap", daemon=True)
             self._thread.start()
         self.busy = True
+        message = next(work, None) if self._done.qsize() == self._begun else None
         self._begun += 1
-        self._work.put(work)
+        self._work.put((work, message))
 
     def finish(self) -> float:
         """Wait until all that was begun is done; return for how many seconds that took.
@@ -57,9 +64,13 @@ class Overlap:
 
     def _run(self) -> None:
         while True:
-            work = self._work.get()
+            work, message = self._work.get()
             try:
-                work()
+                if message is not None:
+                    self._wait(message)
+                for message in work:
+                    if message is not None:
+                        self._wait(message)
             except BaseException as failure:  # it is the program's, in whose name this is done
                 self._done.put(failure)
             else:
