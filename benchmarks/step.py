@@ -2,7 +2,8 @@
 
     python benchmarks/step.py                    one rank, one BLAS thread; PyTorch eager
     python benchmarks/step.py --ranks 2          two ranks, one BLAS thread each, the batch per rank: PyTorch's DDP on
-                                                 gloo, NumPy with one Allreduce of mpi4py a parameter, or for all
+                                                 gloo, NumPy with one Allreduce of mpi4py a parameter, or for all;
+                                                 `alone` is npdp's step on one rank, in the same run
 """
 
 from __future__ import annotations
@@ -54,15 +55,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
     parser.add_argument("--models", default="lin10,softmax,mlp,mlpbig")
-    parser.add_argument("--who", default="npdp,fused,numpy,numpy-flat,torch")
+    parser.add_argument("--who", help="npdp,fused,numpy,numpy-flat,torch, and alone on several ranks")
     parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()
+    contenders = arguments.who or ("npdp,fused,numpy,numpy-flat,torch" + ",alone" * (arguments.ranks > 1))
     figures = {}
     for model in arguments.models.split(","):
-        taken: dict[str, list[float]] = {who: [] for who in arguments.who.split(",")}
+        taken: dict[str, list[float]] = {who: [] for who in contenders.split(",")}
         for _ in range(arguments.rounds):
             for who, values in taken.items():
-                values.append(seconds_a_step(who, model, arguments.ranks, arguments.seconds))
+                whose, ranks = ("npdp", 1) if who == "alone" else (who, arguments.ranks)
+                values.append(seconds_a_step(whose, model, ranks, arguments.seconds))
         times = {who: statistics.median(values) for who, values in taken.items()}
         figures[model] = {who: round(value * 1e6, 2) for who, value in times.items()}
         ratios = ", ".join(f"{times['npdp'] / value:.3f} of {who}" for who, value in times.items() if who != "npdp")

@@ -32,7 +32,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "                for",
                "tests/test_overlap.py::test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_before_it"),
         Mutant("npdp/collectives/carrier.py",
-               "if self.around or self._overlap.busy or (self._host, self.algorithm) != settled:",
+               "if self._host is not host or self.algorithm != algorithm or self.around or self._overlap.busy:",
                "if False:",
                "tests/test_persistent.py"),
         Mutant("npdp/partition.py",

@@ -185,9 +185,7 @@ class Tensor:
             gradient: the gradient of self; needed where self is not a single number.
             retain_graph: keep what a second `backward` over the same graph needs.
         """
-        from npdp.autograd.engine import backward
-
-        backward(self, gradient, retain_graph)
+        engine.backward(self, gradient, retain_graph)
 
     def register_hook(self, hook: Hook) -> Callable[[], None]:
         """Call `hook(gradient)` when this leaf's gradient of a `backward` is complete, before any exchange.
@@ -273,3 +271,7 @@ def result(data: Array, batch: Batch | None = None, version: list[int] | None = 
     if batch is not None:
         tensor.batch = batch
     return tensor
+
+
+# Last, since it needs a Tensor; not in `backward`, where looking it up each time takes a microsecond
+import npdp.autograd.engine as engine  # noqa: E402

@@ -168,11 +168,11 @@ class Carrier:
         """
         if self.world_size == 1 or self.chosen("allreduce", buffer.nbytes) != SHARED_MEMORY or self._host is None:
             return lambda: self.run("allreduce", buffer, "sum", None)
-        settled = self._host, self.algorithm
-        collective = self._host.persistent("allreduce", buffer, "sum")
+        host, algorithm = self._host, self.algorithm
+        collective = host.persistent("allreduce", buffer, "sum")
 
         def allreduce() -> None:
-            if self.around or self._overlap.busy or (self._host, self.algorithm) != settled:
+            if self._host is not host or self.algorithm != algorithm or self.around or self._overlap.busy:
                 self.run("allreduce", buffer, "sum", None)
                 return
             before = time.perf_counter()
