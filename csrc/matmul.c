@@ -9,7 +9,7 @@
  * before, so that all are whole: what both have is the same to the last bit.
  *
  * Source: Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008.
- * Cost: 170 to 200 GFLOPS where OpenBLAS makes 130 to 150; docs/measurements.md.
+ * Cost: 150 to 200 GFLOPS where OpenBLAS makes 120 to 160 (docs/measurements.md).
  */
 #define _POSIX_C_SOURCE 200112L
 #include <stdlib.h>
@@ -22,8 +22,8 @@
 
 #define AVX512 __attribute__((target("avx512f")))
 #define INLINE static inline __attribute__((always_inline)) AVX512
-enum { ROWS = 8, COLUMNS = 32, VECTOR = 16, UNROLL = 8 };
-enum { DEPTH = 512, BLOCK = 128, RESIDENT = 1 << 18 }; /* numbers that stay in the cache: of depth, of rows, in all */
+enum { ROWS = 8, COLUMNS = 32, VECTOR = 16, UNROLL = 8, GROUP = 8 * ROWS };
+enum { DEPTH = 256, WIDTH = 512, BLOCK = 512, RESIDENT = 1 << 18 }; /* numbers that stay in the cache: of depth, of rows, in all */
 
 typedef struct {
     __m512 sums[ROWS][2];
@@ -69,6 +69,16 @@ INLINE tile multiply(const float *a, size_t a_row, size_t a_step, const float *p
     for (; k < depth; k++)
         add_product(&t, a + k * a_step, a_row, panel + k * COLUMNS);
     return t;
+}
+
+/* Fetches the lines that a tile will be written to. */
+INLINE void expect_tile(const float *to, size_t row)
+{
+#pragma GCC unroll 8
+    for (size_t r = 0; r < ROWS; r++) {
+        __builtin_prefetch(to + r * row, 1, 3);
+        __builtin_prefetch(to + r * row + VECTOR, 1, 3);
+    }
 }
 
 INLINE void store(const tile *t, float *to, size_t row)
@@ -137,29 +147,45 @@ static void copy_transposed(float *panel, const float *from, size_t row, size_t 
 /* ---- the three products ---- */
 
 /* By blocks of rows of x and pieces of the depth: they stay in the cache, while w goes by in panels. */
+/* Copies a block of w to panels, row by row, so that the processor sees how it goes on and fetches ahead. */
+static AVX512 void copy_block(float *panels, const float *w, size_t left, size_t right, size_t out, size_t depth)
+{
+    for (size_t k = 0; k < depth; k++)
+        for (size_t c = left; c < right; c += COLUMNS) {
+            const float *from = w + k * out + within(c, out, COLUMNS);
+            float *to = panels + (c - left) * depth + k * COLUMNS;
+            _mm512_store_ps(to, _mm512_loadu_ps(from));
+            _mm512_store_ps(to + VECTOR, _mm512_loadu_ps(from + VECTOR));
+        }
+}
+
 AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
 {
-    float *panel = floats(DEPTH * COLUMNS);
-    if (panel == NULL)
+    float *panels = floats(DEPTH * (WIDTH + COLUMNS));
+    if (panels == NULL)
         return 1;
     for (size_t first = 0; first < rows; first += BLOCK)
-        for (size_t k = 0; k < in; k += DEPTH)
-            for (size_t c = 0; c < out; c += COLUMNS) {
-                const size_t column = within(c, out, COLUMNS), depth = smaller(DEPTH, in - k);
-                copy(panel, w + k * out + column, out, depth);
-                for (size_t i = first; i < smaller(first + BLOCK, rows); i += ROWS) {
-                    const size_t at = within(i, rows, ROWS);
-                    float *to = y + at * out + column;
-                    const tile t = multiply(x + at * in + k, in, 1, panel, depth);
-                    if (at < i || column < c)
-                        store_or_add_rest(&t, to, out, k > 0, i - at, c - column);
-                    else if (k > 0)
-                        add(&t, to, out);
-                    else
-                        store(&t, to, out);
+        for (size_t left = 0; left < out; left += WIDTH)
+            for (size_t k = 0; k < in; k += DEPTH) {
+                const size_t depth = smaller(DEPTH, in - k), right = smaller(left + WIDTH, out);
+                copy_block(panels, w + k * out, left, right, out, depth);
+                for (size_t c = left; c < right; c += COLUMNS) {
+                    const size_t column = within(c, out, COLUMNS);
+                    for (size_t i = first; i < smaller(first + BLOCK, rows); i += ROWS) {
+                        const size_t at = within(i, rows, ROWS);
+                        float *to = y + at * out + column;
+                        expect_tile(to, out);
+                        const tile t = multiply(x + at * in + k, in, 1, panels + (c - left) * depth, depth);
+                        if (at < i || column < c)
+                            store_or_add_rest(&t, to, out, k > 0, i - at, c - column);
+                        else if (k > 0)
+                            add(&t, to, out);
+                        else
+                            store(&t, to, out);
+                    }
                 }
             }
-    free(panel);
+    free(panels);
     return 0;
 }
 
@@ -177,19 +203,30 @@ AVX512 int npdp_times_transposed_f32(const float *g, const float *w, float *x, s
         for (size_t i = 0; i < in; i += ROWS)
             for (size_t r = first; r < last; r += COLUMNS) {
                 const size_t at = within(i, in, ROWS);
+                float *to = x + within(r, rows, COLUMNS) * in + at;
+                for (size_t c = 0; c < COLUMNS; c++)
+                    __builtin_prefetch(to + c * in, 1, 3);
                 const tile t = multiply(w + at * out, out, 1, panels + (r - first) * out, out);
-                store_transposed(&t, x + within(r, rows, COLUMNS) * in + at, in);
+                store_transposed(&t, to, in);
             }
     }
     free(panels);
     return 0;
 }
 
-/* Panels are of g, by blocks of its columns; of x 8 columns at a time are copied. */
+/* Copies columns of x, 8 to a panel, some panels at once so that cache lines are used up. */
+static void copy_columns(float *a, const float *x, size_t first, size_t rows, size_t in)
+{
+    for (size_t k = 0; k < rows; k++)
+        for (size_t i = first; i < smaller(first + GROUP, in); i += ROWS)
+            memcpy(a + (i - first) * rows + k * ROWS, x + k * in + within(i, in, ROWS), ROWS * sizeof(float));
+}
+
+/* Panels are of g, by blocks of its columns. */
 AVX512 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
 {
     const size_t block = (RESIDENT / rows / COLUMNS + 1) * COLUMNS;
-    float *panels = floats((smaller(block, out) + COLUMNS + ROWS) * rows);
+    float *panels = floats((smaller(block, out) + COLUMNS + GROUP) * rows);
     if (panels == NULL)
         return 1;
     float *a = panels + (smaller(block, out) + COLUMNS) * rows;
@@ -199,15 +236,12 @@ AVX512 int npdp_transposed_times_f32(const float *x, const float *g, float *w, s
             copy(panels + (c - first) * rows, g + within(c, out, COLUMNS), out, rows);
         for (size_t i = 0; i < in; i += ROWS) {
             const size_t at = within(i, in, ROWS);
-            for (size_t k = 0; k < rows; k++)
-                memcpy(a + k * ROWS, x + k * in + at, ROWS * sizeof(float));
+            if (i % GROUP == 0)
+                copy_columns(a, x, i, rows, in);
             for (size_t c = first; c < last; c += COLUMNS) {
                 float *to = w + at * out + within(c, out, COLUMNS);
-                for (size_t r = 0; r < ROWS; r++) { /* the lines that will be written */
-                    __builtin_prefetch(to + r * out, 1, 3);
-                    __builtin_prefetch(to + r * out + VECTOR, 1, 3);
-                }
-                const tile t = multiply(a, 1, ROWS, panels + (c - first) * rows, rows);
+                expect_tile(to, out);
+                const tile t = multiply(a + i % GROUP * rows, 1, ROWS, panels + (c - first) * rows, rows);
                 store(&t, to, out);
             }
         }

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FORMS = ("times", "times transposed", "transposed times")
-BORDERS = [(8, 1, 32), (9, 2, 33), (128, 512, 64), (129, 513, 65), (7 + 128, 1025, 95), (257, 511, 32)]
+BORDERS = [(8, 1, 32), (9, 2, 33), (128, 256, 64), (129, 257, 65), (7 + 128, 513, 95), (519, 511, 32), (513, 300, 40)]
 LARGE = [(2100, 130, 64), (40, 9000, 40), (64, 40, 9000), (1030, 300, 1000)]  # more than what stays in the cache
 
 
