@@ -87,6 +87,10 @@ int npdp_combine_adam_f64(const void *const *sources, size_t source_count, doubl
                            size_t count, double step_size, double beta1, double rest1, double beta2, double rest2,
                            double root2, double eps, double l2, double shrink);
 
+/* The gradient of ReLU's input: g[i] where its output y[i] is above 0, else g[i] * 0. It does not overlap g and y. */
+void npdp_relu_gradient_f32(float *gradient, const float *g, const float *y, size_t count);
+void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, size_t count);
+
 /* The products of a linear layer, on one thread. All arrays are C-contiguous: x, its gradient too, is (rows, in), w
  * (in, out), y and g (rows, out). The result does not overlap the factors. NaN and infinities go where the sums take them.
  *   times              y = x w                      rows >= 8,  out >= 32

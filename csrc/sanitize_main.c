@@ -120,8 +120,19 @@ static void call_accumulate(size_t count, size_t offset, size_t other)
     CALL_ALL_TYPES(max);
 }
 
+#define CALL_RELU_GRADIENT(suffix, real)                                                                               \
+    do {                                                                                                               \
+        real *g = fill_##suffix(offset, count, 1), *y = fill_##suffix(other, count, 2);                                \
+        real *gradient = fill_##suffix(other, count, 0);                                                               \
+        npdp_relu_gradient_##suffix(gradient + other, g + offset, y + other, count);                                   \
+        calls++;                                                                                                       \
+        free(g), free(y), free(gradient);                                                                              \
+    } while (0)
+
 static void call_updates(size_t count, size_t offset, size_t other)
 {
+    CALL_RELU_GRADIENT(f32, float);
+    CALL_RELU_GRADIENT(f64, double);
     for (int flags = 0; flags < 16; flags++) {
         CALL_SGD(f32, float, flags);
         CALL_SGD(f64, double, flags);

@@ -121,6 +121,26 @@ def test_accumulate_gives_the_same_bits_for_every_length_and_offset(dtype, op):
 
 @needs_compiled
 @settings(deadline=None)
+@given(dtype=st.sampled_from(FLOATS), count=counts, offset=offsets, seed=seeds)
+def test_the_gradient_of_relu_has_the_same_bits_in_c_and_numpy(dtype, count, offset, seed):
+    rng = np.random.default_rng(seed)
+    g, y = awkward(rng, dtype, count), awkward(rng, dtype, count)
+    wanted = kernels.reference.relu_gradient(g, y)
+    assert_same_bits(kernels.compiled.relu_gradient(shifted(g, offset), shifted(y, (3 * offset) % 17)), wanted)
+
+
+def test_the_gradient_of_relu_takes_arrays_of_any_order_and_dtype():
+    rng = np.random.default_rng(0)
+    g, y = rng.standard_normal((4, 6)), rng.standard_normal((4, 6))
+    wanted = np.where(y > 0, g, 0)
+    for first, second in [(g, y), (np.asfortranarray(g), y), (g, np.asfortranarray(y)), (g, y.astype(np.float32))]:
+        np.testing.assert_array_equal(kernels.relu_gradient(first, second), wanted)
+    np.testing.assert_array_equal(kernels.relu_gradient(g[::2, 1:], y[::2, 1:]), wanted[::2, 1:])
+    np.testing.assert_array_equal(kernels.relu_gradient(np.broadcast_to(g[:1], (4, 6)), y), np.where(y > 0, g[:1], 0))
+
+
+@needs_compiled
+@settings(deadline=None)
 @given(
     dtype=st.sampled_from(FLOATS), count=counts, offset=offsets, seed=seeds, flags=st.sampled_from(SGD_FLAGS),
     lr=st.floats(1e-6, 10),

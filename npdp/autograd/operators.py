@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from npdp import kernels
 from npdp.autograd.operation import FIRST, INPUTS, NOTHING, OUTPUT, operation, unbroadcast
 from npdp.autograd.tensor import Array, Tensor, result
 
@@ -113,7 +114,7 @@ def sigmoid(x: Array):
 @operation(keeps=OUTPUT)
 def relu(x: Array):
     y = np.maximum(x, 0)
-    return y, (lambda g: g * (y > 0),)
+    return y, (lambda g: kernels.relu_gradient(g, y),)
 
 
 @operation(keeps=FIRST + OUTPUT)

@@ -2,6 +2,7 @@
 
     accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
     combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
+    relu_gradient   g where y > 0                           float32, float64
     sgd_update      param, velocity from grad, in place     float32, float64; from the sum of several in one pass
     adam_update     param, m, v from grad, in place         the same
 
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 
-__all__ = ["OPS", "Sum", "accumulate", "adam_update", "backend", "combine", "compiled", "reference", "sgd_update"]
+__all__ = ["OPS", "Sum", "accumulate", "adam_update", "backend", "combine", "compiled", "reference", "relu_gradient",
+           "sgd_update"]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -54,6 +56,8 @@ class Kernels(Protocol):
     def accumulate(self, dst: Array, src: Array, op: str) -> int: ...
 
     def combine(self, targets: list[Array], sources: list[Array], op: str) -> None: ...
+
+    def relu_gradient(self, g: Array, y: Array) -> Array: ...
 
     def pointers(self, arrays: list[Array]) -> Any: ...
 
@@ -128,6 +132,18 @@ def combine(targets: list[Array], sources: list[Array], op: str = "sum") -> None
         for source in sources:
             check(_COMBINE, target, source)
     _selected().combine(targets, sources, op)
+
+
+def relu_gradient(g: Array, y: Array) -> Array:
+    """Return the gradient of ReLU's input: g where the output y is above 0, else g * 0; a new array.
+
+    Args:
+        g, y: of one shape, any, and any dtype; one pass where both are C-contiguous and of one float dtype.
+    """
+    alike = g.dtype is y.dtype and g.dtype in FLOATS and g.shape == y.shape
+    if alike and g.flags.c_contiguous and y.flags.c_contiguous:
+        return _selected().relu_gradient(g, y)
+    return reference.relu_gradient(g, y)
 
 
 def sgd_update(

@@ -31,6 +31,7 @@ ffibuilder.set_source(
     # relative to setup.py, as setuptools demands
     sources=[
         "csrc/accumulate.c",
+        "csrc/activations.c",
         "csrc/update.c",
         "csrc/combine.c",
         "csrc/matmul.c",

@@ -32,6 +32,7 @@ def _bind(name: str, types: dict[str, tuple[str, str]]) -> dict[np.dtype[Any], t
 _ACCUMULATE = {op: _bind(op, _FLOATS | _INTEGERS) for op in ("sum", "prod", "min", "max")}
 _SGD = _bind("sgd", _FLOATS)
 _ADAM = _bind("adam", _FLOATS)
+_RELU_GRADIENT = _bind("relu_gradient", _FLOATS)
 _COMBINE_SGD = _bind("combine_sgd", _FLOATS)
 _COMBINE_ADAM = _bind("combine_adam", _FLOATS)
 OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
@@ -60,6 +61,13 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
 def pointers(arrays: list[Array]) -> Any:
     """Return a C array of pointers; the arrays must live as long as it is used."""
     return ffi.new("void *[]", [_pointer(array) for array in arrays])
+
+
+def relu_gradient(g: Array, y: Array) -> Array:
+    function, c_type = _RELU_GRADIENT[g.dtype]
+    gradient = np.empty(g.shape, g.dtype)
+    function(_pointer(c_type, gradient), _pointer(c_type, g), _pointer(c_type, y), g.size)
+    return gradient
 
 
 def sgd_update(

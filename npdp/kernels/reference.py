@@ -55,6 +55,12 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
             target[block] = total
 
 
+@np.errstate(all="ignore")
+def relu_gradient(g: Array, y: Array) -> Array:
+    gradient: Array = g * (y > 0)
+    return gradient
+
+
 def pointers(arrays: list[Array]) -> None:
     """C needs some; here the arrays themselves do."""
 
