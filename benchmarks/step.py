@@ -3,7 +3,8 @@
     python benchmarks/step.py                    one rank, one BLAS thread; PyTorch eager
     python benchmarks/step.py --ranks 2          two ranks, one BLAS thread each, the batch per rank: PyTorch's DDP on
                                                  gloo, NumPy with one Allreduce of mpi4py a parameter, or for all;
-                                                 `alone` is npdp's step on one rank, in the same run
+                                                 `alone` is npdp's step on one rank, in the same run;
+                                                 --who npdp,jax is JAX with mpi4jax, bound to a core each
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from machine import clean_environment, keep
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 TRIES = 3  # torchrun aborts now and then when its ranks leave
+PYTHONS: dict[str, str] = {}  # of contenders that are installed elsewhere
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -29,7 +31,8 @@ def command(who: str, ranks: int) -> list[str]:
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     from npdp import launch
 
-    return [launch.find_mpirun(), "-n", str(ranks), sys.executable]
+    bound = ["--bind-to", "core"] if who == "jax" else []  # it would use all cores
+    return [launch.find_mpirun(), "-n", str(ranks), *bound, PYTHONS.get(who, sys.executable)]
 
 
 def seconds_a_step(
@@ -57,7 +60,10 @@ def main() -> None:
     parser.add_argument("--models", default="lin10,softmax,mlp,mlpbig")
     parser.add_argument("--who", help="npdp,fused,numpy,numpy-flat,torch, and alone on several ranks")
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--jax-python", help="the Python that has mpi4jax, if another")
     arguments = parser.parse_args()
+    if arguments.jax_python:
+        PYTHONS["jax"] = arguments.jax_python
     contenders = arguments.who or ("npdp,fused,numpy,numpy-flat,torch" + ",alone" * (arguments.ranks > 1))
     figures = {}
     for model in arguments.models.split(","):
