@@ -77,6 +77,9 @@ def main() -> None:
         ratios = ", ".join(f"{times['npdp'] / value:.3f} of {who}" for who, value in times.items() if who != "npdp")
         print(f"{model:8}", ", ".join(f"{who} {value:.1f} us" for who, value in figures[model].items()), "|", ratios,
               flush=True)  # fmt: skip
+    if arguments.who or arguments.models != parser.get_default("models"):
+        print("not kept: only some models or contenders")
+        return
     name, what = f"step-{arguments.ranks}-ranks", f"python benchmarks/step.py --ranks {arguments.ranks}"
     print("kept in", keep(name, what, {"microseconds a step, medians": figures}))
 

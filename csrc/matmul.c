@@ -5,11 +5,11 @@
  *     tile[r][c] += a(r, k) * panel[k][c]        8 numbers of one factor, each times a row of 32 of the other
  *
  * A panel is 32 columns of a factor, copied so that they lie as they are read; what is copied is read again and again, and
- * its amount is such that it stays in the second-level cache. The last tile of a row or column of tiles overlaps the one
+ * is so little that it stays in the second-level cache. The last tile of a row or column of tiles overlaps the one
  * before, so that all are whole: what both have is the same to the last bit.
  *
  * Source: Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008.
- * Cost: 150 to 200 GFLOPS where OpenBLAS makes 120 to 160 (docs/measurements.md).
+ * Measured: docs/measurements.md.
  */
 #define _POSIX_C_SOURCE 200112L
 #include <stdlib.h>
@@ -23,7 +23,7 @@
 #define AVX512 __attribute__((target("avx512f")))
 #define INLINE static inline __attribute__((always_inline)) AVX512
 enum { ROWS = 8, COLUMNS = 32, VECTOR = 16, UNROLL = 8, GROUP = 8 * ROWS };
-enum { DEPTH = 256, WIDTH = 512, BLOCK = 512, RESIDENT = 1 << 18 }; /* numbers that stay in the cache: of depth, of rows, in all */
+enum { DEPTH = 256, DEEP = 512, WIDTH = 512, BLOCK = 512, RESIDENT = 1 << 18 }; /* numbers that stay in the cache: of depth, of rows, in all */
 
 typedef struct {
     __m512 sums[ROWS][2];
@@ -110,8 +110,15 @@ INLINE void add(const tile *t, float *to, size_t row)
 }
 
 /* Stores or adds what no tile before has: without some of the first rows and columns. */
-INLINE void store_or_add_rest(const tile *t, float *to, size_t row, int adds, size_t rows_done, size_t columns_done)
+INLINE void store_or_add(const tile *t, float *to, size_t row, int adds, size_t rows_done, size_t columns_done)
 {
+    if (rows_done == 0 && columns_done == 0) {
+        if (adds)
+            add(t, to, row);
+        else
+            store(t, to, row);
+        return;
+    }
     float values[ROWS][COLUMNS];
     store(t, values[0], COLUMNS);
     for (size_t r = rows_done; r < ROWS; r++)
@@ -146,7 +153,6 @@ static void copy_transposed(float *panel, const float *from, size_t row, size_t 
 
 /* ---- the three products ---- */
 
-/* By blocks of rows of x and pieces of the depth: they stay in the cache, while w goes by in panels. */
 /* Copies a block of w to panels, row by row, so that the processor sees how it goes on and fetches ahead. */
 static AVX512 void copy_block(float *panels, const float *w, size_t left, size_t right, size_t out, size_t depth)
 {
@@ -159,6 +165,7 @@ static AVX512 void copy_block(float *panels, const float *w, size_t left, size_t
         }
 }
 
+/* By blocks of rows of x, and of w, which is copied: these stay in the cache. */
 AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
 {
     float *panels = floats(DEPTH * (WIDTH + COLUMNS));
@@ -176,12 +183,7 @@ AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows,
                         float *to = y + at * out + column;
                         expect_tile(to, out);
                         const tile t = multiply(x + at * in + k, in, 1, panels + (c - left) * depth, depth);
-                        if (at < i || column < c)
-                            store_or_add_rest(&t, to, out, k > 0, i - at, c - column);
-                        else if (k > 0)
-                            add(&t, to, out);
-                        else
-                            store(&t, to, out);
+                        store_or_add(&t, to, out, k > 0, i - at, c - column);
                     }
                 }
             }
@@ -222,13 +224,10 @@ static void copy_columns(float *a, const float *x, size_t first, size_t rows, si
             memcpy(a + (i - first) * rows + k * ROWS, x + k * in + within(i, in, ROWS), ROWS * sizeof(float));
 }
 
-/* Panels are of g, by blocks of its columns. */
-AVX512 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
+/* w (+)= x' g for some rows; panels are of g, by blocks of its columns. */
+static AVX512 void add_transposed_times(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out,
+                                        int adds, size_t block, float *panels)
 {
-    const size_t block = (RESIDENT / rows / COLUMNS + 1) * COLUMNS;
-    float *panels = floats((smaller(block, out) + COLUMNS + GROUP) * rows);
-    if (panels == NULL)
-        return 1;
     float *a = panels + (smaller(block, out) + COLUMNS) * rows;
     for (size_t first = 0; first < out; first += block) {
         const size_t last = smaller(first + block, out);
@@ -239,13 +238,24 @@ AVX512 int npdp_transposed_times_f32(const float *x, const float *g, float *w, s
             if (i % GROUP == 0)
                 copy_columns(a, x, i, rows, in);
             for (size_t c = first; c < last; c += COLUMNS) {
-                float *to = w + at * out + within(c, out, COLUMNS);
+                const size_t column = within(c, out, COLUMNS);
+                float *to = w + at * out + column;
                 expect_tile(to, out);
                 const tile t = multiply(a + i % GROUP * rows, 1, ROWS, panels + (c - first) * rows, rows);
-                store(&t, to, out);
+                store_or_add(&t, to, out, adds, i - at, c - column);
             }
         }
     }
+}
+
+AVX512 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
+{
+    const size_t most = smaller(rows, DEEP), block = (RESIDENT / most / COLUMNS + 1) * COLUMNS;
+    float *panels = floats((smaller(block, out) + COLUMNS + GROUP) * most);
+    if (panels == NULL)
+        return 1;
+    for (size_t k = 0; k < rows; k += DEEP)
+        add_transposed_times(x + k * in, g + k * out, w, smaller(DEEP, rows - k), in, out, k > 0, block, panels);
     free(panels);
     return 0;
 }

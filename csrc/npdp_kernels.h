@@ -92,12 +92,13 @@ void npdp_relu_gradient_f32(float *gradient, const float *g, const float *y, siz
 void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, size_t count);
 
 /* The products of a linear layer, on one thread. All arrays are C-contiguous: x, its gradient too, is (rows, in), w
- * (in, out), y and g (rows, out). The result does not overlap the factors. NaN and infinities go where the sums take them.
+ * (in, out), y and g (rows, out), none of them empty. The result does not overlap the factors. NaN and infinities go where
+ * the sums take them.
  *   times              y = x w                      rows >= 8,  out >= 32
  *   times_transposed   x = g w'                     rows >= 32, in >= 8
  *   transposed_times   w = x' g                     in >= 8,    out >= 32
  * They return 1, having done nothing, where there is no memory for panels. npdp_products says whether this processor can
- * (it takes AVX-512), and whether it is known to be quicker this way than with OpenBLAS: Intel's are. */
+ * (it takes AVX-512), and whether it is taken to be quicker this way than with OpenBLAS: Intel's are. */
 enum { NPDP_NO_PRODUCTS, NPDP_PRODUCTS, NPDP_QUICK_PRODUCTS };
 int npdp_products(void);
 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);

@@ -40,7 +40,7 @@ typedef struct {
 /* How many bytes at the start of the mapping these functions need. */
 size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes);
 
-/* Begins a collective and goes on. The chunks of `count` elements follow the partition law. */
+/* Begins a collective and goes on. The chunks of `count` elements follow the partition law; nobody sees an all-reduce's. */
 int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
 
 /* Goes on: NPDP_DONE; NPDP_WAITING, call again; or NPDP_DIFFERENT: another rank is in another collective, and this

@@ -117,7 +117,8 @@ static size_t size_of(const npdp_host *host)
 }
 
 /* The partition law; of a broadcast all belongs to the root, and of an all-reduce, which leaves everything everywhere,
- * each rank has whole cache lines: two that write to one line send it to and fro. Returns where the chunk starts. */
+ * each rank has whole cache lines, where the buffer begins with one: two that write to one line send it to and fro.
+ * Returns where the chunk starts. */
 static size_t chunk(const npdp_host *host, uint32_t rank, size_t *length)
 {
     if (host->kind == NPDP_BROADCAST) {

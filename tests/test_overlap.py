@@ -47,9 +47,9 @@ def test_work_goes_on_in_the_order_in_which_it_was_begun_on_another_thread():
             seen.append((number, part, here()))
             yield f"message {number}.{part}" if part else None
 
-    overlap = Overlap(wait)
+    overlap = Overlap()
     for number in range(3):
-        overlap.begin(work(number))
+        overlap.begin(work(number), wait)
     assert overlap.busy
     may_go_on.set()
     overlap.finish()
@@ -73,48 +73,68 @@ def test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_befor
         yield f"message {number}"
         seen.append((number, here()))
 
-    overlap = Overlap(waited.append)
+    overlap = Overlap()
     for number in range(3):
-        overlap.begin(work(number))
+        overlap.begin(work(number), waited.append)
         assert seen[-1] == (number, here())
         overlap.finish()
         assert seen[-1] == (number, "npdp overlap")
-    overlap.begin(iter(()))  # nothing to do
+    overlap.begin(iter(()), waited.append)  # nothing to do
     overlap.finish()
     assert waited == ["message 0", "message 1", "message 2"]
 
 
 def test_finish_says_how_long_it_had_to_wait():
-    overlap = Overlap(time.sleep)
-    overlap.begin(iter([0.05]))
+    overlap = Overlap()
+    overlap.begin(iter([0.05]), time.sleep)
     assert 0.02 < overlap.finish() < 5
     assert overlap.finish() < 0.02
 
 
 def test_the_first_failure_is_raised_where_the_program_waits_and_the_thread_lives_on():
-    overlap, done = Overlap(done_with), []
+    overlap, done = Overlap(), []
 
     def fail(text):
         yield None
         raise ValueError(text)
 
-    overlap.begin(fail("first"))
-    overlap.begin(fail("second"))
+    overlap.begin(fail("first"), done_with)
+    overlap.begin(fail("second"), done_with)
     with pytest.raises(ValueError, match="first"):
         overlap.finish()
-    overlap.begin(done.append(number) for number in range(2))
+    overlap.begin((done.append(number) for number in range(2)), done_with)
     overlap.finish()
     assert done == [0, 1]
 
 
 def test_a_failure_before_anything_is_waited_for_is_raised_at_once_and_the_thread_lives_on():
-    overlap, done = Overlap(done_with), []
+    overlap, done = Overlap(), []
     with pytest.raises(ZeroDivisionError):
-        overlap.begin(1 / number for number in (0,))
+        overlap.begin((1 / number for number in (0,)), done_with)
     overlap.finish()
-    overlap.begin(done.append(number) for number in range(2))
+    overlap.begin((done.append(number) for number in range(2)), done_with)
     overlap.finish()
     assert done == [0, 1]
+
+
+@pytest.mark.parametrize(("hosts", "late"), [((0, 0, 1, 1), (2, 3)), ((0, 0, 1, 1), (1,)), ((0, 0, 1), (2,))], ids=str)
+@pytest.mark.parametrize("count", [8, 8192, 65536])
+def test_nobody_waits_where_an_all_reduce_begins(hosts, late, count):
+    def program():
+        world = init()
+        buffer = npdp.shared_empty(count, np.float32)
+        buffer[:] = 1 + world.rank
+        world.allreduce(np.zeros(count, np.float32))  # what is made the first time
+        world.barrier()
+        if world.rank in late:
+            time.sleep(0.5)
+        before = time.perf_counter()
+        world.begin_allreduce(buffer)
+        taken = time.perf_counter() - before
+        world.finish()
+        return taken < 0.25, buffer[0] == buffer[-1] == len(hosts) * (len(hosts) + 1) // 2
+
+    assert run(len(hosts), program, hosts=hosts, algorithm="hierarchical") == [(True, True)] * len(hosts)
 
 
 # Data parallel over it

@@ -86,6 +86,23 @@ def test_it_goes_another_way_when_the_world_does():
 
 
 @pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+def test_it_is_chosen_anew_when_other_constants_are_used():
+    def program():
+        world = init()
+        allreduce = world.persistent_allreduce(np.ones(8, np.float32))
+        machine = world.constants.machine
+        recorder = record()
+        allreduce()
+        before = len(recorder.sent)
+        dear = machine._replace(kernel=machine.kernel._replace(first_s=1e3))
+        world.use(world.constants._replace(machine=dear))
+        allreduce()
+        return before, world.chosen("allreduce", 32) != "shared_memory", len(recorder.sent) > 0
+
+    assert run(2, program) == [(0, True, True)] * 2
+
+
+@pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 def test_a_rank_that_calls_something_else_is_told_so():
     def program():
         world = init()

@@ -87,9 +87,11 @@ class AcrossHosts:
         """Leave the sum, or other op, in a 1-D contiguous buffer; collective, in place.
 
         Yields:
-            Each message that is to be waited for before it can go on.
+            Each message that is to be waited for before it can go on; None before it waits for something else.
         """
         small = gathers(buffer.nbytes, len(self._leaders))
+        if self._host is not None and self._places > 1:
+            yield None  # no message, but what comes next waits for the ranks of this host
         if self._host is None:
             steps = _steps_by_messages(self._hosts, self._rank, buffer.size, buffer.itemsize, small)
             yield from messages(steps, transport, buffer, op)

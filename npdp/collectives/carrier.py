@@ -43,7 +43,7 @@ class Carrier:
         self.algorithm = algorithm
         self.collective_s = 0.0
         self.around: list[Callable[[], AbstractContextManager[None]]] = []
-        self._overlap = Overlap(lambda message: self.transport.wait(message))
+        self._overlap = Overlap()
         self._wait_before_s = 0.0
         self._host: Host | None = None
         self._host_opened = False
@@ -100,7 +100,7 @@ class Carrier:
     def use(self, constants: Constants) -> None:
         """Choose by other constants from now on; all ranks by the same."""
         self._constants = constants
-        self._chosen.clear()
+        self._chosen = {}
 
     @property
     def shares_memory(self) -> bool:
@@ -148,14 +148,14 @@ class Carrier:
             self._run(collective, buffer, op, algorithm, root)
 
     def _run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int) -> None:
+        if self._overlap.busy:  # choosing may be collective too
+            self.finish()
         algorithm = (  # found at once, as a rule: small collectives take two microseconds
             self._chosen.get((collective, buffer.nbytes, algorithm, self.algorithm))
             or self.chosen(collective, buffer.nbytes, algorithm)
         )
         if self.world_size == 1:
             return
-        if self._overlap.busy:
-            self.finish()
         before = time.perf_counter()
         self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
         self.collective_s += time.perf_counter() - before
@@ -168,11 +168,12 @@ class Carrier:
         """
         if self.world_size == 1 or self.chosen("allreduce", buffer.nbytes) != SHARED_MEMORY or self._host is None:
             return lambda: self.run("allreduce", buffer, "sum", None)
-        host, algorithm = self._host, self.algorithm
+        host, algorithm, choices = self._host, self.algorithm, self._chosen
         collective = host.persistent("allreduce", buffer, "sum")
 
         def allreduce() -> None:
-            if self._host is not host or self.algorithm != algorithm or self.around or self._overlap.busy:
+            as_settled = self._host is host and self._chosen is choices and self.algorithm == algorithm
+            if not as_settled or self.around or self._overlap.busy:
                 self.run("allreduce", buffer, "sum", None)
                 return
             before = time.perf_counter()
@@ -188,10 +189,11 @@ class Carrier:
             self.transport.native_allreduce(buffer, op)
         else:
             for message in self._messages(collective, algorithm, buffer, op, root):
-                self.transport.wait(message)
+                if message is not None:
+                    self.transport.wait(message)
 
     def _messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Iterator[Any]:
-        """Carry out a collective, and yield each message that is to be waited for before it can go on."""
+        """Carry out a collective, and yield each message that is to be waited for before it can go on, or None."""
         if algorithm == HIERARCHICAL:
             if self._across is None:
                 self._across = AcrossHosts(self.hosts, self.rank, self.host)
@@ -209,9 +211,9 @@ class Carrier:
             self._wait_before_s = self.wait_s
         before = time.perf_counter()
         if algorithm in (SHARED_MEMORY, NATIVE):
-            self._overlap.begin(self._at_once(algorithm, buffer))
+            self._overlap.begin(self._at_once(algorithm, buffer), self.transport.wait)
         else:
-            self._overlap.begin(self._messages("allreduce", algorithm, buffer, "sum", 0))
+            self._overlap.begin(self._messages("allreduce", algorithm, buffer, "sum", 0), self.transport.wait)
         self.collective_s += time.perf_counter() - before
 
     def _at_once(self, algorithm: str, buffer: Buffer) -> Iterator[None]:
@@ -228,6 +230,8 @@ class Carrier:
 
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool) -> Buffer | None:
         """Return an array in the host's memory, None where there is none or no room; collective."""
+        if self._overlap.busy:
+            self.finish()
         if self.host is None:
             return None
         before = time.perf_counter()

@@ -3,10 +3,11 @@
     program     | layer 3 |send| layer 2 | layer 1 | finish: wait for the rest |
     thread                     | bucket 0    | bucket 1           | bucket 2 |
 
-What a bucket sends first goes out at once, if nothing is before it: the wire works before the thread comes to run. The
-thread carries out the rest, one bucket after the other in the order in which they were begun, which is the same on
-every rank. It pays across hosts, where the wire works and the core waits; NumPy's products and the waiting both let
-other threads run. Inside a host a sum is work for the very cores that compute, and is done at once.
+What a bucket sends first goes out at once, if nothing is before it and its ranks are alone on their hosts: the wire
+works before the thread comes to run. The thread carries out the rest, one bucket after the other in the order in which
+they were begun, which is the same on every rank. It pays across hosts, where the wire works and the core waits; NumPy's
+products and the waiting both let other threads run. Inside a host a sum is work for the very cores that compute, and is
+done at once.
 """
 
 from __future__ import annotations
@@ -17,36 +18,37 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-Work = Iterator[Any]  # goes on from one message that it must wait for, which it yields, to the next; None: no message
+Work = Iterator[Any]  # yields each message that is to be waited for; None before it waits for something else itself
+Wait = Callable[[Any], None]
 
 
 class Overlap:
     """Carries out pieces of work in order, on a thread of its own.
 
-    Args:
-        wait: waits for a message.
-
     Attributes:
         busy: whether something has been begun since the last `finish`.
     """
 
-    def __init__(self, wait: Callable[[Any], None]) -> None:
+    def __init__(self) -> None:
         self.busy = False
-        self._wait = wait
-        self._work: queue.SimpleQueue[tuple[Work, Any]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Work, Wait, Any]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._begun = 0
         self._thread: threading.Thread | None = None
 
-    def begin(self, work: Work) -> None:
-        """Do `work` after what was begun before, beside the program; where nothing is, do now what needs no waiting."""
+    def begin(self, work: Work, wait: Wait) -> None:
+        """Do `work` after what was begun before, beside the program; where nothing is, now, up to what it waits for.
+
+        Args:
+            wait: waits for a message.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="npdp overlap", daemon=True)
             self._thread.start()
         self.busy = True
         message = next(work, None) if self._done.qsize() == self._begun else None
         self._begun += 1
-        self._work.put((work, message))
+        self._work.put((work, wait, message))
 
     def finish(self) -> float:
         """Wait until all that was begun is done; return for how many seconds that took.
@@ -64,13 +66,13 @@ class Overlap:
 
     def _run(self) -> None:
         while True:
-            work, message = self._work.get()
+            work, wait, message = self._work.get()
             try:
                 if message is not None:
-                    self._wait(message)
+                    wait(message)
                 for message in work:
                     if message is not None:
-                        self._wait(message)
+                        wait(message)
             except BaseException as failure:  # it is the program's, in whose name this is done
                 self._done.put(failure)
             else:

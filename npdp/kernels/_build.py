@@ -8,7 +8,8 @@ Through setuptools the module uses Python's stable ABI (`_compiled.abi3.so`): on
 
 The flags, and why no others:
     -O3                  turns the plain loops into vectors;
-    -ffp-contract=off    no fused multiply-add: C and NumPy give the same bits, on every processor;
+    -ffp-contract=off    no fused multiply-add, but where matmul.c asks for one: C and NumPy give the same bits, on
+                         every processor;
     -fno-math-errno      sqrt becomes an instruction (it would have to set errno); results do not change.
 No -march=native: the machine that builds is not the one that runs (csrc/internal.h picks the vector width at
 run time). No -Ofast: it reorders sums.

@@ -1,8 +1,8 @@
 """Products of float32 matrices by `csrc/matmul.c`, through cffi.
 
 Where the C code was not compiled, importing this raises ImportError. On one thread, and on Intel's processors with
-AVX-512, a product takes 0.7 to 0.95 of OpenBLAS's time. Sums are made in another order than BLAS makes them in: results
-agree up to rounding, and a row's does not depend on the rows beside it.
+AVX-512, a layer's product takes 0.6 to 1 of OpenBLAS's time (docs/measurements.md). Sums are made in another order than
+BLAS makes them in: results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ Array = NDArray[Any]
 
 ROWS, COLUMNS = 8, 32  # of a tile: what is smaller is not made of tiles
 LEAST_WORK = 1 << 22  # multiply-adds: from there on it is quicker
+MOST_WORK = 1.4  # of what the result needs, where tiles overlap
+LARGEST = 1 << 19  # numbers in the first factor of a plain product: beyond, the result is walked through too often
+DEEPEST = 4096  # of a product with a transposed weight: what is copied stays in the cache
 _FLOAT32 = np.dtype(np.float32)
 _NUMBERS = ffi.typeof("float[]")
 _pointer = ffi.from_buffer
@@ -40,19 +43,19 @@ def dot(a: Array, b: Array, out: Array | None = None, least_work: int = LEAST_WO
 
     Args:
         a: (m, k); b: (k, n).
-        out: (m, n), C-contiguous; the result, made anew where None.
+        out: (m, n), C-contiguous, apart from a and b; the result, made anew where None.
         least_work: m n k from which on it is for this kernel.
     """
     m, depth = a.shape
     n = b.shape[1]
-    if m * n * depth < least_work or a.dtype != _FLOAT32 or b.dtype != _FLOAT32 or len(b) != depth:
+    if m * n * depth < max(1, least_work) or a.dtype != _FLOAT32 or b.dtype != _FLOAT32 or len(b) != depth:
         return None
     a_flags, b_flags = a.flags, b.flags
-    if a_flags.c_contiguous and b_flags.c_contiguous and m >= ROWS and n >= COLUMNS:
+    if a_flags.c_contiguous and b_flags.c_contiguous and _fits(m, n) and a.size <= LARGEST:
         function, first, second, sizes = lib.npdp_times_f32, a, b, (m, depth, n)
-    elif a_flags.c_contiguous and b_flags.f_contiguous and m >= COLUMNS and n >= ROWS:
+    elif a_flags.c_contiguous and b_flags.f_contiguous and _fits(n, m) and depth <= DEEPEST:
         function, first, second, sizes = lib.npdp_times_transposed_f32, a, b.T, (m, n, depth)
-    elif a_flags.f_contiguous and b_flags.c_contiguous and m >= ROWS and n >= COLUMNS:
+    elif a_flags.f_contiguous and b_flags.c_contiguous and _fits(m, n):
         function, first, second, sizes = lib.npdp_transposed_times_f32, a.T, b, (depth, m, n)
     else:
         return None
@@ -62,3 +65,9 @@ def dot(a: Array, b: Array, out: Array | None = None, least_work: int = LEAST_WO
         return None
     pointers = _pointer(_NUMBERS, first), _pointer(_NUMBERS, second), _pointer(_NUMBERS, out)
     return None if function(*pointers, *sizes) else out
+
+
+def _fits(rows: int, columns: int) -> bool:
+    """Say whether a result is made of whole tiles for the most part; what these have twice is computed for nothing."""
+    tiles = -(-rows // ROWS) * -(-columns // COLUMNS)
+    return rows >= ROWS and columns >= COLUMNS and tiles * ROWS * COLUMNS <= MOST_WORK * rows * columns

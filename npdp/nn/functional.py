@@ -64,7 +64,8 @@ def _own_dot() -> Callable[..., Array | None] | None:
         return None
     from npdp.kernels import matmul  # there is one where there is a compiler
 
-    return matmul.dot if matmul.quick() else None
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    return matmul.dot if matmul.quick() and "openblas" in blas else None
 
 
 def _times_narrow_weight(rows: Array, weight: Array) -> Array:

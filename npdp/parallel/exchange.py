@@ -100,11 +100,13 @@ class GradientExchange:
     def begin(self, batch: Batch | None, alone: bool) -> float:
         weight = self._weight(batch)  # refuses what it must before any gradient is put aside
         if self.world.world_size > 1:
+            if self._overlaps:
+                self.world.finish()  # what a backward that failed has begun
             self._put_aside()
             self._next = 0
             # Two exchanges behind one loss would mix their buckets in an order that depends on what a rank used: each
-            # then waits for the end of backward; so does a single bucket, which is not complete before
-            self._leaves_early = alone and self.syncing and len(self._sizes) > 1
+            # then waits for the end of backward. So does a single one inside a host: it is not complete much before
+            self._leaves_early = alone and self.syncing and (len(self._sizes) > 1 or self._overlaps)
             if self._leaves_early:
                 self._waits_for = self._sizes.copy()
         return weight
