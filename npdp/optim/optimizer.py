@@ -245,5 +245,5 @@ def not_negative(name: str, value: float) -> float:
 
 
 def part(array: Array, run: Run) -> Array:
-    """Return the view of a run in a flat array."""
-    return array[run.start : run.stop]
+    """Return the view of a run in a flat array; where it is all, the array."""
+    return array if run.stop - run.start == array.size else array[run.start : run.stop]
