@@ -43,7 +43,8 @@ int npdp_max_i64(int64_t *dst, const int64_t *src, size_t count);
  *   velocity[i] = momentum * velocity[i] + keep * g       on the first update: g
  *   g = velocity[i]                             nesterov: g + momentum * velocity[i]
  *   param[i] = param[i] - lr * g
- * The two lines of velocity only where momentum != 0; elsewhere it is not touched and may be NULL.
+ * The two lines of velocity only where momentum != 0; elsewhere it is not touched and may be NULL. A velocity that is
+ * nearer to 0 than the smallest normal number is stored, and used, as 0.
  * keep is 1 - dampening; nesterov and first are 0 or 1. */
 int npdp_sgd_f32(float *param, const float *grad, float *velocity, size_t count, float lr, float momentum, float keep,
                  float weight_decay, int nesterov, int first);
@@ -58,7 +59,7 @@ int npdp_sgd_f64(double *param, const double *grad, double *velocity, size_t cou
  *   param[i] = p - (step_size * m[i]) / (sqrt(v[i]) / root2 + eps)
  * where, at update t = 1, 2, ...: rest1 = 1 - beta1, rest2 = 1 - beta2, step_size = lr / (1 - beta1^t),
  * root2 = sqrt(1 - beta2^t), and with weight decay: l2 = weight_decay, shrink = 1 (Adam)
- * or l2 = 0, shrink = 1 - lr * weight_decay (AdamW). */
+ * or l2 = 0, shrink = 1 - lr * weight_decay (AdamW). m and v become 0 as velocity does. */
 int npdp_adam_f32(float *param, const float *grad, float *m, float *v, size_t count, float step_size, float beta1,
                   float rest1, float beta2, float rest2, float root2, float eps, float l2, float shrink);
 int npdp_adam_f64(double *param, const double *grad, double *m, double *v, size_t count, double step_size,

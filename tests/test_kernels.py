@@ -129,6 +129,26 @@ def test_the_gradient_of_relu_has_the_same_bits_in_c_and_numpy(dtype, count, off
     assert_same_bits(kernels.compiled.relu_gradient(shifted(g, offset), shifted(y, (3 * offset) % 17)), wanted)
 
 
+@each_implementation
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_state_that_fades_away_becomes_0(kernel, dtype):
+    """Not a denormal number, with which arithmetic takes more than ten times as long."""
+    tiny = np.finfo(dtype).tiny
+    zeros = np.zeros(5, dtype)
+    state = np.array([1.05 * tiny, -1.05 * tiny, 2 * tiny, tiny / 4, np.nan], dtype)
+    velocity, m, v = state.copy(), state.copy(), np.abs(state)
+    kernel.sgd_update(zeros.copy(), zeros, velocity, lr=0.1, momentum=0.9, dampening=0.0, nesterov=False,
+                      weight_decay=0.0, first=False)  # fmt: skip
+    kernel.adam_update(zeros.copy(), zeros, m, v, lr=0.1, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.0,
+                       decoupled=False, step=9)  # fmt: skip
+    for left in (velocity, m, v):
+        assert (left[[0, 1, 3]] == 0).all() and left[2] == np.dtype(dtype).type(0.9) * state[2] and np.isnan(left[4])
+    velocity = state.copy()
+    kernel.sgd_update(zeros.copy(), np.full(5, tiny / 4, dtype), velocity, lr=0.1, momentum=0.9, dampening=0.0,
+                      nesterov=False, weight_decay=0.0, first=True)  # fmt: skip
+    assert (velocity == 0).all()
+
+
 def test_the_gradient_of_relu_takes_arrays_of_any_order_and_dtype():
     rng = np.random.default_rng(0)
     g, y = rng.standard_normal((4, 6)), rng.standard_normal((4, 6))

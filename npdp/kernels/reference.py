@@ -98,7 +98,7 @@ def sgd_update(
         if weight_decay != 0:
             g = g + weight_decay * p
         for v in (array[block] for array in state):
-            v[:] = g if first else momentum * v + keep * g
+            v[:] = _flushed(g if first else momentum * v + keep * g)
             g = g + momentum * v if nesterov else v
         p -= lr * g
     return 0
@@ -128,10 +128,15 @@ def adam_update(
         p, g, mean, square = param[block], gradient[block], m[block], v[block]
         if l2 != 0:
             g = g + l2 * p
-        mean[:] = beta1 * mean + rest1 * g
-        square[:] = beta2 * square + (rest2 * g) * g
+        mean[:] = _flushed(beta1 * mean + rest1 * g)
+        square[:] = _flushed(beta2 * square + (rest2 * g) * g)
         p[:] = shrink * p - (step_size * mean) / (np.sqrt(square) / root2 + eps)
     return 0
+
+
+def _flushed(state: Array) -> Array:
+    """Return the array with 0 for what is nearer to 0 than the smallest normal number: arithmetic on that is slow."""
+    return np.where(np.abs(state) < np.finfo(state.dtype).tiny, state.dtype.type(0), state)
 
 
 def adam_scalars(

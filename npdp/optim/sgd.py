@@ -4,6 +4,8 @@
     velocity = momentum * velocity + (1 - dampening) * g        (the first time: g)
     parameter -= lr * (g + momentum * velocity  if nesterov else  velocity)
 
+A velocity nearer to 0 than the smallest normal number is 0 (csrc/update.c).
+
 Source: Sutskever et al., On the importance of initialization and momentum in deep learning, 2013 (Nesterov's form).
 Cost: one pass, reading 3 and writing 2 arrays of the model's size; without momentum 2 and 1.
 """
