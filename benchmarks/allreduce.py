@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 
 import numpy as np
-from machine import clean_environment, keep
-from step import THREADS, TRIES, command
+from machine import keep
+from step import lines_of
 
-from npdp import launch
 from npdp.bench.sizes import parse_sizes
 
 SIZES = "1K,32K,256K,1M,4M,16M,64M"
@@ -98,17 +96,9 @@ def work(who: str, sizes: tuple[int, ...]) -> None:
 
 def one_round(who: str, ranks: int, sizes: tuple[int, ...]) -> dict[int, float]:
     """Start a contender's ranks; return the seconds of a call by bytes."""
-    environment = {**clean_environment(), **launch.settings(ranks), **dict.fromkeys(THREADS, "1")}
-    sizes_text = ",".join(map(str, sizes))
-    for _ in range(TRIES):
-        run = subprocess.run(
-            [*command("torch" if who == "gloo" else who, ranks), __file__, "--work", who, "--sizes", sizes_text],
-            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        lines = [line.split() for line in run.stdout.splitlines() if line.startswith("took ")]
-        if len(lines) == len(sizes):
-            return {int(nbytes): float(seconds) for _, nbytes, seconds in lines}
-    raise SystemExit(f"{who} failed {TRIES} times:\n{run.stderr[-2000:]}")
+    arguments = [__file__, "--work", who, "--sizes", ",".join(map(str, sizes))]
+    lines = lines_of("torch" if who == "gloo" else who, ranks, arguments, "took ", len(sizes))
+    return {int(nbytes): float(seconds) for _, nbytes, seconds in map(str.split, lines)}
 
 
 def main() -> None:

@@ -39,18 +39,26 @@ def seconds_a_step(
     who: str, model: str, ranks: int, seconds: float, rows: int | None = None, threads: int = 1
 ) -> float:
     """Run one round of a contender; return the seconds that a step took."""
+    arguments = [WORKER, who, model, str(seconds), *([str(rows)] if rows else [])]
+    return float(lines_of(who, ranks, arguments, "round ", 1, threads)[0].split()[1])
+
+
+def lines_of(
+    who: str, ranks: int, arguments: list[str], beginning: str, count: int, threads: int = 1
+) -> list[str]:
+    """Start a contender's ranks; return the lines that begin so, of which there must be so many."""
     from npdp import launch
 
-    environment = {**clean_environment(), **launch.settings(ranks), **{name: str(threads) for name in THREADS}}
+    environment = {**clean_environment(), **launch.settings(ranks), **dict.fromkeys(THREADS, str(threads))}
     for _ in range(TRIES):
         run = subprocess.run(
-            [*command(who, ranks), WORKER, who, model, str(seconds), *([str(rows)] if rows else [])],
+            [*command(who, ranks), *arguments],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
-        found = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("round ")]
-        if found:
-            return float(found[0])
-    raise SystemExit(f"{who} failed on {model} {TRIES} times:\n{run.stderr[-2000:]}")
+        found = [line for line in run.stdout.splitlines() if line.startswith(beginning)]
+        if len(found) == count:
+            return found
+    raise SystemExit(f"{who} failed {TRIES} times ({' '.join(arguments)}):\n{run.stderr[-2000:]}")
 
 
 def main() -> None:

@@ -23,7 +23,9 @@
 #define AVX512 __attribute__((target("avx512f")))
 #define INLINE static inline __attribute__((always_inline)) AVX512
 enum { ROWS = 8, COLUMNS = 32, VECTOR = 16, UNROLL = 8, GROUP = 8 * ROWS };
-enum { DEPTH = 256, DEEP = 512, WIDTH = 512, BLOCK = 512, RESIDENT = 1 << 18 }; /* numbers that stay in the cache: of depth, of rows, in all */
+/* What stays in the cache, in numbers: of depth in a plain product, and in one with x transposed; of w's columns; of
+ * rows; and of all that is copied. */
+enum { DEPTH = 256, DEEP = 512, WIDTH = 512, BLOCK = 512, RESIDENT = 1 << 18 };
 
 typedef struct {
     __m512 sums[ROWS][2];
@@ -134,12 +136,17 @@ static float *floats(size_t count)
     return posix_memalign(&memory, 64, count * sizeof(float)) ? NULL : memory;
 }
 
-static AVX512 void copy(float *panel, const float *from, size_t row, size_t depth)
+/* Copies columns [left, right) of a matrix to panels, row by row, so that the processor sees how it goes on and fetches
+ * ahead. */
+static AVX512 void copy(float *panels, const float *matrix, size_t left, size_t right, size_t row, size_t depth)
 {
-    for (size_t k = 0; k < depth; k++, panel += COLUMNS, from += row) {
-        _mm512_store_ps(panel, _mm512_loadu_ps(from));
-        _mm512_store_ps(panel + VECTOR, _mm512_loadu_ps(from + VECTOR));
-    }
+    for (size_t k = 0; k < depth; k++)
+        for (size_t c = left; c < right; c += COLUMNS) {
+            const float *from = matrix + k * row + within(c, row, COLUMNS);
+            float *to = panels + (c - left) * depth + k * COLUMNS;
+            _mm512_store_ps(to, _mm512_loadu_ps(from));
+            _mm512_store_ps(to + VECTOR, _mm512_loadu_ps(from + VECTOR));
+        }
 }
 
 /* panel[k][c] = from[c][k] */
@@ -153,18 +160,6 @@ static void copy_transposed(float *panel, const float *from, size_t row, size_t 
 
 /* ---- the three products ---- */
 
-/* Copies a block of w to panels, row by row, so that the processor sees how it goes on and fetches ahead. */
-static AVX512 void copy_block(float *panels, const float *w, size_t left, size_t right, size_t out, size_t depth)
-{
-    for (size_t k = 0; k < depth; k++)
-        for (size_t c = left; c < right; c += COLUMNS) {
-            const float *from = w + k * out + within(c, out, COLUMNS);
-            float *to = panels + (c - left) * depth + k * COLUMNS;
-            _mm512_store_ps(to, _mm512_loadu_ps(from));
-            _mm512_store_ps(to + VECTOR, _mm512_loadu_ps(from + VECTOR));
-        }
-}
-
 /* By blocks of rows of x, and of w, which is copied: these stay in the cache. */
 AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
 {
@@ -175,7 +170,7 @@ AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows,
         for (size_t left = 0; left < out; left += WIDTH)
             for (size_t k = 0; k < in; k += DEPTH) {
                 const size_t depth = smaller(DEPTH, in - k), right = smaller(left + WIDTH, out);
-                copy_block(panels, w + k * out, left, right, out, depth);
+                copy(panels, w + k * out, left, right, out, depth);
                 for (size_t c = left; c < right; c += COLUMNS) {
                     const size_t column = within(c, out, COLUMNS);
                     for (size_t i = first; i < smaller(first + BLOCK, rows); i += ROWS) {
@@ -231,8 +226,7 @@ static AVX512 void add_transposed_times(const float *x, const float *g, float *w
     float *a = panels + (smaller(block, out) + COLUMNS) * rows;
     for (size_t first = 0; first < out; first += block) {
         const size_t last = smaller(first + block, out);
-        for (size_t c = first; c < last; c += COLUMNS)
-            copy(panels + (c - first) * rows, g + within(c, out, COLUMNS), out, rows);
+        copy(panels, g, first, last, out, rows);
         for (size_t i = 0; i < in; i += ROWS) {
             const size_t at = within(i, in, ROWS);
             if (i % GROUP == 0)

@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 Work = Iterator[Any]  # yields each message that is to be waited for; None before it waits for something else itself
@@ -66,11 +67,9 @@ class Overlap:
 
     def _run(self) -> None:
         while True:
-            work, wait, message = self._work.get()
+            work, wait, first = self._work.get()
             try:
-                if message is not None:
-                    wait(message)
-                for message in work:
+                for message in chain((first,), work):
                     if message is not None:
                         wait(message)
             except BaseException as failure:  # it is the program's, in whose name this is done

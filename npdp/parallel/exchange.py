@@ -83,11 +83,7 @@ class GradientExchange:
             numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
             self.buckets += cut_buckets(flat, numbers, bucket_cap_mb, first_bucket_mb)
         self._overlaps = overlap and world.spans_hosts
-        buffers = [bucket.buffer for bucket in self.buckets]
-        self._sends: list[Callable[[], None]] = [
-            partial(world.begin_allreduce, buffer) if self._overlaps else world.persistent_allreduce(buffer)
-            for buffer in buffers
-        ]
+        self._sends: list[Callable[[], None]] = []  # per bucket, once one leaves: some strategies never send any
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._sizes = [len(bucket.numbers) for bucket in self.buckets]
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
@@ -208,8 +204,15 @@ class GradientExchange:
             exchanges = {p.exchange for p in flat.parameters if isinstance(p.exchange, GradientExchange)}
             flat.unsynced = UNSYNCED if any(exchange.unsynced for exchange in exchanges) else None
 
+    def _sending(self, buffer: Array) -> Callable[[], None]:
+        """Return what sums this buffer; across hosts it only begins to, and backward goes on."""
+        if self._overlaps:
+            return partial(self.world.begin_allreduce, buffer)
+        return self.world.persistent_allreduce(buffer)
+
     def _leave(self) -> None:
         """Send the next bucket."""
+        self._sends = self._sends or [self._sending(bucket.buffer) for bucket in self.buckets]
         bucket, send = self.buckets[self._next], self._sends[self._next]
         self._next += 1
         flat = bucket.flat
