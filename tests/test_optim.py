@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from npdp import nn, optim
+from npdp import kernels, nn, optim
 from npdp.autograd import Tensor
 from npdp.nn.parameter import FlatParameters, Parameter, allocate, lay_flat
 from npdp.optim import learning_rates
@@ -78,6 +78,40 @@ def test_all_parameters_with_a_gradient_are_one_run():
         model(np.ones((4, 5), np.float32)).sum().backward()
         optimizer.step()
     assert runs == [(0, optimizer.slabs[0].flat.data.size, step) for step in (1, 2)]
+
+
+@each_optimizer
+def test_arrays_are_checked_once_and_again_where_they_moved(make, monkeypatch):
+    checks = []
+    monkeypatch.setattr(kernels, "check", lambda *arguments: checks.append(arguments))
+    flats = []
+    for moves in (False, True):
+        params = parameters(3, 2)
+        optimizer = make(params)
+        (slab,) = optimizer.slabs
+        for step in range(6):
+            if moves and step == 2:
+                slab.flat.move_data(slab.flat.data.copy())
+            if moves and step == 3:
+                slab.flat.move_grad(slab.flat.grad.copy())
+            if moves and step == 4:
+                slab.state.update({name: array.copy() for name, array in slab.state.items()})
+            give_gradients(params, 2, 3)
+            optimizer.step()
+            slab.flat.data[slab.flat.flags] = 0
+        flats.append(slab.flat.data)
+        assert len(checks) == (1 if not moves else 3 + bool(slab.state))
+        checks.clear()
+    np.testing.assert_array_equal(*flats)
+
+
+def test_momentum_cannot_come_later():
+    params = parameters(3)
+    optimizer = optim.SGD(params)
+    optimizer.momentum = 0.9
+    give_gradients(params, 2)
+    with pytest.raises(ValueError, match="SGD was made without momentum, so it has no velocity: make a new one"):
+        optimizer.step()
 
 
 def test_gradients_from_before_the_optimiser_are_kept():

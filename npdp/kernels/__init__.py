@@ -13,6 +13,7 @@ NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
 
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 
-__all__ = ["OPS", "Sum", "accumulate", "adam_update", "backend", "combine", "compiled", "reference", "relu_gradient",
-           "sgd_update"]  # fmt: skip
+__all__ = ["OPS", "Sum", "accumulate", "adam_update", "adam_updater", "backend", "combine", "compiled", "reference",
+           "relu_gradient", "sgd_update", "sgd_updater"]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -61,13 +62,9 @@ class Kernels(Protocol):
 
     def pointers(self, arrays: list[Array]) -> Any: ...
 
-    # fmt: off
-    def sgd_update(self, param: Array, grad: Gradient, velocity: Array | None, *, lr: float, momentum: float,
-                   dampening: float, nesterov: bool, weight_decay: float, first: bool) -> int: ...
+    def sgd_updater(self, param: Array, grad: Gradient, velocity: Array | None) -> Callable[..., int]: ...
 
-    def adam_update(self, param: Array, grad: Gradient, m: Array, v: Array, *, lr: float, beta1: float, beta2: float,
-                    eps: float, weight_decay: float, decoupled: bool, step: int) -> int: ...
-    # fmt: on
+    def adam_updater(self, param: Array, grad: Gradient, m: Array, v: Array) -> Callable[..., int]: ...
 
 
 def _load_compiled() -> tuple[Kernels | None, str]:
@@ -173,23 +170,22 @@ def sgd_update(
     """
     if momentum == 0:
         velocity = None
-        check(_SGD_PLAIN, param, grad.arrays[0] if isinstance(grad, Sum) else grad)
     elif velocity is None:
         raise ValueError(f"sgd_update: velocity is None, wanted an array like param for momentum {momentum}")
-    else:
-        check(_SGD, param, velocity, grad.arrays[0] if isinstance(grad, Sum) else grad)
-    if _selected().sgd_update(
-        param,
-        grad,
-        velocity,
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        first=first,
+    if sgd_updater(param, grad, velocity)(
+        lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov, weight_decay=weight_decay, first=first
     ):
         raise ValueError("sgd_update: param, grad and velocity overlap, wanted separate memory")
+
+
+def sgd_updater(param: Array, grad: Gradient, velocity: Array | None = None) -> Callable[..., int]:
+    """Return `sgd_update` of these arrays, checked once, for every step: it takes the scalars.
+
+    It returns 0; or 1, having done nothing, where the arrays overlap. Without velocity it takes momentum 0 only.
+    """
+    state = [] if velocity is None else [velocity]
+    check(_SGD if state else _SGD_PLAIN, param, *state, grad.arrays[0] if isinstance(grad, Sum) else grad)
+    return _selected().sgd_updater(param, grad, velocity)
 
 
 def adam_update(
@@ -222,21 +218,16 @@ def adam_update(
     """
     if step < 1:
         raise ValueError(f"adam_update: step is {step}, wanted 1 for the first update")
-    check(_ADAM, param, m, v, grad.arrays[0] if isinstance(grad, Sum) else grad)
-    if _selected().adam_update(
-        param,
-        grad,
-        m,
-        v,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        step=step,
+    if adam_updater(param, grad, m, v)(
+        lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, decoupled=decoupled, step=step
     ):
         raise ValueError("adam_update: param, grad, m and v overlap, wanted separate memory")
+
+
+def adam_updater(param: Array, grad: Gradient, m: Array, v: Array) -> Callable[..., int]:
+    """Return `adam_update` of these arrays, checked once, for every step; see `sgd_updater`."""
+    check(_ADAM, param, m, v, grad.arrays[0] if isinstance(grad, Sum) else grad)
+    return _selected().adam_updater(param, grad, m, v)
 
 
 @cache

@@ -9,6 +9,7 @@ Scalars are rounded to the arrays' dtype first, and the operations come in the o
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from math import sqrt
 from typing import Any
@@ -132,6 +133,14 @@ def adam_update(
         square[:] = _flushed(beta2 * square + (rest2 * g) * g)
         p[:] = shrink * p - (step_size * mean) / (np.sqrt(square) / root2 + eps)
     return 0
+
+
+def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[..., int]:
+    return partial(sgd_update, param, grad, velocity)
+
+
+def adam_updater(param: Array, grad: Any, m: Array, v: Array) -> Callable[..., int]:
+    return partial(adam_update, param, grad, m, v)
 
 
 def _flushed(state: Array) -> Array:

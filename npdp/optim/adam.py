@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from npdp import kernels
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, part, refuse_sparse
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, refuse_sparse
 
 
 class Adam(Optimizer):
@@ -41,11 +41,7 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, weight_decay, allocate)
 
     def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
-        kernels.adam_update(
-            part(slab.flat.data, run),
-            part(slab.flat.grad, run) if grad is None else grad,
-            part(slab.state["m"], run),
-            part(slab.state["v"], run),
+        slab.settled(run, kernels.adam_updater, grad)(
             lr=self.current_lr,
             beta1=self.betas[0],
             beta2=self.betas[1],

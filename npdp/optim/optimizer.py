@@ -9,6 +9,7 @@ Sparse parameters are apart: of each, the rows that have a gradient are updated,
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array
-from npdp.kernels import Gradient
+from npdp.kernels import Gradient, Sum
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
 
 LearningRate = float | Callable[[int], float]
@@ -48,6 +49,7 @@ class Slab:
         self.steps = [0] * len(numbers)
         self.state = {name: allocate(flat.data.size, flat.dtype) for name in names}
         self.parameters = [flat.parameters[number] for number in numbers]
+        self._settled: dict[tuple[int, int], tuple[list[Array | Sum], Callable[..., int]]] = {}
         self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
 
     def runs(self) -> list[Run]:
@@ -87,6 +89,20 @@ class Slab:
             else:
                 runs.append(Run(start, stop, self.steps[place]))
         return runs
+
+    def settled(self, run: Run, make: Callable[..., Callable[..., int]], grad: Gradient | None) -> Callable[..., int]:
+        """Return the update that `make` makes of a run's parameters, gradient and state; anew where these moved."""
+        arrays = [self.flat.data, self.flat.grad if grad is None else grad, *self.state.values()]
+        place = (run.start, run.stop)
+        if place in self._settled:
+            before, update = self._settled[place]
+            if all(map(operator.is_, before, arrays)):
+                return update
+        data, _, *state = (part(array, run) if isinstance(array, np.ndarray) else array for array in arrays)
+        update = make(data, part(self.flat.grad, run) if grad is None else grad, *state)
+        if not isinstance(grad, np.ndarray):  # that is another one in each step
+            self._settled[place] = arrays, update
+        return update
 
     def mark_changed(self) -> None:
         """Note the change in place, so that a graph that still needs the old values says so."""

@@ -20,7 +20,7 @@ from npdp import kernels
 from npdp.autograd.rows import Rows
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, part, refuse_sparse
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, refuse_sparse
 
 BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in the cache, 2 to 3 times as quick
 
@@ -50,10 +50,9 @@ class SGD(Optimizer):
         super().__init__(parameters, lr, weight_decay, allocate)
 
     def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
-        kernels.sgd_update(
-            part(slab.flat.data, run),
-            part(slab.flat.grad, run) if grad is None else grad,
-            part(slab.state["velocity"], run) if self.momentum else None,
+        if self.momentum and not slab.state:
+            raise ValueError("SGD was made without momentum, so it has no velocity: make a new one for momentum")
+        slab.settled(run, kernels.sgd_updater, grad)(
             lr=self.current_lr,
             momentum=self.momentum,
             dampening=self.dampening,
