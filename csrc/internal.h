@@ -13,6 +13,14 @@
 #define NPDP_CLONES
 #endif
 
+/* What the compiler can make; whether the processor has it is asked for at run time (processor.c). */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define NPDP_WITH_AVX512
+#if defined(__linux__) && !defined(__clang__) && __GNUC__ >= 11
+#define NPDP_WITH_AMX
+#endif
+#endif
+
 /* Whether two arrays of `nbytes` have a byte in common. */
 static inline int npdp_overlap(const void *left, const void *right, size_t nbytes)
 {

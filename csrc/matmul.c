@@ -15,9 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "internal.h"
 #include "npdp_kernels.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef NPDP_WITH_AVX512
 #include <immintrin.h>
 
 #define AVX512 __attribute__((target("avx512f")))
@@ -254,14 +255,6 @@ AVX512 int npdp_transposed_times_f32(const float *x, const float *g, float *w, s
     return 0;
 }
 
-int npdp_products(void)
-{
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx512f"))
-        return NPDP_NO_PRODUCTS;
-    return __builtin_cpu_is("intel") ? NPDP_QUICK_PRODUCTS : NPDP_PRODUCTS;
-}
-
 #else
 
 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
@@ -277,11 +270,6 @@ int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t r
 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
 {
     return (void)x, (void)g, (void)w, (void)rows, (void)in, (void)out, 1;
-}
-
-int npdp_products(void)
-{
-    return NPDP_NO_PRODUCTS;
 }
 
 #endif

@@ -94,16 +94,22 @@ void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, 
 
 /* The products of a linear layer, on one thread. All arrays are C-contiguous: x, its gradient too, is (rows, in), w
  * (in, out), y and g (rows, out), none of them empty. The result does not overlap the factors. NaN and infinities go where
- * the sums take them.
+ * the sums take them. With AVX-512, in whole tiles:
  *   times              y = x w                      rows >= 8,  out >= 32
  *   times_transposed   x = g w'                     rows >= 32, in >= 8
  *   transposed_times   w = x' g                     in >= 8,    out >= 32
- * They return 1, having done nothing, where there is no memory for panels. npdp_products says whether this processor can
- * (it takes AVX-512), and whether it is taken to be quicker this way than with OpenBLAS: Intel's are. */
-enum { NPDP_NO_PRODUCTS, NPDP_PRODUCTS, NPDP_QUICK_PRODUCTS };
-int npdp_products(void);
+ * and with AMX, for any sizes, as exact as float32 arithmetic is; what is below the smallest normal number may become 0.
+ * They return 1 where the caller must make the product otherwise: there is no memory for panels, or, with AMX, the result has a
+ * NaN (an infinity in a factor gives some where float32 arithmetic does not). */
 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
+int npdp_amx_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
+int npdp_amx_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
+int npdp_amx_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
+
+/* What of the above this processor can do (and Linux allows), and whether it is Intel's: flags. */
+enum { NPDP_HAS_AVX512 = 1, NPDP_HAS_AMX = 2, NPDP_IS_INTEL = 4 };
+int npdp_processor(void);
 
 #endif

@@ -427,31 +427,46 @@ static void expect_products(const float *a, size_t a_row, size_t a_step, const f
         }
 }
 
-static void call_products(size_t rows, size_t in, size_t out)
+typedef int product(const float *, const float *, float *, size_t, size_t, size_t);
+
+typedef struct {
+    product *times, *times_transposed, *transposed_times;
+} products;
+
+static void call_products(const products *make, size_t rows, size_t in, size_t out)
 {
     float *x = small_numbers(rows * in, 1), *w = small_numbers(in * out, 2), *y = small_numbers(rows * out, 3);
 
-    expect(0, npdp_times_f32(x, w, y, rows, in, out), "times", out);
+    expect(0, make->times(x, w, y, rows, in, out), "times", out);
     expect_products(x, in, 1, w, out, 1, y, (const size_t[]){rows, in, out}, "times");
     free(x);
     x = small_numbers(rows * in, 1);
     memcpy(y, w, (rows < in ? rows : in) * out * sizeof(float)); /* small again */
-    expect(0, npdp_transposed_times_f32(x, y, w, rows, in, out), "transposed_times", out);
+    expect(0, make->transposed_times(x, y, w, rows, in, out), "transposed_times", out);
     expect_products(x, 1, in, y, out, 1, w, (const size_t[]){in, rows, out}, "transposed_times");
     free(w);
     w = small_numbers(in * out, 2);
-    expect(0, npdp_times_transposed_f32(y, w, x, rows, in, out), "times_transposed", out);
+    expect(0, make->times_transposed(y, w, x, rows, in, out), "times_transposed", out);
     expect_products(y, out, 1, w, 1, out, x, (const size_t[]){rows, out, in}, "times_transposed");
     free(x), free(w), free(y);
 }
 
+static void call_all_products(const products *make)
+{
+    for (size_t more = 0; more < 12; more++)
+        call_products(make, 32 + 9 * more, 8 + 101 * more, 32 + 13 * more);
+    call_products(make, 140, 1030, 65);
+    call_products(make, 1100, 70, 33);
+}
+
 int main(void)
 {
-    if (npdp_products() != NPDP_NO_PRODUCTS) {
-        for (size_t more = 0; more < 12; more++)
-            call_products(32 + 9 * more, 8 + 101 * more, 32 + 13 * more);
-        call_products(140, 1030, 65);
-    }
+    const products avx512 = {npdp_times_f32, npdp_times_transposed_f32, npdp_transposed_times_f32};
+    const products amx = {npdp_amx_times_f32, npdp_amx_times_transposed_f32, npdp_amx_transposed_times_f32};
+    if (npdp_processor() & NPDP_HAS_AVX512)
+        call_all_products(&avx512);
+    if (npdp_processor() & NPDP_HAS_AMX)
+        call_all_products(&amx);
     for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)
         call_collectives(ranks);
     for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)

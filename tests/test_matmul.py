@@ -1,5 +1,7 @@
 """npdp's own products: whole numbers come out exactly, for any sizes, so a term that is missing or twice is seen."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,8 @@ from npdp import kernels, nn
 from npdp.nn import functional
 
 matmul = pytest.importorskip("npdp.kernels.matmul", reason="the C kernels are not compiled")
-pytestmark = pytest.mark.skipif(
-    not matmul.possible() or kernels.backend() != "c", reason="this processor has no AVX-512, or NumPy is asked for"
-)
+KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX}
+pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="NumPy is asked for")
 
 FORMS = ("times", "times transposed", "transposed times")
 BORDERS = [(8, 1, 32), (41, 2, 94), (128, 256, 64), (129, 257, 95), (135, 513, 95), (519, 511, 32)]
@@ -37,55 +38,90 @@ def factors(form, m, k, n, make=whole):
     )
 
 
-def fits(form, m, n):
+def few(array):
+    """Return it with three numbers in a column, the others 0: sums of large numbers stay exact."""
+    keep = np.argsort(np.random.default_rng(5).random(array.shape), axis=0) < 3
+    return np.where(keep, array, np.float32(0))
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def tiles(request):
+    """What makes products of any size."""
+    kind = KINDS[request.param]
+    if kind not in matmul.possible():
+        pytest.skip(f"this processor has no {request.param}")
+    return kind._replace(least_work=0)
+
+
+def fits(tiles, form, m, k, n):
     rows, columns = (n, m) if form == "times transposed" else (m, n)
-    tiles = -(-rows // 8) * -(-columns // 32)
-    return rows >= 8 and columns >= 32 and tiles * 256 <= 1.4 * rows * columns
+    if tiles.depth == 1:
+        return rows >= 8 and columns >= 32 and -(-rows // 8) * -(-columns // 32) * 256 <= 1.4 * rows * columns
+    return -(-m // 32) * -(-k // 32) * -(-n // 32) * 32**3 <= 1.4 * m * k * n
 
 
-def assert_exact(form, m, k, n):
+def assert_exact(tiles, form, m, k, n):
     a, b = factors(form, m, k, n)
-    got = matmul.dot(a, b, least_work=0)
-    left = (form == "times transposed" and k > matmul.DEEPEST) or (form == "times" and m * k > matmul.LARGEST)
+    got = matmul.dot(tiles, a, b)
+    left = (form == "times transposed" and k > tiles.deepest) or (form == "times" and m * k > tiles.largest)
     if min(m, k, n) > 1:
-        assert (got is None) == (left or not fits(form, m, n))
+        assert (got is None) == (left or not fits(tiles, form, m, k, n))
     if got is not None:
         np.testing.assert_array_equal(got, a.astype(np.int64) @ b.astype(np.int64))
 
 
 @given(st.sampled_from(FORMS), st.integers(1, 150), st.integers(1, 600), st.integers(1, 150))
 @settings(max_examples=150, deadline=None)
-def test_whole_numbers_come_out_exactly_for_any_sizes(form, m, k, n):
-    assert_exact(form, m, k, n)
+def test_whole_numbers_come_out_exactly_for_any_sizes(tiles, form, m, k, n):
+    assert_exact(tiles, form, m, k, n)
 
 
 @pytest.mark.parametrize("sizes", BORDERS + LARGE, ids=str)
 @pytest.mark.parametrize("form", FORMS)
-def test_whole_numbers_come_out_exactly_at_the_borders_of_blocks(form, sizes):
+def test_whole_numbers_come_out_exactly_at_the_borders_of_blocks(tiles, form, sizes):
     m, k, n = sizes
-    assert_exact(form, m, k, n)
-    assert_exact(form, n, k, m)
+    assert_exact(tiles, form, m, k, n)
+    assert_exact(tiles, form, n, k, m)
+
+
+@pytest.mark.parametrize("bits", [(20, 1), (1, 20), (16, 5), (5, 16), (11, 11)], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_of_many_bits_come_out_exactly(tiles, form, bits):
+    m, k, n = 93, 350, 126
+    rng = np.random.default_rng(3)
+    a, b = (rng.integers(-(2**many), 2**many, shape) for many, shape in zip(bits, [(m, k), (k, n)], strict=True))
+    b = few(b)
+    made = iter([a, b])
+    got = matmul.dot(tiles, *factors(form, m, k, n, lambda shape, seed: next(made).astype(np.float32)))
+    np.testing.assert_array_equal(got, a @ b.astype(np.int64))
+
+
+@pytest.mark.parametrize("spread", [0, 15], ids=["near to each other", "of all magnitudes"])
+@pytest.mark.parametrize("form", FORMS)
+def test_other_numbers_are_as_exact_as_float32_arithmetic_makes_them(tiles, form, spread):
+    def make(shape, seed):
+        return normal(shape, seed) * 2.0 ** np.random.default_rng(seed + 9).integers(-spread, spread + 1, shape)
+
+    a, b = factors(form, 100, 700, 90, lambda shape, seed: make(shape, seed).astype(np.float32))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    room = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64) * np.finfo(np.float32).eps
+    error, error_of_blas = (np.abs(product - exact) / room for product in (matmul.dot(tiles, a, b), np.dot(a, b)))
+    assert error.max() < 2 * error_of_blas.max()
+    assert np.sqrt(np.square(error).mean()) < 1.5 * np.sqrt(np.square(error_of_blas).mean())
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_other_numbers_agree_up_to_rounding(form):
-    a, b = factors(form, 100, 700, 90, normal)
-    wanted = a.astype(np.float64) @ b.astype(np.float64)
-    assert np.abs(matmul.dot(a, b, least_work=0) - wanted).max() < 700 * np.finfo(np.float32).eps * 3
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_result_is_written_where_it_is_wanted_and_nowhere_else(form):
+def test_a_result_is_written_where_it_is_wanted_and_nowhere_else(tiles, form):
     a, b = factors(form, 60, 77, 61)
     memory = np.full(61 * 61 + 3, 7, np.float32)
     out = memory[3:-61].reshape(60, 61)  # on no cache line
-    assert matmul.dot(a, b, out, least_work=0) is out
+    assert matmul.dot(tiles, a, b, out) is out
     np.testing.assert_array_equal(out, a @ b)
     assert (memory[:3] == 7).all() and (memory[-61:] == 7).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_factors_may_lie_anywhere(form):
+def test_factors_may_lie_anywhere(tiles, form):
     a, b = factors(form, 60, 77, 61)
 
     def shifted(array):
@@ -96,38 +132,42 @@ def test_factors_may_lie_anywhere(form):
         moved.flags.writeable = False
         return moved
 
-    np.testing.assert_array_equal(matmul.dot(shifted(a), shifted(b), least_work=0), a @ b)
+    np.testing.assert_array_equal(matmul.dot(tiles, shifted(a), shifted(b)), a @ b)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_go_where_the_sums_take_them_and_no_further(form, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.finfo(np.float32).max], ids=str)
+def test_what_is_no_number_goes_where_the_sums_take_it_and_no_further(tiles, monkeypatch, form, value):
+    monkeypatch.setattr(functional, "_own_dot", lambda: partial(matmul.dot, tiles))
     a, b = factors(form, 60, 520, 62, lambda shape, seed: np.abs(whole(shape, seed)) + 1)
-    a[3, 519], b[0, 61] = value, 2
-    got = matmul.dot(a, b, least_work=0)
-    np.testing.assert_array_equal(got, a @ b)
-    assert np.isfinite(np.delete(got, 3, axis=0)).all()
+    a[3, 519], b[519, :] = value, 1
+    out = np.empty((60, 62), np.float32)
+    with np.errstate(over="ignore"):
+        assert functional._dot(a, b, out) is out
+        np.testing.assert_array_equal(out, a @ b)
+    assert np.isfinite(np.delete(out, 3, axis=0)).all()
 
 
 @pytest.mark.parametrize("form", FORMS[:2])
-def test_a_rows_result_does_not_depend_on_which_rows_stand_beside_it(form):
-    a, b = factors(form, 150, 1100, 64, normal)
-    together = matmul.dot(a, b, least_work=0)
-    for first, last in [(0, 32), (1, 60), (7, 150), (90, 150)]:
-        alone = matmul.dot(np.ascontiguousarray(a[first:last]), b, least_work=0)
+def test_a_rows_result_does_not_depend_on_which_rows_stand_beside_it(tiles, form):
+    a, b = factors(form, 1150, 1100, 64, normal)
+    tiles = tiles._replace(largest=a.size)
+    together = matmul.dot(tiles, a, b)
+    for first, last in [(0, 32), (1, 60), (7, 150), (90, 1150)]:
+        alone = matmul.dot(tiles, np.ascontiguousarray(a[first:last]), b)
         np.testing.assert_array_equal(alone, together[first:last])
 
 
-def test_what_it_cannot_do_is_left_to_others_untouched():
+def test_what_it_cannot_do_is_left_to_others_untouched(tiles):
     a, b = whole((64, 64), 1), whole((64, 64), 2)
     out = np.full((64, 64), 5, np.float32)
-    assert matmul.dot(a, b, out) is None  # small
+    assert matmul.dot(tiles._replace(least_work=64**3 + 1), a, b, out) is None
     for left, right in [(a.astype(np.float64), b), (a, b.astype(np.float64)), (a[:, ::2], b[:32]), (a, b[:, ::2])]:
-        assert matmul.dot(left, right, least_work=0) is None
-    assert matmul.dot(a, b[:32], out, least_work=0) is None  # np.dot says what is wrong
-    assert matmul.dot(a.T, b.T, out, least_work=0) is None
+        assert matmul.dot(tiles, left, right) is None
+    assert matmul.dot(tiles, a, b[:32], out) is None  # np.dot says what is wrong
+    assert matmul.dot(tiles, a.T, b.T, out) is None
     for wrong in (out[:32], out.astype(np.float64), out.T, out[:, ::2]):
-        assert matmul.dot(a, b, wrong, least_work=0) is None
+        assert matmul.dot(tiles, a, b, wrong) is None
     assert (out == 5).all()
 
 
@@ -137,29 +177,46 @@ def test_what_it_cannot_do_is_left_to_others_untouched():
      ({"OPENBLAS_NUM_THREADS": "1"}, False, False)],
     ids=["one thread", "two threads", "another processor"],
 )  # fmt: skip
-def test_it_is_taken_on_one_thread_where_it_is_quicker(monkeypatch, settings, quick, taken):
+def test_it_is_taken_on_one_thread_where_it_is_quicker(tiles, monkeypatch, settings, quick, taken):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(matmul, "quick", lambda: quick)
-    assert functional._own_dot.__wrapped__() is (matmul.dot if taken else None)
+    monkeypatch.setattr(matmul, "quickest", lambda: tiles if quick else None)
+    own = functional._own_dot.__wrapped__()
+    assert (own is not None) == taken
+    if taken:
+        assert own.func is matmul.dot and own.args == (tiles,)
 
 
-def test_a_linear_layer_takes_it(monkeypatch):
+def test_the_quickest_is_the_first_that_an_intel_processor_can_do(monkeypatch):
+    class Processor:
+        NPDP_HAS_AVX512, NPDP_HAS_AMX, NPDP_IS_INTEL = 1, 2, 4
+
+        def npdp_processor(self):
+            return self.flags
+
+    processor = Processor()
+    monkeypatch.setattr(matmul, "lib", processor)
+    for flags, quickest in [(7, matmul.AMX), (5, matmul.AVX512), (4, None), (3, None), (0, None)]:
+        processor.flags = flags
+        assert matmul.quickest() is quickest
+
+
+def test_a_linear_layer_takes_it(tiles, monkeypatch):
     made = []
 
     def counting(a, b, out=None):
-        product = matmul.dot(a, b, out, least_work=0)
+        product = matmul.dot(tiles, a, b, out)
         made.append(product is not None)
         return product
 
-    layer = nn.Linear(70, 50)
-    x = nn.Parameter(whole((60, 70), 3))
-    (layer(x) * whole((60, 50), 4)).sum().backward()
+    layer = nn.Linear(90, 60)
+    x = nn.Parameter(whole((64, 90), 3))
+    (layer(x) * whole((64, 60), 4)).sum().backward()
     wanted = [layer.weight.grad.copy(), x.grad.copy()]
     layer.zero_grad()
     x.grad = None
     monkeypatch.setattr(functional, "_own_dot", lambda: counting)
-    (layer(x) * whole((60, 50), 4)).sum().backward()
+    (layer(x) * whole((64, 60), 4)).sum().backward()
     assert made == [True] * 3
     for got, expected in zip([layer.weight.grad, x.grad], wanted, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

@@ -1,13 +1,15 @@
-"""Products of float32 matrices by `csrc/matmul.c`, through cffi.
+"""Products of float32 matrices by `csrc/matmul_amx.c` or `csrc/matmul.c`, through cffi.
 
-Where the C code was not compiled, importing this raises ImportError. On one thread, and on Intel's processors with
-AVX-512, a layer's product takes 0.6 to 1 of OpenBLAS's time (docs/measurements.md). Sums are made in another order than
-BLAS makes them in: results agree up to rounding.
+Where the C code was not compiled, importing this raises ImportError. On one thread, and on Intel's processors, a
+layer's product takes 0.4 to 0.8 of OpenBLAS's time with AMX, 0.6 to 1 with AVX-512 (docs/measurements.md). Sums are
+made in another order than BLAS makes them in: results agree up to rounding.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,48 +17,80 @@ from numpy.typing import NDArray
 from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 Array = NDArray[Any]
-
-ROWS, COLUMNS = 8, 32  # of a tile: what is smaller is not made of tiles
-LEAST_WORK = 1 << 22  # multiply-adds: from there on it is quicker
-MOST_WORK = 1.4  # of what the result needs, where tiles overlap
-LARGEST = 1 << 19  # numbers in the first factor of a plain product: beyond, the result is walked through too often
-DEEPEST = 4096  # of a product with a transposed weight: what is copied stays in the cache
+MOST_WORK = 1.4  # of what the result needs, where tiles overlap or reach over the ends
 _FLOAT32 = np.dtype(np.float32)
 _NUMBERS = ffi.typeof("float[]")
 _pointer = ffi.from_buffer
 
 
-def possible() -> bool:
-    """Say whether this processor can do it."""
-    return bool(lib.npdp_products() != lib.NPDP_NO_PRODUCTS)
+class Tiles(NamedTuple):
+    """A way to make products by tiles, and what it is quick at."""
+
+    times: Callable[..., int]
+    times_transposed: Callable[..., int]
+    transposed_times: Callable[..., int]
+    rows: int  # of a tile
+    columns: int
+    depth: int
+    least_work: int  # multiply-adds: from there on it is quicker than BLAS
+    least_rows: int = 1  # what a result must have: tiles that overlap are whole
+    least_columns: int = 1
+    largest: int = sys.maxsize  # numbers in a plain product's first factor: beyond, the result is walked too often
+    deepest: int = sys.maxsize  # of a product with a transposed weight: what is copied stays in the cache
+
+    def fit(self, rows: int, columns: int, depth: int) -> bool:
+        """Say whether tiles are filled by a result for the most part; the rest is computed for nothing."""
+        tiles = -(-rows // self.rows) * -(-columns // self.columns) * -(-depth // self.depth)
+        work = tiles * self.rows * self.columns * self.depth
+        return (
+            rows >= self.least_rows and columns >= self.least_columns and work <= MOST_WORK * rows * columns * depth
+        )
 
 
-def quick() -> bool:
-    """Say whether this processor is known to be quicker this way than with OpenBLAS."""
-    return bool(lib.npdp_products() == lib.NPDP_QUICK_PRODUCTS)
+AVX512 = Tiles(
+    lib.npdp_times_f32, lib.npdp_times_transposed_f32, lib.npdp_transposed_times_f32, rows=8, columns=32, depth=1,
+    least_work=1 << 22, least_rows=8, least_columns=32, largest=1 << 19, deepest=4096,
+)  # fmt: skip
+AMX = Tiles(
+    lib.npdp_amx_times_f32, lib.npdp_amx_times_transposed_f32, lib.npdp_amx_transposed_times_f32, rows=32, columns=32,
+    depth=32, least_work=1 << 20,
+)  # fmt: skip
 
 
-def dot(a: Array, b: Array, out: Array | None = None, least_work: int = LEAST_WORK) -> Array | None:
-    """Return the product of two matrices as `np.dot` does; None, having done nothing, where it is not for this kernel.
+def possible() -> list[Tiles]:
+    """Return what this processor can do, the quickest first."""
+    processor = lib.npdp_processor()
+    flags = {lib.NPDP_HAS_AMX: AMX, lib.NPDP_HAS_AVX512: AVX512}
+    return [tiles for flag, tiles in flags.items() if processor & flag]
 
-    That is a small product, and one of other dtypes or of arrays that are neither rows nor columns side by side.
+
+def quickest() -> Tiles | None:
+    """Return what is known to be quicker than OpenBLAS on this processor, if anything is: Intel's are."""
+    return next(iter(possible()), None) if lib.npdp_processor() & lib.NPDP_IS_INTEL else None
+
+
+def dot(tiles: Tiles, a: Array, b: Array, out: Array | None = None) -> Array | None:
+    """Return the product of two matrices as `np.dot` does; None where it is not for these tiles.
+
+    That is a small product, and one of other dtypes or of arrays that are neither rows nor columns side by side; and,
+    with AMX, one that has NaN in it, which may have been written to `out` already.
 
     Args:
+        tiles: what makes it.
         a: (m, k); b: (k, n).
         out: (m, n), C-contiguous, apart from a and b; the result, made anew where None.
-        least_work: m n k from which on it is for this kernel.
     """
     m, depth = a.shape
     n = b.shape[1]
-    if m * n * depth < max(1, least_work) or a.dtype != _FLOAT32 or b.dtype != _FLOAT32 or len(b) != depth:
+    if m * n * depth < max(1, tiles.least_work) or a.dtype != _FLOAT32 or b.dtype != _FLOAT32 or len(b) != depth:
         return None
     a_flags, b_flags = a.flags, b.flags
-    if a_flags.c_contiguous and b_flags.c_contiguous and _fits(m, n) and a.size <= LARGEST:
-        function, first, second, sizes = lib.npdp_times_f32, a, b, (m, depth, n)
-    elif a_flags.c_contiguous and b_flags.f_contiguous and _fits(n, m) and depth <= DEEPEST:
-        function, first, second, sizes = lib.npdp_times_transposed_f32, a, b.T, (m, n, depth)
-    elif a_flags.f_contiguous and b_flags.c_contiguous and _fits(m, n):
-        function, first, second, sizes = lib.npdp_transposed_times_f32, a.T, b, (depth, m, n)
+    if a_flags.c_contiguous and b_flags.c_contiguous and tiles.fit(m, n, depth) and a.size <= tiles.largest:
+        function, first, second, sizes = tiles.times, a, b, (m, depth, n)
+    elif a_flags.c_contiguous and b_flags.f_contiguous and tiles.fit(n, m, depth) and depth <= tiles.deepest:
+        function, first, second, sizes = tiles.times_transposed, a, b.T, (m, n, depth)
+    elif a_flags.f_contiguous and b_flags.c_contiguous and tiles.fit(m, n, depth):
+        function, first, second, sizes = tiles.transposed_times, a.T, b, (depth, m, n)
     else:
         return None
     if out is None:
@@ -65,9 +99,3 @@ def dot(a: Array, b: Array, out: Array | None = None, least_work: int = LEAST_WO
         return None
     pointers = _pointer(_NUMBERS, first), _pointer(_NUMBERS, second), _pointer(_NUMBERS, out)
     return None if function(*pointers, *sizes) else out
-
-
-def _fits(rows: int, columns: int) -> bool:
-    """Say whether a result is made of whole tiles for the most part; what these have twice is computed for nothing."""
-    tiles = -(-rows // ROWS) * -(-columns // COLUMNS)
-    return rows >= ROWS and columns >= COLUMNS and tiles * ROWS * COLUMNS <= MOST_WORK * rows * columns

@@ -10,7 +10,7 @@ takes part like any other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,8 @@ def _own_dot() -> Callable[..., Array | None] | None:
     from npdp.kernels import matmul  # there is one where there is a compiler
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-    return matmul.dot if matmul.quick() and "openblas" in blas else None
+    tiles = matmul.quickest() if "openblas" in blas else None
+    return None if tiles is None else partial(matmul.dot, tiles)
 
 
 def _times_narrow_weight(rows: Array, weight: Array) -> Array:
