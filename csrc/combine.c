@@ -89,14 +89,15 @@ static int any_overlaps(const void *const *sources, size_t source_count, const v
         const size_t total = count * sizeof(real);                                                                     \
         if (any_overlaps(sources, source_count, param, total))                                                         \
             return 1;                                                                                                  \
-        if (momentum != 0 && (npdp_overlap(param, velocity, total) ||                                                  \
-                              any_overlaps(sources, source_count, velocity, total)))                                   \
+        const int has_momentum = momentum != 0 && velocity != NULL;                                                    \
+        if (has_momentum && (npdp_overlap(param, velocity, total) ||                                                   \
+                             any_overlaps(sources, source_count, velocity, total)))                                    \
             return 1;                                                                                                  \
         _Alignas(64) unsigned char block[BLOCK_BYTES];                                                                 \
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {                                                  \
             const size_t nbytes = block_at(start, total), at = start / sizeof(real);                                   \
             gather(block, NPDP_SUM, DTYPE, sources, source_count, start, nbytes);                                      \
-            npdp_sgd_##suffix(param + at, (real *)(void *)block, momentum != 0 ? velocity + at : NULL,                 \
+            npdp_sgd_##suffix(param + at, (real *)(void *)block, has_momentum ? velocity + at : NULL,                  \
                               nbytes / sizeof(real), lr, momentum, keep, weight_decay, nesterov, first);               \
         }                                                                                                              \
         return 0;                                                                                                      \

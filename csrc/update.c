@@ -18,7 +18,7 @@
                          real lr, real momentum, real keep, real weight_decay, int nesterov, int first)                \
     {                                                                                                                  \
         const size_t nbytes = count * sizeof(real);                                                                    \
-        const int has_momentum = momentum != 0, decays = weight_decay != 0;                                            \
+        const int has_momentum = momentum != 0 && velocity != NULL, decays = weight_decay != 0;                        \
         if (npdp_overlap(param, grad, nbytes))                                                                         \
             return 1;                                                                                                  \
         if (has_momentum && (npdp_overlap(param, velocity, nbytes) || npdp_overlap(grad, velocity, nbytes)))           \

@@ -1,8 +1,10 @@
 """The kernels' border: what does not fit is refused with wanted and got, and NPDP_KERNELS chooses."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -74,6 +76,31 @@ def test_arrays_that_overlap_are_reported_and_left_alone(kernel):
         assert kernel.adam_update(*arrays, **adam) == 1
     np.testing.assert_array_equal(memory, np.arange(30.0))
     assert kernel.accumulate(here, memory[10:20], "sum") == 0  # neighbours do not overlap
+
+
+@each_implementation
+def test_an_update_of_a_sum_keeps_its_arrays(kernel, monkeypatch):
+    monkeypatch.setattr(kernels, "_selected", lambda: kernel)
+    param = floats()
+    arrays = [floats(), floats()]
+    kept = [weakref.ref(array) for array in arrays]
+    update = kernels.sgd_updater(param, kernels.Sum(arrays))
+    del arrays
+    assert all(array() is not None for array in kept)
+    del update
+    gc.collect()
+    assert all(array() is None for array in kept)
+
+
+@each_implementation
+def test_without_velocity_momentum_is_0(kernel, monkeypatch):
+    monkeypatch.setattr(kernels, "_selected", lambda: kernel)
+    sgd = dict(lr=0.5, dampening=0.0, nesterov=False, weight_decay=0.0, first=False)
+    ones = np.ones(100_000)
+    for grad in (2 * ones, kernels.Sum([ones, ones])):
+        param = ones.copy()
+        assert kernels.sgd_updater(param, grad)(momentum=0.9, **sgd) == 0
+        np.testing.assert_array_equal(param, np.zeros_like(ones))
 
 
 def test_overlap_is_refused():

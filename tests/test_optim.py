@@ -1,6 +1,7 @@
 """Optimisers: flat memory, which parameters a step moves, learning rates, clipping, and errors."""
 
 import math
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from npdp import kernels, nn, optim
 from npdp.autograd import Tensor
 from npdp.nn.parameter import FlatParameters, Parameter, allocate, lay_flat
 from npdp.optim import learning_rates
-from npdp.optim.optimizer import update_here
+from npdp.optim.optimizer import MOST_SETTLED, Run, update_here
 
 OPTIMIZERS = {
     "sgd": lambda p: optim.SGD(p, lr=0.1),
@@ -103,6 +104,49 @@ def test_arrays_are_checked_once_and_again_where_they_moved(make, monkeypatch):
         assert len(checks) == (1 if not moves else 3 + bool(slab.state))
         checks.clear()
     np.testing.assert_array_equal(*flats)
+
+
+@each_optimizer
+def test_state_is_told_apart_by_its_name(make):
+    data = []
+    for turned in (False, True):
+        params = parameters(3)
+        optimizer = make(params)
+        (slab,) = optimizer.slabs
+        for _ in range(3):
+            give_gradients(params, 2)
+            optimizer.step()
+            if turned:
+                slab.state = {name: slab.state[name].copy() for name in reversed(slab.state)}
+        data.append(slab.flat.data.copy())
+    np.testing.assert_array_equal(*data)
+
+
+@each_optimizer
+def test_arrays_that_overlap_are_refused_and_left_alone(make):
+    params = parameters(3, 2)
+    optimizer = make(params)
+    (slab,) = optimizer.slabs
+    before = slab.flat.data.copy()
+    with pytest.raises(ValueError, match="parameters, gradient and the optimiser's state overlap, wanted separate"):
+        optimizer.update(slab, Run(0, before.size, 1), slab.flat.data)
+    np.testing.assert_array_equal(slab.flat.data, before)
+
+
+def test_arrays_that_moved_away_are_let_go():
+    params = parameters(300)
+    optimizer = optim.SGD(params, momentum=0.9)
+    (slab,) = optimizer.slabs
+    give_gradients(params, 2)
+    optimizer.step()
+    size, before = slab.flat.data.size, weakref.ref(slab.flat.data)
+    slab.flat.move_data(slab.flat.data.copy())
+    optimizer.update(slab, Run(0, size // 2, 2))
+    assert before() is None
+    for start in range(200):  # of runs that do not come again, few are kept
+        optimizer.update(slab, Run(start % size, size, 3))
+        optimizer.update(slab, Run(0, size - start % size, 3))
+    assert len(slab._settled) <= MOST_SETTLED
 
 
 def test_momentum_cannot_come_later():

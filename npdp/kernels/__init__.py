@@ -181,7 +181,7 @@ def sgd_update(
 def sgd_updater(param: Array, grad: Gradient, velocity: Array | None = None) -> Callable[..., int]:
     """Return `sgd_update` of these arrays, checked once, for every step: it takes the scalars.
 
-    It returns 0; or 1, having done nothing, where the arrays overlap. Without velocity it takes momentum 0 only.
+    It returns 0; or 1, having done nothing, where the arrays overlap. Without velocity momentum is taken as 0.
     """
     state = [] if velocity is None else [velocity]
     check(_SGD if state else _SGD_PLAIN, param, *state, grad.arrays[0] if isinstance(grad, Sum) else grad)

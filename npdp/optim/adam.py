@@ -41,7 +41,10 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, weight_decay, allocate)
 
     def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
-        slab.settled(run, kernels.adam_updater, grad)(
+        slab.apply(
+            kernels.adam_updater,
+            run,
+            grad,
             lr=self.current_lr,
             beta1=self.betas[0],
             beta2=self.betas[1],

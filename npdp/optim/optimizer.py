@@ -22,6 +22,7 @@ from npdp.kernels import Gradient, Sum
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
 
 LearningRate = float | Callable[[int], float]
+MOST_SETTLED = 64  # runs whose update is kept: where some parameters have no gradient, these may be others each time
 
 
 class Run(NamedTuple):
@@ -47,10 +48,11 @@ class Slab:
         self.flat = flat
         self.numbers = numbers
         self.steps = [0] * len(numbers)
-        self.state = {name: allocate(flat.data.size, flat.dtype) for name in names}
+        self._names = list(names)
+        self.state = {name: allocate(flat.data.size, flat.dtype) for name in self._names}
         self.parameters = [flat.parameters[number] for number in numbers]
-        self._settled: dict[tuple[int, int], tuple[list[Array | Sum], Callable[..., int]]] = {}
         self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
+        self.forget()
 
     def runs(self) -> list[Run]:
         """Return the runs that have gradients, and count their step."""
@@ -90,17 +92,35 @@ class Slab:
                 runs.append(Run(start, stop, self.steps[place]))
         return runs
 
-    def settled(self, run: Run, make: Callable[..., Callable[..., int]], grad: Gradient | None) -> Callable[..., int]:
-        """Return the update that `make` makes of a run's parameters, gradient and state; anew where these moved."""
-        arrays = [self.flat.data, self.flat.grad if grad is None else grad, *self.state.values()]
+    def forget(self) -> None:
+        """Forget the updates that were settled, and with them the arrays that they hold."""
+        self._settled: dict[tuple[int, int], tuple[list[Array | Sum], Callable[..., int]]] = {}
+
+    def apply(
+        self, make: Callable[..., Callable[..., int]], run: Run, grad: Gradient | None, **scalars: object
+    ) -> None:
+        """Update a run by what `make` makes of its arrays: `kernels.sgd_updater` or `adam_updater`.
+
+        Raises:
+            ValueError: The arrays overlap.
+        """
+        if self._settle(make, run, grad)(**scalars):
+            raise ValueError("parameters, gradient and the optimiser's state overlap, wanted separate memory")
+
+    def _settle(self, make: Callable[..., Callable[..., int]], run: Run, grad: Gradient | None) -> Callable[..., int]:
+        """Return the update of a run's parameters, gradient and state; made anew where these moved."""
+        arrays = [self.flat.data, self.flat.grad if grad is None else grad]
+        arrays += [self.state[name] for name in self._names]
         place = (run.start, run.stop)
         if place in self._settled:
             before, update = self._settled[place]
             if all(map(operator.is_, before, arrays)):
                 return update
-        data, _, *state = (part(array, run) if isinstance(array, np.ndarray) else array for array in arrays)
-        update = make(data, part(self.flat.grad, run) if grad is None else grad, *state)
-        if not isinstance(grad, np.ndarray):  # that is another one in each step
+        gradient = part(self.flat.grad, run) if grad is None else grad  # what is given is that of the run
+        update = make(part(self.flat.data, run), gradient, *(part(self.state[name], run) for name in self._names))
+        if len(self._settled) >= MOST_SETTLED or any(held[0] is not arrays[0] for held, _ in self._settled.values()):
+            self.forget()
+        if not isinstance(grad, np.ndarray):  # it may be another one in each step
             self._settled[place] = arrays, update
         return update
 

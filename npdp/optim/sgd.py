@@ -52,7 +52,10 @@ class SGD(Optimizer):
     def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
         if self.momentum and not slab.state:
             raise ValueError("SGD was made without momentum, so it has no velocity: make a new one for momentum")
-        slab.settled(run, kernels.sgd_updater, grad)(
+        slab.apply(
+            kernels.sgd_updater,
+            run,
+            grad,
             lr=self.current_lr,
             momentum=self.momentum,
             dampening=self.dampening,

@@ -166,6 +166,7 @@ def _range_of(slab: Slab, start: int, stop: int, data: Array) -> Slab:
     mine.flat.data = data
     mine.state = {name: values[start:stop] for name, values in slab.state.items()}
     mine.steps = list(slab.steps)
+    mine.forget()
     return mine
 
 
