@@ -7,9 +7,10 @@ FLAGS ?=
 BIN := .venv/bin
 BUILD_INPUTS := pyproject.toml setup.py MANIFEST.in npdp/kernels/_build.py $(wildcard csrc/*.c csrc/*.h)
 C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -Icsrc
+SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
-.PHONY: help train test lint bench mutants sanitize clean
+.PHONY: help train test lint bench mutants sanitize emulate clean
 help:
 	@echo "make train      set up, then train on the digits on 4 ranks"
 	@echo "make test       set up, then run all tests"
@@ -17,6 +18,7 @@ help:
 	@echo "make bench      the benchmarks, against NumPy and PyTorch (some minutes)"
 	@echo "make mutants    plant each known bug and see that a test catches it"
 	@echo "make sanitize   the C kernels under address and undefined-behaviour sanitizers"
+	@echo "make emulate    the tests of products, with AMX's tiles emulated where the processor has none"
 	@echo "make clean      remove the environment and all that was built"
 
 .venv/.installed: $(BUILD_INPUTS)
@@ -50,10 +52,16 @@ bench: .venv/.compare
 mutants: .venv/.dev
 	$(BIN)/python tests/mutants.py $(FLAGS)
 
+emulate: .venv/.dev
+	CFLAGS=-DNPDP_EMULATED_TILES $(BIN)/python setup.py -q build --build-base build/emulated --build-lib build/emulated
+	PYTHONPATH=build/emulated $(BIN)/pytest tests/test_matmul.py
+
 sanitize:
 	@mkdir -p build
-	$(CC) $(C_FLAGS) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all csrc/*.c -lm -pthread -o build/sanitize
+	$(CC) $(C_FLAGS) $(SANITIZERS) csrc/*.c -lm -pthread -o build/sanitize
 	build/sanitize
+	$(CC) $(C_FLAGS) $(SANITIZERS) -DNPDP_EMULATED_TILES csrc/*.c -lm -pthread -o build/sanitize-emulated
+	build/sanitize-emulated products
 
 clean:
 	rm -rf .venv build npdp.egg-info npdp/kernels/_compiled*.so

@@ -1,4 +1,4 @@
-/* The products of a linear layer, float32, for Intel processors with AVX-512; the contract is in npdp_kernels.h.
+/* The products of a linear layer, float32, with AVX-512; the contract is in npdp_kernels.h.
  *
  * All three are made of tiles of 8 x 32 results, which stay in 16 registers during one walk along the depth:
  *

@@ -7,8 +7,9 @@
  *
  * so x w is the sum of nine products of pieces, each of which is exact. Six are added up; the others (middle times low,
  * low times middle, low times low) are together below 2^-24 |x| |w|, what a single rounding of float32 may lose. A tile
- * adds up 16 products by themselves before it rounds them into the sum: the result is as close to the true one as what
- * float32 arithmetic gives (tests/test_matmul.py). And six products by AMX take a third of the time that one by AVX-512 does.
+ * adds up two times 16 products by themselves before it adds them to the sum: the result is closer to the true one than
+ * that of adding up float32 products one by one (tests/test_matmul.py). And six products by AMX take a third of the time that
+ * one by AVX-512 does.
  *
  * Source: Henry, Tang and Heinecke, Leveraging the bfloat16 artificial intelligence datatype for higher-precision
  * computations, 2019. Measured: docs/measurements.md.
@@ -22,6 +23,9 @@
 
 #ifdef NPDP_WITH_AMX
 #include "pieces.h"
+#ifdef NPDP_EMULATED_TILES
+#include "emulated_tiles.h"
+#endif
 
 /* What stays in the caches: steps of a panel at a time (first level); panels side by side, their steps, and sums
  * (second level). */
@@ -41,7 +45,7 @@ typedef struct {
     uint32_t *kept, *chunk;
     float *sums;
     size_t block, deep, strip; /* panels of the kept factor, their steps, panels of the passing one */
-    __mmask16 not_numbers;
+    __mmask16 not_finite;
 } workshop;
 
 /* Two tiles one after the other, or a pair of tiles of each factor into the 2 x 2 tiles of their sums. */
@@ -136,10 +140,10 @@ INLINE void multiply(const uint32_t *left, const uint32_t *right, size_t steps, 
     STORE_TWO(2, 3, sums + 2 * TILE);
 }
 
-/* Writes sums to the result, from row r and column c on; says which are no numbers. */
+/* Writes sums to the result, from row r and column c on; says which are infinite or no numbers. */
 INLINE __mmask16 put(const product *p, float *sums, size_t r, size_t c)
 {
-    __mmask16 not_numbers = 0;
+    __mmask16 not_finite = 0;
     for (size_t t = 0; t < 4; t++) {
         float *tile = sums + t * TILE;
         const size_t row = r + (p->transposed ? t % 2 : t / 2) * SIDE, column = c + (p->transposed ? t / 2 : t % 2) * SIDE;
@@ -149,11 +153,12 @@ INLINE __mmask16 put(const product *p, float *sums, size_t r, size_t c)
             transpose(tile);
         for (size_t i = 0; i < smaller(SIDE, p->rows - row); i++) {
             const __m512 numbers = _mm512_load_ps(tile + i * SIDE);
-            not_numbers |= _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
+            const __m512 zeros = _mm512_sub_ps(numbers, numbers); /* NaN where there is an infinity or NaN */
+            not_finite |= _mm512_cmp_ps_mask(zeros, zeros, _CMP_UNORD_Q);
             _mm512_mask_storeu_ps(p->to + (row + i) * p->columns + column, first(p->columns - column), numbers);
         }
     }
-    return not_numbers;
+    return not_finite;
 }
 
 /* One panel that passes, times a block of kept ones: `here` from panel `start` on, with `steps` of depth from step k on;
@@ -176,7 +181,7 @@ static AMX void pass(const product *p, workshop *w, size_t panel, size_t start, 
                 next = by_columns ? next_result(p, r + PANEL, c) : next_result(p, r, c + PANEL);
             multiply(p->passing_left ? w->chunk : kept, p->passing_left ? kept : w->chunk, chunk, sums, adds, &next);
             if (writes)
-                w->not_numbers |= put(p, sums, r, c);
+                w->not_finite |= put(p, sums, r, c);
         }
         sums -= here * apart;
     }
@@ -205,8 +210,9 @@ static const struct {
     uint8_t rows[16];
 } WHOLE_TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
-/* A factor that passes is read along its rows: where these are the depth, panel by panel, as deep as there is room for what
- * is kept; else a chunk of depth for many panels, whose sums are kept. */
+/* A factor that passes is read along its rows. In `times` these run along its panels: a chunk of depth is read for many
+ * panels, whose sums are kept. Elsewhere panels pass one by one, as deep as there is room for what is kept; where less deep
+ * than that is enough, more panels are kept instead. */
 static AMX int make(const product *p)
 {
     const size_t panels = panels_of(&p->kept), all = steps_of(&p->kept);
@@ -226,7 +232,7 @@ static AMX int make(const product *p)
     pass_all(p, &w);
     _tile_release();
     free(memory);
-    return w.not_numbers != 0;
+    return w.not_finite != 0;
 }
 
 int npdp_amx_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)

@@ -43,8 +43,8 @@ int npdp_max_i64(int64_t *dst, const int64_t *src, size_t count);
  *   velocity[i] = momentum * velocity[i] + keep * g       on the first update: g
  *   g = velocity[i]                             nesterov: g + momentum * velocity[i]
  *   param[i] = param[i] - lr * g
- * The two lines of velocity only where momentum != 0; elsewhere it is not touched and may be NULL. A velocity that is
- * nearer to 0 than the smallest normal number is stored, and used, as 0.
+ * The two lines of velocity only where momentum != 0 and velocity is not NULL; elsewhere it is not touched. A velocity
+ * that is nearer to 0 than the smallest normal number is stored, and used, as 0.
  * keep is 1 - dampening; nesterov and first are 0 or 1. */
 int npdp_sgd_f32(float *param, const float *grad, float *velocity, size_t count, float lr, float momentum, float keep,
                  float weight_decay, int nesterov, int first);
@@ -98,9 +98,10 @@ void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, 
  *   times              y = x w                      rows >= 8,  out >= 32
  *   times_transposed   x = g w'                     rows >= 32, in >= 8
  *   transposed_times   w = x' g                     in >= 8,    out >= 32
- * and with AMX, for any sizes, as exact as float32 arithmetic is; what is below the smallest normal number may become 0.
- * They return 1 where the caller must make the product otherwise: there is no memory for panels, or, with AMX, the result has a
- * NaN (an infinity in a factor gives some where float32 arithmetic does not). */
+ * and with AMX, for any sizes, as exact as adding up float32 products one by one is; but numbers below 2^-100 lose bits,
+ * since their pieces (matmul_amx.c), and products of these, become 0 below the smallest normal number, 2^-126.
+ * They return 1 where the caller must make the product otherwise: there is no memory for panels, or, with AMX, the result has
+ * an infinity or NaN (some pieces have where float32 arithmetic does not). */
 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
@@ -108,8 +109,9 @@ int npdp_amx_times_f32(const float *x, const float *w, float *y, size_t rows, si
 int npdp_amx_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_amx_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
 
-/* What of the above this processor can do (and Linux allows), and whether it is Intel's: flags. */
-enum { NPDP_HAS_AVX512 = 1, NPDP_HAS_AMX = 2, NPDP_IS_INTEL = 4 };
+/* What of the above this processor can do (and Linux allows), and whether it works on 512 bits at once: flags. It must be
+ * called before any of the products with AMX: it asks Linux to keep the tiles of this process's threads and children. */
+enum { NPDP_HAS_AVX512 = 1, NPDP_HAS_AMX = 2, NPDP_WIDE_UNITS = 4 };
 int npdp_processor(void);
 
 #endif

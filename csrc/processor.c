@@ -3,6 +3,9 @@
 #include "internal.h"
 #include "npdp_kernels.h"
 
+#ifdef NPDP_WITH_AVX512
+#include <cpuid.h>
+#endif
 #ifdef NPDP_WITH_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,24 +13,38 @@
 /* The tiles are 8 KB more of a thread's state, which Linux (5.16) keeps for those processes that ask. */
 static int has_amx(void)
 {
+#ifdef NPDP_EMULATED_TILES
+    return __builtin_cpu_supports("avx512bw");
+#endif
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
     return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
            __builtin_cpu_supports("avx512bw") && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
 }
-#else
-static int has_amx(void)
-{
-    return 0;
-}
 #endif
+
+#ifdef NPDP_WITH_AVX512
+/* Intel's processors, and AMD's from Zen 5 on: Zen 4 works on the halves of a vector one after the other. */
+static int has_wide_units(void)
+{
+    enum { ZEN_5 = 0x1a };
+    unsigned signature, b, c, d;
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &signature, &b, &c, &d))
+        return __builtin_cpu_is("intel");
+    return (signature >> 8 & 0xf) + (signature >> 20 & 0xff) >= ZEN_5;
+}
 
 int npdp_processor(void)
 {
-#ifdef NPDP_WITH_AVX512
     __builtin_cpu_init();
-    return (__builtin_cpu_supports("avx512f") ? NPDP_HAS_AVX512 : 0) | (has_amx() ? NPDP_HAS_AMX : 0) |
-           (__builtin_cpu_is("intel") ? NPDP_IS_INTEL : 0);
-#else
-    return 0;
+    int flags = (__builtin_cpu_supports("avx512f") ? NPDP_HAS_AVX512 : 0) | (has_wide_units() ? NPDP_WIDE_UNITS : 0);
+#ifdef NPDP_WITH_AMX
+    flags |= has_amx() ? NPDP_HAS_AMX : 0;
 #endif
+    return flags;
 }
+#else
+int npdp_processor(void)
+{
+    return 0;
+}
+#endif

@@ -459,19 +459,22 @@ static void call_all_products(const products *make)
     call_products(make, 1100, 70, 33);
 }
 
-int main(void)
+/* With an argument: the products alone. */
+int main(int arguments, char **argument)
 {
+    (void)argument;
     const products avx512 = {npdp_times_f32, npdp_times_transposed_f32, npdp_transposed_times_f32};
     const products amx = {npdp_amx_times_f32, npdp_amx_times_transposed_f32, npdp_amx_transposed_times_f32};
     if (npdp_processor() & NPDP_HAS_AVX512)
         call_all_products(&avx512);
     if (npdp_processor() & NPDP_HAS_AMX)
         call_all_products(&amx);
-    for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)
+    const int all = arguments == 1;
+    for (uint32_t ranks = 1; all && ranks <= MOST_RANKS; ranks++)
         call_collectives(ranks);
-    for (uint32_t ranks = 1; ranks <= MOST_RANKS; ranks++)
+    for (uint32_t ranks = 1; all && ranks <= MOST_RANKS; ranks++)
         call_mailboxes(ranks);
-    for (size_t offset = 0; offset < OFFSETS; offset++) {
+    for (size_t offset = 0; all && offset < OFFSETS; offset++) {
         for (size_t count = 0; count <= LONGEST; count++)
             call_all(count, offset);
         call_all(LARGE, offset);

@@ -72,7 +72,7 @@ class Copy:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=self.folder,
-                env={**os.environ, **own},
+                env={**os.environ, "CFLAGS": "-DNPDP_EMULATED_TILES", **own},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

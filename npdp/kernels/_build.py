@@ -8,7 +8,7 @@ Through setuptools the module uses Python's stable ABI (`_compiled.abi3.so`): on
 
 The flags, and why no others:
     -O3                  turns the plain loops into vectors;
-    -ffp-contract=off    no fused multiply-add, but where matmul.c asks for one: C and NumPy give the same bits, on
+    -ffp-contract=off    no fused multiply-add, but where products ask for one: C and NumPy give the same bits, on
                          every processor;
     -fno-math-errno      sqrt becomes an instruction (it would have to set errno); results do not change.
 No -march=native: the machine that builds is not the one that runs (csrc/internal.h picks the vector width at
@@ -42,7 +42,7 @@ ffibuilder.set_source(
         "csrc/mailbox.c",
     ],
     include_dirs=["csrc"],
-    depends=["csrc/internal.h", "csrc/pieces.h", "csrc/waiting.h", *(f"csrc/{header}" for header in HEADERS)],
+    depends=[f"csrc/{header}" for header in (*HEADERS, "internal.h", "pieces.h", "emulated_tiles.h", "waiting.h")],
     libraries=["m"],
     extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno"],
 )

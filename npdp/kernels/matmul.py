@@ -1,8 +1,8 @@
 """Products of float32 matrices by `csrc/matmul_amx.c` or `csrc/matmul.c`, through cffi.
 
-Where the C code was not compiled, importing this raises ImportError. On one thread, and on Intel's processors, a
-layer's product takes 0.4 to 0.8 of OpenBLAS's time with AMX, 0.6 to 1 with AVX-512 (docs/measurements.md). Sums are
-made in another order than BLAS makes them in: results agree up to rounding.
+Where the C code was not compiled, importing this raises ImportError. On one thread, a layer's product takes 0.4 to 0.8
+of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512 (docs/measurements.md). Sums are made in another order than BLAS
+makes them in: results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Tiles(NamedTuple):
         """Say whether tiles are filled by a result for the most part; the rest is computed for nothing."""
         tiles = -(-rows // self.rows) * -(-columns // self.columns) * -(-depth // self.depth)
         work = tiles * self.rows * self.columns * self.depth
-        return (
-            rows >= self.least_rows and columns >= self.least_columns and work <= MOST_WORK * rows * columns * depth
-        )
+        return rows >= self.least_rows and columns >= self.least_columns and work <= MOST_WORK * rows * columns * depth
 
 
 AVX512 = Tiles(
@@ -64,26 +62,36 @@ def possible() -> list[Tiles]:
     return [tiles for flag, tiles in flags.items() if processor & flag]
 
 
-def quickest() -> Tiles | None:
-    """Return what is known to be quicker than OpenBLAS on this processor, if anything is: Intel's are."""
-    return next(iter(possible()), None) if lib.npdp_processor() & lib.NPDP_IS_INTEL else None
+def quicker() -> list[Tiles]:
+    """Return what is known to be quicker than OpenBLAS on this processor, the quickest first."""
+    return possible() if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
 
 
-def dot(tiles: Tiles, a: Array, b: Array, out: Array | None = None) -> Array | None:
+def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Array | None:
     """Return the product of two matrices as `np.dot` does; None where it is not for these tiles.
 
     That is a small product, and one of other dtypes or of arrays that are neither rows nor columns side by side; and,
-    with AMX, one that has NaN in it, which may have been written to `out` already.
+    with AMX, one that has an infinity or NaN in it, which may have been written to `out` already.
 
     Args:
-        tiles: what makes it.
+        kinds: what may make it; the first that it is for does.
         a: (m, k); b: (k, n).
         out: (m, n), C-contiguous, apart from a and b; the result, made anew where None.
     """
     m, depth = a.shape
     n = b.shape[1]
-    if m * n * depth < max(1, tiles.least_work) or a.dtype != _FLOAT32 or b.dtype != _FLOAT32 or len(b) != depth:
-        return None
+    work = m * n * depth
+    for tiles in kinds:
+        if work >= max(1, tiles.least_work) and a.dtype == b.dtype == _FLOAT32 and len(b) == depth:
+            product = _dot(tiles, a, b, out)
+            if product is not None:
+                return product
+    return None
+
+
+def _dot(tiles: Tiles, a: Array, b: Array, out: Array | None) -> Array | None:
+    m, depth = a.shape
+    n = b.shape[1]
     a_flags, b_flags = a.flags, b.flags
     if a_flags.c_contiguous and b_flags.c_contiguous and tiles.fit(m, n, depth) and a.size <= tiles.largest:
         function, first, second, sizes = tiles.times, a, b, (m, depth, n)

@@ -65,8 +65,8 @@ def _own_dot() -> Callable[..., Array | None] | None:
     from npdp.kernels import matmul  # there is one where there is a compiler
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-    tiles = matmul.quickest() if "openblas" in blas else None
-    return None if tiles is None else partial(matmul.dot, tiles)
+    kinds = matmul.quicker() if "openblas" in blas else []
+    return partial(matmul.dot, kinds) if kinds else None
 
 
 def _times_narrow_weight(rows: Array, weight: Array) -> Array:
