@@ -15,7 +15,7 @@
 
 /* What the compiler can make; whether the processor has it is asked for at run time (processor.c). */
 #if defined(__x86_64__) && defined(__GNUC__)
-#define NPDP_WITH_AVX512
+#define NPDP_WITH_X86
 #if defined(__linux__) && !defined(__clang__) && __GNUC__ >= 11 && !defined(NPDP_WITHOUT_AMX)
 #define NPDP_WITH_AMX
 #endif

@@ -18,7 +18,7 @@
 #include "internal.h"
 #include "npdp_kernels.h"
 
-#ifdef NPDP_WITH_AVX512
+#ifdef NPDP_WITH_X86
 #include <immintrin.h>
 
 #define AVX512 __attribute__((target("avx512f")))

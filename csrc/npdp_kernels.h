@@ -114,4 +114,7 @@ int npdp_amx_transposed_times_f32(const float *x, const float *g, float *w, size
 enum { NPDP_HAS_AVX512 = 1, NPDP_HAS_AMX = 2, NPDP_WIDE_UNITS = 4 };
 int npdp_processor(void);
 
+/* Whether one string instruction copies as fast as vectors do; asked for once, since a virtual machine takes long to answer. */
+int npdp_has_fast_strings(void);
+
 #endif

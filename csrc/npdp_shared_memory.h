@@ -25,6 +25,7 @@ typedef struct {
     size_t slot_bytes;     /* of a staging slot; a multiple of 64 * ranks */
     uint32_t rank, ranks;
     uint32_t looks, yields; /* how often to look at once, then with a yield before each look, before sleeping */
+    int fast_strings;      /* npdp_has_fast_strings() */
     void **pointers;       /* scratch: 2 * ranks + 1 of them */
     /* How far this rank is; zero at first. */
     uint32_t posted, begun, staged, small;

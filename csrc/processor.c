@@ -3,7 +3,7 @@
 #include "internal.h"
 #include "npdp_kernels.h"
 
-#ifdef NPDP_WITH_AVX512
+#ifdef NPDP_WITH_X86
 #include <cpuid.h>
 #endif
 #ifdef NPDP_WITH_AMX
@@ -22,7 +22,7 @@ static int has_amx(void)
 }
 #endif
 
-#ifdef NPDP_WITH_AVX512
+#ifdef NPDP_WITH_X86
 /* Intel's processors, and AMD's from Zen 5 on: Zen 4 works on the halves of a vector one after the other. */
 static int has_wide_units(void)
 {
@@ -42,8 +42,20 @@ int npdp_processor(void)
 #endif
     return flags;
 }
+
+int npdp_has_fast_strings(void)
+{
+    enum { ENHANCED_REP_MOVSB = 1 << 9 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & ENHANCED_REP_MOVSB);
+}
 #else
 int npdp_processor(void)
+{
+    return 0;
+}
+
+int npdp_has_fast_strings(void)
 {
     return 0;
 }

@@ -139,26 +139,37 @@ class Carrier:
 
     def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int = 0) -> None:
         """Carry out a collective with the algorithm chosen; of a mean, the sum."""
-        if not self.around:
-            self._run(collective, buffer, op, algorithm, root)
+        if op == "mean":
+            op = "sum"
+        if self.around or self._overlap.busy:
+            self._run_apart(collective, buffer, op, algorithm, root)
             return
-        with ExitStack() as stack:
-            for context in self.around:
-                stack.enter_context(context())
-            self._run(collective, buffer, op, algorithm, root)
-
-    def _run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int) -> None:
-        if self._overlap.busy:  # choosing may be collective too
-            self.finish()
-        algorithm = (  # found at once, as a rule: small collectives take two microseconds
+        algorithm = (  # found at once, as a rule: small collectives take a microsecond
             self._chosen.get((collective, buffer.nbytes, algorithm, self.algorithm))
             or self.chosen(collective, buffer.nbytes, algorithm)
         )
         if self.world_size == 1:
             return
         before = time.perf_counter()
-        self._carry_out(collective, algorithm, buffer, "sum" if op == "mean" else op, root)
+        if algorithm == SHARED_MEMORY:
+            status = self._host.kernel.begin(collective, buffer, op, root)  # type: ignore[union-attr]
+            if status:
+                self._host.finish(status)  # type: ignore[union-attr]
+        else:
+            self._carry_out(collective, algorithm, buffer, op, root)
         self.collective_s += time.perf_counter() - before
+
+    def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int) -> None:
+        """Carry out a collective within all contexts, after what was begun before it."""
+        around, self.around = self.around, []
+        try:
+            with ExitStack() as stack:
+                for context in around:
+                    stack.enter_context(context())
+                self.finish()  # choosing may be collective too
+                self.run(collective, buffer, op, algorithm, root)
+        finally:
+            self.around = around
 
     def persistent_allreduce(self, buffer: Buffer) -> Callable[[], None]:
         """Return what sums a 1-D buffer in place, each time that it is called, on all ranks.

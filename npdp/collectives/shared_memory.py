@@ -75,7 +75,7 @@ class Host:
         """
         status = self.kernel.begin(kind, buffer, op, root)
         if status:
-            self._finish(status)
+            self.finish(status)
 
     def persistent(self, kind: str, buffer: Buffer, op: str) -> Callable[[], None]:
         """Return what carries out `kind` on this buffer, as `collective` does, each time that it is called."""
@@ -84,11 +84,12 @@ class Host:
         def collective() -> None:
             status = begin()
             if status:
-                self._finish(status)
+                self.finish(status)
 
         return collective
 
-    def _finish(self, status: int) -> None:
+    def finish(self, status: int) -> None:
+        """Go on with a collective until it is done, where the kernel returned something else; see `collective`."""
         while status == self._kernel.WAITING:
             error = self._transport.in_vain(self._peers)
             status = self.kernel.go_on()  # what came just before counts

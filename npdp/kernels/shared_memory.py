@@ -60,7 +60,7 @@ class HostRank:
         host = self._host
         host.base, host.nbytes, host.slot_bytes = ffi.cast("unsigned char *", self._memory), len(memory), slot_bytes
         host.rank, host.ranks, host.looks, host.yields = rank, ranks, looks, yields
-        host.pointers = self._pointers
+        host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
 
     def begin(self, kind: str, array: Array, op: str, root: int = 0) -> int:
         """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT."""
