@@ -14,6 +14,7 @@
 #define _POSIX_C_SOURCE 200112L
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
 #include "npdp_kernels.h"
@@ -21,12 +22,14 @@
 #ifdef NPDP_WITH_X86
 #include <immintrin.h>
 
+#include "ahead.h"
+
 #define AVX512 __attribute__((target("avx512f")))
 #define INLINE static inline __attribute__((always_inline)) AVX512
 enum { ROWS = 8, COLUMNS = 32, VECTOR = 16, UNROLL = 8, GROUP = 8 * ROWS };
-/* What stays in the cache, in numbers: of depth in a plain product, and in one with x transposed; of w's columns; of
- * rows; and of all that is copied. */
-enum { DEPTH = 256, DEEP = 512, WIDTH = 512, BLOCK = 512, RESIDENT = 1 << 18 };
+/* What stays in the cache, in numbers: of depth in a plain product, and in one with x transposed; of w's columns; and of
+ * rows. Few rows take so little time that half a width is multiplied while the other half comes. */
+enum { DEPTH = 256, DEEP = 512, WIDTH = 512, BLOCK = 512, FEW_ROWS = 256 };
 
 typedef struct {
     __m512 sums[ROWS][2];
@@ -57,7 +60,7 @@ INLINE void add_product(tile *t, const float *a, size_t a_row, const float *pane
 }
 
 /* a(r, k) is a[r * a_row + k * a_step]. */
-INLINE tile multiply(const float *a, size_t a_row, size_t a_step, const float *panel, size_t depth)
+INLINE tile multiply(const float *a, size_t a_row, size_t a_step, const float *panel, size_t depth, ahead *next)
 {
     tile t;
 #pragma GCC unroll 8
@@ -68,6 +71,8 @@ INLINE tile multiply(const float *a, size_t a_row, size_t a_step, const float *p
 #pragma GCC unroll 8
         for (size_t u = 0; u < UNROLL; u++)
             add_product(&t, a + (k + u) * a_step, a_row, panel + (k + u) * COLUMNS);
+        if (next != NULL)
+            fetch(next);
     }
     for (; k < depth; k++)
         add_product(&t, a + k * a_step, a_row, panel + k * COLUMNS);
@@ -131,6 +136,22 @@ INLINE void store_or_add(const tile *t, float *to, size_t row, int adds, size_t 
 
 /* ---- panels ---- */
 
+/* How many numbers are copied at most: they fill half of the second-level cache. */
+static size_t resident(void)
+{
+    static size_t numbers; /* the same whoever writes it */
+    size_t known = __atomic_load_n(&numbers, __ATOMIC_RELAXED);
+    if (known == 0) {
+        long bytes = 0;
+#ifdef __GLIBC__
+        bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+        known = (bytes > 0 ? (size_t)bytes : 1 << 20) / 2 / sizeof(float);
+        __atomic_store_n(&numbers, known, __ATOMIC_RELAXED);
+    }
+    return known;
+}
+
 static float *floats(size_t count)
 {
     void *memory;
@@ -161,16 +182,26 @@ static void copy_transposed(float *panel, const float *from, size_t row, size_t 
 
 /* ---- the three products ---- */
 
+/* The block of w that is copied next, while `rows` rows are multiplied by one of `width` columns. */
+static ahead next_block(const float *w, size_t out, size_t width, size_t rows)
+{
+    const size_t lines = width / LINE_FLOATS, times = width / COLUMNS * ((rows + ROWS - 1) / ROWS) * (DEPTH / UNROLL);
+    return (ahead){w, out, lines, 0, (lines * DEPTH + times - 1) / times};
+}
+
 /* By blocks of rows of x, and of w, which is copied: these stay in the cache. */
 AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
 {
-    float *panels = floats(DEPTH * (WIDTH + COLUMNS));
+    const size_t width = rows <= FEW_ROWS ? WIDTH / 2 : WIDTH;
+    float *panels = floats(DEPTH * (width + COLUMNS));
     if (panels == NULL)
         return 1;
     for (size_t first = 0; first < rows; first += BLOCK)
-        for (size_t left = 0; left < out; left += WIDTH)
+        for (size_t left = 0; left < out; left += width)
             for (size_t k = 0; k < in; k += DEPTH) {
-                const size_t depth = smaller(DEPTH, in - k), right = smaller(left + WIDTH, out);
+                const size_t depth = smaller(DEPTH, in - k), right = smaller(left + width, out);
+                const float *then = k + DEPTH < in ? w + (k + DEPTH) * out + left : w + left + width;
+                ahead next = next_block(then, out, width, smaller(BLOCK, rows - first));
                 copy(panels, w + k * out, left, right, out, depth);
                 for (size_t c = left; c < right; c += COLUMNS) {
                     const size_t column = within(c, out, COLUMNS);
@@ -178,7 +209,7 @@ AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows,
                         const size_t at = within(i, rows, ROWS);
                         float *to = y + at * out + column;
                         expect_tile(to, out);
-                        const tile t = multiply(x + at * in + k, in, 1, panels + (c - left) * depth, depth);
+                        const tile t = multiply(x + at * in + k, in, 1, panels + (c - left) * depth, depth, &next);
                         store_or_add(&t, to, out, k > 0, i - at, c - column);
                     }
                 }
@@ -190,7 +221,7 @@ AVX512 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows,
 /* Computes x transposed: w goes by as it lies, and panels are of g, by blocks of its rows. */
 AVX512 int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out)
 {
-    const size_t block = (RESIDENT / out / COLUMNS + 1) * COLUMNS;
+    const size_t block = (resident() / out / COLUMNS + 1) * COLUMNS;
     float *panels = floats((smaller(block, rows) + COLUMNS) * out);
     if (panels == NULL)
         return 1;
@@ -204,7 +235,7 @@ AVX512 int npdp_times_transposed_f32(const float *g, const float *w, float *x, s
                 float *to = x + within(r, rows, COLUMNS) * in + at;
                 for (size_t c = 0; c < COLUMNS; c++)
                     __builtin_prefetch(to + c * in, 1, 3);
-                const tile t = multiply(w + at * out, out, 1, panels + (r - first) * out, out);
+                const tile t = multiply(w + at * out, out, 1, panels + (r - first) * out, out, NULL);
                 store_transposed(&t, to, in);
             }
     }
@@ -236,7 +267,7 @@ static AVX512 void add_transposed_times(const float *x, const float *g, float *w
                 const size_t column = within(c, out, COLUMNS);
                 float *to = w + at * out + column;
                 expect_tile(to, out);
-                const tile t = multiply(a + i % GROUP * rows, 1, ROWS, panels + (c - first) * rows, rows);
+                const tile t = multiply(a + i % GROUP * rows, 1, ROWS, panels + (c - first) * rows, rows, NULL);
                 store_or_add(&t, to, out, adds, i - at, c - column);
             }
         }
@@ -245,7 +276,7 @@ static AVX512 void add_transposed_times(const float *x, const float *g, float *w
 
 AVX512 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
 {
-    const size_t most = smaller(rows, DEEP), block = (RESIDENT / most / COLUMNS + 1) * COLUMNS;
+    const size_t most = smaller(rows, DEEP), block = (resident() / most / COLUMNS + 1) * COLUMNS;
     float *panels = floats((smaller(block, out) + COLUMNS + GROUP) * most);
     if (panels == NULL)
         return 1;

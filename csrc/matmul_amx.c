@@ -22,6 +22,7 @@
 #include "npdp_kernels.h"
 
 #ifdef NPDP_WITH_AMX
+#include "ahead.h"
 #include "pieces.h"
 #ifdef NPDP_EMULATED_TILES
 #include "emulated_tiles.h"
@@ -69,13 +70,7 @@ typedef struct {
         _tile_dpbf16ps(3, 5, 7);                                                                                       \
     } while (0)
 
-/* What will be packed or written next: lines of memory, row by row. Some are fetched after each product of pieces. */
-typedef struct {
-    const float *at;
-    size_t row, lines, line, each;
-} ahead;
-
-/* The chunk of a panel from step k on, while `times` panels are multiplied. It may lie beyond the end: that does no harm. */
+/* The chunk of a panel from step k on, while `times` panels are multiplied. Some is fetched after each product of pieces. */
 static ahead next_chunk(const factor *f, size_t panel, size_t k, size_t times)
 {
     const size_t each = CHUNK * STEP * PANEL / SIDE / (times * CHUNK * PRODUCTS) + 1;
@@ -89,17 +84,6 @@ static ahead next_result(const product *p, size_t r, size_t c)
 {
     const size_t each = PANEL * PANEL / SIDE / (CHUNK * PRODUCTS) + 1;
     return (ahead){p->to + r * p->columns + c, p->columns, PANEL / SIDE, 0, each};
-}
-
-INLINE void fetch(ahead *next)
-{
-    for (size_t i = 0; i < next->each; i++) {
-        __builtin_prefetch(next->at + next->line * SIDE, 0, 2);
-        if (++next->line == next->lines) {
-            next->line = 0;
-            next->at += next->row;
-        }
-    }
 }
 
 /* sums = or += a left panel times a right one. From one product of pieces to the next only one side changes. */

@@ -42,7 +42,7 @@ ffibuilder.set_source(
         "csrc/mailbox.c",
     ],
     include_dirs=["csrc"],
-    depends=[f"csrc/{header}" for header in (*HEADERS, "internal.h", "pieces.h", "emulated_tiles.h", "waiting.h")],
+    depends=[str(header.relative_to(CSRC.parent)) for header in CSRC.glob("*.h")],
     libraries=["m"],
     extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno"],
 )
