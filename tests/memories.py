@@ -14,7 +14,7 @@ import npdp
 from npdp.partition import part
 
 MEMORIES = ("ordinary", "shared", "part", "mixed", "crossed")
-SMALL_BYTES, SMALL_DIRECT_BYTES = 8192, 512  # where csrc/shared_memory.c changes its way
+SMALL_BYTES, SMALL_DIRECT_BYTES = 8192, 1024  # where csrc/shared_memory.c changes its way
 OFFSET = 3  # elements before a part: it starts on no cache line
 
 

@@ -26,7 +26,7 @@ from npdp.kernels.shared_memory import DIFFERENT, DONE, KINDS, WAITING, HostRank
 LONGEST = 3000
 SLOT_BYTES = {1: 1024, 2: 1024, 3: 768, 4: 1024}  # multiples of 64 a rank
 INSIDE, OUTSIDE, MIXED, CROSSED = range(4)
-SMALL_DIRECT = 128  # float32: above, arrays in this memory are worked on where they are
+SMALL_DIRECT = 256  # float32: above, arrays in this memory are worked on where they are
 SMALL = 2048  # float32: above, an all-reduce of arrays outside is staged
 
 
