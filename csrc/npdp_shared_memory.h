@@ -30,6 +30,8 @@ typedef struct {
     /* How far this rank is; zero at first. */
     uint32_t posted, begun, staged, small;
     double wait_s;         /* seconds in which it waited for others */
+    double byte_s[2];      /* seconds a byte of late, by the two ways that a sum gets to its slot; 0 before the first */
+    uint32_t timed;        /* how many sums that was measured of */
     /* The collective under way. */
     int kind, op, dtype, mode, agreed, patient;
     uint32_t root, phase, last_phase, segments;

@@ -162,6 +162,22 @@ def test_no_collective_of_thousands_of_small_ones_is_mistaken_for_another():
     assert run(2, program) == [0, 0]
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("memory", ["ordinary", "mixed"])
+def test_both_ways_of_a_sum_to_its_slot_give_what_numpy_gives(monkeypatch, world_size, memory):
+    monkeypatch.setattr(shared_memory, "SLOT_BYTES", 1 << 17)
+
+    def program():
+        arrays = Arrays(200_003, ["float32"])
+        calls = [(memory, "allreduce", "shared_memory", "float32", "sum", 200_003, 0, salt) for salt in range(20)]
+        found = [do_in(arrays, *call) for call in calls]
+        return [text for text in found if text], list(init().host.kernel._host.byte_s)
+
+    for found, byte_s in run(world_size, program):
+        assert found == []
+        assert min(byte_s) > 0 or not kernels.compiled.lib.npdp_has_fast_strings()
+
+
 def test_an_int64_by_its_other_name_is_one_too():
     def program():
         array = np.arange(4, dtype=np.longlong)
