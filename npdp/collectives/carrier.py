@@ -151,7 +151,7 @@ class Carrier:
         if self.world_size == 1:
             return
         before = time.perf_counter()
-        if algorithm == SHARED_MEMORY:
+        if algorithm == SHARED_MEMORY:  # as Host.collective does it, with a call less
             status = self._host.kernel.begin(collective, buffer, op, root)  # type: ignore[union-attr]
             if status:
                 self._host.finish(status)  # type: ignore[union-attr]

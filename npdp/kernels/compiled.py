@@ -75,7 +75,7 @@ def relu_gradient(g: Array, y: Array) -> Array:
 def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[..., int]:
     """Return `sgd_update` of these arrays: they are turned to pointers once."""
     function, c_type = _SGD[param.dtype]
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[Any, ...]
     if isinstance(grad, np.ndarray):
         arguments = (_pointer(c_type, param), _pointer(c_type, grad))
     else:
@@ -104,7 +104,7 @@ def adam_updater(param: Array, grad: Any, m: Array, v: Array) -> Callable[..., i
     """Return `adam_update` of these arrays: they are turned to pointers once."""
     function, c_type = _ADAM[param.dtype]
     written = [_pointer(c_type, array) for array in (param, m, v)]
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[Any, ...]
     if isinstance(grad, np.ndarray):
         arguments = (written[0], _pointer(c_type, grad), *written[1:], param.size)
     else:

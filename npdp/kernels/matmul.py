@@ -82,7 +82,7 @@ def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Arr
     n = b.shape[1]
     work = m * n * depth
     for tiles in kinds:
-        if work >= max(1, tiles.least_work) and a.dtype == b.dtype == _FLOAT32 and len(b) == depth:
+        if work >= tiles.least_work and work > 0 and a.dtype == b.dtype == _FLOAT32 and len(b) == depth:
             product = _dot(tiles, a, b, out)
             if product is not None:
                 return product
