@@ -197,7 +197,8 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
     ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
     ranks.add_argument("--update", choices=UPDATES, default="auto",
                        help="replicated: every rank updates its own parameters; fused: in the pass that sums the "
-                            "gradients, parameters once a host; auto (default): fused where ranks share memory")
+                            "gradients, parameters once a host; auto (default): fused from 1 MB of parameters on "
+                            "where ranks share memory")
     ranks.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=_POSITIVE_INT, default=None, metavar="N",

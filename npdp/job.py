@@ -78,7 +78,8 @@ def prepare(config: TrainConfig, world: World) -> Job:
     model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
-    strategy = agree(world, lambda: strategies.make(config, world, run, sparse))
+    trained = strategies.Trained(run, sum(parameter.data.nbytes for parameter in model.parameters()), sparse)
+    strategy = agree(world, lambda: strategies.make(config, world, trained))
     agree(world, lambda: require_ranks(config.inject, strategy.workers(world.world_size)))
     return Job(
         config,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.config import FLAGS_OF, TrainConfig
@@ -18,19 +18,30 @@ from npdp.parallel.world import World
 
 # What of the flags does not change what is computed
 BESIDE = ("metrics", "save", "quiet", "transport", "ranks", "inject", "algorithm", "record_arrivals", "replay_arrivals")
+FUSED_FROM_BYTES = 2**20  # of parameters: below, the fused update's second meeting takes longer than it saves
 
 
-def make(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool = False) -> Strategy:
-    """Return the strategy that the flags ask for.
+class Trained(NamedTuple):
+    """What is trained.
 
-    Args:
+    Attributes:
         run: what a record of arrivals must belong to.
+        nbytes: of its parameters.
         sparse: whether the data is.
+    """
+
+    run: dict[str, Any]
+    nbytes: int
+    sparse: bool = False
+
+
+def make(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+    """Return the strategy that the flags ask for.
 
     Raises:
         InputError: this world is too small for it, or a record does not fit.
     """
-    return _STRATEGIES[config.strategy](config, world, run, sparse)
+    return _STRATEGIES[config.strategy](config, world, trained)
 
 
 def run_of(config: TrainConfig, ranks: int, fingerprint: str) -> dict[str, Any]:
@@ -47,18 +58,19 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return mine
 
 
-def _allreduce(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool) -> Strategy:
-    """Updates are fused where ranks share memory and nothing looks at gradients in between."""
-    if sparse and config.update == "fused":
+def _allreduce(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+    """Updates are fused where that is quicker: in shared memory, and where nothing looks at gradients in between."""
+    if trained.sparse and config.update == "fused":
         raise InputError(f"sparse data: --update fused {_WHOLE_PARAMETERS} --update replicated")
-    if sparse or config.update != "auto":
-        return AllReduce("replicated" if sparse else config.update)
+    if trained.sparse or config.update != "auto":
+        return AllReduce("replicated" if trained.sparse else config.update)
     in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
-    return AllReduce("fused" if in_memory and config.clip_norm is None else "replicated")
+    fused = in_memory and config.clip_norm is None and trained.nbytes >= FUSED_FROM_BYTES
+    return AllReduce("fused" if fused else "replicated")
 
 
-def _parameter_server(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool) -> Strategy:
-    replay = arrivals.load(config.replay_arrivals, run) if config.replay_arrivals else []
+def _parameter_server(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+    replay = arrivals.load(config.replay_arrivals, trained.run) if config.replay_arrivals else []
     try:
         strategy = ParameterServer(
             config.servers,
@@ -74,14 +86,14 @@ def _parameter_server(config: TrainConfig, world: World, run: dict[str, Any], sp
     return strategy
 
 
-def _local_sgd(config: TrainConfig, world: World, run: dict[str, Any], sparse: bool) -> Strategy:
-    if sparse:
+def _local_sgd(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+    if trained.sparse:
         raise InputError(f"sparse data: --strategy local-sgd {_WHOLE_PARAMETERS} --strategy allreduce or ps")
     return LocalSGD(config.local_iterations, config.outer_momentum, config.outer_learning_rate)
 
 
 _WHOLE_PARAMETERS = "passes over whole parameters; use"
-_STRATEGIES: dict[str, Callable[[TrainConfig, World, dict[str, Any], bool], Strategy]] = {
+_STRATEGIES: dict[str, Callable[[TrainConfig, World, Trained], Strategy]] = {
     "allreduce": _allreduce,
     "ps": _parameter_server,
     "local-sgd": _local_sgd,
