@@ -100,18 +100,26 @@ void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, 
  *   transposed_times   w = x' g                     in >= 8,    out >= 32
  * and with AMX, for any sizes, as exact as adding up float32 products one by one is; but numbers below 2^-100 lose bits,
  * since their pieces (matmul_amx.c), and products of these, become 0 below the smallest normal number, 2^-126.
- * They return 1 where the caller must make the product otherwise: there is no memory for panels, or, with AMX, the result has
- * an infinity or NaN (some pieces have where float32 arithmetic does not). */
+ * With AVX2 and FMA, quick for a result that is narrow, in whole strips:
+ *   narrow_times              y = x w      rows >= 5, out >= 16
+ *   narrow_times_transposed   x = g w'     rows >= 2, in >= 5
+ *   narrow_transposed_times   w = x' g     in >= 5,   out >= 16
+ * They return 1 where the caller must make the product otherwise: there is no memory for panels; a narrow result has few rows
+ * and a depth of more than 1024; or, with AMX, the result has an infinity or NaN (some pieces have where float32 arithmetic
+ * does not). */
 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
 int npdp_amx_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_amx_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_amx_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
+int npdp_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
+int npdp_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
+int npdp_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
 
 /* What of the above this processor can do (and Linux allows), and whether it works on 512 bits at once: flags. It must be
  * called before any of the products with AMX: it asks Linux to keep the tiles of this process's threads and children. */
-enum { NPDP_HAS_AVX512 = 1, NPDP_HAS_AMX = 2, NPDP_WIDE_UNITS = 4 };
+enum { NPDP_HAS_AVX512 = 1, NPDP_HAS_AMX = 2, NPDP_WIDE_UNITS = 4, NPDP_HAS_AVX2 = 8 };
 int npdp_processor(void);
 
 /* Whether one string instruction copies as fast as vectors do; asked for once, since a virtual machine takes long to answer. */

@@ -37,6 +37,7 @@ int npdp_processor(void)
 {
     __builtin_cpu_init();
     int flags = (__builtin_cpu_supports("avx512f") ? NPDP_HAS_AVX512 : 0) | (has_wide_units() ? NPDP_WIDE_UNITS : 0);
+    flags |= __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? NPDP_HAS_AVX2 : 0;
 #ifdef NPDP_WITH_AMX
     flags |= has_amx() ? NPDP_HAS_AMX : 0;
 #endif

@@ -466,10 +466,14 @@ int main(int arguments, char **argument)
     (void)argument;
     const products avx512 = {npdp_times_f32, npdp_times_transposed_f32, npdp_transposed_times_f32};
     const products amx = {npdp_amx_times_f32, npdp_amx_times_transposed_f32, npdp_amx_transposed_times_f32};
+    const products narrow = {npdp_narrow_times_f32, npdp_narrow_times_transposed_f32,
+                             npdp_narrow_transposed_times_f32};
     if (npdp_processor() & NPDP_HAS_AVX512)
         call_all_products(&avx512);
     if (npdp_processor() & NPDP_HAS_AMX)
         call_all_products(&amx);
+    for (size_t more = 0; npdp_processor() & NPDP_HAS_AVX2 && more < 12; more++)
+        call_products(&narrow, 16 + 9 * more, 5 + 83 * more, 16 + 13 * more);
     const int all = arguments == 1;
     for (uint32_t ranks = 1; all && ranks <= MOST_RANKS; ranks++)
         call_collectives(ranks);

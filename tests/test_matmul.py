@@ -1,5 +1,6 @@
 """npdp's own products: whole numbers come out exactly, for any sizes, so a term that is missing or twice is seen."""
 
+import sys
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from npdp import kernels, nn
 from npdp.nn import functional
 
 matmul = pytest.importorskip("npdp.kernels.matmul", reason="the C kernels are not compiled")
-KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX}
+KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX, "AVX2": matmul.NARROW}
 pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="NumPy is asked for")
 
 FORMS = ("times", "times transposed", "transposed times")
@@ -46,26 +47,34 @@ def few(array):
 
 @pytest.fixture(params=KINDS, scope="module")
 def tiles(request):
-    """What makes products of any size."""
+    """What makes products of any size, also where it is slow."""
     kind = KINDS[request.param]
     if kind not in matmul.possible():
         pytest.skip(f"this processor has no {request.param}")
-    return kind._replace(least_work=0)
+    return kind._replace(least_work=0, most_rows=sys.maxsize)
 
 
 def fits(tiles, form, m, k, n):
     rows, columns = (n, m) if form == "times transposed" else (m, n)
-    if tiles.depth == 1:
+    if tiles.rows == 5:
+        return rows >= 5 and columns >= 16 and -(-rows // 5) * -(-columns // 16) * 80 <= 1.4 * rows * columns
+    if tiles.rows == 8:
         return rows >= 8 and columns >= 32 and -(-rows // 8) * -(-columns // 32) * 256 <= 1.4 * rows * columns
     return -(-m // 32) * -(-k // 32) * -(-n // 32) * 32**3 <= 1.4 * m * k * n
+
+
+def left_to_others(tiles, form, m, k, n):
+    """Say whether sums would be so deep, or a factor so large, that it is not quick."""
+    if tiles.rows == 5:
+        return form != "times transposed" and k > 1024
+    return (form == "times transposed" and k > tiles.deepest) or (form == "times" and m * k > tiles.largest)
 
 
 def assert_exact(tiles, form, m, k, n):
     a, b = factors(form, m, k, n)
     got = matmul.dot([tiles], a, b)
-    left = (form == "times transposed" and k > tiles.deepest) or (form == "times" and m * k > tiles.largest)
     if min(m, k, n) > 1:
-        assert (got is None) == (left or not fits(tiles, form, m, k, n))
+        assert (got is None) == (left_to_others(tiles, form, m, k, n) or not fits(tiles, form, m, k, n))
     if got is not None:
         np.testing.assert_array_equal(got, a.astype(np.int64) @ b.astype(np.int64))
 
@@ -118,6 +127,9 @@ MAKE_NUMBERS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_as_exact_as_adding_up_float32_products_one_by_one(tiles, form, depth, make):
     a, b = factors(form, 100, depth, 90, make)
+    if left_to_others(tiles, form, 100, depth, 90):
+        assert matmul.dot([tiles], a, b) is None
+        return
     exact = a.astype(np.float64) @ b.astype(np.float64)
     room = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64) * np.finfo(np.float32).eps
     error, error_one_by_one = (
@@ -176,7 +188,7 @@ def test_a_result_that_is_nearly_too_large_is_finite(tiles, monkeypatch, form):
 
 @pytest.mark.parametrize("form", FORMS[:2])
 def test_a_rows_result_does_not_depend_on_which_rows_stand_beside_it(tiles, form):
-    a, b = factors(form, 1150, 1100, 64, normal)
+    a, b = factors(form, 1150, 1000, 64, normal)
     tiles = tiles._replace(largest=a.size)
     together = matmul.dot([tiles], a, b)
     for first, last in [(0, 32), (1, 60), (7, 150), (90, 1150)]:
@@ -213,18 +225,41 @@ def test_it_is_taken_on_one_thread_where_it_is_quicker(tiles, monkeypatch, setti
         assert own.func is matmul.dot and own.args == ([tiles],)
 
 
-def test_what_is_quicker_is_what_a_processor_with_wide_units_can_do(monkeypatch):
+def test_what_is_quicker_is_what_was_measured_on_such_a_processor(monkeypatch):
     class Processor:
-        NPDP_HAS_AVX512, NPDP_HAS_AMX, NPDP_WIDE_UNITS = 1, 2, 4
+        NPDP_HAS_AVX512, NPDP_HAS_AMX, NPDP_WIDE_UNITS, NPDP_HAS_AVX2 = 1, 2, 4, 8
 
         def npdp_processor(self):
             return self.flags
 
     processor = Processor()
     monkeypatch.setattr(matmul, "lib", processor)
-    for flags, kinds in [(7, [matmul.AMX, matmul.AVX512]), (5, [matmul.AVX512]), (4, []), (3, []), (0, [])]:
+    wide = [(15, [matmul.AMX, matmul.AVX512]), (13, [matmul.AVX512])]
+    for flags, kinds in [*wide, (12, [matmul.NARROW]), (8, [matmul.NARROW]), (11, []), (9, []), (4, []), (0, [])]:
         processor.flags = flags
         assert matmul.quicker() == kinds
+
+
+@pytest.mark.parametrize(
+    ("outputs", "taken"), [(4, False), (5, True), (6, False), (10, True), (16, True), (32, False)]
+)
+def test_a_layer_with_few_outputs_takes_what_is_for_narrow_results(monkeypatch, outputs, taken):
+    if matmul.NARROW not in matmul.possible():
+        pytest.skip("this processor has no AVX2")
+    made = []
+
+    def counting(a, b, out=None):
+        product = matmul.dot([matmul.NARROW], a, b, out)
+        made.append(product is not None)
+        return product
+
+    monkeypatch.setattr(functional, "_own_dot", lambda: counting)
+    layer = nn.Linear(784, outputs)
+    x, g = whole((128, 784), 3), whole((128, outputs), 4)
+    for gradient in (g, np.asfortranarray(g)):
+        (layer(x) * gradient).sum().backward()
+    np.testing.assert_array_equal(layer.weight.grad, 2 * g.T @ x)
+    assert made == [taken] * 4
 
 
 def test_what_one_kind_is_not_for_another_makes(tiles):

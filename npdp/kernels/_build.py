@@ -37,6 +37,7 @@ ffibuilder.set_source(
         "csrc/combine.c",
         "csrc/matmul.c",
         "csrc/matmul_amx.c",
+        "csrc/matmul_narrow.c",
         "csrc/processor.c",
         "csrc/shared_memory.c",
         "csrc/mailbox.c",

@@ -1,8 +1,8 @@
-"""Products of float32 matrices by `csrc/matmul_amx.c` or `csrc/matmul.c`, through cffi.
+"""Products of float32 matrices by `csrc/matmul_amx.c`, `csrc/matmul.c` or `csrc/matmul_narrow.c`, through cffi.
 
 Where the C code was not compiled, importing this raises ImportError. On one thread, a layer's product takes 0.4 to 0.8
-of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512 (docs/measurements.md). Sums are made in another order than BLAS
-makes them in: results agree up to rounding.
+of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512, and one of few outputs 0.5 to 0.65 with AVX2
+(docs/measurements.md). Sums are made in another order than BLAS makes them in: results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Tiles(NamedTuple):
     least_work: int  # multiply-adds: from there on it is quicker than BLAS
     least_rows: int = 1  # what a result must have: tiles that overlap are whole
     least_columns: int = 1
+    most_rows: int = sys.maxsize
     largest: int = sys.maxsize  # numbers in a plain product's first factor: beyond, the result is walked too often
     deepest: int = sys.maxsize  # of a product with a transposed weight: what is copied stays in the cache
 
@@ -42,7 +43,8 @@ class Tiles(NamedTuple):
         """Say whether tiles are filled by a result for the most part; the rest is computed for nothing."""
         tiles = -(-rows // self.rows) * -(-columns // self.columns) * -(-depth // self.depth)
         work = tiles * self.rows * self.columns * self.depth
-        return rows >= self.least_rows and columns >= self.least_columns and work <= MOST_WORK * rows * columns * depth
+        inside = self.least_rows <= rows <= self.most_rows and columns >= self.least_columns
+        return inside and work <= MOST_WORK * rows * columns * depth
 
 
 AVX512 = Tiles(
@@ -53,18 +55,28 @@ AMX = Tiles(
     lib.npdp_amx_times_f32, lib.npdp_amx_times_transposed_f32, lib.npdp_amx_transposed_times_f32, rows=32, columns=32,
     depth=32, least_work=1 << 20,
 )  # fmt: skip
+NARROW = Tiles(
+    lib.npdp_narrow_times_f32, lib.npdp_narrow_times_transposed_f32, lib.npdp_narrow_transposed_times_f32, rows=5,
+    columns=16, depth=1, least_work=1 << 17, least_rows=5, least_columns=16, most_rows=16,
+)  # fmt: skip
 
 
 def possible() -> list[Tiles]:
     """Return what this processor can do, the quickest first."""
     processor = lib.npdp_processor()
-    flags = {lib.NPDP_HAS_AMX: AMX, lib.NPDP_HAS_AVX512: AVX512}
+    flags = {lib.NPDP_HAS_AMX: AMX, lib.NPDP_HAS_AVX512: AVX512, lib.NPDP_HAS_AVX2: NARROW}
     return [tiles for flag, tiles in flags.items() if processor & flag]
 
 
 def quicker() -> list[Tiles]:
-    """Return what is known to be quicker than OpenBLAS on this processor, the quickest first."""
-    return possible() if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
+    """Return what is known to be quicker than OpenBLAS on this processor, the quickest first.
+
+    With AVX-512 OpenBLAS has kernels of its own for small matrices, narrow ones too.
+    """
+    kinds = possible()
+    if AVX512 not in kinds:
+        return kinds
+    return [tiles for tiles in kinds if tiles is not NARROW] if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
 
 
 def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Array | None:

@@ -28,8 +28,7 @@ SHORT = 64  # classes: up to here NumPy reduces over them faster when they are t
 def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    quick = len(weight) > NARROW or len(rows) * weight.size <= SMALL_PRODUCT
-    y = _dot(rows, weight.T) if quick else _times_narrow_weight(rows, weight)
+    y = _times_weight(rows, weight)
     y += bias
 
     def flat(g: Array) -> Array:
@@ -48,6 +47,17 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
         return np.add.reduce(flat(g), axis=0, out=out)
 
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1), (to_x, to_weight, to_bias)
+
+
+def _times_weight(rows: Array, weight: Array) -> Array:
+    """Return rows @ weight.T, by whoever is quicker at it."""
+    own = _own_dot()
+    product = None if own is None else own(rows, weight.T)
+    if product is not None:
+        return product
+    if len(weight) > NARROW or len(rows) * weight.size <= SMALL_PRODUCT:
+        return np.dot(rows, weight.T)
+    return _times_narrow_weight(rows, weight)
 
 
 def _dot(a: Array, b: Array, out: Array | None = None) -> Array:
@@ -70,7 +80,7 @@ def _own_dot() -> Callable[..., Array | None] | None:
 
 
 def _times_narrow_weight(rows: Array, weight: Array) -> Array:
-    """Return rows @ weight.T in products so small that BLAS is quick at them."""
+    """Return rows @ weight.T, made of products so small that BLAS is quick at them."""
     products = -(-len(rows) * weight.size // SMALL_PRODUCT)
     y = np.empty((len(rows), len(weight)), np.result_type(rows, weight))
     length = -(-len(rows) // products)
