@@ -92,6 +92,22 @@ int npdp_combine_adam_f64(const void *const *sources, size_t source_count, doubl
 void npdp_relu_gradient_f32(float *gradient, const float *g, const float *y, size_t count);
 void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, size_t count);
 
+/* Softmax's cross entropy, but for exp and log. Logits are (rows, classes), what is made of them (classes, rows), labels and
+ * what there is one of a row (rows,). No result overlaps anything.
+ *   shifted_logits           shifted[c][r] = logits[r][c] - the largest of row r; chosen[r] = shifted[labels[r]][r]. Where a
+ *                            label is not in [0, classes) it returns 1, and nothing is written. classes >= 1
+ *   cross_entropy_gradient   gradient[c][r] = powers[c][r] * (share / totals[r]) - everywhere; at a row's label less
+ *                            at_label too. Labels have been looked at. */
+int npdp_shifted_logits_f32(const float *logits, const int64_t *labels, float *shifted, float *chosen, size_t rows,
+                            size_t classes);
+int npdp_shifted_logits_f64(const double *logits, const int64_t *labels, double *shifted, double *chosen, size_t rows,
+                            size_t classes);
+void npdp_cross_entropy_gradient_f32(const float *powers, const float *totals, const int64_t *labels, float *gradient,
+                                     size_t rows, size_t classes, float share, float everywhere, float at_label);
+void npdp_cross_entropy_gradient_f64(const double *powers, const double *totals, const int64_t *labels,
+                                     double *gradient, size_t rows, size_t classes, double share, double everywhere,
+                                     double at_label);
+
 /* The products of a linear layer, on one thread. All arrays are C-contiguous: x, its gradient too, is (rows, in), w
  * (in, out), y and g (rows, out), none of them empty. The result does not overlap the factors. NaN and infinities go where
  * the sums take them. With AVX-512, in whole tiles:

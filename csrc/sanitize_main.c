@@ -129,10 +129,31 @@ static void call_accumulate(size_t count, size_t offset, size_t other)
         free(g), free(y), free(gradient);                                                                              \
     } while (0)
 
+/* Rows of three classes, as many as there are whole ones. */
+#define CALL_CROSS_ENTROPY(suffix, real)                                                                               \
+    do {                                                                                                               \
+        const size_t rows = count / 3;                                                                                 \
+        real *logits = fill_##suffix(offset, count, 1), *shifted = fill_##suffix(other, count, 2);                     \
+        real *chosen = fill_##suffix(offset, rows, 3), *gradient = fill_##suffix(offset, count, 4);                    \
+        int64_t *labels = malloc((rows + 1) * sizeof(int64_t));                                                        \
+        for (size_t r = 0; r < rows; r++)                                                                              \
+            labels[r] = (int64_t)(r % 3);                                                                              \
+        expect(0, npdp_shifted_logits_##suffix(logits + offset, labels, shifted + other, chosen + offset, rows, 3),    \
+               "shifted_logits_" #suffix, count);                                                                      \
+        npdp_cross_entropy_gradient_##suffix(shifted + other, chosen + offset, labels, gradient + offset, rows, 3,     \
+                                             (real)0.5, (real)0.1, (real)0.4);                                         \
+        labels[0] = 3;                                                                                                 \
+        expect(rows > 0, npdp_shifted_logits_##suffix(logits + offset, labels, shifted + other, chosen + offset, rows, \
+                                                      3), "shifted_logits_" #suffix " of a wrong label", count);       \
+        free(logits), free(shifted), free(chosen), free(gradient), free(labels);                                       \
+    } while (0)
+
 static void call_updates(size_t count, size_t offset, size_t other)
 {
     CALL_RELU_GRADIENT(f32, float);
     CALL_RELU_GRADIENT(f64, double);
+    CALL_CROSS_ENTROPY(f32, float);
+    CALL_CROSS_ENTROPY(f64, double);
     for (int flags = 0; flags < 16; flags++) {
         CALL_SGD(f32, float, flags);
         CALL_SGD(f64, double, flags);

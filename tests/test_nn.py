@@ -329,6 +329,12 @@ def logits(*shape):
         (TypeError, "labels must be integers, got float32", lambda: nn.CrossEntropyLoss()(logits(2, 3), [0.0, 1.0])),
         (ValueError, r"labels must be in \[0, 3\), got 3", lambda: nn.CrossEntropyLoss()(logits(2, 3), [0, 3])),
         (ValueError, r"labels must be in \[0, 3\), got -1", lambda: nn.CrossEntropyLoss()(logits(2, 3), [-1, 0])),
+        (ValueError, r"labels must be in \[0, 3\), got 255",
+         lambda: nn.CrossEntropyLoss()(logits(2, 3), np.array([0, 255], np.uint8))),
+        (ValueError, r"labels must be in \[0, 3\), got 18446744073709551615",
+         lambda: nn.CrossEntropyLoss()(logits(2, 3), np.array([0, 2**64 - 1], np.uint64))),
+        (ValueError, r"labels must be in \[0, 3\), got -1",
+         lambda: nn.CrossEntropyLoss("none")(logits(2, 3), [-1, 0])),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(error, message, call):

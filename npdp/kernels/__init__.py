@@ -3,6 +3,7 @@
     accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
     combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
     relu_gradient   g where y > 0                           float32, float64
+    shifted_logits, cross_entropy_gradient                  float32, float64: around exp and log, which are NumPy's
     sgd_update      param, velocity from grad, in place     float32, float64; from the sum of several in one pass
     adam_update     param, m, v from grad, in place         the same
 
@@ -17,13 +18,15 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 
-__all__ = ["OPS", "Sum", "accumulate", "adam_update", "adam_updater", "backend", "combine", "compiled", "reference",
-           "relu_gradient", "sgd_update", "sgd_updater"]  # fmt: skip
+__all__ = ["OPS", "Sum", "accumulate", "adam_update", "adam_updater", "backend", "combine", "compiled",
+           "cross_entropy_gradient", "reference", "relu_gradient", "sgd_update", "sgd_updater",
+           "shifted_logits"]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -59,6 +62,11 @@ class Kernels(Protocol):
     def combine(self, targets: list[Array], sources: list[Array], op: str) -> None: ...
 
     def relu_gradient(self, g: Array, y: Array) -> Array: ...
+
+    def shifted_logits(self, logits: Array, labels: Array, shifted: Array, chosen: Array) -> int: ...
+
+    @property
+    def cross_entropy_gradient(self) -> Callable[..., None]: ...
 
     def pointers(self, arrays: list[Array]) -> Any: ...
 
@@ -141,6 +149,34 @@ def relu_gradient(g: Array, y: Array) -> Array:
     if alike and g.flags.c_contiguous and y.flags.c_contiguous:
         return _selected().relu_gradient(g, y)
     return reference.relu_gradient(g, y)
+
+
+def shifted_logits(logits: Array, labels: Array) -> tuple[Array, Array] | None:
+    """Return logits less the largest of their row, (classes, rows), and those at the labels, (rows,).
+
+    Args:
+        logits: (rows, classes) C-contiguous, any float dtype; quick in float32 and float64.
+        labels: (rows,) int64, contiguous; where one is not in [0, classes), None is returned.
+    """
+    shifted, chosen = np.empty(logits.shape[::-1], logits.dtype), np.empty(len(logits), logits.dtype)
+    quick = logits.dtype in FLOATS and logits.flags.aligned and labels.flags.aligned
+    selected = _selected() if quick else reference
+    return None if selected.shifted_logits(logits, labels, shifted, chosen) else (shifted, chosen)
+
+
+def cross_entropy_gradient(
+    powers: Array, totals: Array, labels: Array, share: float, everywhere: float, at_label: float
+) -> Array:
+    """Return powers * (share / totals) - everywhere, and at each row's label less `at_label`; (classes, rows).
+
+    Args:
+        powers: (classes, rows) C-contiguous, exp of `shifted_logits`; totals: (rows,) its sums over the classes.
+        labels: those that `shifted_logits` took.
+    """
+    gradient = np.empty(powers.shape, powers.dtype)
+    selected = _selected() if powers.dtype in FLOATS and labels.flags.aligned else reference
+    selected.cross_entropy_gradient(powers, totals, labels, gradient, share, everywhere, at_label)
+    return gradient
 
 
 def sgd_update(

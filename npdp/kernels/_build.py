@@ -35,6 +35,7 @@ ffibuilder.set_source(
         "csrc/activations.c",
         "csrc/update.c",
         "csrc/combine.c",
+        "csrc/cross_entropy.c",
         "csrc/matmul.c",
         "csrc/matmul_amx.c",
         "csrc/matmul_narrow.c",

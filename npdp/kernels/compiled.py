@@ -35,10 +35,13 @@ _ACCUMULATE = {op: _bind(op, _FLOATS | _INTEGERS) for op in ("sum", "prod", "min
 _SGD = _bind("sgd", _FLOATS)
 _ADAM = _bind("adam", _FLOATS)
 _RELU_GRADIENT = _bind("relu_gradient", _FLOATS)
+_SHIFTED_LOGITS = _bind("shifted_logits", _FLOATS)
+_CROSS_ENTROPY_GRADIENT = _bind("cross_entropy_gradient", _FLOATS)
 _COMBINE_SGD = _bind("combine_sgd", _FLOATS)
 _COMBINE_ADAM = _bind("combine_adam", _FLOATS)
 OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
 DTYPES = {name: getattr(lib, f"NPDP_{suffix.upper()}") for suffix, (name, _) in (_FLOATS | _INTEGERS).items()}
+_INT64 = ffi.typeof("int64_t[]")
 _pointer = ffi.from_buffer
 
 
@@ -70,6 +73,22 @@ def relu_gradient(g: Array, y: Array) -> Array:
     gradient = np.empty(g.shape, g.dtype)
     function(_pointer(c_type, gradient), _pointer(c_type, g), _pointer(c_type, y), g.size)
     return gradient
+
+
+def shifted_logits(logits: Array, labels: Array, shifted: Array, chosen: Array) -> int:
+    function, c_type = _SHIFTED_LOGITS[logits.dtype]
+    written = _pointer(c_type, shifted), _pointer(c_type, chosen)
+    status: int = function(_pointer(c_type, logits), _pointer(_INT64, labels), *written, *logits.shape)
+    return status
+
+
+def cross_entropy_gradient(
+    powers: Array, totals: Array, labels: Array, gradient: Array, share: float, everywhere: float, at_label: float
+) -> None:
+    function, c_type = _CROSS_ENTROPY_GRADIENT[powers.dtype]
+    classes, rows = powers.shape
+    read = _pointer(c_type, powers), _pointer(c_type, totals), _pointer(_INT64, labels)
+    function(*read, _pointer(c_type, gradient), rows, classes, share, everywhere, at_label)
 
 
 def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[..., int]:

@@ -62,6 +62,25 @@ def relu_gradient(g: Array, y: Array) -> Array:
     return gradient
 
 
+@np.errstate(all="ignore")
+def shifted_logits(logits: Array, labels: Array, shifted: Array, chosen: Array) -> int:
+    if ((labels < 0) | (labels >= logits.shape[1])).any():
+        return 1
+    np.subtract(logits.T, np.maximum.reduce(logits, axis=1), out=shifted)
+    chosen[:] = shifted[labels, np.arange(len(labels))]
+    return 0
+
+
+@np.errstate(all="ignore")
+def cross_entropy_gradient(
+    powers: Array, totals: Array, labels: Array, gradient: Array, share: float, everywhere: float, at_label: float
+) -> None:
+    share, everywhere, at_label = map(powers.dtype.type, (share, everywhere, at_label))
+    np.multiply(powers, share / totals, out=gradient)
+    gradient -= everywhere
+    gradient[labels, np.arange(len(labels))] -= at_label
+
+
 def pointers(arrays: list[Array]) -> None:
     """C needs some; here the arrays themselves do."""
 

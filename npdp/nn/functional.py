@@ -21,7 +21,7 @@ from npdp.autograd.tensor import Array, Vjp
 
 NARROW = 16  # outputs: up to here a layer's weight lies in memory as (out, in), above as (in, out)
 SMALL_PRODUCT = 2**19  # multiply-adds up to which OpenBLAS is sure to take its quicker kernel for small matrices
-SHORT = 64  # classes: up to here NumPy reduces over them faster when they are the first axis
+SHORT = 64  # classes: above, the gradient is worth a copy to (rows, classes), as products want it
 
 
 @operation(keeps=INPUTS, writes=True)
@@ -109,25 +109,31 @@ def cross_entropy(
     """Mean over rows of -log softmax(logits)[label]; logits (rows, classes), labels (rows,) -> a number."""
     rows, classes = logits.shape
     count = logits.dtype.type(rows or 1)
-    z = np.array(logits.T, order="C" if classes <= SHORT else "K")  # (classes, rows)
-    z -= np.maximum.reduce(z, axis=0)  # exp cannot overflow
-    numbers = np.arange(rows)
-    chosen = (1 - label_smoothing) * z[labels, numbers]
+    where = np.ascontiguousarray(labels, np.int64)
+    found = kernels.shifted_logits(np.ascontiguousarray(logits), where)
+    if found is None:
+        raise ValueError(f"cross_entropy: {wrong_label(labels, classes)}")
+    z, chosen = found
     if label_smoothing:
-        chosen += label_smoothing / classes * z.sum(axis=0)
+        chosen = (1 - label_smoothing) * chosen + label_smoothing / classes * z.sum(axis=0)
     np.exp(z, out=z)
     total = np.add.reduce(z, axis=0)
     loss = (np.log(total) - chosen).sum() / count
 
     def to_logits(g: Array) -> Array:
         share = g / count
-        gradient = z * (share / total)
-        if label_smoothing:
-            gradient -= share * logits.dtype.type(label_smoothing / classes)
-        gradient[labels, numbers] -= share * logits.dtype.type(1 - label_smoothing)
-        return gradient.T
+        everywhere = share * count.dtype.type(label_smoothing / (classes or 1))
+        at_label = share * count.dtype.type(1 - label_smoothing)
+        gradient = kernels.cross_entropy_gradient(z, total, where, float(share), float(everywhere), float(at_label)).T
+        return gradient if classes <= SHORT else np.ascontiguousarray(gradient)
 
     return loss, (to_logits, None)
+
+
+def wrong_label(labels: Array, classes: int) -> str:
+    """Return what is wrong with the first label that is not in [0, classes); empty where all are."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    return f"labels must be in [0, {classes}), got {wrong[0]}" if wrong.size else ""
 
 
 @operation(keeps=INPUTS)

@@ -12,7 +12,7 @@ import numpy as np
 
 from npdp.autograd import Tensor, operators
 from npdp.autograd.batch import SUMMED
-from npdp.nn.functional import bce_with_logits, cross_entropy, mse_loss
+from npdp.nn.functional import bce_with_logits, cross_entropy, mse_loss, wrong_label
 from npdp.nn.module import Module, as_tensor
 
 
@@ -71,6 +71,8 @@ class CrossEntropyLoss(_Loss):
         self._check(logits, labels)
         if self.reduction == "mean":
             return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if wrong := wrong_label(labels.data, logits.shape[1]):
+            raise ValueError(f"CrossEntropyLoss: {wrong}")
         log_p = operators.log_softmax(logits, axis=1)
         smooth = self.label_smoothing
         chosen = log_p[np.arange(len(logits)), labels.data]
@@ -84,11 +86,6 @@ class CrossEntropyLoss(_Loss):
             )
         if labels.dtype.kind not in "iu":
             raise TypeError(f"CrossEntropyLoss: labels must be integers, got {labels.dtype}")
-        classes = logits.shape[1]
-        unsigned = labels.data.view(f"u{labels.dtype.itemsize}")  # a negative label is a huge one: one look finds both
-        if unsigned.size and unsigned.max() >= classes:
-            wrong = labels.data[unsigned >= classes][0]
-            raise ValueError(f"CrossEntropyLoss: labels must be in [0, {classes}), got {wrong}")
 
 
 class BCEWithLogitsLoss(_Loss):
