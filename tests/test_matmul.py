@@ -1,5 +1,6 @@
 """npdp's own products: whole numbers come out exactly, for any sizes, so a term that is missing or twice is seen."""
 
+import math
 import sys
 from functools import partial
 
@@ -167,7 +168,7 @@ def test_factors_may_lie_anywhere(tiles, form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.finfo(np.float32).max], ids=str)
 def test_what_is_no_number_goes_where_the_sums_take_it_and_no_further(tiles, monkeypatch, form, value):
-    monkeypatch.setattr(functional, "_own_dot", lambda: partial(matmul.dot, [tiles]))
+    monkeypatch.setattr(functional, "_own_dot", lambda: (partial(matmul.dot, [tiles]), 0))
     a, b = factors(form, 60, 520, 62, lambda shape, seed: np.abs(whole(shape, seed)) + 1)
     a[3, 519], b[519, :] = value, 1
     out = np.empty((60, 62), np.float32)
@@ -179,7 +180,7 @@ def test_what_is_no_number_goes_where_the_sums_take_it_and_no_further(tiles, mon
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_result_that_is_nearly_too_large_is_finite(tiles, monkeypatch, form):
-    monkeypatch.setattr(functional, "_own_dot", lambda: partial(matmul.dot, [tiles]))
+    monkeypatch.setattr(functional, "_own_dot", lambda: (partial(matmul.dot, [tiles]), 0))
     a, b = factors(form, 60, 64, 62, lambda shape, seed: np.zeros(shape, np.float32))
     a[:, 0], b[0, :] = 1.6906425e19, 2.01273982e19
     product = functional._dot(a, b)
@@ -218,11 +219,21 @@ def test_what_it_cannot_do_is_left_to_others_untouched(tiles):
 def test_it_is_taken_on_one_thread_where_it_is_quicker(tiles, monkeypatch, settings, quick, taken):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(matmul, "quicker", lambda: [tiles] if quick else [])
-    own = functional._own_dot.__wrapped__()
-    assert (own is not None) == taken
+    kinds = [tiles._replace(least_work=7), tiles._replace(least_work=5)]
+    monkeypatch.setattr(matmul, "quicker", lambda: kinds if quick else [])
+    own, least_work = functional._own_dot.__wrapped__()
+    assert least_work == (5 if taken else math.inf)
     if taken:
-        assert own.func is matmul.dot and own.args == ([tiles],)
+        assert own.func is matmul.dot and own.args == (kinds,)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_it_is_asked_for_products_that_are_large_enough(monkeypatch, more):
+    asked = []
+    monkeypatch.setattr(functional, "_own_dot", lambda: (lambda *factors: asked.append(factors), 4 * 3 * 2 + more))
+    layer = nn.Linear(3, 2)
+    layer(nn.Parameter(whole((4, 3), 3))).sum().backward()
+    assert len(asked) == (0 if more else 3)
 
 
 def test_what_is_quicker_is_what_was_measured_on_such_a_processor(monkeypatch):
@@ -253,7 +264,7 @@ def test_a_layer_with_few_outputs_takes_what_is_for_narrow_results(monkeypatch, 
         made.append(product is not None)
         return product
 
-    monkeypatch.setattr(functional, "_own_dot", lambda: counting)
+    monkeypatch.setattr(functional, "_own_dot", lambda: (counting, 0))
     layer = nn.Linear(784, outputs)
     x, g = whole((128, 784), 3), whole((128, outputs), 4)
     for gradient in (g, np.asfortranarray(g)):
@@ -284,7 +295,7 @@ def test_a_linear_layer_takes_it(tiles, monkeypatch):
     wanted = [layer.weight.grad.copy(), x.grad.copy()]
     layer.zero_grad()
     x.grad = None
-    monkeypatch.setattr(functional, "_own_dot", lambda: counting)
+    monkeypatch.setattr(functional, "_own_dot", lambda: (counting, 0))
     (layer(x) * whole((64, 60), 4)).sum().backward()
     assert made == [True] * 3
     for got, expected in zip([layer.weight.grad, x.grad], wanted, strict=True):

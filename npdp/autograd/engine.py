@@ -51,7 +51,8 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         return
     graph, exchanges = _count_uses(loss.node)
     weight = _weight(exchanges, loss)
-    start = np.array(weight, loss.dtype, ndmin=loss.ndim) if given is None else given * given.dtype.type(weight)
+    scale = loss.data.dtype.type(weight)
+    start = scale if given is None else given * scale
     try:
         _walk(loss.node, start, graph, weight, retain_graph)
     except BaseException:
@@ -69,7 +70,7 @@ def _given(loss: Tensor, gradient: Any) -> Array | None:
     if gradient is None:
         if loss.data.size != 1:
             raise ValueError(f"backward needs a gradient for a tensor of shape {loss.shape}; only a number needs none")
-        return None
+        return None if loss.data.ndim == 0 else np.ones(loss.shape, loss.dtype)
     given = np.asarray(gradient, dtype=loss.dtype)
     if given.shape != loss.shape:
         raise ValueError(f"backward: the gradient has shape {given.shape}, the tensor {loss.shape}")

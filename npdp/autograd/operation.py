@@ -65,7 +65,7 @@ def operation(
             made = result(output, batch, tensors[0].version if shared else None)
             if wanted and _mode.grad_enabled:
                 made.requires_grad = True
-                made.node = Node(name, parents, vjps, writes, _kept(keeps, tensors, made))
+                made.node = Node(name, parents, vjps, writes, _kept(keeps, tensors, made) if keeps else [])
             return made
 
         apply.__name__ = apply.__qualname__ = name

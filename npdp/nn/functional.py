@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
 
 def _times_weight(rows: Array, weight: Array) -> Array:
     """Return rows @ weight.T, by whoever is quicker at it."""
-    own = _own_dot()
-    product = None if own is None else own(rows, weight.T)
+    own, least_work = _own_dot()
+    product = own(rows, weight.T) if rows.shape[0] * weight.size >= least_work else None
     if product is not None:
         return product
     if len(weight) > NARROW or len(rows) * weight.size <= SMALL_PRODUCT:
@@ -62,21 +63,24 @@ def _times_weight(rows: Array, weight: Array) -> Array:
 
 def _dot(a: Array, b: Array, out: Array | None = None) -> Array:
     """Return a @ b, by whoever is quicker at it."""
-    own = _own_dot()
-    product = None if own is None else own(a, b, out)
+    own, least_work = _own_dot()
+    product = own(a, b, out) if a.size * b.shape[1] >= least_work else None
     return np.dot(a, b, out=out) if product is None else product
 
 
 @cache
-def _own_dot() -> Callable[..., Array | None] | None:
-    """Return npdp's own product, None where BLAS is quicker: on several threads, and on most processors."""
+def _own_dot() -> tuple[Callable[..., Array | None], float]:
+    """Return npdp's own product, and from how many multiply-adds on it may be quicker than BLAS.
+
+    On several threads, and on some processors, BLAS always is.
+    """
     if kernels.backend() == "numpy" or environment.blas_threads_in_use() > 1:
-        return None
+        return np.dot, inf
     from npdp.kernels import matmul  # there is one where there is a compiler
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
     kinds = matmul.quicker() if "openblas" in blas else []
-    return partial(matmul.dot, kinds) if kinds else None
+    return partial(matmul.dot, kinds), min((tiles.least_work for tiles in kinds), default=inf)
 
 
 def _times_narrow_weight(rows: Array, weight: Array) -> Array:

@@ -35,7 +35,7 @@ class _Loss(Module):
 
 
 def _same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
-    if outputs.shape != targets.shape:
+    if outputs.data.shape != targets.data.shape:
         raise ValueError(f"{name}: outputs have shape {outputs.shape}, targets {targets.shape}; they must be the same")
 
 
