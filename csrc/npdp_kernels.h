@@ -116,7 +116,10 @@ void npdp_cross_entropy_gradient_f64(const double *powers, const double *totals,
  *   transposed_times   w = x' g                     in >= 8,    out >= 32
  * and with AMX, for any sizes, as exact as adding up float32 products one by one is; but numbers below 2^-100 lose bits,
  * since their pieces (matmul_amx.c), and products of these, become 0 below the smallest normal number, 2^-126.
- * With AVX2 and FMA, quick for a result that is narrow, in whole strips:
+ * With AVX2 and FMA, in whole tiles, those of backward:
+ *   avx2_times_transposed     x = g w'     rows >= 16, in >= 6
+ *   avx2_transposed_times     w = x' g     in >= 6,    out >= 16
+ * and, quick for a result that is narrow, in whole strips:
  *   narrow_times              y = x w      rows >= 5, out >= 16
  *   narrow_times_transposed   x = g w'     rows >= 2, in >= 5
  *   narrow_transposed_times   w = x' g     in >= 5,   out >= 16
@@ -129,6 +132,8 @@ int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t r
 int npdp_amx_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_amx_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_amx_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
+int npdp_avx2_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
+int npdp_avx2_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
 int npdp_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);

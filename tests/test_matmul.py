@@ -13,7 +13,7 @@ from npdp import kernels, nn
 from npdp.nn import functional
 
 matmul = pytest.importorskip("npdp.kernels.matmul", reason="the C kernels are not compiled")
-KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX, "AVX2": matmul.NARROW}
+KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX, "AVX2": matmul.AVX2, "AVX2 for narrow results": matmul.NARROW}
 pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="NumPy is asked for")
 
 FORMS = ("times", "times transposed", "transposed times")
@@ -52,20 +52,30 @@ def tiles(request):
     kind = KINDS[request.param]
     if kind not in matmul.possible():
         pytest.skip(f"this processor has no {request.param}")
-    return kind._replace(least_work=0, most_rows=sys.maxsize)
+    return kind._replace(least_work=0, most_rows=sys.maxsize, largest_batch=sys.maxsize)
+
+
+@pytest.fixture(params=FORMS)
+def form(request, tiles):
+    """One that this kind makes."""
+    if request.param == "times" and tiles.times is None:
+        pytest.skip("BLAS makes it")
+    return request.param
 
 
 def fits(tiles, form, m, k, n):
     rows, columns = (n, m) if form == "times transposed" else (m, n)
-    if tiles.rows == 5:
-        return rows >= 5 and columns >= 16 and -(-rows // 5) * -(-columns // 16) * 80 <= 1.4 * rows * columns
-    if tiles.rows == 8:
-        return rows >= 8 and columns >= 32 and -(-rows // 8) * -(-columns // 32) * 256 <= 1.4 * rows * columns
+    height, width = {5: (5, 16), 6: (6, 16), 8: (8, 32)}.get(tiles.rows, (0, 0))
+    if height:
+        whole_tiles = -(-rows // height) * -(-columns // width)
+        return rows >= height and columns >= width and whole_tiles * height * width <= 1.4 * rows * columns
     return -(-m // 32) * -(-k // 32) * -(-n // 32) * 32**3 <= 1.4 * m * k * n
 
 
 def left_to_others(tiles, form, m, k, n):
-    """Say whether sums would be so deep, or a factor so large, that it is not quick."""
+    """Say whether sums would be so deep, or a factor so large, that it is not quick, or whether it never is."""
+    if form == "times" and tiles.times is None:
+        return True
     if tiles.rows == 5:
         return form != "times transposed" and k > 1024
     return (form == "times transposed" and k > tiles.deepest) or (form == "times" and m * k > tiles.largest)
@@ -87,7 +97,6 @@ def test_whole_numbers_come_out_exactly_for_any_sizes(tiles, form, m, k, n):
 
 
 @pytest.mark.parametrize("sizes", BORDERS + LARGE, ids=str)
-@pytest.mark.parametrize("form", FORMS)
 def test_whole_numbers_come_out_exactly_at_the_borders_of_blocks(tiles, form, sizes):
     m, k, n = sizes
     assert_exact(tiles, form, m, k, n)
@@ -95,7 +104,6 @@ def test_whole_numbers_come_out_exactly_at_the_borders_of_blocks(tiles, form, si
 
 
 @pytest.mark.parametrize("bits", [(20, 1), (1, 20), (16, 5), (5, 16), (11, 11)], ids=str)
-@pytest.mark.parametrize("form", FORMS)
 def test_numbers_of_many_bits_come_out_exactly(tiles, form, bits):
     m, k, n = 93, 350, 126
     rng = np.random.default_rng(3)
@@ -125,7 +133,6 @@ MAKE_NUMBERS = {
 
 @pytest.mark.parametrize("make", MAKE_NUMBERS.values(), ids=MAKE_NUMBERS)
 @pytest.mark.parametrize("depth", [64, 700, 4000])
-@pytest.mark.parametrize("form", FORMS)
 def test_it_is_as_exact_as_adding_up_float32_products_one_by_one(tiles, form, depth, make):
     a, b = factors(form, 100, depth, 90, make)
     if left_to_others(tiles, form, 100, depth, 90):
@@ -140,7 +147,6 @@ def test_it_is_as_exact_as_adding_up_float32_products_one_by_one(tiles, form, de
     assert np.square(error).mean() < 1.3 * np.square(error_one_by_one).mean()
 
 
-@pytest.mark.parametrize("form", FORMS)
 def test_a_result_is_written_where_it_is_wanted_and_nowhere_else(tiles, form):
     a, b = factors(form, 60, 77, 61)
     memory = np.full(61 * 61 + 3, 7, np.float32)
@@ -150,7 +156,6 @@ def test_a_result_is_written_where_it_is_wanted_and_nowhere_else(tiles, form):
     assert (memory[:3] == 7).all() and (memory[-61:] == 7).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
 def test_factors_may_lie_anywhere(tiles, form):
     a, b = factors(form, 60, 77, 61)
 
@@ -165,7 +170,6 @@ def test_factors_may_lie_anywhere(tiles, form):
     np.testing.assert_array_equal(matmul.dot([tiles], shifted(a), shifted(b)), a @ b)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.finfo(np.float32).max], ids=str)
 def test_what_is_no_number_goes_where_the_sums_take_it_and_no_further(tiles, monkeypatch, form, value):
     monkeypatch.setattr(functional, "_own_dot", lambda: (partial(matmul.dot, [tiles]), 0))
@@ -178,7 +182,6 @@ def test_what_is_no_number_goes_where_the_sums_take_it_and_no_further(tiles, mon
     assert np.isfinite(np.delete(out, 3, axis=0)).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
 def test_a_result_that_is_nearly_too_large_is_finite(tiles, monkeypatch, form):
     monkeypatch.setattr(functional, "_own_dot", lambda: (partial(matmul.dot, [tiles]), 0))
     a, b = factors(form, 60, 64, 62, lambda shape, seed: np.zeros(shape, np.float32))
@@ -187,7 +190,7 @@ def test_a_result_that_is_nearly_too_large_is_finite(tiles, monkeypatch, form):
     assert np.isfinite(product).all() and product.max() > 0.99 * np.finfo(np.float32).max
 
 
-@pytest.mark.parametrize("form", FORMS[:2])
+@pytest.mark.parametrize("form", FORMS[:2], indirect=True)
 def test_a_rows_result_does_not_depend_on_which_rows_stand_beside_it(tiles, form):
     a, b = factors(form, 1150, 1000, 64, normal)
     tiles = tiles._replace(largest=a.size)
@@ -246,7 +249,8 @@ def test_what_is_quicker_is_what_was_measured_on_such_a_processor(monkeypatch):
     processor = Processor()
     monkeypatch.setattr(matmul, "lib", processor)
     wide = [(15, [matmul.AMX, matmul.AVX512]), (13, [matmul.AVX512])]
-    for flags, kinds in [*wide, (12, [matmul.NARROW]), (8, [matmul.NARROW]), (11, []), (9, []), (4, []), (0, [])]:
+    avx2 = [matmul.NARROW, matmul.AVX2]
+    for flags, kinds in [*wide, (12, avx2), (8, avx2), (11, []), (9, []), (4, []), (0, [])]:
         processor.flags = flags
         assert matmul.quicker() == kinds
 
@@ -273,10 +277,21 @@ def test_a_layer_with_few_outputs_takes_what_is_for_narrow_results(monkeypatch, 
     assert made == [taken] * 4
 
 
+@pytest.mark.parametrize("rows", [256, 257])
+def test_a_small_batchs_backward_takes_what_is_for_it(rows):
+    """Where it is quicker; forward is BLAS's."""
+    if matmul.AVX2 not in matmul.possible():
+        pytest.skip("this processor has no AVX2")
+    for form, sizes in [("times", (rows, 600, 64)), ("times transposed", (rows, 600, 64)),
+                        ("transposed times", (600, rows, 64))]:  # fmt: skip
+        a, b = factors(form, *sizes)
+        assert (matmul.dot([matmul.AVX2], a, b) is not None) == (form != "times" and rows == 256)
+
+
 def test_what_one_kind_is_not_for_another_makes(tiles):
-    a, b = whole((64, 64), 1), whole((64, 64), 2)
+    a, b = factors("transposed times", 64, 64, 64)
     never = tiles._replace(least_work=64**3 + 1)
-    gives_up = tiles._replace(times=lambda *arguments: 1)
+    gives_up = tiles._replace(transposed_times=lambda *arguments: 1)
     np.testing.assert_array_equal(matmul.dot([never, gives_up, tiles], a, b), a @ b)
     assert matmul.dot([never, gives_up], a, b) is None
 
@@ -297,6 +312,6 @@ def test_a_linear_layer_takes_it(tiles, monkeypatch):
     x.grad = None
     monkeypatch.setattr(functional, "_own_dot", lambda: (counting, 0))
     (layer(x) * whole((64, 60), 4)).sum().backward()
-    assert made == [True] * 3
+    assert made == [tiles.times is not None, True, True]
     for got, expected in zip([layer.weight.grad, x.grad], wanted, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

@@ -38,6 +38,7 @@ ffibuilder.set_source(
         "csrc/cross_entropy.c",
         "csrc/matmul.c",
         "csrc/matmul_amx.c",
+        "csrc/matmul_avx2.c",
         "csrc/matmul_narrow.c",
         "csrc/processor.c",
         "csrc/shared_memory.c",

@@ -1,8 +1,8 @@
-"""Products of float32 matrices by `csrc/matmul_amx.c`, `csrc/matmul.c` or `csrc/matmul_narrow.c`, through cffi.
+"""Products of float32 matrices by `csrc/matmul*.c`, through cffi.
 
 Where the C code was not compiled, importing this raises ImportError. On one thread, a layer's product takes 0.4 to 0.8
-of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512, and one of few outputs 0.5 to 0.65 with AVX2
-(docs/measurements.md). Sums are made in another order than BLAS makes them in: results agree up to rounding.
+of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512; with AVX2 one of few outputs 0.5 to 0.65, those of a small batch's
+backward 0.55 to 0.95 (docs/measurements.md). Sums are made in another order than BLAS's: results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _pointer = ffi.from_buffer
 class Tiles(NamedTuple):
     """A way to make products by tiles, and what it is quick at."""
 
-    times: Callable[..., int]
+    times: Callable[..., int] | None
     times_transposed: Callable[..., int]
     transposed_times: Callable[..., int]
     rows: int  # of a tile
@@ -38,6 +38,7 @@ class Tiles(NamedTuple):
     most_rows: int = sys.maxsize
     largest: int = sys.maxsize  # numbers in a plain product's first factor: beyond, the result is walked too often
     deepest: int = sys.maxsize  # of a product with a transposed weight: what is copied stays in the cache
+    largest_batch: int = sys.maxsize  # rows of x and g
 
     def fit(self, rows: int, columns: int, depth: int) -> bool:
         """Say whether tiles are filled by a result for the most part; the rest is computed for nothing."""
@@ -59,13 +60,18 @@ NARROW = Tiles(
     lib.npdp_narrow_times_f32, lib.npdp_narrow_times_transposed_f32, lib.npdp_narrow_transposed_times_f32, rows=5,
     columns=16, depth=1, least_work=1 << 17, least_rows=5, least_columns=16, most_rows=16,
 )  # fmt: skip
+AVX2 = Tiles(
+    None, lib.npdp_avx2_times_transposed_f32, lib.npdp_avx2_transposed_times_f32, rows=6, columns=16, depth=1,
+    least_work=1 << 22, least_rows=6, least_columns=16, largest_batch=256,
+)  # fmt: skip
 
 
 def possible() -> list[Tiles]:
     """Return what this processor can do, the quickest first."""
     processor = lib.npdp_processor()
-    flags = {lib.NPDP_HAS_AMX: AMX, lib.NPDP_HAS_AVX512: AVX512, lib.NPDP_HAS_AVX2: NARROW}
-    return [tiles for flag, tiles in flags.items() if processor & flag]
+    avx2 = lib.NPDP_HAS_AVX2
+    needs = {AMX: lib.NPDP_HAS_AMX, AVX512: lib.NPDP_HAS_AVX512, NARROW: avx2, AVX2: avx2}
+    return [tiles for tiles, flag in needs.items() if processor & flag]
 
 
 def quicker() -> list[Tiles]:
@@ -76,7 +82,7 @@ def quicker() -> list[Tiles]:
     kinds = possible()
     if AVX512 not in kinds:
         return kinds
-    return [tiles for tiles in kinds if tiles is not NARROW] if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
+    return kinds[: kinds.index(AVX512) + 1] if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
 
 
 def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Array | None:
@@ -105,13 +111,18 @@ def _dot(tiles: Tiles, a: Array, b: Array, out: Array | None) -> Array | None:
     m, depth = a.shape
     n = b.shape[1]
     a_flags, b_flags = a.flags, b.flags
-    if a_flags.c_contiguous and b_flags.c_contiguous and tiles.fit(m, n, depth) and a.size <= tiles.largest:
+    if a_flags.c_contiguous and b_flags.c_contiguous:
         function, first, second, sizes = tiles.times, a, b, (m, depth, n)
-    elif a_flags.c_contiguous and b_flags.f_contiguous and tiles.fit(n, m, depth) and depth <= tiles.deepest:
+        fits = tiles.fit(m, n, depth) and a.size <= tiles.largest
+    elif a_flags.c_contiguous and b_flags.f_contiguous:
         function, first, second, sizes = tiles.times_transposed, a, b.T, (m, n, depth)
-    elif a_flags.f_contiguous and b_flags.c_contiguous and tiles.fit(m, n, depth):
+        fits = tiles.fit(n, m, depth) and depth <= tiles.deepest and m <= tiles.largest_batch
+    elif a_flags.f_contiguous and b_flags.c_contiguous:
         function, first, second, sizes = tiles.transposed_times, a.T, b, (depth, m, n)
+        fits = tiles.fit(m, n, depth) and depth <= tiles.largest_batch
     else:
+        return None
+    if function is None or not fits:
         return None
     if out is None:
         out = np.empty((m, n), np.float32)
