@@ -30,7 +30,7 @@ static int all_within(const int64_t *labels, size_t rows, size_t classes)
         for (size_t c = 1; c < classes; c++)                                                                           \
             for (size_t r = 0; r < rows; r++) {                                                                        \
                 const real x = shifted[c * rows + r];                                                                  \
-                largest[r] = (x > largest[r]) | (x != x) ? x : largest[r]; /* NaN stays */                             \
+                largest[r] = ((x > largest[r]) | (x != x)) ? x : largest[r]; /* NaN stays */                           \
             }                                                                                                          \
         for (size_t c = 0; c < classes; c++)                                                                           \
             for (size_t r = 0; r < rows; r++)                                                                          \

@@ -1008,7 +1008,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "(real)(y[i] >= 0)",
                "tests/test_kernels.py::test_the_gradient_of_relu_has_the_same_bits_in_c_and_numpy"),
         Mutant("csrc/cross_entropy.c",
-               "(x > largest[r]) | (x != x) ? x",
+               "((x > largest[r]) | (x != x)) ? x",
                "(x > largest[r]) ? x",
                "tests/test_kernels.py::test_both_ends_of_cross_entropy_are_the_same_in_c_and_numpy"),
         Mutant("csrc/cross_entropy.c",
