@@ -19,7 +19,7 @@ static int all_within(const int64_t *labels, size_t rows, size_t classes)
     NPDP_CLONES int name(const real *logits, const int64_t *labels, real *restrict shifted, real *restrict chosen,     \
                          size_t rows, size_t classes)                                                                  \
     {                                                                                                                  \
-        real *restrict const largest = chosen;                                                                         \
+        real *const largest = chosen;                                                                                  \
         if (!all_within(labels, rows, classes))                                                                        \
             return 1;                                                                                                  \
         for (size_t c = 0; c < classes; c++)                                                                           \

@@ -19,7 +19,7 @@
 #define AVX2 __attribute__((target("avx2,fma")))
 #define INLINE static inline __attribute__((always_inline)) AVX2
 /* DEEPEST: a strip goes down so many rows, each on another page of memory; the processor finds no more without looking */
-enum { NARROW = 5, VECTOR = 8, STRIP = 2 * VECTOR, PAIR = 2, DEEPEST = 1024 };
+enum { STRIP_ROWS = 5, VECTOR = 8, STRIP_COLUMNS = 2 * VECTOR, PAIR = 2, DEEPEST = 1024 };
 
 /* Where what begins at i lies, if it must not reach over the end. */
 static size_t within(size_t i, size_t end, size_t length)
@@ -31,20 +31,20 @@ static size_t within(size_t i, size_t end, size_t length)
 INLINE void multiply_strip(const float *a, size_t a_row, size_t a_step, const float *b, float *y, size_t depth,
                            size_t columns)
 {
-    __m256 sums[NARROW][2];
-    for (size_t r = 0; r < NARROW; r++)
+    __m256 sums[STRIP_ROWS][2];
+    for (size_t r = 0; r < STRIP_ROWS; r++)
         sums[r][0] = sums[r][1] = _mm256_setzero_ps();
     for (size_t k = 0; k < depth; k++) {
         const __m256 left = _mm256_loadu_ps(b + k * columns), right = _mm256_loadu_ps(b + k * columns + VECTOR);
 #pragma GCC unroll 5
-        for (size_t r = 0; r < NARROW; r++) {
+        for (size_t r = 0; r < STRIP_ROWS; r++) {
             const __m256 x = _mm256_set1_ps(a[r * a_row + k * a_step]);
             sums[r][0] = _mm256_fmadd_ps(x, left, sums[r][0]);
             sums[r][1] = _mm256_fmadd_ps(x, right, sums[r][1]);
         }
     }
 #pragma GCC unroll 5
-    for (size_t r = 0; r < NARROW; r++) {
+    for (size_t r = 0; r < STRIP_ROWS; r++) {
         _mm256_storeu_ps(y + r * columns, sums[r][0]);
         _mm256_storeu_ps(y + r * columns + VECTOR, sums[r][1]);
     }
@@ -55,9 +55,9 @@ static AVX2 int multiply_strips(const float *a, size_t a_row, size_t a_step, con
 {
     if (depth > DEEPEST)
         return 1;
-    for (size_t c = 0; c < columns; c += STRIP)
-        for (size_t r = 0; r < rows; r += NARROW) {
-            const size_t row = within(r, rows, NARROW), column = within(c, columns, STRIP);
+    for (size_t c = 0; c < columns; c += STRIP_COLUMNS)
+        for (size_t r = 0; r < rows; r += STRIP_ROWS) {
+            const size_t row = within(r, rows, STRIP_ROWS), column = within(c, columns, STRIP_COLUMNS);
             multiply_strip(a + row * a_row, a_row, a_step, b + column, y + row * columns + column, depth, columns);
         }
     return 0;
@@ -83,15 +83,15 @@ INLINE float total(__m256 v)
 /* y[r][c] = sum of g[r][k] w[c][k]; g and w have rows of `depth`, y of `columns`. */
 INLINE void multiply_dots(const float *g, const float *w, float *y, size_t depth, size_t columns)
 {
-    __m256 sums[PAIR][NARROW];
-    for (size_t c = 0; c < NARROW; c++)
+    __m256 sums[PAIR][STRIP_ROWS];
+    for (size_t c = 0; c < STRIP_ROWS; c++)
         sums[0][c] = sums[1][c] = _mm256_setzero_ps();
     size_t k = 0;
 #pragma GCC unroll 2
     for (; k + VECTOR <= depth; k += VECTOR) {
         const __m256 first = _mm256_loadu_ps(g + k), second = _mm256_loadu_ps(g + depth + k);
 #pragma GCC unroll 5
-        for (size_t c = 0; c < NARROW; c++) {
+        for (size_t c = 0; c < STRIP_ROWS; c++) {
             __m256 x = _mm256_loadu_ps(w + c * depth + k);
             __asm__("" : "+x"(x)); /* GCC would load it twice */
             sums[0][c] = _mm256_fmadd_ps(first, x, sums[0][c]);
@@ -101,7 +101,7 @@ INLINE void multiply_dots(const float *g, const float *w, float *y, size_t depth
 #pragma GCC unroll 2
     for (size_t r = 0; r < PAIR; r++)
 #pragma GCC unroll 5
-        for (size_t c = 0; c < NARROW; c++) {
+        for (size_t c = 0; c < STRIP_ROWS; c++) {
             float sum = total(sums[r][c]);
             for (size_t rest = k; rest < depth; rest++)
                 sum += g[r * depth + rest] * w[c * depth + rest];
@@ -112,8 +112,8 @@ INLINE void multiply_dots(const float *g, const float *w, float *y, size_t depth
 AVX2 int npdp_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out)
 {
     for (size_t r = 0; r < rows; r += PAIR)
-        for (size_t c = 0; c < in; c += NARROW) {
-            const size_t row = within(r, rows, PAIR), column = within(c, in, NARROW);
+        for (size_t c = 0; c < in; c += STRIP_ROWS) {
+            const size_t row = within(r, rows, PAIR), column = within(c, in, STRIP_ROWS);
             multiply_dots(g + row * out, w + column * out, x + row * in + column, out, in);
         }
     return 0;

@@ -93,7 +93,7 @@ void npdp_relu_gradient_f32(float *gradient, const float *g, const float *y, siz
 void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, size_t count);
 
 /* Softmax's cross entropy, but for exp and log. Logits are (rows, classes), what is made of them (classes, rows), labels and
- * what there is one of a row (rows,). No result overlaps anything.
+ * what there is one of a row (rows,). No result overlaps anything. A zero's sign may be another than NumPy's.
  *   shifted_logits           shifted[c][r] = logits[r][c] - the largest of row r; chosen[r] = shifted[labels[r]][r]. Where a
  *                            label is not in [0, classes) it returns 1, and nothing is written. classes >= 1
  *   cross_entropy_gradient   gradient[c][r] = powers[c][r] * (share / totals[r]) - everywhere; at a row's label less

@@ -78,7 +78,8 @@ def prepare(config: TrainConfig, world: World) -> Job:
     model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
-    trained = strategies.Trained(run, sum(parameter.data.nbytes for parameter in model.parameters()), sparse)
+    nbytes = sum(parameter.data.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    trained = strategies.Trained(run, nbytes, sparse)
     strategy = agree(world, lambda: strategies.make(config, world, trained))
     agree(world, lambda: require_ranks(config.inject, strategy.workers(world.world_size)))
     return Job(

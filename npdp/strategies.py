@@ -18,7 +18,7 @@ from npdp.parallel.world import World
 
 # What of the flags does not change what is computed
 BESIDE = ("metrics", "save", "quiet", "transport", "ranks", "inject", "algorithm", "record_arrivals", "replay_arrivals")
-FUSED_FROM_BYTES = 2**20  # of parameters: below, the fused update's second meeting takes longer than it saves
+FUSED_FROM_BYTES = 2**20  # of parameters; below, its second meeting costs more than it saves: docs/measurements.md
 
 
 class Trained(NamedTuple):
@@ -26,7 +26,7 @@ class Trained(NamedTuple):
 
     Attributes:
         run: what a record of arrivals must belong to.
-        nbytes: of its parameters.
+        nbytes: of its parameters that are trained.
         sparse: whether the data is.
     """
 

@@ -437,3 +437,13 @@ def test_reductions_take_pytorchs_names_too():
     x = Tensor(np.arange(6.0).reshape(2, 3))
     assert np.array_equal(x.sum(dim=1, keepdim=True).data, x.sum(axis=1, keepdims=True).data)
     assert np.array_equal(x.mean(dim=0).data, x.mean(0).data)
+
+
+def test_a_hook_of_a_number_gets_an_array():
+    number = nn.Parameter(np.ones((), np.float32))
+    seen = []
+    number.register_hook(seen.append)
+    number.reshape(()).backward()
+    (number * 2.0).backward()
+    assert [type(gradient) for gradient in seen] == [np.ndarray] * 2
+    np.testing.assert_array_equal(number.grad, 3)

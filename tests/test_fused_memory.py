@@ -346,6 +346,22 @@ def test_the_flag_makes_no_difference_to_the_bits_and_is_told_in_the_metrics(set
     assert len({run.end["train_loss"] for run in runs.values()}) == 1
 
 
+FROZEN = """
+from npdp import nn
+def make(features, classes):
+    model = nn.Sequential(nn.Linear(features, 5000), nn.ReLU(), nn.Linear(5000, classes))
+    for parameter in model[0].parameters():
+        parameter.requires_grad = False
+    return model
+"""
+
+
+def test_auto_looks_at_what_is_trained(tmp_path):
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    flags = (*FLAGS, "--epochs", "0", "--model", f"{tmp_path}/frozen.py:make")
+    assert fit(*flags, ranks=2).events[0]["update"] == "replicated"
+
+
 def test_auto_is_replicated_where_gradients_are_looked_at_or_there_is_one_rank():
     flags = (*FLAGS, *LARGE, "--epochs", "0")
     assert fit(*flags, "--clip-norm", "1", ranks=2).events[0]["update"] == "replicated"

@@ -166,6 +166,16 @@ def test_a_label_that_is_no_class_is_refused_and_nothing_is_written(kernel, wron
     assert kernels.shifted_logits(np.ones((3, 4)), np.array([0, wrong, 3])) is None
 
 
+@pytest.mark.parametrize(("classes", "order"), [(64, "C"), (65, "F")])
+def test_cross_entropy_of_many_classes_is_laid_by_rows(classes, order):
+    """Where NumPy's walks along rows are quicker than any across them."""
+    shifted, _ = kernels.shifted_logits(np.ones((3, classes)), np.array([0, 63, 1]))
+    gradient = kernels.cross_entropy_gradient(np.exp(shifted), np.ones(3), np.array([0, 63, 1]), 1.0, 0.0, 1.0)
+    for array in (shifted, gradient):
+        assert array.shape == (classes, 3) and array.flags[f"{order}_CONTIGUOUS"]
+    np.testing.assert_array_equal(gradient.T, 1 - np.eye(classes)[[0, 63, 1]])
+
+
 @pytest.mark.parametrize("dtype", ["float16", ">f4", "float32", "float64"])
 def test_cross_entropy_takes_floats_of_any_kind_wherever_they_lie(dtype):
     rng = np.random.default_rng(0)

@@ -327,19 +327,54 @@ def logits(*shape):
         (ValueError, r"got shapes \(2, 3\) and \(3,\)", lambda: nn.CrossEntropyLoss()(logits(2, 3), [0, 1, 2])),
         (ValueError, r"got shapes \(3,\) and \(3,\)", lambda: nn.CrossEntropyLoss()(logits(3), [0, 1, 2])),
         (TypeError, "labels must be integers, got float32", lambda: nn.CrossEntropyLoss()(logits(2, 3), [0.0, 1.0])),
-        (ValueError, r"labels must be in \[0, 3\), got 3", lambda: nn.CrossEntropyLoss()(logits(2, 3), [0, 3])),
-        (ValueError, r"labels must be in \[0, 3\), got -1", lambda: nn.CrossEntropyLoss()(logits(2, 3), [-1, 0])),
-        (ValueError, r"labels must be in \[0, 3\), got 255",
+        (ValueError, r"^CrossEntropyLoss: labels must be in \[0, 3\), got 3",
+         lambda: nn.CrossEntropyLoss()(logits(2, 3), [0, 3])),
+        (ValueError, r"^CrossEntropyLoss: labels must be in \[0, 3\), got -1",
+         lambda: nn.CrossEntropyLoss()(logits(2, 3), [-1, 0])),
+        (ValueError, r"^CrossEntropyLoss: labels must be in \[0, 3\), got 255",
          lambda: nn.CrossEntropyLoss()(logits(2, 3), np.array([0, 255], np.uint8))),
-        (ValueError, r"labels must be in \[0, 3\), got 18446744073709551615",
+        (ValueError, r"^CrossEntropyLoss: labels must be in \[0, 3\), got 18446744073709551615",
          lambda: nn.CrossEntropyLoss()(logits(2, 3), np.array([0, 2**64 - 1], np.uint64))),
-        (ValueError, r"labels must be in \[0, 3\), got -1",
+        (ValueError, r"^CrossEntropyLoss: labels must be in \[0, 3\), got -1",
          lambda: nn.CrossEntropyLoss("none")(logits(2, 3), [-1, 0])),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    [((3, 4), [0, 1]), ((3, 4), [0]), ((3, 4), 0), ((3, 4), [[0], [1], [2]]), ((3,), [0, 1, 2]), ((3, 0), [0, 0, 0]),
+     ((0, 0), []), ((2, 3, 4), [0, 1])],
+    ids=str,
+)  # fmt: skip
+def test_cross_entropy_looks_at_shapes_before_it_looks_at_labels(shape, labels):
+    labels = np.array(labels, np.int64)
+    for loss in (nn.functional.cross_entropy, nn.CrossEntropyLoss(), nn.CrossEntropyLoss("none")):
+        with pytest.raises(ValueError, match=r"^CrossEntropyLoss: wanted logits \(rows, classes\)"):
+            loss(Tensor(np.zeros(shape, np.float32)), labels)
+
+
+def test_labels_that_are_no_integers_are_not_rounded():
+    for loss in (nn.functional.cross_entropy, nn.CrossEntropyLoss(), nn.CrossEntropyLoss("none")):
+        with pytest.raises(TypeError, match="^CrossEntropyLoss: labels must be integers, got float32"):
+            loss(Tensor(np.zeros((2, 4), np.float32)), np.array([0.9, 1.2], np.float32))
+
+
+@pytest.mark.parametrize("classes", [3, 64, 65, 200])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_is_that_of_log_softmax_for_few_classes_and_many(classes, smoothing):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 7)
+    whole, parts = (nn.Parameter(np.random.default_rng(1).standard_normal((7, classes))) for _ in range(2))
+    loss = nn.CrossEntropyLoss(label_smoothing=smoothing)(whole, labels)
+    expected = nn.CrossEntropyLoss("none", label_smoothing=smoothing)(parts, labels).mean()
+    loss.backward()
+    expected.backward()
+    np.testing.assert_allclose(loss.data, expected.data, rtol=1e-12)
+    np.testing.assert_allclose(whole.grad, parts.grad, rtol=1e-9, atol=1e-15)
 
 
 def test_parallel_names_are_found_where_pytorch_has_them():

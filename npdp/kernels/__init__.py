@@ -3,7 +3,7 @@
     accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
     combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
     relu_gradient   g where y > 0                           float32, float64
-    shifted_logits, cross_entropy_gradient                  float32, float64: around exp and log, which are NumPy's
+    shifted_logits, cross_entropy_gradient                  the same; around exp and log, which are NumPy's
     sgd_update      param, velocity from grad, in place     float32, float64; from the sum of several in one pass
     adam_update     param, m, v from grad, in place         the same
 
@@ -31,6 +31,7 @@ __all__ = ["OPS", "Sum", "accumulate", "adam_update", "adam_updater", "backend",
 Array = NDArray[Any]
 
 OPS = ("sum", "prod", "min", "max")
+FEW_CLASSES = 64  # up to here cross entropy works on (classes, rows): with more, walks across rows cost more
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
 _COMBINE = Arguments("combine", NUMBERS, ("target", "source"))
 _SUM = Arguments("Sum", FLOATS, ("first array", "array"))
@@ -155,26 +156,23 @@ def shifted_logits(logits: Array, labels: Array) -> tuple[Array, Array] | None:
     """Return logits less the largest of their row, (classes, rows), and those at the labels, (rows,).
 
     Args:
-        logits: (rows, classes) C-contiguous, any float dtype; quick in float32 and float64.
+        logits: (rows, classes) C-contiguous, any float dtype, at least one class.
         labels: (rows,) int64, contiguous; where one is not in [0, classes), None is returned.
     """
-    shifted, chosen = np.empty(logits.shape[::-1], logits.dtype), np.empty(len(logits), logits.dtype)
-    quick = logits.dtype in FLOATS and logits.flags.aligned and labels.flags.aligned
-    selected = _selected() if quick else reference
+    few = logits.shape[1] <= FEW_CLASSES and logits.dtype in FLOATS
+    selected = _selected() if few and logits.flags.aligned and labels.flags.aligned else reference
+    shifted = np.empty(logits.shape[::-1], logits.dtype, order="C" if few else "F")
+    chosen = np.empty(len(logits), logits.dtype)
     return None if selected.shifted_logits(logits, labels, shifted, chosen) else (shifted, chosen)
 
 
 def cross_entropy_gradient(
     powers: Array, totals: Array, labels: Array, share: float, everywhere: float, at_label: float
 ) -> Array:
-    """Return powers * (share / totals) - everywhere, and at each row's label less `at_label`; (classes, rows).
-
-    Args:
-        powers: (classes, rows) C-contiguous, exp of `shifted_logits`; totals: (rows,) its sums over the classes.
-        labels: those that `shifted_logits` took.
-    """
-    gradient = np.empty(powers.shape, powers.dtype)
-    selected = _selected() if powers.dtype in FLOATS and labels.flags.aligned else reference
+    """Return the gradient of the logits, (classes, rows), as `csrc/npdp_kernels.h` says; laid as powers are."""
+    gradient = np.empty_like(powers)
+    quick = powers.flags.c_contiguous and powers.dtype in FLOATS and labels.flags.aligned
+    selected = _selected() if quick else reference
     selected.cross_entropy_gradient(powers, totals, labels, gradient, share, everywhere, at_label)
     return gradient
 

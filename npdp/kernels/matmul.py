@@ -1,7 +1,7 @@
 """Products of float32 matrices by `csrc/matmul*.c`, through cffi.
 
 Where the C code was not compiled, importing this raises ImportError. On one thread, a layer's product takes 0.4 to 0.8
-of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512; with AVX2 one of few outputs 0.5 to 0.65, those of a small batch's
+of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512; with AVX2 one of few outputs 0.35 to 0.8, those of a small batch's
 backward 0.55 to 0.95 (docs/measurements.md). Sums are made in another order than BLAS's: results agree up to rounding.
 """
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 Array = NDArray[Any]
-MOST_WORK = 1.4  # of what the result needs, where tiles overlap or reach over the ends
 _FLOAT32 = np.dtype(np.float32)
 _NUMBERS = ffi.typeof("float[]")
 _pointer = ffi.from_buffer
@@ -39,13 +38,14 @@ class Tiles(NamedTuple):
     largest: int = sys.maxsize  # numbers in a plain product's first factor: beyond, the result is walked too often
     deepest: int = sys.maxsize  # of a product with a transposed weight: what is copied stays in the cache
     largest_batch: int = sys.maxsize  # rows of x and g
+    most_work: float = 1.4  # of what the result needs, where tiles overlap or reach over the ends
 
     def fit(self, rows: int, columns: int, depth: int) -> bool:
         """Say whether tiles are filled by a result for the most part; the rest is computed for nothing."""
         tiles = -(-rows // self.rows) * -(-columns // self.columns) * -(-depth // self.depth)
         work = tiles * self.rows * self.columns * self.depth
         inside = self.least_rows <= rows <= self.most_rows and columns >= self.least_columns
-        return inside and work <= MOST_WORK * rows * columns * depth
+        return inside and work <= self.most_work * rows * columns * depth
 
 
 AVX512 = Tiles(
@@ -56,9 +56,9 @@ AMX = Tiles(
     lib.npdp_amx_times_f32, lib.npdp_amx_times_transposed_f32, lib.npdp_amx_transposed_times_f32, rows=32, columns=32,
     depth=32, least_work=1 << 20,
 )  # fmt: skip
-NARROW = Tiles(
+FEW_OUTPUTS = Tiles(
     lib.npdp_narrow_times_f32, lib.npdp_narrow_times_transposed_f32, lib.npdp_narrow_transposed_times_f32, rows=5,
-    columns=16, depth=1, least_work=1 << 17, least_rows=5, least_columns=16, most_rows=16,
+    columns=16, depth=1, least_work=1 << 17, least_rows=5, least_columns=16, most_rows=15, most_work=1.2,
 )  # fmt: skip
 AVX2 = Tiles(
     None, lib.npdp_avx2_times_transposed_f32, lib.npdp_avx2_transposed_times_f32, rows=6, columns=16, depth=1,
@@ -70,14 +70,15 @@ def possible() -> list[Tiles]:
     """Return what this processor can do, the quickest first."""
     processor = lib.npdp_processor()
     avx2 = lib.NPDP_HAS_AVX2
-    needs = {AMX: lib.NPDP_HAS_AMX, AVX512: lib.NPDP_HAS_AVX512, NARROW: avx2, AVX2: avx2}
+    needs = {AMX: lib.NPDP_HAS_AMX, AVX512: lib.NPDP_HAS_AVX512, FEW_OUTPUTS: avx2, AVX2: avx2}
     return [tiles for tiles, flag in needs.items() if processor & flag]
 
 
 def quicker() -> list[Tiles]:
-    """Return what is known to be quicker than OpenBLAS on this processor, the quickest first.
+    """Return what was measured to be quicker than OpenBLAS on such a processor, the quickest first.
 
-    With AVX-512 OpenBLAS has kernels of its own for small matrices, narrow ones too.
+    With AVX-512 OpenBLAS has kernels of its own for small matrices, narrow ones too. AVX2 alone stands for one
+    processor, a Zen 3.
     """
     kinds = possible()
     if AVX512 not in kinds:

@@ -77,7 +77,8 @@ def cross_entropy_gradient(
 ) -> None:
     share, everywhere, at_label = map(powers.dtype.type, (share, everywhere, at_label))
     np.multiply(powers, share / totals, out=gradient)
-    gradient -= everywhere
+    if everywhere != 0:
+        gradient -= everywhere
     gradient[labels, np.arange(len(labels))] -= at_label
 
 

@@ -22,7 +22,6 @@ from npdp.autograd.tensor import Array, Vjp
 
 NARROW = 16  # outputs: up to here a layer's weight lies in memory as (out, in), above as (in, out)
 SMALL_PRODUCT = 2**19  # multiply-adds up to which OpenBLAS is sure to take its quicker kernel for small matrices
-SHORT = 64  # classes: above, the gradient is worth a copy to (rows, classes), as products want it
 
 
 @operation(keeps=INPUTS, writes=True)
@@ -111,12 +110,13 @@ def cross_entropy(
     logits: Array, labels: Array, *, label_smoothing: float = 0.0
 ) -> tuple[Any, tuple[Vjp | None, ...]]:
     """Mean over rows of -log softmax(logits)[label]; logits (rows, classes), labels (rows,) -> a number."""
+    require_labels(logits, labels)
     rows, classes = logits.shape
     count = logits.dtype.type(rows or 1)
     where = np.ascontiguousarray(labels, np.int64)
     found = kernels.shifted_logits(np.ascontiguousarray(logits), where)
     if found is None:
-        raise ValueError(f"cross_entropy: {wrong_label(labels, classes)}")
+        raise ValueError(wrong_label(labels, classes))
     z, chosen = found
     if label_smoothing:
         chosen = (1 - label_smoothing) * chosen + label_smoothing / classes * z.sum(axis=0)
@@ -126,18 +126,28 @@ def cross_entropy(
 
     def to_logits(g: Array) -> Array:
         share = g / count
-        everywhere = share * count.dtype.type(label_smoothing / (classes or 1))
+        everywhere = share * count.dtype.type(label_smoothing / classes)
         at_label = share * count.dtype.type(1 - label_smoothing)
-        gradient = kernels.cross_entropy_gradient(z, total, where, float(share), float(everywhere), float(at_label)).T
-        return gradient if classes <= SHORT else np.ascontiguousarray(gradient)
+        return kernels.cross_entropy_gradient(z, total, where, float(share), float(everywhere), float(at_label)).T
 
     return loss, (to_logits, None)
+
+
+def require_labels(logits: Array, labels: Array) -> None:
+    """Raise ValueError or TypeError where these are not logits (rows, classes) and integer labels (rows,)."""
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[1] == 0:
+        raise ValueError(
+            "CrossEntropyLoss: wanted logits (rows, classes), of at least one class, and labels (rows,), "
+            f"got shapes {logits.shape} and {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"CrossEntropyLoss: labels must be integers, got {labels.dtype}")
 
 
 def wrong_label(labels: Array, classes: int) -> str:
     """Return what is wrong with the first label that is not in [0, classes); empty where all are."""
     wrong = labels[(labels < 0) | (labels >= classes)]
-    return f"labels must be in [0, {classes}), got {wrong[0]}" if wrong.size else ""
+    return f"CrossEntropyLoss: labels must be in [0, {classes}), got {wrong[0]}" if wrong.size else ""
 
 
 @operation(keeps=INPUTS)

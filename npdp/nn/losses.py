@@ -12,7 +12,7 @@ import numpy as np
 
 from npdp.autograd import Tensor, operators
 from npdp.autograd.batch import SUMMED
-from npdp.nn.functional import bce_with_logits, cross_entropy, mse_loss, wrong_label
+from npdp.nn.functional import bce_with_logits, cross_entropy, mse_loss, require_labels, wrong_label
 from npdp.nn.module import Module, as_tensor
 
 
@@ -68,24 +68,15 @@ class CrossEntropyLoss(_Loss):
     def forward(self, logits: Tensor, labels: Any) -> Tensor:
         """Return the loss; logits (rows, classes), labels (rows,) of integers in [0, classes)."""
         logits, labels = as_tensor(logits), as_tensor(labels)
-        self._check(logits, labels)
         if self.reduction == "mean":
             return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        require_labels(logits.data, labels.data)
         if wrong := wrong_label(labels.data, logits.shape[1]):
-            raise ValueError(f"CrossEntropyLoss: {wrong}")
+            raise ValueError(wrong)
         log_p = operators.log_softmax(logits, axis=1)
         smooth = self.label_smoothing
         chosen = log_p[np.arange(len(logits)), labels.data]
         return self._reduced(-(1 - smooth) * chosen - smooth * log_p.mean(axis=1))
-
-    def _check(self, logits: Tensor, labels: Tensor) -> None:
-        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-            raise ValueError(
-                "CrossEntropyLoss: wanted logits (rows, classes) and labels (rows,), "
-                f"got shapes {logits.shape} and {labels.shape}"
-            )
-        if labels.dtype.kind not in "iu":
-            raise TypeError(f"CrossEntropyLoss: labels must be integers, got {labels.dtype}")
 
 
 class BCEWithLogitsLoss(_Loss):
