@@ -46,7 +46,7 @@ static int all_within(const int64_t *labels, size_t rows, size_t classes)
     {                                                                                                                  \
         real scales[ROWS];                                                                                             \
         for (size_t first = 0; first < rows; first += ROWS) {                                                          \
-            const size_t count = rows - first < ROWS ? rows - first : ROWS;                                            \
+            const size_t count = smaller(ROWS, rows - first);                                                          \
             for (size_t i = 0; i < count; i++)                                                                         \
                 scales[i] = share / totals[first + i];                                                                 \
             for (size_t c = 0; c < classes; c++)                                                                       \

@@ -21,6 +21,17 @@
 #endif
 #endif
 
+static inline size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Where what begins at i lies, if it must not reach over the end. */
+static inline size_t within(size_t i, size_t end, size_t length)
+{
+    return smaller(i, end - length);
+}
+
 /* Whether two arrays of `nbytes` have a byte in common. */
 static inline int npdp_overlap(const void *left, const void *right, size_t nbytes)
 {

@@ -6,7 +6,7 @@
  *     a strip   5 rows x 16 columns of a result with few rows; along the depth: 5 numbers, each times a row of 16
  *     dots      2 rows x 5 columns of one with few columns: 10 dot products, 8 numbers of each at a time
  *
- * As in matmul.c the last of a row or column overlaps the one before, so that all are whole.
+ * As in tiles.h the last of a row or column overlaps the one before, so that all are whole.
  *
  * Measured: docs/measurements.md.
  */
@@ -18,14 +18,8 @@
 
 #define AVX2 __attribute__((target("avx2,fma")))
 #define INLINE static inline __attribute__((always_inline)) AVX2
-/* DEEPEST: a strip goes down so many rows, each on another page of memory; the processor finds no more without looking */
+/* DEEPEST: a strip goes down so many rows, each on another page of memory; the addresses of more are not at hand */
 enum { STRIP_ROWS = 5, VECTOR = 8, STRIP_COLUMNS = 2 * VECTOR, PAIR = 2, DEEPEST = 1024 };
-
-/* Where what begins at i lies, if it must not reach over the end. */
-static size_t within(size_t i, size_t end, size_t length)
-{
-    return i < end - length ? i : end - length;
-}
 
 /* y[r][c] = sum of a(r, k) b[k][c]; a(r, k) is a[r * a_row + k * a_step], b and y have rows of `columns`. */
 INLINE void multiply_strip(const float *a, size_t a_row, size_t a_step, const float *b, float *y, size_t depth,

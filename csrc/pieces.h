@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "internal.h"
+
 #define AMX __attribute__((target("avx512f,avx512bw,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline)) AMX
 /* numbers; words of 32 bits in a tile, in a step of a panel, and in the sums of two panels */
@@ -24,11 +26,6 @@ typedef struct {
     size_t rows, columns;
     int down; /* the depth runs down its rows, else along them */
 } factor;
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 /* How many pieces of some length cover it. */
 static size_t cover(size_t count, size_t length)

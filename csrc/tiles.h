@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "internal.h"
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 enum { UNROLL = 8, GROUP = 8 * ROWS };
@@ -30,17 +31,6 @@ enum { UNROLL = 8, GROUP = 8 * ROWS };
 typedef struct {
     vector sums[ROWS][2];
 } tile;
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-/* Where what begins at i lies, if it must not reach over the end. */
-static size_t within(size_t i, size_t end, size_t length)
-{
-    return smaller(i, end - length);
-}
 
 /* ---- a tile ---- */
 
