@@ -134,11 +134,3 @@ def adam_updater(param: Array, grad: Any, m: Array, v: Array) -> Callable[..., i
 
 def _adam(function: Callable[..., int], arguments: tuple[Any, ...], _keeps: Any, **scalars: Any) -> int:
     return function(*arguments, *adam_scalars(**scalars))
-
-
-def sgd_update(param: Array, grad: Any, velocity: Array | None, **scalars: Any) -> int:
-    return sgd_updater(param, grad, velocity)(**scalars)
-
-
-def adam_update(param: Array, grad: Any, m: Array, v: Array, **scalars: Any) -> int:
-    return adam_updater(param, grad, m, v)(**scalars)
