@@ -16,11 +16,13 @@ from test_kernels import (
     INTEGERS,
     LARGE,
     SGD_FLAGS,
+    adam_update,
     assert_same_bits,
     awkward,
     each_implementation,
     needs_compiled,
     seeds,
+    sgd_update,
     shifted,
 )
 
@@ -152,12 +154,12 @@ SGD = dict(lr=0.5, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0
 def updated(kernel, function, arrays, gradient, **options):
     """Return copies of param and state after an update."""
     copies = [array.copy() for array in arrays]
-    assert getattr(kernel, function)(copies[0], gradient, *copies[1:])(**options) == 0
+    assert function(kernel, copies[0], gradient, *copies[1:], **options) == 0
     return copies
 
 
-CASES = [("sgd_updater", flags, 2) for flags in SGD_FLAGS]
-CASES += [("adam_updater", BETAS | flags, 3) for flags in ADAM_FLAGS]
+CASES = [(sgd_update, flags, 2) for flags in SGD_FLAGS]
+CASES += [(adam_update, BETAS | flags, 3) for flags in ADAM_FLAGS]
 
 
 @each_implementation
@@ -201,11 +203,11 @@ def test_a_range_updated_in_pieces_gives_the_bits_of_the_whole(kernel):
     sources = [rng.standard_normal(3000).astype(np.float32) for _ in range(3)]
     state = [rng.random(3000).astype(np.float32) for _ in range(3)]
     adam = dict(lr=0.1, **BETAS, weight_decay=0.01, decoupled=False, step=3)
-    whole = updated(kernel, "adam_updater", state, sum_of(kernel, sources), **adam)
+    whole = updated(kernel, adam_update, state, sum_of(kernel, sources), **adam)
     cuts = (0, 16, 1040, 1041, 3000)
     for start, stop in pairwise(cuts):
         piece = updated(
-            kernel, "adam_updater", [array[start:stop] for array in state],
+            kernel, adam_update, [array[start:stop] for array in state],
             sum_of(kernel, [source[start:stop] for source in sources]), **adam,
         )  # fmt: skip
         for got, wanted in zip(piece, whole):

@@ -82,12 +82,12 @@ def accumulate(kernel, *arrays, op):
     return kernel.accumulate(*arrays, op)
 
 
-def sgd_update(kernel, *arrays, **scalars):
-    return kernel.sgd_updater(*arrays)(**scalars)
+def sgd_update(kernel, *arrays, lr, momentum, dampening, weight_decay, nesterov, first):
+    return kernel.sgd_updater(*arrays)(lr, momentum, 1 - dampening, weight_decay, nesterov, first)
 
 
-def adam_update(kernel, *arrays, **scalars):
-    return kernel.adam_updater(*arrays)(**scalars)
+def adam_update(kernel, *arrays, lr, beta1, beta2, eps, weight_decay, decoupled, step):
+    return kernel.adam_updater(*arrays)(lr, beta1, beta2, eps, weight_decay, decoupled, step)
 
 
 def both(function, arrays, offset=0, **options):

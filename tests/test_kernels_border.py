@@ -8,14 +8,9 @@ import weakref
 
 import numpy as np
 import pytest
+from test_kernels import BETAS, adam_update, each_implementation, needs_compiled, sgd_update
 
 from npdp import kernels
-
-BETAS = dict(beta1=0.9, beta2=0.999, eps=1e-8)
-needs_compiled = pytest.mark.skipif(kernels.compiled is None, reason="the C kernels are not compiled here")
-each_implementation = pytest.mark.parametrize(
-    "kernel", [kernels.reference, pytest.param(kernels.compiled, marks=needs_compiled)], ids=["numpy", "c"]
-)
 
 
 def floats(count=4):
@@ -69,11 +64,11 @@ def test_arrays_that_overlap_are_reported_and_left_alone(kernel):
     here, near, far, away = memory[:10], memory[9:19], memory[20:], np.ones(10)
     assert kernel.accumulate(here, near, "sum") == kernel.accumulate(near, here, "sum") == 1
     for arrays in [(here, near, far), (here, far, near), (far, here, near), (here, here, far)]:
-        assert kernel.sgd_update(*arrays, **sgd) == 1
+        assert sgd_update(kernel, *arrays, **sgd) == 1
     for first, second in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]:
         arrays = [far, away, np.ones(10), np.ones(10)]
         arrays[first], arrays[second] = here, near
-        assert kernel.adam_update(*arrays, **adam) == 1
+        assert adam_update(kernel, *arrays, **adam) == 1
     np.testing.assert_array_equal(memory, np.arange(30.0))
     assert kernel.accumulate(here, memory[10:20], "sum") == 0  # neighbours do not overlap
 
@@ -95,11 +90,10 @@ def test_an_update_of_a_sum_keeps_its_arrays(kernel, monkeypatch):
 @each_implementation
 def test_without_velocity_momentum_is_0(kernel, monkeypatch):
     monkeypatch.setattr(kernels, "_selected", lambda: kernel)
-    sgd = dict(lr=0.5, dampening=0.0, nesterov=False, weight_decay=0.0, first=False)
     ones = np.ones(100_000)
     for grad in (2 * ones, kernels.Sum([ones, ones])):
         param = ones.copy()
-        assert kernels.sgd_updater(param, grad)(momentum=0.9, **sgd) == 0
+        assert kernels.sgd_updater(param, grad)(0.5, 0.9, 1.0, 0.0, False, False) == 0
         np.testing.assert_array_equal(param, np.zeros_like(ones))
 
 

@@ -206,16 +206,15 @@ def sgd_update(
         velocity = None
     elif velocity is None:
         raise ValueError(f"sgd_update: velocity is None, wanted an array like param for momentum {momentum}")
-    if sgd_updater(param, grad, velocity)(
-        lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov, weight_decay=weight_decay, first=first
-    ):
+    if sgd_updater(param, grad, velocity)(lr, momentum, 1 - dampening, weight_decay, nesterov, first):
         raise ValueError("sgd_update: param, grad and velocity overlap, wanted separate memory")
 
 
 def sgd_updater(param: Array, grad: Gradient, velocity: Array | None = None) -> Callable[..., int]:
-    """Return `sgd_update` of these arrays, checked once, for every step: it takes the scalars.
+    """Return `sgd_update` of these arrays, checked once, for every step.
 
-    It returns 0; or 1, having done nothing, where the arrays overlap. Without velocity momentum is taken as 0.
+    It takes lr, momentum, 1 - dampening, weight_decay, nesterov and first, in this order, and returns 0; or 1, having
+    done nothing, where the arrays overlap. Without velocity momentum is taken as 0.
     """
     state = [] if velocity is None else [velocity]
     check(_SGD if state else _SGD_PLAIN, param, *state, grad.arrays[0] if isinstance(grad, Sum) else grad)
@@ -252,14 +251,12 @@ def adam_update(
     """
     if step < 1:
         raise ValueError(f"adam_update: step is {step}, wanted 1 for the first update")
-    if adam_updater(param, grad, m, v)(
-        lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, decoupled=decoupled, step=step
-    ):
+    if adam_updater(param, grad, m, v)(lr, beta1, beta2, eps, weight_decay, decoupled, step):
         raise ValueError("adam_update: param, grad, m and v overlap, wanted separate memory")
 
 
 def adam_updater(param: Array, grad: Gradient, m: Array, v: Array) -> Callable[..., int]:
-    """Return `adam_update` of these arrays, checked once, for every step; see `sgd_updater`."""
+    """Return `adam_update` of these arrays, checked once, for every step; it takes its scalars in their order."""
     check(_ADAM, param, m, v, grad.arrays[0] if isinstance(grad, Sum) else grad)
     return _selected().adam_updater(param, grad, m, v)
 

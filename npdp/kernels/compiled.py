@@ -10,6 +10,7 @@ Cost of a call, apart from the arithmetic: cffi's 0.13 microseconds and 0.15 for
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ _COMBINE_ADAM = _bind("combine_adam", _FLOATS)
 OPS = {"sum": lib.NPDP_SUM, "prod": lib.NPDP_PROD, "min": lib.NPDP_MIN, "max": lib.NPDP_MAX}
 DTYPES = {name: getattr(lib, f"NPDP_{suffix.upper()}") for suffix, (name, _) in (_FLOATS | _INTEGERS).items()}
 _INT64 = ffi.typeof("int64_t[]")
+_KEPT: WeakKeyDictionary[Any, list[Array]] = WeakKeyDictionary()  # the arrays behind C arrays of pointers
 _pointer = ffi.from_buffer
 
 
@@ -55,16 +57,22 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
     lib.npdp_combine(
         OPS[op],
         DTYPES[targets[0].dtype.name],
-        pointers(targets),
+        _pointers(targets),
         len(targets),
-        pointers(sources),
+        _pointers(sources),
         len(sources),
         targets[0].size,
     )
 
 
 def pointers(arrays: list[Array]) -> Any:
-    """Return a C array of pointers; the arrays must live as long as it is used."""
+    """Return a C array of pointers that keeps the arrays alive."""
+    made = _pointers(arrays)
+    _KEPT[made] = arrays
+    return made
+
+
+def _pointers(arrays: list[Array]) -> Any:
     return ffi.new("void *[]", [_pointer(array) for array in arrays])
 
 
@@ -101,22 +109,7 @@ def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[...
         function, _ = _COMBINE_SGD[param.dtype]
         arguments = (grad.pointers, len(grad.arrays), _pointer(c_type, param))
     arguments += (ffi.NULL if velocity is None else _pointer(c_type, velocity), param.size)
-    return partial(_sgd, function, arguments, grad)
-
-
-def _sgd(
-    function: Callable[..., int],
-    arguments: tuple[Any, ...],
-    _keeps: Any,  # the pointers of a sum do not keep its arrays alive
-    *,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
-    weight_decay: float,
-    first: bool,
-) -> int:
-    return function(*arguments, lr, momentum, 1 - dampening, weight_decay, nesterov, first)
+    return partial(function, *arguments)
 
 
 def adam_updater(param: Array, grad: Any, m: Array, v: Array) -> Callable[..., int]:
@@ -129,8 +122,8 @@ def adam_updater(param: Array, grad: Any, m: Array, v: Array) -> Callable[..., i
     else:
         function, _ = _COMBINE_ADAM[param.dtype]
         arguments = (grad.pointers, len(grad.arrays), *written, param.size)
-    return partial(_adam, function, arguments, grad)
+    return partial(_adam, partial(function, *arguments))
 
 
-def _adam(function: Callable[..., int], arguments: tuple[Any, ...], _keeps: Any, **scalars: Any) -> int:
-    return function(*arguments, *adam_scalars(**scalars))
+def _adam(update: Callable[..., int], *scalars: Any) -> int:
+    return update(*adam_scalars(*scalars))

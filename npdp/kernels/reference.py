@@ -100,16 +100,15 @@ def sgd_update(
     param: Array,
     grad: Any,
     velocity: Array | None,
-    *,
     lr: float,
     momentum: float,
-    dampening: float,
-    nesterov: bool,
+    keep: float,
     weight_decay: float,
+    nesterov: bool,
     first: bool,
 ) -> int:
     gradient = _sum(grad)
-    scalars = (lr, momentum, 1 - dampening, weight_decay)
+    scalars = (lr, momentum, keep, weight_decay)
     lr, momentum, keep, weight_decay = map(param.dtype.type, scalars)
     state = [velocity] if velocity is not None and momentum != 0 else []
     if _any_overlap(param, gradient, *state):
@@ -131,7 +130,6 @@ def adam_update(
     grad: Any,
     m: Array,
     v: Array,
-    *,
     lr: float,
     beta1: float,
     beta2: float,

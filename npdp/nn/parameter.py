@@ -107,6 +107,7 @@ class FlatParameters:
         stepper: carries out an optimiser's whole step on them, `stepper(optimizer, slab)`, where that is not left to
             the optimiser: the gradients are still to be summed then.
         optimizers: weak references to the optimisers that have some of these parameters.
+        moves: how often `data` or `grad` became another array.
     """
 
     def __init__(self, parameters: list[Parameter], allocate: Allocate = allocate) -> None:
@@ -122,7 +123,8 @@ class FlatParameters:
         self.grad_shared = False
         self.unsynced: str | None = None
         self.stepper: Callable[[Any, Any], None] | None = None
-        self.optimizers: list[Any] = []  # weak references to the optimisers of these parameters
+        self.optimizers: list[Any] = []
+        self.moves = 0
         for number, parameter in enumerate(parameters):
             self._move_in(parameter, number)
 
@@ -144,6 +146,7 @@ class FlatParameters:
             values.flags.writeable = writeable
             parameter.data = parameter.data_buffer = values
         self.data = data
+        self.moves += 1
 
     def move_grad(self, grad: Array) -> None:
         """Move the gradients to `grad`, an array as long as this one."""
@@ -154,6 +157,7 @@ class FlatParameters:
                 parameter.grad_buffer[...] = before
                 parameter.grad = parameter.grad_buffer
         self.grad = grad
+        self.moves += 1
 
     def view(self, flat: Array, number: int) -> Array:
         """Return a parameter's part of a flat array, in its shape and in its order in memory."""

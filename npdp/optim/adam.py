@@ -45,13 +45,12 @@ class Adam(Optimizer):
             kernels.adam_updater,
             run,
             grad,
-            lr=self.current_lr,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            decoupled=self.decoupled,
-            step=run.step,
+            self.current_lr,
+            *self.betas,
+            self.eps,
+            self.weight_decay,
+            self.decoupled,
+            run.step,
         )
 
 

@@ -9,9 +9,9 @@ Sparse parameters are apart: of each, the rows that have a gradient are updated,
 from __future__ import annotations
 
 import math
-import operator
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from npdp.kernels import Gradient, Sum
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
 
 LearningRate = float | Callable[[int], float]
+Update = Callable[..., int]  # of arrays that it holds, by scalars
 MOST_SETTLED = 64  # runs whose update is kept: where some parameters have no gradient, these may be others each time
 
 
@@ -41,7 +42,7 @@ class Slab:
         numbers: which of its parameters are this optimiser's.
         parameters: those.
         steps: how often each has been updated.
-        state: name -> array as long as `flat.data`.
+        state: name -> array as long as `flat.data`; `move_state` changes it.
     """
 
     def __init__(self, flat: FlatParameters, numbers: list[int], names: Iterable[str], allocate: Allocate) -> None:
@@ -49,10 +50,9 @@ class Slab:
         self.numbers = numbers
         self.steps = [0] * len(numbers)
         self._names = list(names)
-        self.state = {name: allocate(flat.data.size, flat.dtype) for name in self._names}
         self.parameters = [flat.parameters[number] for number in numbers]
         self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
-        self.forget()
+        self.move_state({name: allocate(flat.data.size, flat.dtype) for name in self._names})
 
     def runs(self) -> list[Run]:
         """Return the runs that have gradients, and count their step."""
@@ -92,36 +92,36 @@ class Slab:
                 runs.append(Run(start, stop, self.steps[place]))
         return runs
 
+    def move_state(self, state: Mapping[str, Array]) -> None:
+        """Take these arrays for the state, as they are."""
+        self.state: Mapping[str, Array] = MappingProxyType(dict(state))
+        self.forget()
+
     def forget(self) -> None:
         """Forget the updates that were settled, and with them the arrays that they hold."""
-        self._settled: dict[tuple[int, int], tuple[list[Array | Sum], Callable[..., int]]] = {}
+        self._settled: dict[tuple[int, int, Sum | None], Update] = {}
+        self._moves = self.flat.moves
 
-    def apply(
-        self, make: Callable[..., Callable[..., int]], run: Run, grad: Gradient | None, **scalars: object
-    ) -> None:
+    def apply(self, make: Callable[..., Update], run: Run, grad: Gradient | None, *scalars: float) -> None:
         """Update a run by what `make` makes of its arrays: `kernels.sgd_updater` or `adam_updater`.
 
         Raises:
             ValueError: The arrays overlap.
         """
-        if self._settle(make, run, grad)(**scalars):
+        if self._moves != self.flat.moves:
+            self.forget()
+        update = None if isinstance(grad, np.ndarray) else self._settled.get((run.start, run.stop, grad))
+        if (update or self._settle(make, run, grad))(*scalars):
             raise ValueError("parameters, gradient and the optimiser's state overlap, wanted separate memory")
 
-    def _settle(self, make: Callable[..., Callable[..., int]], run: Run, grad: Gradient | None) -> Callable[..., int]:
-        """Return the update of a run's parameters, gradient and state; made anew where these moved."""
-        arrays = [self.flat.data, self.flat.grad if grad is None else grad]
-        arrays += [self.state[name] for name in self._names]
-        place = (run.start, run.stop)
-        if place in self._settled:
-            before, update = self._settled[place]
-            if all(map(operator.is_, before, arrays)):
-                return update
+    def _settle(self, make: Callable[..., Update], run: Run, grad: Gradient | None) -> Update:
+        """Return the update of a run's parameters, gradient and state."""
         gradient = part(self.flat.grad, run) if grad is None else grad  # what is given is that of the run
         update = make(part(self.flat.data, run), gradient, *(part(self.state[name], run) for name in self._names))
-        if len(self._settled) >= MOST_SETTLED or any(held[0] is not arrays[0] for held, _ in self._settled.values()):
+        if len(self._settled) >= MOST_SETTLED:
             self.forget()
         if not isinstance(grad, np.ndarray):  # it may be another one in each step
-            self._settled[place] = arrays, update
+            self._settled[run.start, run.stop, grad] = update
         return update
 
     def mark_changed(self) -> None:

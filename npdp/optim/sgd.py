@@ -56,12 +56,12 @@ class SGD(Optimizer):
             kernels.sgd_updater,
             run,
             grad,
-            lr=self.current_lr,
-            momentum=self.momentum,
-            dampening=self.dampening,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-            first=run.step == 1,
+            self.current_lr,
+            self.momentum,
+            1 - self.dampening,
+            self.weight_decay,
+            self.nesterov,
+            run.step == 1,
         )
 
     def update_rows(self, parameter: Parameter, rows: Rows, values: Array, lr: float) -> None:

@@ -108,11 +108,13 @@ class FusedExchange(ExchangeAtStep):
         self._ready.add(slab)
         if self._everyones[slab.flat] is None:
             return
-        for name, values in slab.state.items():
+        state = dict(slab.state)
+        for name, values in state.items():
             shared = self.world.shared_once(values.size, values.dtype)
             if shared is not None:
                 shared[:] = values  # the same on all ranks
-                slab.state[name] = shared
+                state[name] = shared
+        slab.move_state(state)
         self.world.barrier()
 
 

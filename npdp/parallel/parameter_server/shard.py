@@ -164,9 +164,8 @@ def _range_of(slab: Slab, start: int, stop: int, data: Array) -> Slab:
     mine = copy.copy(slab)
     mine.flat = copy.copy(slab.flat)
     mine.flat.data = data
-    mine.state = {name: values[start:stop] for name, values in slab.state.items()}
     mine.steps = list(slab.steps)
-    mine.forget()
+    mine.move_state({name: values[start:stop] for name, values in slab.state.items()})
     return mine
 
 
