@@ -247,6 +247,13 @@ def test_a_hook_runs_when_its_gradient_is_complete_before_the_rest_of_backward()
     assert order == [("first", True)]
 
 
+def test_a_hook_that_gives_another_shape_is_refused():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    x.register_hook(lambda g: g[:1])
+    with pytest.raises(ValueError, match=r"a hook of a leaf of shape \(2,\) gave a gradient of shape \(1,\)"):
+        x.sum().backward()
+
+
 def test_hooks_are_for_leaves_with_a_gradient():
     for tensor in (Tensor([1.0]), leaf(1.0) * 2):
         with pytest.raises(ValueError, match="a hook needs a leaf"):

@@ -274,6 +274,20 @@ def test_what_cannot_be_meant_is_refused(options):
         npdp.LocalSGD(**options)
 
 
+def test_sparse_parameters_are_refused():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="passes over whole parameters in the optimiser's step, and the model"):
+        nn.DataParallel(model, strategy=npdp.LocalSGD(1))
+
+
+def test_an_optimiser_with_parameters_of_another_model_is_refused():
+    """They lie in the same arrays, and would be averaged with these."""
+    mine, other = nn.Linear(3, 1), nn.Linear(2, 1)
+    optim.SGD([*mine.parameters(), *other.parameters()])
+    with pytest.raises(ValueError, match="also has 2 parameters of another model"):
+        nn.DataParallel(mine, strategy=npdp.LocalSGD(1))
+
+
 def test_a_model_is_wrapped_once():
     def program():
         model = nn.DataParallel(mlp(), strategy=npdp.LocalSGD())

@@ -317,15 +317,31 @@ def test_a_step_runs_through_the_updater():
     np.testing.assert_array_equal(params[0].data, [1, 2, 3])
 
 
-def test_a_step_refuses_gradients_that_were_not_exchanged():
-    params = parameters(3)
-    optimizer = optim.SGD(params, lr=1.0)
-    params[0].sum().backward()
-    params[0].place[0].unsynced = "not exchanged"
+def test_a_step_refuses_gradients_that_were_not_exchanged_before_anything_is_changed():
+    exchanged, local = nn.Parameter(np.ones(2, np.float32)), nn.Parameter(np.ones(3))
+    optimizer = optim.SGD([exchanged, local], lr=1.0)
+    (exchanged.sum() + local.sum()).backward()
+    local.place[0].unsynced = "not exchanged"
     with pytest.raises(RuntimeError, match=r"SGD\.step: not exchanged"):
         optimizer.step()
+    assert (exchanged.data == 1).all() and optimizer.slabs[0].steps == [0]
     optimizer.zero_grad()
     optimizer.step()
+
+
+@pytest.mark.parametrize("what", ["data", "grad"])
+def test_an_array_of_the_users_of_another_shape_is_refused(what):
+    (parameter,) = parameters(3)
+    optimizer = optim.SGD([parameter])
+    parameter.sum().backward()
+    setattr(parameter, what, np.ones(1, np.float32))
+    with pytest.raises(ValueError, match=rf"{what} of a parameter of shape \(3,\) was set to an array of \(1,\)"):
+        optimizer.step()
+
+
+def test_parameters_without_an_order_are_refused():
+    with pytest.raises(TypeError, match="in an order, the same on every rank and in every run, got a set"):
+        optim.SGD(set(parameters(3, 2)))
 
 
 # The rules, written out

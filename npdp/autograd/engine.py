@@ -169,8 +169,16 @@ def _complete_leaf(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: fl
         local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
         for hook in leaf.hooks:
             replaced = hook(local)
-            local = local if replaced is None else np.asarray(replaced, dtype=leaf.dtype)
+            local = local if replaced is None else _replaced(replaced, leaf)
         gradient = local * local.dtype.type(weight) if weight != 1 else local
         _accumulate(leaf, lambda g: g, gradient, writes=False)
     if leaf.exchange is not None:
         leaf.exchange.ready(leaf)
+
+
+def _replaced(gradient: Any, leaf: Tensor) -> Array:
+    """Return what a hook gives in place of a gradient."""
+    array = np.asarray(gradient, dtype=leaf.dtype)
+    if array.shape != leaf.shape:
+        raise ValueError(f"a hook of a leaf of shape {leaf.shape} gave a gradient of shape {array.shape}")
+    return array

@@ -71,6 +71,19 @@ class Parameter(Tensor):
         return type(self), (np.array(self.data), self.requires_grad) + ((True,) if self.sparse else ())
 
 
+def put_in(buffer: Array | None, array: Array, what: str) -> Array:
+    """Copy what the user has put in the place of a parameter's own array into that; return it.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    assert buffer is not None
+    if np.shape(array) != buffer.shape:
+        raise ValueError(f"{what} of a parameter of shape {buffer.shape} was set to an array of {np.shape(array)}")
+    np.copyto(buffer, array, casting="same_kind")
+    return buffer
+
+
 def row_gradient(parameter: Parameter) -> RowGradient | None:
     """Return the gradient of a sparse parameter, None where it has none.
 

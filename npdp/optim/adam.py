@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from npdp import kernels
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, refuse_sparse
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, checked, not_negative, refuse_sparse
 
 
 class Adam(Optimizer):
@@ -36,7 +36,7 @@ class Adam(Optimizer):
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         self.betas, self.eps = betas, not_negative("eps", eps)
-        parameters = list(parameters)
+        parameters = checked(parameters)
         refuse_sparse(parameters, type(self).__name__, "changes every row in every step")
         super().__init__(parameters, lr, weight_decay, allocate)
 

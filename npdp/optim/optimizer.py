@@ -19,7 +19,7 @@ import numpy as np
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient, Sum
-from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
+from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, put_in, row_gradient
 
 LearningRate = float | Callable[[int], float]
 Update = Callable[..., int]  # of arrays that it holds, by scalars
@@ -69,13 +69,12 @@ class Slab:
         """Return the runs where some parameters have no gradient, another age, or another owner."""
         used = []
         for place, parameter in enumerate(self.parameters):
-            if parameter.data is not parameter.data_buffer:  # the user's own array
-                np.copyto(parameter.data_buffer, parameter.data, casting="same_kind")  # type: ignore[arg-type]
-                parameter.data = parameter.data_buffer  # type: ignore[assignment]
+            if parameter.data is not parameter.data_buffer:
+                parameter.data = put_in(parameter.data_buffer, parameter.data, "data")
             if parameter.grad is None:
                 continue
-            if parameter.grad is not parameter.grad_buffer:  # the user's own array
-                np.copyto(parameter.grad_buffer, parameter.grad, casting="same_kind")  # type: ignore[arg-type]
+            if parameter.grad is not parameter.grad_buffer:
+                put_in(parameter.grad_buffer, parameter.grad, "grad")
             used.append(place)
         return self.runs_of(used)
 
@@ -169,7 +168,7 @@ class Optimizer:
     def __init__(
         self, parameters: Iterable[Parameter], lr: LearningRate, weight_decay: float, allocate: Allocate = allocate
     ) -> None:
-        self.parameters = list({id(parameter): parameter for parameter in _checked(parameters)}.values())
+        self.parameters = list({id(parameter): parameter for parameter in checked(parameters)}.values())
         self.lr = lr
         self.weight_decay = not_negative("weight_decay", weight_decay)
         self.iteration = 0
@@ -211,10 +210,11 @@ class Optimizer:
         Raises:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
         """
-        rows = self._row_gradients() if self.sparse_parameters else []
-        for slab in self.slabs:
+        for slab in self.slabs:  # before anything is changed
             if slab.flat.unsynced:
                 raise RuntimeError(f"{type(self).__name__}.step: {slab.flat.unsynced}")
+        rows = self._row_gradients() if self.sparse_parameters else []
+        for slab in self.slabs:
             if slab.flat.stepper is not None:
                 slab.flat.stepper(self, slab)
                 continue
@@ -253,7 +253,10 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no update of rows")
 
 
-def _checked(parameters: Iterable[Parameter]) -> list[Parameter]:
+def checked(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """Return the parameters; raise TypeError or ValueError where they are none, or have no order."""
+    if isinstance(parameters, (set, frozenset)):
+        raise TypeError("an optimiser takes parameters in an order, the same on every rank and in every run, got a set")
     found = list(parameters)
     if not found:
         raise ValueError("an optimiser needs at least one parameter, got none")

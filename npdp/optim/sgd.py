@@ -20,7 +20,7 @@ from npdp import kernels
 from npdp.autograd.rows import Rows
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, not_negative, refuse_sparse
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, checked, not_negative, refuse_sparse
 
 BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in the cache, 2 to 3 times as quick
 
@@ -43,7 +43,7 @@ class SGD(Optimizer):
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(f"nesterov needs momentum and no dampening, got {momentum} and {dampening}")
         self.state_names = ("velocity",) if momentum else ()
-        parameters = list(parameters)
+        parameters = checked(parameters)
         for name, value in {"momentum": momentum, "weight_decay": weight_decay}.items():
             if value:
                 refuse_sparse(parameters, f"SGD with {name}", "changes every row in every step")

@@ -16,7 +16,7 @@ import numpy as np
 
 from npdp.autograd import Batch
 from npdp.autograd.tensor import Array, Tensor
-from npdp.nn.parameter import Parameter
+from npdp.nn.parameter import Parameter, put_in
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.world import World
@@ -62,12 +62,9 @@ class ExchangeAtStep(GradientExchange):
 
     def __init__(self, parameters: Iterable[Parameter], world: World, why_hidden: str) -> None:
         mine = list(parameters)
-        _require_own_arrays(mine)
-        if not self.takes_sparse and any(parameter.sparse for parameter in mine):
-            raise ValueError(
-                "DataParallel: this strategy passes over whole parameters in the optimiser's step, and the model has "
-                'sparse ones: use update="replicated", or make its layers with sparse=False'
-            )
+        require_own_arrays(mine)
+        if not self.takes_sparse:
+            refuse_sparse(mine)
         super().__init__(mine, world)
         # A class and no flag: an attribute that is looked up in every backward must not cost a test
         self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in mine]  # type: ignore[arg-type]
@@ -129,18 +126,26 @@ def move_in(slab: Slab) -> list[int]:
         if gradient is None:
             unused.append(place)
         elif gradient is not parameter.grad_buffer:
-            np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
-            parameter.grad = parameter.grad_buffer
+            parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
     return unused
 
 
-def _require_own_arrays(parameters: list[Parameter]) -> None:
+def refuse_sparse(parameters: list[Parameter]) -> None:
+    """Raise ValueError where a strategy that only knows whole parameters has sparse ones."""
+    if any(parameter.sparse for parameter in parameters):
+        raise ValueError(
+            "DataParallel: this strategy passes over whole parameters in the optimiser's step, and the model has "
+            'sparse ones: use update="replicated", or make its layers with sparse=False'
+        )
+
+
+def require_own_arrays(parameters: list[Parameter]) -> None:
     """Raise ValueError where an optimiser has laid these parameters beside others that are trained otherwise."""
     mine = {id(parameter) for parameter in parameters}
     flats = {id(parameter.place[0]): parameter.place[0] for parameter in parameters if parameter.place}
     others = [p for flat in flats.values() for p in flat.parameters if p.requires_grad and id(p) not in mine]
     if others:
         raise ValueError(
-            f"DataParallel: the optimiser also has {len(others)} parameters of another model; where gradients meet in "
-            "the optimiser's step, give each model its own"
+            f"DataParallel: the optimiser also has {len(others)} parameters of another model; where ranks meet in the "
+            "optimiser's step, give each model its own"
         )

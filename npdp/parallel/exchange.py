@@ -22,7 +22,7 @@ import numpy as np
 
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import Parameter, lay_flat
+from npdp.nn.parameter import Parameter, lay_flat, put_in
 from npdp.optim import Optimizer
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
 from npdp.parallel.sparse import UNSYNCED, SparseExchange
@@ -222,8 +222,7 @@ class GradientExchange:
                 flat.grad[flat.starts[number] : flat.flags[number]] = 0
                 flat.grad[flat.flags[number]] = 1
             elif gradient is not parameter.grad_buffer:
-                np.copyto(parameter.grad_buffer, gradient, casting="same_kind")  # type: ignore[arg-type]
-                parameter.grad = parameter.grad_buffer
+                parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
 

@@ -25,6 +25,7 @@ from npdp.autograd import Batch
 from npdp.autograd.tensor import Array, Tensor
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Slab
+from npdp.parallel.at_step import refuse_sparse, require_own_arrays
 from npdp.parallel.exchange import GradientExchange, weight_within_part
 from npdp.parallel.strategy import require_not_exchanged
 from npdp.parallel.world import World
@@ -72,7 +73,10 @@ class ParameterAveraging(GradientExchange):
     in_step = False
 
     def __init__(self, parameters: Iterable[Parameter], world: World, strategy: LocalSGD) -> None:
-        super().__init__(parameters, world)
+        mine = list(parameters)
+        require_own_arrays(mine)
+        refuse_sparse(mine)
+        super().__init__(mine, world)
         self._strategy = strategy
         self._steps: dict[Slab, int] = {}  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity

@@ -16,8 +16,15 @@ Named = Iterable[tuple[str, Parameter]]
 
 
 def describe(named: Named) -> list[str]:
-    """Return name, shape and dtype of each parameter, in name order."""
-    return sorted(f"{name} {parameter.shape} {parameter.dtype}" for name, parameter in named)
+    """Return name, shape, dtype and place in the flat arrays of each parameter, in name order.
+
+    Where they lie is compared since gradients are summed as they lie.
+    """
+    return sorted(f"{name} {parameter.shape} {parameter.dtype}{_place(parameter)}" for name, parameter in named)
+
+
+def _place(parameter: Parameter) -> str:
+    return f", number {parameter.place[1]} in memory" if parameter.place else ""
 
 
 def broadcast_parameters(parameters: StateDict | Named, root: int = 0) -> None:
