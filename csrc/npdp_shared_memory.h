@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 enum { NPDP_ALLREDUCE, NPDP_REDUCE_SCATTER, NPDP_ALLGATHER, NPDP_BROADCAST, NPDP_BARRIER };
+enum { NPDP_MEAN = 4 }; /* besides npdp_kernels.h's ops: the sum, which each rank divides */
 enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT };
 
 typedef struct {

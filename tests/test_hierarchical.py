@@ -237,15 +237,15 @@ def test_pieces_change_hands_inside_while_another_crosses():
             happened.append((kind, len(buffer)))
 
     class Transport:
-        def send(self, buffer, peer):
+        def send(self, buffer, peer, call):
             happened.append(("send", peer))
 
-        def receive(self, buffer, peer):
+        def receive(self, buffer, peer, call):
             buffer[:] = 0
 
     count = 5 * PIECE // 4  # three pieces of 427, 427, 426
     across = AcrossHosts((0, 0, 1, 1), 3, Host())
-    for _ in across.allreduce(np.zeros(count, np.float32), "sum", Transport()):
+    for _ in across.allreduce(np.zeros(count, np.float32), "sum", Transport(), None):
         pass  # what is waited for is there
     sends = [at for at, (what, _) in enumerate(happened) if what == "send"]
     inside = [(kind, length, at) for at, (kind, length) in enumerate(happened) if kind != "send"]

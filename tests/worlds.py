@@ -99,17 +99,17 @@ class Recorder:
     def __init__(self, transport, delay_s=0.0):
         self.transport, self.delay_s = transport, delay_s
         self.rank, self.world_size, self.wait_s = transport.rank, transport.world_size, 0.0
-        self.name, self.host_number = transport.name, transport.host_number
+        self.name, self.host_number, self.calls = transport.name, transport.host_number, transport.calls
         self.sent = []  # (peer, bytes)
 
-    def send(self, buffer, peer):
+    def send(self, buffer, peer, call=None):
         self.sent.append((peer, buffer.nbytes))
         time.sleep(self.delay_s)
-        return self.transport.send(buffer, peer)
+        return self.transport.send(buffer, peer, call)
 
-    def receive(self, buffer, peer):
+    def receive(self, buffer, peer, call=None):
         time.sleep(self.delay_s)
-        return self.transport.receive(buffer, peer)
+        return self.transport.receive(buffer, peer, call)
 
     def wait(self, handle):
         self.transport.wait(handle)

@@ -26,6 +26,7 @@ from npdp import kernels
 from npdp.collectives import halving_doubling, hierarchical
 from npdp.collectives.execute import RankStep, cut_steps, messages, rank_steps
 from npdp.collectives.shared_memory import Host
+from npdp.comm.calls import Call
 from npdp.comm.transport import Buffer, Transport
 from npdp.partition import bounds, part
 
@@ -83,7 +84,7 @@ class AcrossHosts:
         self._carriers = tuple(group[self._place] for group in groups) if self._even else self._leaders
         self._gatherings: dict[tuple[int, int], Gathering] = {}
 
-    def allreduce(self, buffer: Buffer, op: str, transport: Transport) -> Iterator[Any]:
+    def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: Call) -> Iterator[Any]:
         """Leave the sum, or other op, in a 1-D contiguous buffer; collective, in place.
 
         Yields:
@@ -94,22 +95,22 @@ class AcrossHosts:
             yield None  # no message, but what comes next waits for the ranks of this host
         if self._host is None:
             steps = _steps_by_messages(self._hosts, self._rank, buffer.size, buffer.itemsize, small)
-            yield from messages(steps, transport, buffer, op)
+            yield from messages(steps, transport, buffer, op, call)
         elif small:
-            yield from self._gathered(buffer, op, transport)
+            yield from self._gathered(buffer, op, transport, call)
         else:
-            yield from self._in_pieces(buffer, op, transport)
+            yield from self._in_pieces(buffer, op, transport, call)
 
     def _in_host(self, collective: str, buffer: Buffer, op: str = "sum") -> None:
         if self._places > 1:
             self._host.collective(collective, buffer, op)  # type: ignore[union-attr]
 
-    def _gathered(self, buffer: Buffer, op: str, transport: Transport) -> Iterator[Any]:
+    def _gathered(self, buffer: Buffer, op: str, transport: Transport, call: Call) -> Iterator[Any]:
         steps, sums, mine, first, others = self._gathering(buffer.size, buffer.dtype)
         mine[:] = buffer
         self._in_host("allreduce", mine, op)
         if self._place == 0:
-            yield from messages(steps, transport, sums, op)
+            yield from messages(steps, transport, sums, op, call)
             for other in others:
                 kernels.accumulate(first, other, op)
         self._in_host("broadcast", first)
@@ -129,13 +130,13 @@ class AcrossHosts:
             self._gatherings[count, dtype.num] = found
         return found
 
-    def _in_pieces(self, buffer: Buffer, op: str, transport: Transport) -> Iterator[Any]:
+    def _in_pieces(self, buffer: Buffer, op: str, transport: Transport, call: Call) -> Iterator[Any]:
         cuts = bounds(buffer.size, number_of_pieces(buffer.nbytes, len(self._leaders), len(self._hosts)))
         pieces = [buffer[start:stop] for start, stop in pairwise(cuts)]
         self._into(pieces[0], op)
         for number, piece in enumerate(pieces):
             meanwhile = self._inside(pieces, number, op)
-            yield from self._cross(piece, op, transport, meanwhile)
+            yield from self._cross(piece, op, transport, call, meanwhile)
             for _ in meanwhile:
                 pass
         self._out(pieces[-1])
@@ -157,7 +158,9 @@ class AcrossHosts:
         """Leave on all ranks of the host what has crossed."""
         self._in_host("allgather" if self._even else "broadcast", piece)
 
-    def _cross(self, piece: Buffer, op: str, transport: Transport, meanwhile: Iterator[None]) -> Iterator[Any]:
+    def _cross(
+        self, piece: Buffer, op: str, transport: Transport, call: Call, meanwhile: Iterator[None]
+    ) -> Iterator[Any]:
         """All-reduce what this rank carries among the ranks that carry the same on the other hosts."""
         if self._even:
             piece = piece[slice(*part(piece.size, self._places, self._place))]
@@ -166,7 +169,7 @@ class AcrossHosts:
         hosts = len(self._carriers)
         algorithm, among = algorithm_across(piece.nbytes, hosts), (piece.size, piece.itemsize, self._carriers)
         steps = rank_steps("allreduce", algorithm, hosts, 0, self._number, *among)
-        yield from messages(steps, transport, piece, op, meanwhile)
+        yield from messages(steps, transport, piece, op, call, meanwhile)
 
 
 @lru_cache(maxsize=1024)

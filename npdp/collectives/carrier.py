@@ -23,6 +23,7 @@ from npdp.collectives.cost import Hosts
 from npdp.collectives.execute import messages, rank_steps
 from npdp.collectives.overlap import Overlap
 from npdp.collectives.shared_memory import Host, gather, open_host
+from npdp.comm.calls import Call, described
 from npdp.comm.transport import Buffer, Transport
 
 
@@ -139,8 +140,6 @@ class Carrier:
 
     def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int = 0) -> None:
         """Carry out a collective with the algorithm chosen; of a mean, the sum."""
-        if op == "mean":
-            op = "sum"
         if self.around or self._overlap.busy:
             self._run_apart(collective, buffer, op, algorithm, root)
             return
@@ -197,7 +196,8 @@ class Carrier:
         if algorithm == SHARED_MEMORY:
             self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
         elif algorithm == NATIVE:
-            self.transport.native_allreduce(buffer, op)
+            self._call(collective, algorithm, buffer, op, root)
+            self.transport.native_allreduce(buffer, _without_mean(op))
         else:
             for message in self._messages(collective, algorithm, buffer, op, root):
                 if message is not None:
@@ -205,12 +205,17 @@ class Carrier:
 
     def _messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Iterator[Any]:
         """Carry out a collective, and yield each message that is to be waited for before it can go on, or None."""
+        if algorithm == HIERARCHICAL and self._across is None:
+            self._across = AcrossHosts(self.hosts, self.rank, self.host)
+        call = self._call(collective, algorithm, buffer, op, root)
         if algorithm == HIERARCHICAL:
-            if self._across is None:
-                self._across = AcrossHosts(self.hosts, self.rank, self.host)
-            return self._across.allreduce(buffer, op, self.transport)
+            return self._across.allreduce(buffer, _without_mean(op), self.transport, call)  # type: ignore[union-attr]
         steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
-        return messages(steps, self.transport, buffer, op)
+        return messages(steps, self.transport, buffer, _without_mean(op), call)
+
+    def _call(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Call:
+        what = described(collective, algorithm, buffer.size, buffer.dtype.name, op, root)
+        return self.transport.calls.begin(what)
 
     def begin_allreduce(self, buffer: Buffer) -> None:
         """Begin to sum a 1-D buffer in place, beside the program; `finish` ends it.
@@ -221,15 +226,15 @@ class Carrier:
         if not self._overlap.busy:
             self._wait_before_s = self.wait_s
         before = time.perf_counter()
-        if algorithm in (SHARED_MEMORY, NATIVE):
-            self._overlap.begin(self._at_once(algorithm, buffer), self.transport.wait)
+        if algorithm == SHARED_MEMORY:
+            work: Iterator[Any] = _later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", 0))
+        elif algorithm == NATIVE:
+            self._call("allreduce", algorithm, buffer, "sum", 0)
+            work = _later(lambda: self.transport.native_allreduce(buffer, "sum"))
         else:
-            self._overlap.begin(self._messages("allreduce", algorithm, buffer, "sum", 0), self.transport.wait)
+            work = self._messages("allreduce", algorithm, buffer, "sum", 0)
+        self._overlap.begin(work, self.transport.wait)
         self.collective_s += time.perf_counter() - before
-
-    def _at_once(self, algorithm: str, buffer: Buffer) -> Iterator[None]:
-        yield None
-        self._carry_out("allreduce", algorithm, buffer, "sum", 0)
 
     def finish(self) -> None:
         """Return when all that was begun is done; what the program did meanwhile does not count as waiting."""
@@ -249,3 +254,14 @@ class Carrier:
         array = self.host.empty(count, dtype, one_for_all)
         self.collective_s += time.perf_counter() - before
         return array
+
+
+def _without_mean(op: str) -> str:
+    """Return what is carried out for an op: of a mean, the sum, which the caller divides."""
+    return "sum" if op == "mean" else op
+
+
+def _later(collective: Callable[[], None]) -> Iterator[None]:
+    """Carry out a collective that cannot be begun before it is waited for."""
+    yield None
+    collective()

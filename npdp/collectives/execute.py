@@ -18,6 +18,7 @@ import numpy as np
 from npdp import kernels
 from npdp.collectives.choose import SCHEDULES
 from npdp.collectives.schedule import Move, Step, of_rank
+from npdp.comm.calls import Call
 from npdp.comm.transport import Buffer, Transport
 from npdp.partition import bounds
 
@@ -79,33 +80,42 @@ def cut_steps(
     ]
 
 
-def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str) -> None:
+def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str, what: str) -> None:
     """Carry out this rank's steps on `buffer`, 1-D and contiguous, in place; collective.
 
+    Args:
+        what: what that is, in words; the same on every rank.
+
     Raises:
-        CommunicationError: another rank sent something else than this one wanted, or has left.
+        CommunicationError: another rank calls something else, or has left.
     """
-    for message in messages(steps, transport, buffer, op):
+    for message in messages(steps, transport, buffer, op, transport.calls.begin(what)):
         transport.wait(message)
 
 
 def messages(
-    steps: list[RankStep], transport: Transport, buffer: Buffer, op: str, meanwhile: Iterator[None] | None = None
+    steps: list[RankStep],
+    transport: Transport,
+    buffer: Buffer,
+    op: str,
+    call: Call,
+    meanwhile: Iterator[None] | None = None,
 ) -> Iterator[Any]:
     """Do the same, and yield each message that is to be waited for before it can go on.
 
     Args:
+        call: that these messages belong to.
         meanwhile: other work; in each step it goes on once, when the step's sends have begun.
     """
     scratch = _scratch(buffer.dtype)
     for sends, receives in steps:
-        sending = [transport.send(buffer[part.start : part.stop], part.peer) for part in sends]
+        sending = [transport.send(buffer[part.start : part.stop], part.peer, call) for part in sends]
         if meanwhile is not None:
             next(meanwhile, None)
         under_way: deque[tuple[Part, Buffer, Any]] = deque()
         for number, part in enumerate(receives):
             into = scratch[number % 2][: part.stop - part.start] if part.accumulate else buffer[part.start : part.stop]
-            under_way.append((part, into, transport.receive(into, part.peer)))
+            under_way.append((part, into, transport.receive(into, part.peer, call)))
             if len(under_way) == 2:
                 yield from _take(under_way.popleft(), buffer, op)
         while under_way:

@@ -219,5 +219,5 @@ def gather(transport: Transport, numbers: list[int]) -> np.ndarray[Any, np.dtype
     rows[transport.rank] = numbers
     flat = rows.reshape(-1)
     steps = rank_steps("allgather", "ring", transport.world_size, 0, transport.rank, flat.size, flat.itemsize)
-    execute(steps, transport, flat, "sum")
+    execute(steps, transport, flat, "sum", f"a gathering of {len(numbers)} numbers on hosts and memory")
     return rows

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, Handle, Transport, check_message
 
@@ -40,7 +41,7 @@ class MailboxTransport:
 
         self._beneath, self._most = beneath, mailbox.MOST_BYTES
         self.name, self.host_number, self.is_elsewhere = beneath.name, beneath.host_number, beneath.is_elsewhere
-        self.rank, self.world_size = beneath.rank, beneath.world_size
+        self.rank, self.world_size, self.calls = beneath.rank, beneath.world_size, beneath.calls
         self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
         self._looks, self._yields = OWN_CORE if self.world_size <= (os.cpu_count() or 1) else SHARED_CORE
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
@@ -55,17 +56,17 @@ class MailboxTransport:
     def wait_s(self, seconds: float) -> None:
         self._mail.wait_s, self._beneath.wait_s = seconds, 0.0
 
-    def send(self, buffer: Buffer, peer: int) -> Handle:
+    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
         if buffer.nbytes >= LARGE_BYTES:
-            return self._beneath.send(buffer, peer)
+            return self._beneath.send(buffer, peer, call)
         message, queue = _Piecewise(buffer, peer), self._sends[peer]
         queue.append(message)
         self._push(queue)
         return message
 
-    def receive(self, buffer: Buffer, peer: int) -> Handle:
+    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
         if buffer.nbytes >= LARGE_BYTES:
-            return self._beneath.receive(buffer, peer)
+            return self._beneath.receive(buffer, peer, call)
         message, queue = _Piecewise(buffer, peer), self._receives[peer]
         queue.append(message)
         self._pull(queue)

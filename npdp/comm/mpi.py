@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from npdp import environment
+from npdp.comm.calls import Call, Calls
 from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_open_mpi_segments
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, check_message, elsewhere, host_number, nobody
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
+TAG_NOTE = 8192  # above the numbers of dtypes, below the tags of calls
 MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
 
 
@@ -73,15 +75,20 @@ class MpiTransport:
         self.host_number = host_number(MPI.Get_processor_name())
         self.is_elsewhere: Callable[[int], bool] = nobody
         self.wait_s = 0.0
+        self.calls = Calls(self.rank)
+        self._notes: list[Any] = []  # under way
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
         atexit.register(self._leave)
 
-    def send(self, buffer: Buffer, peer: int) -> Any:
-        return self._data.Isend(buffer, peer, buffer.dtype.num), None, peer  # the tag tells the dtype
+    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
+        tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype
+        return self._data.Isend(buffer, peer, tag), None, peer
 
-    def receive(self, buffer: Buffer, peer: int) -> Any:
-        return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG), buffer, peer
+    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
+        if call is None:
+            return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG), buffer, peer
+        return self._data.Irecv(buffer, peer, call.tag), None, peer  # what comes is what is wanted
 
     def wait(self, handle: Any) -> None:
         request, wanted, peer = handle
@@ -123,6 +130,7 @@ class MpiTransport:
         forked._ranks = [self._ranks[rank] for rank in ranks]
         forked.rank, forked.world_size = list(ranks).index(self.rank), len(ranks)
         forked.is_elsewhere, forked.wait_s = nobody, 0.0
+        forked.calls, forked._notes = Calls(forked.rank), []
         return forked
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
@@ -134,7 +142,11 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peers: list[int]) -> None:
         before = time.perf_counter()
-        wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers))
+        try:
+            wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers))
+        except CommunicationError as error:
+            self.calls.fail(error)
+            raise
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:
@@ -143,11 +155,25 @@ class MpiTransport:
     def in_vain(self, peers: list[int]) -> CommunicationError | None:
         left = next((peer for peer in peers if self._control.Iprobe(self._ranks[peer], TAG_LEFT)), None)
         if left is None:
-            return None
+            return self._different_call()
         return CommunicationError(
             f"rank {self.rank} waits for rank {left}, which has left the program: "
             "the ranks do not call the same collectives"
         )
+
+    def _different_call(self) -> CommunicationError | None:
+        """Tell the others what this rank waits in; return the error to raise where one of them is in something else."""
+        if self.calls.note_is_due():
+            others, mine = set(range(self.world_size)) - {self.rank}, self.calls.note().encode()
+            self._notes = [self._data.Isend(mine, peer, TAG_NOTE) for peer in others]
+        status = self._mpi.Status()
+        while (coming := self._data.Improbe(self._mpi.ANY_SOURCE, TAG_NOTE, status)) is not None:
+            note = bytearray(status.Get_count(self._mpi.BYTE))
+            coming.Recv(note)
+            error = self.calls.compare(status.Get_source(), note.decode())
+            if error is not None:
+                return error
+        return None
 
     def _leave(self) -> None:
         """At the normal end of the program: tell the others, and wait for them, using no core."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from npdp.comm.calls import Call, Calls, different
 from npdp.comm.errors import CommunicationError, WorldEnded
 from npdp.comm.transport import Buffer, check_message, elsewhere, nobody
 from npdp.comm.waiting import SHARED_CORE, wait_until
@@ -26,10 +27,10 @@ LOOK_UP_S = 0.05  # how often a waiting rank looks whether another has failed or
 class _Message:
     """A send or a receive that waits for its other half; `arrived` is locked until it has met it."""
 
-    __slots__ = ("arrived", "buffer", "error", "peer")
+    __slots__ = ("arrived", "buffer", "call", "error", "peer")
 
-    def __init__(self, buffer: Buffer, peer: int) -> None:
-        self.buffer, self.peer = buffer, peer
+    def __init__(self, buffer: Buffer, peer: int, call: Call | None) -> None:
+        self.buffer, self.peer, self.call = buffer, peer, call
         self.error: str | None = None
         self.arrived = threading.Lock()
         self.arrived.acquire()
@@ -53,6 +54,7 @@ class ThreadWorld:
         if len(self.hosts) != world_size or min(self.hosts) < 0:
             raise ValueError(f"{world_size} ranks need as many hosts, numbers from 0 on, got {self.hosts}")
         self.channels: dict[tuple[Space, int, int], _Channel] = defaultdict(_Channel)
+        self.calls: dict[tuple[Space, int], Calls] = {}
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
         self.left: set[int] = set()
@@ -82,6 +84,7 @@ class ThreadTransport:
         self.is_elsewhere: Callable[[int], bool] = nobody
         self._space, self._forks = space, Counter[tuple[int, ...]]()
         mine = self._ranks[rank]
+        self.calls = world.calls[space, mine] = Calls(rank)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
 
@@ -91,8 +94,8 @@ class ThreadTransport:
         space = (self._space, among, self._forks[among])
         return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
 
-    def send(self, buffer: Buffer, peer: int) -> _Message:
-        message, channel = _Message(buffer, peer), self._to[peer]
+    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> _Message:
+        message, channel = _Message(buffer, peer, call), self._to[peer]
         with channel.lock:
             if channel.receives:
                 _meet(message, channel.receives.popleft(), self.rank, peer)
@@ -100,8 +103,8 @@ class ThreadTransport:
                 channel.sends.append(message)
         return message
 
-    def receive(self, buffer: Buffer, peer: int) -> _Message:
-        message, channel = _Message(buffer, peer), self._from[peer]
+    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> _Message:
+        message, channel = _Message(buffer, peer, call), self._from[peer]
         with channel.lock:
             if channel.sends:
                 _meet(channel.sends.popleft(), message, peer, self.rank)
@@ -110,12 +113,17 @@ class ThreadTransport:
         return message
 
     def wait(self, handle: _Message) -> None:
+        error = None
         if not handle.arrived.acquire(blocking=False):
             before = time.perf_counter()
-            self._wait_until_met(handle)
+            error = self._wait_until_met(handle)
             self.wait_s += time.perf_counter() - before
         if handle.error:
-            raise CommunicationError(handle.error)
+            error = CommunicationError(handle.error)
+        if error is not None:
+            if handle.call is not None:
+                self.calls.fail(error)
+            raise error
 
     def wait_any(self, handles: Sequence[_Message]) -> int:
         def arrived() -> int | None:
@@ -128,11 +136,23 @@ class ThreadTransport:
         self.wait(handles[number])
         return number
 
-    def _wait_until_met(self, handle: _Message) -> None:
+    def _wait_until_met(self, handle: _Message) -> BaseException | None:
+        """Return when it has; or why it never will."""
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
-            error = self.in_vain([handle.peer]) or elsewhere(self, [handle.peer])
-            if error and not handle.arrived.acquire(timeout=0):
-                raise error
+            error = self.in_vain([handle.peer]) or elsewhere(self, [handle.peer]) or self._different_call()
+            if error:  # what came just before counts
+                return None if handle.arrived.acquire(blocking=False) else error
+        return None
+
+    def _different_call(self) -> CommunicationError | None:
+        """Return the error to raise where another rank has called something else than this one."""
+        for rank, thread in enumerate(self._ranks):
+            calls = self.world.calls.get((self._space, thread))
+            note = calls.note() if calls is not None else ""
+            error = self.calls.compare(rank, note) if note else None
+            if error is not None:
+                return error
+        return None
 
     def fail(self, error: BaseException) -> None:
         self.world.fail(self._ranks[self.rank], error)
@@ -155,8 +175,11 @@ class ThreadTransport:
 
 def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
     """Copy from a send into its receive, and end both."""
-    same_dtype = receive.buffer.dtype == send.buffer.dtype
-    error = check_message(receive.buffer, send.buffer.nbytes, same_dtype, target, source)
+    if send.call is not None and receive.call is not None and send.call.tag != receive.call.tag:
+        error: str | None = str(different(target, receive.call.what, source, send.call.what))
+    else:
+        same_dtype = receive.buffer.dtype == send.buffer.dtype
+        error = check_message(receive.buffer, send.buffer.nbytes, same_dtype, target, source)
     if error is None:
         np.copyto(receive.buffer, send.buffer)
     for message in (send, receive):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from npdp.comm.calls import Call, Calls
 from npdp.comm.errors import CommunicationError
 
 Buffer = npt.NDArray[Any]
@@ -28,6 +29,7 @@ class Transport(Protocol):
         host_number: the same on ranks of one host, another on another; at least 0.
         is_elsewhere: whether a rank is in a collective of another kind, which this one has not begun: then nothing
             will come from it. Who knows of such a kind sets it.
+        calls: the collectives that this rank has called by messages.
     """
 
     name: str
@@ -36,18 +38,20 @@ class Transport(Protocol):
     wait_s: float
     host_number: int
     is_elsewhere: Callable[[int], bool]
+    calls: Calls
 
-    def send(self, buffer: Buffer, peer: int) -> Handle:
-        """Begin to send; the buffer must not change before `wait`."""
+    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
+        """Begin to send; the buffer must not change before `wait`. What a call sends only that call receives."""
 
-    def receive(self, buffer: Buffer, peer: int) -> Handle:
+    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
         """Begin to receive into `buffer`, in place."""
 
     def wait(self, handle: Handle) -> None:
         """Return when it is done.
 
         Raises:
-            CommunicationError: the message has another size than was wanted, or the peer has left.
+            CommunicationError: the message has another size than was wanted, or the peer has left or calls something
+                else; then there are no more collectives by messages.
         """
 
     def wait_any(self, handles: Sequence[Handle]) -> int:
@@ -107,8 +111,9 @@ class NoTransport:
     wait_s = 0.0
     host_number = 0
     is_elsewhere: Callable[[int], bool] = staticmethod(nobody)
+    calls = Calls(0)
 
-    def send(self, buffer: Buffer, peer: int) -> Handle:
+    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
         raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")
 
     receive = send

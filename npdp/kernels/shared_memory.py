@@ -27,6 +27,7 @@ KINDS = {
     "broadcast": lib.NPDP_BROADCAST,
     "barrier": lib.NPDP_BARRIER,
 }
+_OPS = OPS | {"mean": lib.NPDP_MEAN}
 _NAMES = {"float32": "f", "float64": "d", "int32": "il", "int64": "lq"}  # C's int, long and long long among them
 _CODES = {
     np.dtype(letter).num: DTYPES[name]
@@ -63,14 +64,17 @@ class HostRank:
         host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
 
     def begin(self, kind: str, array: Array, op: str, root: int = 0) -> int:
-        """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT."""
+        """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT.
+
+        Of a mean it leaves the sum.
+        """
         return _begin(  # type: ignore[no-any-return]
-            self._host, KINDS[kind], OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root
+            self._host, KINDS[kind], _OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root
         )
 
     def persistent(self, kind: str, array: Array, op: str) -> Callable[[], int]:
         """Return what begins a collective on `array`, as `begin` does, each time that it is called."""
-        numbers = KINDS[kind], OPS[op], _CODES[array.dtype.num]
+        numbers = KINDS[kind], _OPS[op], _CODES[array.dtype.num]
         return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, 0)
 
     def go_on(self) -> int:
@@ -105,7 +109,7 @@ class HostRank:
         if name == "barrier":
             return name
         details = {"broadcast": f" from rank {root}", "allgather": ""}
-        return f"{name} of {count[0]} {_name(DTYPES, dtype)}{details.get(name, f' ({_name(OPS, op)})')}"
+        return f"{name} of {count[0]} {_name(DTYPES, dtype)}{details.get(name, f' ({_name(_OPS, op)})')}"
 
 
 def _name(codes: dict[str, int], wanted: int) -> str:

@@ -86,7 +86,8 @@ def _kinds(world: World, per_host: Groups) -> dict[str, Kind]:
     buffer.fill(0)
 
     def kind(sizes: Sequence[int], steps: Callable[[int], list[RankStep]], halves: bool = True) -> Kind:
-        return Kind(sizes, lambda nbytes: partial(execute, steps(nbytes), world.transport, buffer, "sum"), halves)
+        what = "calibration"
+        return Kind(sizes, lambda nbytes: partial(execute, steps(nbytes), world.transport, buffer, "sum", what), halves)
 
     def allreduce(sizes: Sequence[int], algorithm: str) -> Kind:
         return Kind(sizes, lambda nbytes: partial(world.allreduce, buffer[: nbytes // 4], "sum", algorithm))
@@ -217,5 +218,5 @@ def _slowest(world: World, seconds: float) -> float:
     """Return the largest over all ranks; none goes on before all have come."""
     number = np.array([seconds])
     steps = rank_steps("allreduce", "tree", world.world_size, 0, world.rank, number.size, number.itemsize)
-    execute(steps, world.transport, number, "max")
+    execute(steps, world.transport, number, "max", "calibration's slowest rank")
     return float(number[0])

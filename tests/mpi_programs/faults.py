@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 import npdp
+from npdp.comm.errors import CommunicationError
 
 
 def now():
@@ -80,6 +81,36 @@ def wrong_count():
     """Rank 1 brings another number of elements."""
     now()
     npdp.allreduce(np.ones(10 + npdp.rank() % 2), algorithm="naive")
+
+
+def other_algorithm():
+    """Rank 0 takes another algorithm: the ranks wait for each other in a circle."""
+    npdp.barrier()
+    now()
+    npdp.allreduce(np.ones(10), algorithm="ring" if npdp.rank() else "tree")
+
+
+def other_root():
+    """Each waits for the other's array, and nothing is on its way."""
+    npdp.barrier()
+    now()
+    npdp.broadcast(np.ones(200_000), npdp.rank() % 2, "naive")
+
+
+def mpi_on_one():
+    """In the first collective of all, before shared memory has been found."""
+    now()
+    npdp.allreduce(np.ones(10), algorithm="mpi" if npdp.rank() == 0 else "shared_memory")
+
+
+def larger_than_wanted():
+    """Rank 0 sends more than rank 1 has room for."""
+    memory, room = np.zeros(300_000), 100
+    try:
+        npdp.broadcast(memory[:room] if npdp.rank() else np.ones(memory.size), 0, "tree")
+    except CommunicationError:
+        overwritten = np.count_nonzero(memory[room:])
+        print(f"rank {npdp.rank()} is told so and has {overwritten} elements overwritten", flush=True)
 
 
 npdp.init()

@@ -1,0 +1,155 @@
+"""Ranks that do not call the same collectives by messages are told so: nobody waits, and nothing is written."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from launching import mpirun, needs_mpi
+from worlds import run
+
+import npdp
+from npdp.comm import calls
+from npdp.comm.calls import KEPT, TAGS, Calls
+from npdp.comm.errors import CommunicationError
+from npdp.comm.threads import run_threads
+from npdp.parallel.world import init
+
+NOT_THE_SAME = "do not call the same collective with the same count and dtype"
+
+# Each of these left ranks waiting for each other, with nothing on its way; by whom it is called, and how
+DIFFERENT = {
+    "algorithms": (3, lambda rank: npdp.allreduce(np.ones(10), "sum", "tree" if rank == 0 else "ring")),
+    "schedules": (3, lambda rank: npdp.allreduce(np.ones(10), "sum", "naive" if rank == 2 else "ring")),
+    "roots": (2, lambda rank: npdp.broadcast(np.ones(200_000), rank, "naive")),
+    "roots of a tree": (3, lambda rank: npdp.broadcast(np.ones(200_000), rank % 2, "tree")),
+    "counts": (3, lambda rank: npdp.allreduce(np.ones(10 if rank == 0 else 10**6), "sum", "ring")),
+    "ops": (3, lambda rank: npdp.allreduce(np.ones(10), "max" if rank else "sum", "naive")),
+    "a mean": (3, lambda rank: npdp.allreduce(np.ones(10), "mean" if rank else "sum", "halving_doubling")),
+    "dtypes": (2, lambda rank: npdp.allreduce(np.ones(10, "i8" if rank else "f8"), "sum", "ring")),
+    "collectives": (4, lambda rank: (npdp.allreduce if rank else npdp.reduce_scatter)(np.ones(500), "sum", "ring")),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_in_a_world_of_threads(what):
+    ranks, program = DIFFERENT[what]
+    with pytest.raises(CommunicationError, match=NOT_THE_SAME):
+        run(ranks, lambda: program(npdp.rank()))
+
+
+def test_a_mean_and_a_sum_through_shared_memory():
+    with pytest.raises(CommunicationError, match=r"of 9 float32 \((mean|sum)\), rank . allreduce of 9 float32 \((m|s)"):
+        run(2, lambda: npdp.allreduce(np.ones(9, np.float32), "mean" if npdp.rank() else "sum"))
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("fault", "wanted", "got"),
+    [
+        ("other_algorithm", "allreduce of 10 float64 (sum) by tree", "allreduce of 10 float64 (sum) by ring"),
+        ("other_root", "broadcast of 200000 float64 from rank 0 by", "broadcast of 200000 float64 from rank 1 by"),
+        ("mpi_on_one", "allreduce of 10 float64 (sum) by mpi", "a gathering of 1 numbers on hosts and memory"),
+        ("wrong_count", "allreduce of 10 float64 (sum) by naive", "allreduce of 11 float64 (sum) by naive"),
+    ],
+)
+def test_under_mpi(fault, wanted, got):
+    code, stdout, stderr = mpirun(3, "faults.py", fault)
+    took = time.monotonic() - float(stdout.split()[1])
+    assert code == 1 and took < 8, (code, took)
+    assert stderr.count("Traceback (most recent call last)") == 1 and NOT_THE_SAME in stderr
+    assert wanted in stderr and got in stderr
+
+
+@needs_mpi
+def test_a_message_larger_than_wanted_is_not_written():
+    code, stdout, stderr = mpirun(2, "faults.py", "larger_than_wanted")
+    assert code == 0, stderr
+    assert "rank 1 is told so and has 0 elements overwritten" in stdout
+
+
+def test_after_one_that_failed_there_are_no_more():
+    """Its messages may still come, into arrays that are something else by then."""
+
+    def program():
+        with pytest.raises(CommunicationError, match=NOT_THE_SAME):
+            npdp.allreduce(np.ones(1000 + npdp.rank()), algorithm="ring")
+        with pytest.raises(CommunicationError, match="of 8 int32 .* after a collective that failed: rank .* calls"):
+            npdp.allreduce(np.ones(8, np.int32), algorithm="ring")
+
+    run(2, program)
+
+
+def test_what_came_just_before_its_sender_left_has_come():
+    late, gone = threading.Event(), threading.Event()
+
+    def program(transport):
+        if transport.rank == 1:
+            late.wait()
+            transport.send(np.ones(3), 0)
+            transport.world.left.add(1)
+            gone.set()
+            return None
+        look = transport.in_vain
+
+        def in_vain(peers):  # looked at when the wait has timed out
+            late.set()
+            gone.wait()
+            return look(peers)
+
+        transport.in_vain, into = in_vain, np.zeros(3)
+        transport.wait(transport.receive(into, 1))
+        return into.tolist()
+
+    assert run_threads(2, program)[0] == [1, 1, 1]
+
+
+def test_notes_are_compared_by_number():
+    mine, theirs = Calls(0), Calls(1)
+    assert mine.note() == ""
+    for what in ("a", "b", "c"):
+        mine.begin(what)
+    for what in ("a", "x"):
+        theirs.begin(what)
+    assert mine.note() == "3 c" and theirs.note() == "2 x"
+    assert theirs.compare(0, mine.note()) is None  # it has not come so far
+    assert str(mine.compare(1, theirs.note())).startswith("rank 0 calls b, rank 1 x: the ranks do not call the same")
+    for _ in range(KEPT):
+        mine.begin("a")
+    assert mine.compare(1, theirs.note()) is None  # forgotten
+    assert mine.compare(1, f"{KEPT + 3} b") is not None and mine.compare(1, "4 b") is not None
+
+
+def test_messages_of_calls_in_a_row_are_told_apart():
+    made = Calls(0)
+    tags = [made.begin("the same").tag for _ in range(3)]
+    assert len(set(tags)) == 3 and set(tags) <= set(TAGS)
+    assert Calls(1).begin("the same").tag == tags[0]
+
+
+def test_a_note_is_sent_once_in_a_call_and_not_at_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(calls.time, "monotonic", lambda: now[0])
+    made = Calls(0)
+    assert not made.note_is_due()  # nothing was called
+    for _ in range(2):
+        made.begin("a")
+        due = []
+        for _ in range(5):
+            due.append(made.note_is_due())
+            now[0] += 0.6
+        assert due == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "mpi"])
+def test_what_is_begun_beside_the_program_is_counted_as_it_is_begun(algorithm):
+    def program():
+        world = init(algorithm)
+        world.transport.native_allreduce = lambda buffer, op: None
+        for count in (1, 2):
+            world.begin_allreduce(np.ones(count))
+        noted = world.transport.calls.note()
+        world.finish()
+        return noted
+
+    assert run(2, program) == [f"2 allreduce of 2 float64 (sum) by {algorithm}"] * 2
