@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ class Module:
     """
 
     training: bool = True
+    _holders: tuple[weakref.ref[Module], ...] = ()  # the modules that this was set in, the first one first
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -123,13 +125,42 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
         if isinstance(value, Module):
-            self._number_dropouts()
+            value._note_holder(self)
+            value._number_dropouts()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_holders"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # a copy, or what was pickled
+        vars(self).update(state)
+        for _, child in self.named_children():
+            child._note_holder(self)
+
+    # Dropouts have numbers, by which their masks differ
+    def _note_holder(self, holder: Module) -> None:
+        others = [known for known in self._holders if known() is not None and known() is not holder]
+        object.__setattr__(self, "_holders", (*others, weakref.ref(holder)))
+
+    def _roots(self) -> list[Module]:
+        """Return the outermost modules that this is a part of, itself if of none."""
+        above = [holder for known in self._holders if (holder := known()) is not None]
+        holding = [holder for holder in above if any(child is self for _, child in holder.named_children())]
+        return [root for holder in holding for root in holder._roots()] or [self]
 
     def _number_dropouts(self) -> None:
-        """Give each layer with a `layer_number` its place in this model: the same on every rank."""
-        numbered = [module for module in self.modules() if hasattr(module, "layer_number")]
-        for number, module in enumerate(numbered):
-            object.__setattr__(module, "layer_number", number)
+        """Give each layer with a `layer_number` its place in the whole model: the same on every rank.
+
+        Where models share parts, the one that took them first numbers them, and the others go on from there.
+        """
+        roots = {id(root): root for part in self.modules() for root in part._roots()}
+        numbers: dict[int, int] = {}
+        count = 0
+        for root in roots.values():
+            numbered = [module for module in root.modules() if hasattr(module, "layer_number")]
+            numbers = {id(module): count + place for place, module in enumerate(numbered)} | numbers
+            for module in numbered:
+                object.__setattr__(module, "layer_number", numbers[id(module)])
+            count += len(numbered)
 
     def __repr__(self) -> str:
         children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]

@@ -51,6 +51,8 @@ class DataParallel(Module):
         InputError: the ranks' models differ; the first difference is named.
     """
 
+    module: Module
+
     def __init__(
         self,
         module: Module,
@@ -60,7 +62,7 @@ class DataParallel(Module):
         overlap: bool = True,
         strategy: Strategy | None = None,
     ) -> None:
-        self.module = module
+        vars(self)["module"] = module  # not set as a part of this: its dropouts keep their numbers
         self.strategy = strategy or AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
         world = init()
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
