@@ -1,9 +1,11 @@
-"""Building a model part by part: which number each dropout gets, whatever is set when."""
+"""Building a model part by part: what may be a part, and which number each dropout gets, whatever is set when."""
 
 import copy
 import pickle
+from collections import OrderedDict
 
 import numpy as np
+import pytest
 
 from npdp import nn
 from npdp.autograd import Batch
@@ -75,3 +77,28 @@ def test_a_copy_numbers_its_own_dropouts():
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         twin.block.late = nn.Dropout()
         assert numbers(twin) == [0, 1] and numbers(model) == [0]
+
+
+def test_a_sequential_of_a_dict_calls_its_modules_by_their_names():
+    first, last = nn.Linear(3, 4), nn.Linear(4, 2)
+    model = nn.Sequential(OrderedDict([("last", first), ("act", nn.ReLU()), ("first", last)]))
+    assert [name for name, _ in model.named_parameters()] == ["last.weight", "last.bias", "first.weight", "first.bias"]
+    assert model.first is last and model[0] is first and len(model) == 3
+    x = np.ones((1, 3), np.float32)
+    np.testing.assert_array_equal(model(x).data, nn.Sequential(first, nn.ReLU(), last)(x).data)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "modules"),
+    [
+        (TypeError, "^Sequential: wanted a Module at 0, got list", [[nn.ReLU()]]),
+        (TypeError, "^Sequential: wanted a Module at 1, got function", [nn.ReLU(), lambda x: x]),
+        (TypeError, "^Sequential: wanted a Module at 1, got dict", [nn.ReLU(), {"a": nn.ReLU()}]),
+        (TypeError, "^Sequential: wanted a Module at 'act', got type", [{"act": nn.ReLU}]),
+        (ValueError, "no attribute's, got 'forward'", [{"forward": nn.ReLU()}]),
+        (ValueError, "without dots .*, got 'a.b'", [{"a.b": nn.ReLU()}]),
+    ],
+)
+def test_a_sequential_refuses_what_it_would_not_run(error, message, modules):
+    with pytest.raises(error, match=message):
+        nn.Sequential(*modules)

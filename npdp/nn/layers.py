@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,11 +90,20 @@ class Flatten(Module):
 
 
 class Sequential(Module):
-    """The given modules, one after the other."""
+    """The given modules, one after the other.
 
-    def __init__(self, *modules: Module) -> None:
-        for number, module in enumerate(modules):
-            setattr(self, str(number), module)
+    Args:
+        modules: each by itself; or one dict, whose names the modules get: `net.fc1`, `fc1.weight`.
+    """
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        named = modules[0] if len(modules) == 1 and isinstance(modules[0], Mapping) else dict(enumerate(modules))
+        for name, module in named.items():
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: wanted a Module at {name!r}, got {type(module).__name__}")
+            if "." in str(name) or hasattr(self, str(name)):
+                raise ValueError(f"Sequential: wanted a name without dots that is no attribute's, got {name!r}")
+            setattr(self, str(name), module)
 
     def forward(self, x: Any) -> Any:
         for module in self:
