@@ -1,4 +1,4 @@
-"""Building a model part by part: what may be a part, and which number each dropout gets, whatever is set when."""
+"""Building a model part by part, and changing it: what may be a part, the number of each dropout, parameters."""
 
 import copy
 import pickle
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npdp import nn
-from npdp.autograd import Batch
+from npdp.autograd import Batch, Tensor, no_grad
 from npdp.autograd.tensor import result
 
 
@@ -102,3 +102,52 @@ def test_a_sequential_of_a_dict_calls_its_modules_by_their_names():
 def test_a_sequential_refuses_what_it_would_not_run(error, message, modules):
     with pytest.raises(error, match=message):
         nn.Sequential(*modules)
+
+
+# Changing parameters by hand
+def test_parameters_are_changed_in_place_by_the_loop_that_pytorch_users_write():
+    model, x = nn.Linear(3, 2), np.ones((4, 3), np.float32)
+    before, version = model.state_dict(), model.weight.version[0]
+    model(x).sum().backward()
+    with no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.5 * parameter.grad
+        model.bias += Tensor([1.0, 2.0])
+        model.bias *= 3
+        model.bias /= np.float64(2)
+    np.testing.assert_array_equal(model.weight.data, before["weight"] - 2)
+    np.testing.assert_allclose(model.bias.data, (before["bias"] - 2 + [1, 2]) * 1.5, rtol=1e-6)
+    assert model.bias.dtype == np.float32 and isinstance(model.bias, nn.Parameter)
+    assert model.weight.version[0] == version + 1
+
+
+def test_a_parameter_is_not_changed_while_recording():
+    trained, frozen = nn.Parameter(np.ones(2)), nn.Parameter(np.ones(2), requires_grad=False)
+    for parameter, other in ((trained, 1.0), (frozen, trained * 2)):
+        values, same = parameter.data.copy(), parameter
+        with pytest.raises(RuntimeError, match="a change in place is not recorded"):
+            parameter += other
+        assert parameter is same and np.array_equal(parameter.data, values)
+    frozen += 1.0
+    np.testing.assert_array_equal(frozen.data, [2, 2])
+
+
+def test_what_is_no_parameter_is_added_up_and_recorded_as_before():
+    parameter, total = nn.Parameter(np.ones(2)), Tensor(np.zeros(2))
+    zeros = total
+    total += parameter * 3
+    total -= parameter
+    total.sum().backward()
+    np.testing.assert_array_equal(parameter.grad, [2, 2])
+    np.testing.assert_array_equal(zeros.data, [0, 0])
+
+
+@pytest.mark.parametrize("value", [Tensor(np.zeros(2, np.float32)), np.zeros(2, np.float32)], ids=["Tensor", "ndarray"])
+def test_a_parameter_does_not_lose_its_place_to_what_is_none(value):
+    layer = nn.Linear(3, 2)
+    with pytest.raises(TypeError, match=f"^Linear.bias is a Parameter: wanted another one, got {type(value).__name__}"):
+        layer.bias = value
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+    layer.mean = value
+    layer.bias = nn.Parameter(np.ones(2, np.float32))
+    layer.bias = None

@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 Vjp = Callable[..., Any]
 Hook = Callable[[Array], "Array | None"]
 
+NOT_RECORDED = "a change in place is not recorded: write it as x = x + y, or, for a parameter, inside no_grad()"
+
 
 class Node:
     """One operation that was carried out: what it read, and how gradients go back through it.
@@ -208,9 +210,7 @@ class Tensor:
     # In place: refused where it would make a recorded gradient wrong
     def _write(self, change: Callable[[Array], None]) -> Tensor:
         if self.node is not None or (self.requires_grad and _mode.grad_enabled):
-            raise RuntimeError(
-                "a change in place is not recorded: write it as x = x + y, or, for a parameter, inside no_grad()"
-            )
+            raise RuntimeError(NOT_RECORDED)
         change(self.data)
         self.version[0] += 1
         return self

@@ -123,10 +123,19 @@ class Module:
             parameter.version[0] += 1
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (Tensor, np.ndarray)):
+            self._require_parameter(name, value)
         object.__setattr__(self, name, value)
         if isinstance(value, Module):
             value._note_holder(self)
             value._number_dropouts()
+
+    def _require_parameter(self, name: str, value: Tensor | Array) -> None:
+        if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a Parameter: wanted another one, got {type(value).__name__}; "
+                f"to change its values, {name}.copy_(...) inside no_grad()"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_holders"}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.rows import RowGradient, Rows
-from npdp.autograd.tensor import Array, Hook, Tensor
+from npdp.autograd.tensor import NOT_RECORDED, Array, Hook, Tensor, TensorLike, is_grad_enabled
 
 LINE_BYTES = 64
 
@@ -29,7 +29,8 @@ Allocate = Callable[[int, "np.dtype[Any]"], Array]
 class Parameter(Tensor):
     """A leaf that a model owns and an optimiser changes; `requires_grad=False` freezes it.
 
-    A copy (`copy.deepcopy`, pickle) has the values, and is not laid flat.
+    A copy (`copy.deepcopy`, pickle) has the values, and is not laid flat. `p += x` and its like, inside `no_grad()`,
+    change the values in place.
 
     Args:
         data: its first values.
@@ -66,6 +67,24 @@ class Parameter(Tensor):
                 "sparse=False, or look at .grad after backward"
             )
         return super().register_hook(hook)
+
+    # Operators in place write, where `p = p - lr * p.grad` would only bind a name to a result
+    def __iadd__(self, other: TensorLike) -> Tensor:
+        return self._change(np.add, other)
+
+    def __isub__(self, other: TensorLike) -> Tensor:
+        return self._change(np.subtract, other)
+
+    def __imul__(self, other: TensorLike) -> Tensor:
+        return self._change(np.multiply, other)
+
+    def __itruediv__(self, other: TensorLike) -> Tensor:
+        return self._change(np.divide, other)
+
+    def _change(self, ufunc: np.ufunc, other: TensorLike) -> Tensor:
+        if isinstance(other, Tensor) and other.requires_grad and is_grad_enabled():
+            raise RuntimeError(NOT_RECORDED)
+        return self._write(lambda data: ufunc(data, np.asarray(other), out=data, dtype=data.dtype))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (np.array(self.data), self.requires_grad) + ((True,) if self.sparse else ())
