@@ -1,11 +1,13 @@
 """Sparse gradients over the ranks: every rank ends with those of one rank that sees the whole batch."""
 
+import copy
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers import served
 from worlds import Parallel, Plain, assert_as_on_one_rank, criterion, run
 
 import npdp
@@ -277,6 +279,19 @@ def test_data_parallel_takes_rows_that_no_loader_made():
     wanted = run(1, program)[0]
     for got in run(3, program):
         np.testing.assert_allclose(got, wanted, atol=1e-14)
+
+
+def test_a_copy_of_a_model_that_servers_train_is_sparse_and_trains_by_itself():
+    def program(way):
+        model = linear()
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        way.wrap(model)
+        again = copy.deepcopy(model)
+        x, y = dataset().take(slice(None))
+        criterion(again(x), y).backward()
+        return again.weight.sparse, type(again.weight.grad) is RowGradient, optimizer.iteration
+
+    assert served(program, servers=1, workers=2) == [(True, True, 0)] * 2
 
 
 def test_data_parallel_refuses_to_fuse_a_sparse_update():

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from npdp.autograd import Batch
 from npdp.autograd.tensor import Array, Tensor
 from npdp.nn.parameter import Parameter, put_in
@@ -36,7 +34,7 @@ class HiddenGradient(Parameter):
         self.__dict__["grad"] = grad
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Parameter, (np.array(self.data), self.requires_grad)
+        return Parameter, Parameter.__reduce__(self)[1]
 
 
 @cache
