@@ -1,5 +1,8 @@
 """Who takes part in an exchange: equal models, wrapped once, each gradient sent once, by loader or without."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from worlds import (
@@ -307,3 +310,14 @@ def test_a_wrapped_model_keeps_its_names_and_its_modes():
 
     assert nn.DataParallel is npdp.DistributedDataParallel
     assert run(2, program) == [(0.0, True)] * 2
+
+
+@pytest.mark.parametrize("take", [copy.deepcopy, pickle.dumps])
+def test_copying_what_ranks_or_parameters_are_tied_to_says_what_to_copy(take):
+    model = mlp()
+    wrapped, optimizer = nn.DataParallel(model), optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"^DataParallel cannot be copied .* copy or pickle model\.module, and wrap"):
+        take(nn.Sequential(wrapped))
+    with pytest.raises(TypeError, match=r"^SGD cannot be deep-copied or .* a new one .*, SGD\(copy\.parameters\(\)"):
+        take(optimizer)
+    take(wrapped.module)

@@ -12,7 +12,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -194,6 +194,18 @@ class Optimizer:
     def current_lr(self) -> float:
         """The learning rate of the next step."""
         return self.lr(self.iteration) if callable(self.lr) else self.lr
+
+    def __copy__(self) -> Optimizer:  # on the same parameters and state
+        twin: Optimizer = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} cannot be deep-copied or pickled, as it changes parameters where they lie: copy or pickle the "
+            f"model, and make a new one for the copy, {name}(copy.parameters(), ...)"
+        )
 
     def zero_grad(self) -> None:
         """Forget the gradients: every `.grad` is None, and the next backward writes, not adds."""

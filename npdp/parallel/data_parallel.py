@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -96,6 +96,11 @@ class DataParallel(Module):
         return self.module(*inputs, **named)
 
     __call__ = forward
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "DataParallel cannot be copied or pickled, as ranks meet in it: copy or pickle model.module, and wrap that"
+        )
 
     def synchronize(self) -> None:
         """Give every rank the newest parameters, the same; collective.
