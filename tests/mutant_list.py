@@ -408,6 +408,10 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_replicas.py::test_broadcast_parameters_takes_a_state_dict_as_horovod_does_or_named_"
                "parameters"),
         Mutant("npdp/parallel/replicas.py",
+               "if isinstance(name, str) and isinstance(value, Tensor):",
+               "if isinstance(name, str):",
+               "tests/test_replicas.py::test_broadcast_parameters_refuses_what_are_no_parameters_by_name"),
+        Mutant("npdp/parallel/replicas.py",
                "for _, parameter in sorted(named, key=lambda pair: pair[0]):",
                "for _, parameter in named:",
                "tests/test_replicas.py::test_the_hash_is_of_names_order_and_values_and_equal_on_all_ranks_afte"

@@ -219,17 +219,38 @@ def test_wrapping_gives_all_ranks_the_values_of_rank_0():
 
 
 @pytest.mark.parametrize("root", [0, 2])
-@pytest.mark.parametrize("what", ["state_dict", "named_parameters"])
-def test_broadcast_parameters_takes_a_state_dict_as_horovod_does_or_named_parameters(what, root):
+@pytest.mark.parametrize(
+    "take",
+    [nn.Module.state_dict, nn.Module.named_parameters, lambda model: dict(model.named_parameters())],
+    ids=["state_dict", "named_parameters", "dict"],
+)
+def test_broadcast_parameters_takes_a_state_dict_as_horovod_does_or_named_parameters(take, root):
     def program():
         model = mlp(seed=npdp.rank())
         before = parameters(model)
-        npdp.broadcast_parameters(getattr(model, what)(), root=root)
+        npdp.broadcast_parameters(take(model), root=root)
         return before, parameters(model)
 
     results = run(3, program)
     for _, after in results:
         assert_close(after, results[root][0], tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("take", "got"),
+    [
+        (nn.Module.parameters, "got generator with Parameter"),
+        (lambda model: model, "got Layers with Linear"),
+        (lambda model: model[0], "got Linear"),
+        (lambda model: dict(model.state_dict()), "got dict with ndarray, copies of values that the model would not"),
+        (list, "got list with Linear"),
+        (lambda model: None, "got NoneType"),
+    ],
+    ids=["parameters", "model", "layer", "dict of copies", "list", "None"],
+)
+def test_broadcast_parameters_refuses_what_are_no_parameters_by_name(take, got):
+    with pytest.raises(TypeError, match=rf"wanted model\.state_dict\(\) itself or model\.named_parameters\(\), {got}"):
+        npdp.broadcast_parameters(take(mlp()))
 
 
 def bias(layer, count, dtype):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
+from npdp.autograd import Tensor
 from npdp.nn.module import StateDict
 from npdp.nn.parameter import Parameter
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.world import init
 
-Named = Iterable[tuple[str, Parameter]]
+Named = Iterable[tuple[str, Tensor]]
 
 
 def describe(named: Named) -> list[str]:
@@ -23,22 +25,25 @@ def describe(named: Named) -> list[str]:
     return sorted(f"{name} {parameter.shape} {parameter.dtype}{_place(parameter)}" for name, parameter in named)
 
 
-def _place(parameter: Parameter) -> str:
-    return f", number {parameter.place[1]} in memory" if parameter.place else ""
+def _place(parameter: Tensor) -> str:
+    place = parameter.place if isinstance(parameter, Parameter) else None
+    return f", number {place[1]} in memory" if place else ""
 
 
-def broadcast_parameters(parameters: StateDict | Named, root: int = 0) -> None:
+def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -> None:
     """Give every rank the values of `root`; collective, in place. Horovod's name.
 
     Args:
-        parameters: (name, Parameter) pairs as `named_parameters()` gives them, or a model's `state_dict()`, which
-            stands for the model's parameters themselves; names, shapes and dtypes are compared first.
+        parameters: (name, Parameter) pairs as `named_parameters()` gives them, or a dict of them; or a model's
+            `state_dict()`, which stands for the model's parameters themselves. Names, shapes and dtypes are compared
+            first.
         root: the rank whose values are taken.
 
     Raises:
         InputError: the ranks' parameters differ in name, shape or dtype.
+        TypeError: these are no parameters by name.
     """
-    pairs = list(parameters.parameters.items() if isinstance(parameters, StateDict) else parameters)
+    pairs = _pairs(parameters)
     world = init()
     require_equal(world, "parameters", describe(pairs))
     for _, parameter in sorted(pairs, key=lambda pair: pair[0]):
@@ -46,6 +51,22 @@ def broadcast_parameters(parameters: StateDict | Named, root: int = 0) -> None:
         world.broadcast(values, root)
         parameter.data[...] = values
         parameter.version[0] += 1
+
+
+def _pairs(parameters: Any) -> list[tuple[str, Tensor]]:
+    """Return the parameters with their names, or say what is wrong with what was given."""
+    named = parameters.parameters if isinstance(parameters, StateDict) else parameters
+    pairs = list(named.items() if isinstance(named, Mapping) else named) if isinstance(named, Iterable) else [named]
+    for pair in pairs:
+        name, value = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, pair)
+        if isinstance(name, str) and isinstance(value, Tensor):
+            continue
+        kind = type(parameters).__name__ + ("" if value is parameters else f" with {type(value).__name__}")
+        why = ", copies of values that the model would not see" if isinstance(value, np.ndarray) else ""
+        raise TypeError(
+            f"broadcast_parameters: wanted model.state_dict() itself or model.named_parameters(), got {kind}{why}"
+        )
+    return pairs
 
 
 def parameters_sha256(named: Named) -> str:
