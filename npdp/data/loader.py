@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from npdp.autograd import Batch, Tensor, is_grad_enabled
+from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
 from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, shard
 
@@ -22,19 +23,24 @@ class Dataset(Protocol):
 class DataLoader:
     """Iterates over (inputs, labels) of this rank, an epoch at a time; each sample exactly once over all ranks.
 
-    Each pass moves on to the order of the next epoch by itself.
+    Each pass moves on to the order of the next epoch by itself. Every rank gives its loader the whole dataset, not its
+    shard of it. To evaluate on one rank alone, say rank=0, world_size=1.
 
     Args:
-        dataset: samples; the same on every rank.
+        dataset: samples, whose rows are (features, label); the same on every rank.
         batch_size: of the global batch, over all ranks together.
         shuffle: whether each epoch has an order of its own.
         seed: of the orders; must be the same on every rank.
         accumulate: each global batch comes in so many pieces, one after the other; their gradients, added
-            up over all pieces and ranks, are those of the whole batch.
+            up over all pieces and ranks, are those of the whole batch. Under DataParallel or DistributedOptimizer, on
+            one rank too: there each piece weighs as many samples as it has, so its loss is not to be divided.
         rank, world_size: whose part; this rank's where not given.
 
     Attributes:
         epoch: the number of the next pass.
+
+    Raises:
+        TypeError: this is no dataset, but arrays, say, of which one is to be made.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class DataLoader:
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
+        _require_dataset(dataset)
         for name, value in {"batch_size": batch_size, "accumulate": accumulate}.items():
             if value < 1:
                 raise ValueError(f"DataLoader: {name} must be at least 1, got {value}")
@@ -121,6 +128,20 @@ class DataLoader:
             x, y = self.dataset[0]
             return np.empty((0, *np.shape(x)), np.asarray(x).dtype), np.empty((0, *np.shape(y)), np.asarray(y).dtype)
         return np.stack([np.asarray(x) for x, _ in samples]), np.stack([np.asarray(y) for _, y in samples])
+
+
+def _require_dataset(dataset: Any) -> None:
+    """Raise TypeError where this has no rows of two, as far as can be told without reading one."""
+    has_rows = hasattr(dataset, "take") or hasattr(dataset, "__getitem__")
+    is_array = isinstance(dataset, (np.ndarray, Tensor, SparseRows))
+    first = dataset[:1] if isinstance(dataset, (tuple, list)) else ()
+    are_pairs = all(isinstance(row, (tuple, list)) and len(row) == 2 for row in first)
+    if not hasattr(dataset, "__len__") or not has_rows or is_array or not are_pairs:
+        of = f" of {type(first[0]).__name__}" if first else ""
+        raise TypeError(
+            "DataLoader: wanted a dataset, whose rows are (features, label), got "
+            f"{type(dataset).__name__}{of}; ArrayDataset(x, y) makes one of arrays"
+        )
 
 
 def _tensor(values: Any, batch: Batch) -> Any:
