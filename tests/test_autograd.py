@@ -444,6 +444,8 @@ def test_reductions_take_pytorchs_names_too():
     x = Tensor(np.arange(6.0).reshape(2, 3))
     assert np.array_equal(x.sum(dim=1, keepdim=True).data, x.sum(axis=1, keepdims=True).data)
     assert np.array_equal(x.mean(dim=0).data, x.mean(0).data)
+    assert np.array_equal(x.argmax(dim=1, keepdim=True).data, [[2], [2]]) and x.argmax().item() == 5
+    assert np.array_equal(x.logsumexp(dim=0).data, x.logsumexp(0).data)
 
 
 def test_a_hook_of_a_number_gets_an_array():

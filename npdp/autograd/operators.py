@@ -252,11 +252,15 @@ def _comparison(ufunc):
     )
 
 
-def _reduction(op):
+def _reduction(op, default: Axis = None):
     """Return a reduction as a method, under NumPy's names of its arguments or PyTorch's."""
-    return lambda self, axis=None, keepdims=False, *, dim=None, keepdim=False: op(
+    return lambda self, axis=default, keepdims=False, *, dim=None, keepdim=False: op(
         self, axis=axis if dim is None else dim, keepdims=keepdims or keepdim
     )
+
+
+def _argmax(x: Tensor, *, axis: Axis, keepdims: bool) -> Tensor:
+    return result(np.asarray(x.data.argmax(axis=axis, keepdims=keepdims)), x.batch)
 
 
 def _shape_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
@@ -286,8 +290,8 @@ for _name, _method in {
     "clip": lambda self, low=None, high=None: clip(self, low=low, high=high),
     "softmax": lambda self, axis=-1, *, dim=None: softmax(self, axis=axis if dim is None else dim),
     "log_softmax": lambda self, axis=-1, *, dim=None: log_softmax(self, axis=axis if dim is None else dim),
-    "logsumexp": lambda self, axis=-1, keepdims=False: logsumexp(self, axis=axis, keepdims=keepdims),
-    "argmax": lambda self, axis=None: result(np.asarray(self.data.argmax(axis=axis)), self.batch),
+    "logsumexp": _reduction(logsumexp, -1),
+    "argmax": _reduction(_argmax),
     "reshape": lambda self, *shape: reshape(self, shape=_shape_of(shape)),
     "transpose": _transpose,
     "T": property(_transpose),
