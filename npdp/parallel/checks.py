@@ -25,7 +25,8 @@ def checked(array: Any, op: str, writeable: bool = True) -> Array:
     if dtype.num not in _NUMBERS or not dtype.isnative:
         raise TypeError(f"a collective takes float32, float64, int32 or int64, got {dtype}")
     if op not in OPS:
-        raise ValueError(f"no op {op!r}; there are {', '.join(OPS)}")
+        hint = "; the average is 'mean'" if op in ("average", "avg") else ""
+        raise ValueError(f"no op {op!r}; there are {', '.join(OPS)}{hint}")
     if op == "mean" and dtype.kind == "i":
         raise TypeError(f"the mean of {dtype} is no {dtype}: convert to float first, or take the sum")
     if not flags.forc:
