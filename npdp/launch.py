@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from npdp import environment
+from npdp.comm.ending import signal_when_parent_dies
 from npdp.errors import InputError
 from npdp.report.console import TERMINAL
 
@@ -85,7 +86,7 @@ def find_mpirun() -> str:
 def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> int:
     """Run `python -m module arguments` on so many ranks; return mpirun's exit code.
 
-    Ctrl-C and SIGTERM end all ranks: mpirun gets a SIGTERM, and is waited for.
+    What ends this process ends all ranks: mpirun gets a SIGTERM, and is waited for where this process lives to do so.
     """
     command = [find_mpirun(), "-n", str(ranks), sys.executable, "-m", module, *arguments]
     variables = {**os.environ, **settings(ranks)}
@@ -94,16 +95,23 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
     with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder
-        return _wait(subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True))
+        process = subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=signal_when_parent_dies(signal.SIGTERM),
+        )  # fmt: skip
+        return _wait(process)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code; meanwhile Ctrl-C and SIGTERM go to the process as SIGTERM."""
+    """Return the exit code; meanwhile Ctrl-C, SIGTERM and a terminal that closes reach the process as SIGTERM."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         process.terminate()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         return process.wait()
     finally:

@@ -1,6 +1,7 @@
 """What the launcher and the machine say: ranks, cores, BLAS threads; and the mpirun that fits, with its settings."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,32 @@ def test_without_mpi_it_says_what_to_install(elsewhere):
     failed = library_says(1, stderr="Traceback ...\nImportError: cannot load MPI library")
     with failed, pytest.raises(InputError, match=said):
         launch.find_mpirun()
+
+
+class Signalled:
+    """A process that ends when it is told to; while it is waited for, a signal reaches the one who waits."""
+
+    told = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def terminate(self) -> None:
+        self.told = True
+
+    def wait(self) -> bool:
+        os.kill(os.getpid(), self.number)
+        return self.told
+
+
+@pytest.mark.parametrize(("before", "ended"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)], ids=["", "nohup"])
+def test_a_terminal_that_closes_ends_mpirun_except_under_nohup(before, ended):
+    handler = signal.signal(signal.SIGHUP, before)
+    try:
+        assert launch._wait(Signalled(signal.SIGHUP)) == ended
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, handler)
 
 
 @pytest.mark.parametrize("said", [{}, {"PRTE_MCA_prte_tmpdir_base": "/elsewhere"}])

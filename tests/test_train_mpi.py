@@ -182,12 +182,16 @@ def test_npdp_train_hands_on_a_crash():
     assert stderr.count(TRACEBACK) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_npdp_train_ends_all_ranks(number, tmp_path):
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell mpirun")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=LINUX)])
+def test_a_signal_to_npdp_train_ends_all_ranks(number, tmp_path, tmp_path_factory):
     mark, metrics = uuid.uuid4().hex, tmp_path / "m"
+    temporary = {"TMPDIR": str(tmp_path_factory.mktemp("t"))}  # for the folder that a killed one leaves
     flags = ("--ranks", "3", "--epochs", "1000000", "--quiet", "--metrics", str(metrics))
     process = subprocess.Popen(
-        [sys.executable, "-m", "npdp", "train", *flags], env={**os.environ, **SETTINGS, MARK: mark},
+        [sys.executable, "-m", "npdp", "train", *flags], env={**os.environ, **SETTINGS, **temporary, MARK: mark},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -50,11 +50,21 @@ def end_with_launcher() -> None:
     A launcher that is itself killed (kill -9, out of memory) can no longer end its ranks: they would wait for ever, or
     train on unseen.
     """
-    if not sys.platform.startswith("linux") or not any(name in os.environ for name in ENDS_ITS_RANKS):
-        return
+    if any(name in os.environ for name in ENDS_ITS_RANKS):
+        signal_when_parent_dies(signal.SIGKILL)()
+
+
+def signal_when_parent_dies(number: signal.Signals) -> Callable[[], None]:
+    """Return what a process calls to get this signal when the thread that started it ends; nothing outside Linux.
+
+    It lasts through exec. A `preexec_fn` may call it: all that must not be done between fork and exec is done here.
+    """
+    if not sys.platform.startswith("linux"):
+        return lambda: None
     import ctypes
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, int(number))
 
 
 def announce_failure(text: str) -> None:
