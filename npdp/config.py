@@ -184,7 +184,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                        help="cosine (default): down to 0 over the run; step: a tenth every third of it; constant")
     model.add_argument("--warm-up-epochs", type=_NOT_NEGATIVE, default=0.0, metavar="N",
                        help="rise to the learning rate over so many epochs (0)")
-    model.add_argument("--momentum", type=_FRACTION, metavar="M", help="of sgd (0.9; for sparse data 0)")
+    model.add_argument("--momentum", type=_FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")
     model.add_argument("--weight-decay", type=_NOT_NEGATIVE, default=0.0, metavar="D", help="(0)")
     model.add_argument("--clip-norm", type=_POSITIVE, default=None, metavar="N",
                        help="scale the gradient down to this norm (off)")

@@ -22,7 +22,7 @@ from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import World
 from npdp.partition import bounds
 
-MOMENTUM = 0.9  # where nobody says, and the data is not sparse
+MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
 
 
 class Job(NamedTuple):
@@ -71,15 +71,17 @@ def prepare(config: TrainConfig, world: World) -> Job:
     require_equal(world, "data sets", [data.source, fingerprint])
     sparse = isinstance(data.train, SparseDataset)
     name = config.model or models.default_name(data.classes, sparse)
-    if config.momentum is None:
-        config = replace(config, momentum=0.0 if sparse else MOMENTUM)
-    agree(world, lambda: _refuse_unfit(config, name, sparse))
+    agree(world, lambda: _refuse_unfit_model(name, sparse))
     features = data.train.sample_shape[0]
     model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
+    what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
+    if config.momentum is None:
+        config = replace(config, momentum=0.0 if what_is_sparse else MOMENTUM)
+    agree(world, lambda: _refuse_unfit_optimizer(config, what_is_sparse))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
     nbytes = sum(parameter.data.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    trained = strategies.Trained(run, nbytes, sparse)
+    trained = strategies.Trained(run, nbytes, what_is_sparse)
     strategy = agree(world, lambda: strategies.make(config, world, trained))
     agree(world, lambda: require_ranks(config.inject, strategy.workers(world.world_size)))
     return Job(
@@ -94,16 +96,25 @@ def prepare(config: TrainConfig, world: World) -> Job:
     )
 
 
-def _refuse_unfit(config: TrainConfig, name: str, sparse: bool) -> None:
-    """Raise InputError where model or optimiser cannot be used on data of this kind."""
+def _has_rows(model: nn.Module) -> bool:
+    """Return whether a gradient is rows: of a parameter that is sparse, and trained."""
+    return any(parameter.sparse and parameter.requires_grad for parameter in model.parameters())
+
+
+def _refuse_unfit_model(name: str, sparse: bool) -> None:
+    """Raise InputError where a model cannot be used on data of this kind."""
     if name in models.MODELS and (name in models.SPARSE) != sparse:
         fitting = [other for other in models.MODELS if (other in models.SPARSE) == sparse]
         kind = "sparse" if sparse else "a table"
         raise InputError(f"--model {name}: the data is {kind}: wanted {', '.join(fitting)} or file.py:function")
-    if sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
+
+
+def _refuse_unfit_optimizer(config: TrainConfig, what_is_sparse: str | None) -> None:
+    """Raise InputError where an optimiser would change rows without a gradient."""
+    if what_is_sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
         raise InputError(
-            "sparse data: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 --weight-decay 0, "
-            f"got {config.optimizer}, {config.momentum} and {config.weight_decay}"
+            f"sparse {what_is_sparse}: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 "
+            f"--weight-decay 0, got {config.optimizer}, {config.momentum} and {config.weight_decay}"
         )
 
 

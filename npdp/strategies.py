@@ -27,12 +27,12 @@ class Trained(NamedTuple):
     Attributes:
         run: what a record of arrivals must belong to.
         nbytes: of its parameters that are trained.
-        sparse: whether the data is.
+        what_is_sparse: the data, its parameters, or None.
     """
 
     run: dict[str, Any]
     nbytes: int
-    sparse: bool = False
+    what_is_sparse: str | None = None
 
 
 def make(config: TrainConfig, world: World, trained: Trained) -> Strategy:
@@ -60,10 +60,10 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 def _allreduce(config: TrainConfig, world: World, trained: Trained) -> Strategy:
     """Updates are fused where that is quicker: in shared memory, and where nothing looks at gradients in between."""
-    if trained.sparse and config.update == "fused":
-        raise InputError(f"sparse data: --update fused {_WHOLE_PARAMETERS} --update replicated")
-    if trained.sparse or config.update != "auto":
-        return AllReduce("replicated" if trained.sparse else config.update)
+    if (sparse := trained.what_is_sparse) is not None and config.update == "fused":
+        raise InputError(f"sparse {sparse}: --update fused {_WHOLE_PARAMETERS} --update replicated")
+    if sparse is not None or config.update != "auto":
+        return AllReduce(config.update if sparse is None else "replicated")
     in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
     fused = in_memory and config.clip_norm is None and trained.nbytes >= FUSED_FROM_BYTES
     return AllReduce("fused" if fused else "replicated")
@@ -87,8 +87,8 @@ def _parameter_server(config: TrainConfig, world: World, trained: Trained) -> St
 
 
 def _local_sgd(config: TrainConfig, world: World, trained: Trained) -> Strategy:
-    if trained.sparse:
-        raise InputError(f"sparse data: --strategy local-sgd {_WHOLE_PARAMETERS} --strategy allreduce or ps")
+    if (sparse := trained.what_is_sparse) is not None:
+        raise InputError(f"sparse {sparse}: --strategy local-sgd {_WHOLE_PARAMETERS} --strategy allreduce or ps")
     return LocalSGD(config.local_iterations, config.outer_momentum, config.outer_learning_rate)
 
 

@@ -1488,6 +1488,14 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_train.py::test_any_number_of_ranks_trains_the_model_of_one_rank_and_uses_each_sampl"
                "e_once[3-1437]"),
         Mutant("npdp/job.py",
+               '"parameters" if _has_rows(model) else None',
+               "None",
+               "tests/test_sparse_using.py::test_what_cannot_be_done_with_its_rows_is_refused"),
+        Mutant("npdp/parallel/local_sgd.py",
+               "if any(parameter.sparse for parameter in mine):",
+               "if False:",
+               "tests/test_local_sgd.py::test_sparse_parameters_are_refused"),
+        Mutant("npdp/job.py",
                'world.allreduce(totals, algorithm="tree")',
                "pass",
                "tests/test_train.py::test_any_number_of_ranks_trains_the_model_of_one_rank_and_uses_each_sampl"

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 from launching import mpirun, needs_mpi
+from test_bad_input import refusal
+from test_train import fit, off
 
 from npdp import train
 from npdp.cli import main
@@ -91,6 +93,47 @@ def test_an_asynchronous_run_on_rows_is_repeated_to_the_bit(folder, tmp_path):
 def test_what_passes_over_whole_parameters_is_refused(folder, flags, capsys):
     assert train.main(["--data", str(folder / "data.npz"), *flags.split()]) == 2
     assert "passes over whole parameters" in capsys.readouterr().err
+
+
+EMBEDDING = """
+from npdp import nn
+
+class Model(nn.Module):
+    def __init__(self, classes):
+        self.embedding, self.linear = nn.Embedding(17, 4), nn.Linear(256, classes)
+
+    def forward(self, x):
+        return self.linear(self.embedding(x.data.astype(int)).reshape(len(x), -1))
+
+def make(classes):
+    return Model(classes)
+"""
+
+
+@pytest.fixture(scope="module")
+def embedding(folder):
+    """A model with sparse parameters for the digits, which are a table: a pixel is one of 17 numbers."""
+    (folder / "embedding.py").write_text(EMBEDDING)
+    return ["--model", f"{folder}/embedding.py:make"]
+
+
+@pytest.mark.parametrize("flags", ["", "--strategy ps --servers 0"])
+def test_a_model_with_sparse_parameters_trains_on_a_table_by_default(embedding, flags):
+    run = fit("--quiet", "--epochs", "1", "--dtype", "float64", *embedding, *flags.split(), ranks=2)
+    assert run.code == 0 and run.events[0]["momentum"] == 0
+    assert off(run, fit("--quiet", "--epochs", "1", "--dtype", "float64", *embedding)) <= 1e-10
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    ("--update fused", "passes over whole parameters; use --update replicated"),
+    ("--strategy local-sgd", "passes over whole parameters; use --strategy allreduce or ps"),
+    ("--momentum 0.9", "only rows with a gradient are updated: wanted --optimizer sgd --momentum 0"),
+    ("--optimizer adam", "only rows with a gradient are updated: wanted --optimizer sgd --momentum 0"),
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["", "--transport threads --ranks 2"])
+def test_what_cannot_be_done_with_its_rows_is_refused(embedding, flags, said, where, capsys):
+    line = refusal(capsys, train.main, *embedding, *flags.split(), *where.split())
+    assert line.startswith("npdp: error: sparse parameters: ") and said in line
 
 
 @needs_mpi
