@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from itertools import pairwise
@@ -109,9 +110,14 @@ def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
 
 
 def _import(path: str) -> Any:
+    """Return the module in a file, run as Python runs a script: what lies beside it can be imported."""
     spec = importlib.util.spec_from_file_location("npdp_users_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses, and pickle, look for what a class was made in
+    folder = os.path.dirname(os.path.abspath(path))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         with ONE_AT_A_TIME:
             code = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]

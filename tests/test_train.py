@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,6 +249,19 @@ def test_no_epochs_is_fine_and_does_nothing():
     assert (run.end["epochs"], run.end["iterations"], run.end["samples_seen"], run.end["samples_per_s"]) == (0, 0, 0, 0)
     assert run.end["train_loss"] > 1  # that of weights which nobody has trained
     assert run.end["parameters_sha256"] == fit("--quiet", "--epochs", 0).end["parameters_sha256"]
+
+
+def test_a_file_of_ones_own_runs_as_a_script_does(tmp_path, monkeypatch):
+    """Dataclasses look for the module that a class was made in; and a script imports what lies beside it."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "npdp_tests_layers.py").write_text("from npdp import nn\n\nLayer = nn.Linear\n")
+    (tmp_path / "own.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport npdp_tests_layers\n\n"
+        "@dataclass\nclass Sizes:\n    features: int\n    classes: int = 10\n\n"
+        "def make(features):\n    sizes = Sizes(features)\n"
+        "    return npdp_tests_layers.Layer(sizes.features, sizes.classes)\n"
+    )
+    assert fit("--quiet", "--epochs", 1, "--model", f"{tmp_path}/own.py:make", ranks=2).code == 0
 
 
 # What it reports
