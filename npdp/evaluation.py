@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,21 +25,33 @@ class Score(NamedTuple):
 
 
 def evaluate(world: World, model: nn.Module, dataset: ArrayDataset, classes: int | None) -> Score:
-    """Return the score of `model`, each rank having looked at its part of the data; collective."""
+    """Return the score of `model`, each rank having looked at its part of the data; collective.
+
+    Modules are in training or in evaluation afterwards as they were before, whatever happens.
+    """
     criterion = nn.MSELoss() if classes is None else nn.CrossEntropyLoss()
     sums = np.zeros(3, np.float64)  # loss, right answers, samples
-    model.eval()
-    with no_grad():
+    with _evaluating(model), no_grad():
         for inputs, labels in blocks(dataset, *part(len(dataset), world.world_size, world.rank)):
             outputs = model(inputs)
             sums[0] += criterion(outputs, labels).item() * len(labels)
             if classes is not None:
                 sums[1] += int((outputs.data.argmax(axis=1) == labels.data).sum())
             sums[2] += len(labels)
-    model.train()
     world.allreduce(sums, algorithm="tree")
     count = sums[2] or 1
     return Score(float(sums[0] / count), float(sums[1] / count) if classes is not None else None)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def blocks(dataset: ArrayDataset, start: int, stop: int) -> Iterator[tuple[Any, Tensor]]:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -347,3 +348,13 @@ def test_a_model_is_scored_without_dropout_and_goes_on_with_it():
     first, second = (evaluate(init(), model, dataset, classes=2) for _ in range(2))
     assert first == second  # dropout would draw two masks
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("features", [3, 4], ids=["", "after an exception"])
+def test_scoring_leaves_each_module_in_training_or_not_as_it_was(features):
+    model = nn.Sequential(nn.Dropout(0.5, seed=1), nn.Linear(3, 2))
+    model[0].eval()
+    dataset = ArrayDataset(np.ones((20, features), np.float32), np.zeros(20, np.int64))
+    with nullcontext() if features == 3 else pytest.raises(ValueError, match="3"):
+        evaluate(init(), model, dataset, classes=2)
+    assert [module.training for module in model.modules()] == [True, False, True]
