@@ -84,8 +84,9 @@ def find_mpirun() -> str:
 
 
 def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> int:
-    """Run `python -m module arguments` on so many ranks; return mpirun's exit code.
+    """Run `python -m module arguments` on so many ranks; return mpirun's exit code, 2 where they refuse flags or input.
 
+    Those leave with 0 and a file then: of any other code mpirun makes seven lines.
     What ends this process ends all ranks: mpirun gets a SIGTERM, and is waited for where this process lives to do so.
     """
     command = [find_mpirun(), "-n", str(ranks), sys.executable, "-m", module, *arguments]
@@ -95,11 +96,13 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
     with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder
+        refusal = variables[environment.REFUSAL] = os.path.join(folder, "refusal")
         process = subprocess.Popen(
             command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True,
             preexec_fn=signal_when_parent_dies(signal.SIGTERM),
         )  # fmt: skip
-        return _wait(process)
+        code = _wait(process)
+        return 2 if os.path.exists(refusal) else code
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

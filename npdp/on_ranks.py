@@ -5,6 +5,7 @@ What one rank cannot use no rank uses: all share the verdict, and leave together
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -31,7 +32,7 @@ Flags = TypeVar("Flags", bound=RankFlags)
 
 
 def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Callable[[Flags], str]) -> int:
-    """Run a program on every rank; return its exit code, 2 where flags or input cannot be used.
+    """Run a program on every rank; return this rank's exit code, 2 where flags or input cannot be used.
 
     Args:
         parse: returns the flags, or raises InputError.
@@ -44,7 +45,16 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
     except InputError as error:
         if launched is None or launched.rank == 0:
             refuse(str(error))
+        return _code_of_refusal()
+
+
+def _code_of_refusal() -> int:
+    """Return this rank's exit code: 2, or 0 where the command that started it can be told by a file."""
+    try:
+        open(os.environ[environment.REFUSAL], "w").close()
+    except (KeyError, OSError):  # nobody waits for one, or this is another host
         return 2
+    return 0
 
 
 def run(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Callable[[Flags], str]) -> int:

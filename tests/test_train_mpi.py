@@ -171,8 +171,9 @@ def test_npdp_train_starts_the_ranks_and_hands_on_0(tmp_path):
 
 def test_npdp_train_hands_on_2_for_what_only_the_ranks_can_see():
     before = time.monotonic()
-    line = refused(python("-m", "npdp", "train", "--ranks", "3", "--data", "missing.csv"), before)
-    assert "missing.csv" in line
+    outcome = python("-m", "npdp", "train", "--ranks", "3", "--data", "missing.csv")
+    assert "missing.csv" in refused(outcome, before)
+    assert outcome.stderr.count("\n") == 1  # and nothing of mpirun's
 
 
 def test_npdp_train_hands_on_a_crash():
