@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import npdp
 from npdp.config import Parser
 from npdp.errors import InputError
+from npdp.on_ranks import RankFlags
 from npdp.report.console import refuse
 
 EXAMPLES = """
@@ -29,8 +30,7 @@ def train(arguments: Sequence[str]) -> int:
     from npdp import config
     from npdp import train as training
 
-    parsed = config.parse(arguments)
-    return _on_ranks(parsed.ranks or 1, parsed.transport, "npdp.train", training.main, arguments)
+    return _on_ranks(config.parse, "npdp.train", training.main, arguments)
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -45,7 +45,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="as in training: it chose the test part (0)")
     from npdp import using
 
-    return _report(lambda: using.evaluate(**vars(parser.parse_args(arguments))))
+    return _report(parser, arguments, using.evaluate)
 
 
 def predict(arguments: Sequence[str]) -> int:
@@ -60,7 +60,7 @@ def predict(arguments: Sequence[str]) -> int:
     parser.add_argument("--probabilities", action="store_true", help="each class's probability, comma-separated")
     from npdp import using
 
-    return _report(lambda: using.predict(**vars(parser.parse_args(arguments))))
+    return _report(parser, arguments, using.predict)
 
 
 def env(arguments: Sequence[str]) -> int:
@@ -81,8 +81,7 @@ def bench(arguments: Sequence[str]) -> int:
     """Time collectives and training iterations."""
     from npdp.bench import flags, run
 
-    parsed = flags.parse(arguments)
-    return _on_ranks(parsed.ranks or 1, parsed.transport, "npdp.bench", run.main, arguments)
+    return _on_ranks(flags.parse, "npdp.bench", run.main, arguments)
 
 
 def calibrate(arguments: Sequence[str]) -> int:
@@ -101,14 +100,19 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def _on_ranks(
-    ranks: int, transport: str, module: str, main: Callable[[Sequence[str]], int], arguments: Sequence[str]
+    parse: Callable[[Sequence[str]], RankFlags],
+    module: str,
+    main: Callable[[Sequence[str]], int],
+    arguments: Sequence[str],
 ) -> int:
     """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
     from npdp import environment, launch
 
     launched = environment.launch()
-    if (launched is None or launched.world_size == 1) and transport == "mpi" and ranks > 1:
-        return launch.run_ranks_with_mpirun(ranks, module, arguments)
+    if launched is None or launched.world_size == 1:
+        flags = parse(arguments)  # what is wrong with them is said before ranks are started
+        if flags.transport == "mpi" and (flags.ranks or 1) > 1:
+            return launch.run_ranks_with_mpirun(flags.ranks or 1, module, arguments)
     return main(arguments)
 
 
@@ -121,13 +125,21 @@ def _parser(name: str, description: str, examples: str) -> Parser:
     )
 
 
-def _report(work: Callable[[], str]) -> int:
-    """Print what `work` returns, or why it cannot be done."""
+def _report(parser: Parser, arguments: Sequence[str], work: Callable[..., str]) -> int:
+    """Print on rank 0 what `work` returns for the flags, or why it cannot be done; collective."""
+    from npdp.parallel.agreement import agree
+    from npdp.parallel.world import init
+
+    world = init()
     try:
-        print(work(), flush=True)  # here, where a reader that has gone away is dealt with
+        flags = agree(world, lambda: parser.parse_args(arguments))
+        text = work(**vars(flags))
     except InputError as error:
-        refuse(str(error))
+        if world.rank == 0:
+            refuse(str(error))
         return 2
+    if world.rank == 0:
+        print(text, flush=True)  # here, where a reader that has gone away is dealt with
     return 0
 
 

@@ -14,16 +14,32 @@ from npdp.data import ArrayDataset, SparseDataset, SparseRows, formats, sources
 from npdp.errors import InputError
 from npdp.evaluation import blocks
 from npdp.evaluation import evaluate as score
+from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
 from npdp.saved_model import SavedModel
 
 
 def evaluate(model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int) -> str:
-    """Return the scores of a saved model on the test part, the training part, or all of a data set.
+    """Return the scores of a saved model on the test part, the training part, or all of a data set; collective.
 
     Raises:
-        InputError: the model or the data cannot be used, or does not fit the other.
+        InputError: the model or the data cannot be used, or does not fit the other; on all ranks alike.
     """
+    world = init()
+    saved, chosen = agree(world, lambda: _model_and_parts(model, data, target, part, test_fraction, seed))
+    classes, counts = saved.description["classes"], [len(dataset) for dataset in chosen]
+    scores = [score(world, saved.model, dataset, classes) for dataset in chosen]
+    loss = np.average([result.loss for result in scores], weights=counts)
+    accuracy = ""
+    if classes is not None:
+        accuracy = f", accuracy {np.average([result.accuracy or 0.0 for result in scores], weights=counts):.4f}"
+    return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}"
+
+
+def _model_and_parts(
+    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int
+) -> tuple[SavedModel, list[ArrayDataset]]:
+    """Return a saved model, and the parts of a data set that it is to be scored on."""
     saved = saved_model.load(model)
     classes = saved.description["classes"]
     split = sources.load(
@@ -37,21 +53,19 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
     chosen = [dataset for name, dataset in parts.items() if dataset is not None and part in (name, "all")]
     if not chosen:
         raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
-    world, counts = init(), [len(dataset) for dataset in chosen]
-    scores = [score(world, saved.model, _fitting(saved, dataset, data), classes) for dataset in chosen]
-    loss = np.average([result.loss for result in scores], weights=counts)
-    accuracy = ""
-    if classes is not None:
-        accuracy = f", accuracy {np.average([result.accuracy or 0.0 for result in scores], weights=counts):.4f}"
-    return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}"
+    return saved, [_fitting(saved, dataset, data) for dataset in chosen]
 
 
 def predict(model: str, samples: str, target: str | None, probabilities: bool) -> str:
-    """Return a saved model's answers, a line a sample: its class or number, or the classes' probabilities.
+    """Return a saved model's answers, a line a sample: its class or number, or the classes' probabilities; collective.
 
     Raises:
-        InputError: the model or the samples cannot be used, or do not fit each other.
+        InputError: the model or the samples cannot be used, or do not fit each other; on all ranks alike.
     """
+    return agree(init(), lambda: _answers(model, samples, target, probabilities))
+
+
+def _answers(model: str, samples: str, target: str | None, probabilities: bool) -> str:
     saved = saved_model.load(model)
     classes = saved.description["classes"]
     if probabilities and classes is None:

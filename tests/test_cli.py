@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from launching import mpirun, needs_mpi
 
 import npdp
 from npdp import cli, train
@@ -115,6 +116,20 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(model):
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
     assert done.stdout.count("\n") == 1 and done.stdout.count(",") == 9
     assert done.stderr == ""
+
+
+@needs_mpi
+@pytest.mark.parametrize(("command", "lines"), [("evaluate {model}", 1), ("predict {model} digits", 1797)])
+def test_under_mpirun_rank_0_speaks_for_all(command, lines, model):
+    code, out, error = mpirun(2, "-m", "npdp", *command.format(model=model).split())
+    assert (code, out.count("\n"), error) == (0, lines, "")
+
+
+@needs_mpi
+@pytest.mark.parametrize("command", ["evaluate missing.npz", "predict {model}", "train --epochs x", "bench what"])
+def test_under_mpirun_ranks_refuse_together(command, model):
+    code, out, error = mpirun(2, "-m", "npdp", *command.format(model=model).split())
+    assert (code, out) == (2, "") and error.count("npdp: error: ") == 1
 
 
 # What a run says

@@ -16,6 +16,7 @@ from test_train import DROPOUT, Run, read_run
 from npdp import models, saved_model, train, using
 from npdp.autograd import Tensor
 from npdp.errors import InputError
+from npdp.parallel.world import init, run_ranks
 from npdp.saved_model import SavedModel
 
 DESCRIPTION = {"model": "mlp", "features": 5, "classes": 3, "hidden": [4], "dtype": "float64", "data": "none"}
@@ -309,6 +310,18 @@ def test_predict_refuses_what_does_not_fit(folder, tmp_path):
             answers(folder, "digits", tmp_path / name)
     with pytest.raises(InputError, match="gives numbers, not classes"):
         answers(folder, "numbers", folder / "numbers.csv", probabilities=True)
+
+
+@pytest.mark.usefixtures("digits")
+def test_what_one_rank_cannot_use_is_refused_on_all(folder):
+    def program():
+        name = "digits" if init().rank == 0 else "missing"
+        with pytest.raises(InputError, match=r"^rank 1: .*missing/model\.npz: wanted a model"):
+            scores(folder, name)
+        with pytest.raises(InputError, match=r"^rank 1: .*missing/model\.npz: wanted a model"):
+            answers(folder, name, "digits")
+
+    run_ranks(2, program)
 
 
 def test_saving_through_a_link_keeps_the_link(tmp_path):
