@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +18,7 @@ import numpy as np
 from npdp import models, nn
 from npdp.autograd.tensor import Array
 from npdp.errors import InputError
+from npdp.whole_file import whole_file
 
 FORMAT = 1
 REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, and which values will do
@@ -49,30 +48,13 @@ class SavedModel(NamedTuple):
 
 
 def save(path: str, saved: SavedModel) -> None:
-    """Write the file whole or not at all: to a new file beside it that then takes its name; through a link."""
-    path = os.path.realpath(path)
+    """Write the file, whole or not at all."""
     arrays = {f"parameter/{name}": values for name, values in saved.model.state_dict().items()}
     if saved.scaling is not None:
         arrays["scaling/mean"], arrays["scaling/deviation"] = saved.scaling
     text = json.dumps({"format": FORMAT, **saved.description})
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, description=np.array(text), **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    """Return which permissions new files do not get; asking means setting it for a moment."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    with whole_file(path) as file:
+        np.savez(file, description=np.array(text), **arrays)  # type: ignore[arg-type]
 
 
 def load(path: str) -> SavedModel:

@@ -1,10 +1,12 @@
 """An asynchronous run is repeated to the same bits from a record of its arrivals; a damaged record is refused."""
 
 import math
+import os
 import pickle
 import random
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -85,6 +87,15 @@ def test_a_record_is_read_as_it_was_written(tmp_path_factory, shards):
     path = str(tmp_path_factory.mktemp("record") / "arrivals")
     arrivals.save(path, shards, RUN)
     assert arrivals.load(path, RUN) == shards
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one_and_nothing_else(record, monkeypatch):
+    before = record.read_bytes()
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        arrivals.save(str(record), [[]], RUN)
+    assert record.read_bytes() == before
+    assert list(record.parent.iterdir()) == [record]
 
 
 def test_a_push_takes_a_few_bytes_in_the_file(tmp_path):

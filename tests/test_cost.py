@@ -404,7 +404,7 @@ def test_without_a_place_to_write_constants_hold_for_this_run(place, tmp_path, m
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
     if place == "no room":
-        monkeypatch.setattr(Path, "write_text", mock.Mock(side_effect=OSError(28, "No space left on device")))
+        monkeypatch.setattr("os.fsync", mock.Mock(side_effect=OSError(28, "No space left on device")))
     assert keep(KNOWN) == (KNOWN, None)
     assert constants_here().file is None
     assert not (tmp_path / "no room" / "npdp").exists() or not list((tmp_path / "no room" / "npdp").iterdir())

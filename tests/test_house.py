@@ -5,7 +5,7 @@
     4  parallel
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
-    1  kernels partition errors environment parser_lock random
+    1  kernels partition errors environment parser_lock random whole_file
        ---- arithmetic ----               ---- communication ----
 """
 
@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "npdp"
 
-BELOW = {"kernels", "partition", "errors", "environment", "parser_lock", "random"}
+BELOW = {"kernels", "partition", "errors", "environment", "parser_lock", "random", "whole_file"}
 ARITHMETIC = ["autograd", "nn", "optim", "data"]
 TOP = {"train", "cli", "bench", "launch", "config", "on_ranks", "job", "strategies", "models", "evaluation",
        "paths", "saved_model", "using", "report", "__main__"}  # fmt: skip

@@ -26,6 +26,7 @@ from npdp.collectives.cost import Hosts, Kernel, Link, Machine, Rate, Way
 from npdp.collectives.defaults import built_in
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.transport import Transport
+from npdp.whole_file import whole_file
 
 
 class Constants(NamedTuple):
@@ -136,17 +137,14 @@ def _path(wanted: dict[str, Any]) -> Path | None:
 
 
 def _write(path: Path | None, document: dict[str, Any]) -> str | None:
-    """Write the file at once or not at all; return its name, None where it cannot be written."""
+    """Write the file whole or not at all; return its name, None where it cannot be written."""
     if path is None:
         return None
-    text, beside = json.dumps(document, indent=1) + "\n", path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        with whole_file(str(path)) as file:
+            file.write((json.dumps(document, indent=1) + "\n").encode())
     except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         return None
     return str(path)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from collections import deque
@@ -24,6 +23,7 @@ from npdp.parallel.parameter_server.messages import NONE_LEFT, Push, Request, St
 from npdp.parallel.parameter_server.policies import Workers
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parser_lock import ONE_AT_A_TIME
+from npdp.whole_file import whole_file
 
 FORMAT = 1
 DIGEST = "digest"  # of the tables: what zip itself checks does not cover every byte
@@ -102,7 +102,7 @@ class Replayed:
 
 
 def save(path: str, shards: Sequence[Sequence[Arrival]], run: Mapping[str, Any]) -> None:
-    """Write the arrivals of every shard, and what they belong to."""
+    """Write the arrivals of every shard, and what they belong to; the file whole or not at all."""
     tables = []
     for arrivals in shards:
         table = np.array([(a.worker, *a.unit, a.version) for a in arrivals], np.int32).reshape(-1, len(FIELDS))
@@ -110,10 +110,8 @@ def save(path: str, shards: Sequence[Sequence[Arrival]], run: Mapping[str, Any])
     arrays = {f"shard{number}": table for number, table in enumerate(tables)}
     described = json.dumps({"format": FORMAT, **run, DIGEST: _digest(tables)})
     arrays["run"] = np.frombuffer(described.encode(), np.uint8)
-    beside = f"{path}.{os.getpid()}"
-    with open(beside, "wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(beside, path)
 
 
 def load(path: str, run: Mapping[str, Any]) -> list[list[Arrival]]:
