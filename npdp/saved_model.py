@@ -3,6 +3,9 @@
     parameter/0.weight   (10, 64) float32        scaling/mean        (64,) float64, where --standardize was used
     parameter/0.bias     (10,)                   scaling/deviation   (64,)
     description          {"format": 1, "model": "softmax", "features": 64, "classes": 10, ...}
+
+`npdp train --save` writes it. A program gets the model back by `saved_model.load("model.npz").model`, in evaluation;
+`.scaling` is what its features are to be scaled with. `load_state_dict` is for what `state_dict` gave.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, 
     "dtype": lambda value: value in ("float32", "float64"),
 }
 
-_UNREADABLE = (  # what NumPy, zipfile and json raise on a file that is something else, or damaged
+_UNREADABLE = (  # what NumPy and zipfile raise on a file that is something else, or damaged
     ValueError, KeyError, AttributeError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
@@ -89,16 +92,37 @@ def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array,
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    wanted = f"{path}: wanted a model saved by npdp (`npdp train --save`, format {FORMAT})"
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        description = json.loads(str(arrays.pop("description")))
-        for key, accepts in REQUIRED.items():
-            if not accepts(description[key]):
-                raise ValueError(f"a description with {key} {description[key]!r}")
     except OSError as error:
-        raise InputError(f"{path}: wanted a model saved by npdp: {error.strerror or error}") from None
+        raise InputError(f"{wanted}: {error.strerror or error}") from None
     except _UNREADABLE as error:
-        got = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}: wanted a model saved by npdp (format {FORMAT}), got {got}") from None
-    return description, arrays
+        raise InputError(f"{wanted}, got {type(error).__name__}: {error}") from None
+    try:
+        return _description(arrays.pop("description", None)), arrays
+    except ValueError as error:
+        raise InputError(f"{wanted}, got {error}") from None
+
+
+def _description(text: Array | None) -> dict[str, Any]:
+    """Return what a file says of its model.
+
+    Raises:
+        ValueError: what it has instead.
+    """
+    if text is None:
+        raise ValueError("arrays without a description of the model")
+    try:
+        description = json.loads(str(text))
+    except (ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise ValueError("a description that is no JSON object")
+    for key, accepts in REQUIRED.items():
+        if key not in description:
+            raise ValueError(f"a description without {key}")
+        if not accepts(description[key]):
+            raise ValueError(f"a description with {key} {description[key]!r}")
+    return description

@@ -108,11 +108,11 @@ def text_of(**changes) -> np.ndarray:
 GOOD = {f"parameter/{name}": values for name, values in a_model().model.state_dict().items()}
 WHOLE = GOOD | {"description": text_of()}
 NO_MODELS = {
-    "without description": (GOOD, "description"),
-    "description is no JSON": (GOOD | {"description": np.array("{")}, "format 1"),
-    "description is a list": (GOOD | {"description": np.array("[1]")}, "format 1"),
-    "description is a number": (GOOD | {"description": np.array(3)}, "format 1"),
-    "description lacks the features": (GOOD | {"description": text_of(features="absent")}, "KeyError: 'features'"),
+    "without description": (GOOD, "got arrays without a description of the model"),
+    "description is no JSON": (GOOD | {"description": np.array("{")}, "format 1), got a description that is no JSON"),
+    "description is a list": (GOOD | {"description": np.array("[1]")}, "format 1), got a description that is no JSON"),
+    "description is a number": (GOOD | {"description": np.array(3)}, "got a description that is no JSON object"),
+    "description lacks the features": (GOOD | {"description": text_of(features="absent")}, "without features"),
     "format of the future": (GOOD | {"description": text_of(format=2)}, "with format 2"),
     "widths in text": (GOOD | {"description": text_of(hidden="wide")}, "wanted a model saved by npdp"),
     "no widths": (GOOD | {"description": text_of(hidden=None)}, "wanted a model saved by npdp"),
