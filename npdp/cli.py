@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 import npdp
-from npdp.config import Parser
 from npdp.errors import InputError
+from npdp.flag_parser import Parser
 from npdp.on_ranks import RankFlags
 from npdp.report.console import refuse
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from npdp import environment
 from npdp.collectives.choose import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
+from npdp.flag_parser import Parser, number
 from npdp.paths import require_apart, require_replaceable, require_writable
 
 UPDATES = ("auto", "replicated", "fused")
@@ -96,33 +97,6 @@ class TrainConfig:
     metrics: str | None
     save: str | None
     quiet: bool
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing usage, and under mpirun speaks on rank 0 only."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see --help)")
-
-    def print_help(self, file: Any = None) -> None:
-        launched = environment.launch()
-        if launched is None or launched.rank == 0:
-            super().print_help(file)
-
-
-def number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
-    """Return an argparse type: a finite number that is `accepted`, else a message saying what was wanted."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not math.isfinite(value) or not accepted(value):
-            raise argparse.ArgumentTypeError(f"wanted {wanted}, got {text!r}")
-        return value
-
-    return parse
 
 
 _POSITIVE_INT = number(int, lambda value: value >= 1, "a whole number, at least 1")

@@ -57,8 +57,10 @@ def folder(tmp_path_factory) -> Path:
 
 # name -> (flags, what the line must say)
 FLAGS = {
-    "unknown flag": ("--no-such-flag 3", "unrecognized arguments: --no-such-flag"),
-    "abbreviated flag": ("--epoch 3", "unrecognized arguments: --epoch"),
+    "unknown flag": ("--no-such-flag 3", "unrecognized arguments: --no-such-flag 3 (see --help)"),
+    "abbreviated flag": ("--epoch 3", "unrecognized arguments: --epoch 3; did you mean --epochs?"),
+    "a flag as others call it": ("--lr=0.1", "unrecognized arguments: --lr=0.1; did you mean --learning-rate?"),
+    "a batch size without whose": ("--batch-size 32", "did you mean --global-batch-size?"),
     "word too much": ("digits", "unrecognized arguments: digits"),
     "unknown optimizer": ("--optimizer rmsprop", "--optimizer: invalid choice: 'rmsprop'"),
     "unknown algorithm": ("--algorithm magic", "--algorithm: invalid choice: 'magic'"),

@@ -11,8 +11,8 @@ from typing import Any
 from npdp import environment
 from npdp.bench.sizes import parse_sizes
 from npdp.collectives.choose import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
-from npdp.config import Parser, number
 from npdp.errors import InputError
+from npdp.flag_parser import Parser, number
 from npdp.paths import require_writable
 from npdp.report.plot import require_plot
 from npdp.report.table import size_text

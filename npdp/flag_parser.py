@@ -1,0 +1,63 @@
+"""How commands read their flags: what is wrong with them is one line, with the flag that was meant, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from npdp import environment
+from npdp.errors import InputError
+
+# What PyTorch's and Horovod's programs and launchers call it -> what it is called in npdp train
+ELSEWHERE = {
+    "--batch-size": "--global-batch-size",
+    "--lr": "--learning-rate",
+    "--wd": "--weight-decay",
+    "--num-epochs": "--epochs",
+    "--max-grad-norm": "--clip-norm",
+    "--gradient-accumulation-steps": "--accumulate",
+    **dict.fromkeys(("-n", "-np", "--np", "--num-proc", "--nproc-per-node", "--nproc_per_node"), "--ranks"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises instead of printing usage, and under mpirun speaks on rank 0 only."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        flags, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+        return flags
+
+    def _meant(self, unknown: Sequence[str]) -> str:
+        """Return which flag the first unknown one may stand for, as the end of a message; or nothing."""
+        name = next((word.split("=")[0] for word in unknown if word.startswith("-")), "")
+        mine = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        close = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, mine, 1)
+        return f"; did you mean {close[0]}?" if close and close[0] in mine else ""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+    def print_help(self, file: Any = None) -> None:
+        launched = environment.launch()
+        if launched is None or launched.rank == 0:
+            super().print_help(file)
+
+
+def number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """Return an argparse type: a finite number that is `accepted`, else a message saying what was wanted."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not math.isfinite(value) or not accepted(value):
+            raise argparse.ArgumentTypeError(f"wanted {wanted}, got {text!r}")
+        return value
+
+    return parse
