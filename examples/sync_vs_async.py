@@ -11,6 +11,7 @@ It needs matplotlib (`pip install 'npdp[plot]'`), and no MPI.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import subprocess
@@ -83,6 +84,8 @@ def main() -> None:
     parser.add_argument("--out", default="sync_vs_async.png")
     parser.add_argument("--json", metavar="FILE", help="keep the table, with the machine's description")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:
+        sys.exit("matplotlib is not installed; pip install 'npdp[plot]' brings it")
     figures = {}
     runs: dict[str, dict[str, list[dict]]] = {}
     for title, slow in COLUMNS.items():

@@ -78,3 +78,12 @@ def test_sync_vs_async_draws_and_the_slow_worker_costs_asynchrony_little(tmp_pat
     assert lines[-1] == f"drawn in {picture}" and picture.read_bytes().startswith(b"\x89PNG")
     figures = json.loads(table.read_text())["figures"]
     assert len(figures) == 12 and all(one["test_accuracy"] > 0.8 for one in figures.values())
+
+
+def test_sync_vs_async_says_what_to_install_before_it_trains():
+    program = "import runpy, sys\nsys.modules['matplotlib'] = None\n" \
+              "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
+    command = [sys.executable, "-c", program, EXAMPLES / "sync_vs_async.py", "--epochs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "matplotlib is not installed; pip install 'npdp[plot]' brings it\n"
