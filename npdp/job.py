@@ -75,9 +75,7 @@ def prepare(config: TrainConfig, world: World) -> Job:
     features = data.train.sample_shape[0]
     model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
     what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
-    if config.momentum is None:
-        config = replace(config, momentum=0.0 if what_is_sparse else MOMENTUM)
-    agree(world, lambda: _refuse_unfit_optimizer(config, what_is_sparse))
+    config = agree(world, lambda: _with_momentum(config, what_is_sparse))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
     nbytes = sum(parameter.data.nbytes for parameter in model.parameters() if parameter.requires_grad)
@@ -109,13 +107,16 @@ def _refuse_unfit_model(name: str, sparse: bool) -> None:
         raise InputError(f"--model {name}: the data is {kind}: wanted {', '.join(fitting)} or file.py:function")
 
 
-def _refuse_unfit_optimizer(config: TrainConfig, what_is_sparse: str | None) -> None:
-    """Raise InputError where an optimiser would change rows without a gradient."""
+def _with_momentum(config: TrainConfig, what_is_sparse: str | None) -> TrainConfig:
+    """Return the flags with momentum filled in; raise InputError where rows without a gradient would be changed."""
+    if config.momentum is None:
+        config = replace(config, momentum=0.0 if what_is_sparse else MOMENTUM)
     if what_is_sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
         raise InputError(
             f"sparse {what_is_sparse}: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 "
             f"--weight-decay 0, got {config.optimizer}, {config.momentum} and {config.weight_decay}"
         )
+    return config
 
 
 def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int) -> optim.Optimizer:
