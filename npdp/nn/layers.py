@@ -16,6 +16,8 @@ from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
 
+MASK_STREAM = 1  # of Philox's counter: with 0 there, its draws make the orders of epochs (data/sampler.py)
+
 
 class Linear(Module):
     """y = x @ weight.T + bias.
@@ -161,7 +163,7 @@ class Dropout(Module):
         seed = random.current_seed() if self.seed is None else self.seed
         bits = np.random.Philox(
             key=np.array([seed, self.layer_number], np.uint64),
-            counter=np.array([first_row * ticks, iteration, self._uses, 0], np.uint64),
+            counter=np.array([first_row * ticks, iteration, self._uses, MASK_STREAM], np.uint64),
         ).random_raw(len(x) * ticks * 4)
         numbers = bits.astype("<u8", copy=False).view("<u4").reshape(len(x), ticks * 8)[:, :width]
         kept = numbers >= np.uint32(self.p * 2.0**32)
