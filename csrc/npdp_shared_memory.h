@@ -29,7 +29,8 @@ typedef struct {
     int fast_strings;      /* npdp_has_fast_strings() */
     void **pointers;       /* scratch: 2 * ranks + 1 of them */
     /* How far this rank is; zero at first. */
-    uint32_t posted, begun, staged, small;
+    uint32_t posted, begun, small;
+    uint64_t staged;       /* segments: slots take turns by three, which a count that wraps at 2^32 would break */
     double wait_s;         /* seconds in which it waited for others */
     double byte_s[2];      /* seconds a byte of late, by the two ways that a sum gets to its slot; 0 before the first */
     uint32_t timed;        /* how many sums that was measured of */

@@ -45,9 +45,9 @@ static unsigned char *small_slot(const npdp_host *host, uint32_t rank, uint32_t 
     return host->base + (size_t)host->ranks * LINE_BYTES + number * SMALL_BYTES;
 }
 
-static unsigned char *slot(const npdp_host *host, uint32_t rank, uint32_t turn)
+static unsigned char *slot(const npdp_host *host, uint32_t rank, uint64_t turn)
 {
-    const size_t number = (size_t)rank * STAGED_TURNS + turn % STAGED_TURNS;
+    const size_t number = (size_t)rank * STAGED_TURNS + (size_t)(turn % STAGED_TURNS);
     return small_slot(host, host->ranks, 0) + number * host->slot_bytes;
 }
 

@@ -99,10 +99,15 @@ class Player:
         return self.number % self.ranks
 
 
-def play(ranks, calls, pick):
-    """Move the ranks as `pick(those that may have something to do)` says until all are done; return what is wrong."""
+def play(ranks, calls, pick, staged=0):
+    """Move the ranks as `pick(those that may have something to do)` says until all are done; return what is wrong.
+
+    `staged` is how many segments they have staged before.
+    """
     memory = mmap.mmap(-1, header_bytes(ranks, SLOT_BYTES[ranks]) + 8 * LONGEST * ranks + 64)
     players = [Player(memory, rank, ranks, calls) for rank in range(ranks)]
+    for player in players:
+        player.kernel._host.staged = staged
     stuck = set()
     while unfinished := [player for player in players if not player.done]:
         able = [player for player in unfinished if player not in stuck]
@@ -200,3 +205,12 @@ def test_counts_of_posts_may_wrap():
         assert second.begin("allreduce", other, "sum") == DONE
         assert first.go_on() == DONE
         assert array[0] == other[0] == 11 * turn
+
+
+@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_segments_staged_may_be_more_than_32_bits_count(order, before):
+    """2^32 is no multiple of three: a count that wrapped would give one slot two turns in a row."""
+    row = ROWS["staged, one segment each"] + ROWS["staged"]
+    first = lambda able: min(able, key=lambda player: order.index(player.rank))  # noqa: E731
+    assert play(len(order), row, first, staged=2**32 - before) == []
