@@ -135,6 +135,19 @@ def test_what_is_only_read_may_be_read_only():
         dst, read_only(floats()), None, lr=1, momentum=0, dampening=0, nesterov=False, weight_decay=0, first=True
     )
     np.testing.assert_array_equal(dst, floats())
+    shared = read_only(floats())
+    assert len(kernels.Sum([shared, shared, read_only(floats())]).arrays) == 3
+
+
+@each_implementation
+def test_what_is_written_may_not_be_read_only_though_it_is_read_too(kernel, monkeypatch):
+    monkeypatch.setattr(kernels, "_selected", lambda: kernel)
+    x = read_only(floats())
+    with pytest.raises(ValueError, match="accumulate: dst is read-only, wanted writeable"):
+        kernels.accumulate(x, x)
+    with pytest.raises(ValueError, match="combine: target is read-only, wanted writeable"):
+        kernels.combine([x], [x, floats()])
+    np.testing.assert_array_equal(x, floats())
 
 
 def test_every_name_of_a_64_bit_integer_is_taken():

@@ -34,7 +34,7 @@ OPS = ("sum", "prod", "min", "max")
 FEW_CLASSES = 64  # up to here cross entropy works on (classes, rows): with more, walks across rows cost more
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
 _COMBINE = Arguments("combine", NUMBERS, ("target", "source"))
-_SUM = Arguments("Sum", FLOATS, ("first array", "array"))
+_SUM = Arguments("Sum", FLOATS, ("first array", "array"), only_read=2)
 _SGD = Arguments("sgd_update", FLOATS, ("param", "velocity", "grad"))
 _SGD_PLAIN = Arguments("sgd_update", FLOATS, ("param", "grad"))
 _ADAM = Arguments("adam_update", FLOATS, ("param", "m", "v", "grad"))

@@ -16,11 +16,12 @@ NUMBERS = FLOATS | {np.dtype(name): name for name in ("int32", "int64")}
 
 
 class Arguments(NamedTuple):
-    """The array arguments of a function, by name: all are written but the last, which is only read."""
+    """The array arguments of a function, by name; the last `only_read` of them are not written."""
 
     function: str
     dtypes: dict[np.dtype[Any], str]
     names: tuple[str, ...]
+    only_read: int = 1
 
 
 def check(arguments: Arguments, *arrays: Array) -> None:
@@ -43,10 +44,10 @@ def check(arguments: Arguments, *arrays: Array) -> None:
 
 
 def _refuse(arguments: Arguments, arrays: tuple[Array, ...]) -> None:
-    """Raise for the first fault; there is none if `check` only stumbled over a read-only last array."""
-    function, dtypes, names = arguments
-    like, last = arrays[0], arrays[-1]
-    for name, array in zip(names, arrays, strict=True):
+    """Raise for the first fault; there is none if `check` only stumbled over a read-only array that is only read."""
+    function, dtypes, names, only_read = arguments
+    like, written = arrays[0], len(arrays) - only_read
+    for place, (name, array) in enumerate(zip(names, arrays, strict=True)):
         at = f"{function}: {name} is"
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{at} {type(array).__name__}, wanted a NumPy array")
@@ -61,5 +62,5 @@ def _refuse(arguments: Arguments, arrays: tuple[Array, ...]) -> None:
             raise ValueError(f"{at} strided ({array.strides[0]} bytes from element to element), wanted contiguous")
         if not array.flags.aligned:
             raise ValueError(f"{at} not aligned to its {array.itemsize}-byte elements, wanted aligned")
-        if array is not last and not array.flags.writeable:
+        if place < written and not array.flags.writeable:
             raise ValueError(f"{at} read-only, wanted writeable: it is changed in place")
