@@ -458,6 +458,14 @@ def test_a_world_measures_itself_and_then_chooses_by_it(world_size, hosts, cache
     assert measured == [world_size > hosts, hosts > 1]
 
 
+def test_where_a_host_has_no_room_for_the_kernels_arrays_no_rank_times_them(cache, monkeypatch):
+    monkeypatch.setattr("npdp.parallel.calibrate.ENOUGH_S", 0.0)
+    empty = shared_memory.Host.empty
+    monkeypatch.setattr(shared_memory.Host, "empty", lambda host, *of: empty(host, *of) if 0 in host.ranks else None)
+    found = run(3, lambda: calibrate(init()), hosts=(0, 0, 1))
+    assert found == [found[0]] * 3 and found[0].machine.kernel == built_in("threads", 2).kernel
+
+
 def test_a_world_of_one_has_nothing_to_measure():
     with pytest.raises(ValueError, match="this world has one"):
         run(1, lambda: calibrate(init()))
