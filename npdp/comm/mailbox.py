@@ -105,7 +105,7 @@ class MailboxTransport:
         while queue:
             message = queue[0]
             count = self._mail.send(message.peer, message.bytes[message.gone :])
-            if not count:
+            if count < 0:
                 return
             message.gone += count
             if message.gone == message.bytes.size:

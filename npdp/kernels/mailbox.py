@@ -39,13 +39,13 @@ class Mail:
         self._mail.rank, self._mail.ranks, self._mail.line = rank, ranks, line
 
     def send(self, to: int, message: Array) -> int:
-        """Put the first MOST_BYTES of what is left of a message into the box for `to`; return how many, 0 if full.
+        """Put the first MOST_BYTES of what is left of a message into the box for `to`; return how many, -1 if full.
 
         Args:
-            message: (at least 1,) bytes, contiguous.
+            message: bytes, contiguous; there may be none.
         """
         count = min(MOST_BYTES, message.size)
-        return count if _send(self._mail, to, _pointer(message), count, message.size) else 0
+        return count if _send(self._mail, to, _pointer(message), count, message.size) else -1
 
     def take(self, source: int, message: Array) -> int:
         """Take a piece into the array for what is left of its message; return the bytes left, -1 if there is no piece.
