@@ -11,10 +11,10 @@ import numpy as np
 from worlds import folded, values
 
 import npdp
+from npdp.collectives.cost import SMALL_BYTES, SMALL_DIRECT_BYTES  # where the kernel changes its way
 from npdp.partition import part
 
 MEMORIES = ("ordinary", "shared", "part", "mixed", "crossed")
-SMALL_BYTES, SMALL_DIRECT_BYTES = 8192, 1024  # where csrc/shared_memory.c changes its way
 OFFSET = 3  # elements before a part: it starts on no cache line
 
 

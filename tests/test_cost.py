@@ -16,10 +16,10 @@ import npdp
 from npdp.collectives import auto, carrier, constants, cost, execute, shared_memory
 from npdp.collectives.auto import candidates, cheapest, price
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
-from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts, shapes
+from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts, price_of_kernel, shapes
 from npdp.collectives.defaults import built_in
 from npdp.collectives.fit import SEVERAL, fit
-from npdp.parallel.calibrate import calibrate
+from npdp.parallel.calibrate import KERNEL_SIZES, calibrate
 from npdp.parallel.world import World, init
 
 ROOT = Path(__file__).parent.parent
@@ -170,8 +170,10 @@ def test_a_ring_is_two_shapes_however_many_ranks_there_are():
 
 def test_what_is_carried_out_is_what_is_priced():
     assert cost.SEGMENT_BYTES == execute.SEGMENT_BYTES and cost.SLOT_BYTES == shared_memory.SLOT_BYTES
-    (small,) = re.findall(r"\bSMALL_BYTES = (\d+)", (ROOT / "csrc" / "shared_memory.c").read_text())
-    assert int(small) == cost.SMALL_BYTES
+    kernel = (ROOT / "csrc" / "shared_memory.c").read_text()
+    for name in ("SMALL_BYTES", "SMALL_DIRECT_BYTES"):
+        assert re.findall(rf"\b{name} = (\d+)", kernel) == [str(getattr(cost, name))]
+    assert KERNEL_SIZES[0] <= cost.SMALL_DIRECT_BYTES < KERNEL_SIZES[1]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -188,8 +190,17 @@ def test_the_kernel_posts_as_often_as_is_priced(ranks, collective, staged):
         world.host.collective(collective, array)
         return world.host.kernel._host.posted - before
 
-    for nbytes in (4096, 8192, 8196, 300_000, 512 << 10, 700_000, 3 << 20):
+    for nbytes in (64, 1024, 1028, 4096, 8192, 8196, 300_000, 512 << 10, 700_000, 3 << 20):
         assert set(run(ranks, program, nbytes)) == {posts(collective, nbytes, staged)}, nbytes
+
+
+def test_small_arrays_cost_the_same_wherever_they_lie():
+    """They go the same way; above, those in shared memory cost a post more and fewer bytes."""
+    constants = built_in("MPI", 2)
+    for collective in SCHEDULES:
+        prices = [[price_of_kernel(collective, n, 2, staged, constants) for n in (1024, 1028)] for staged in (0, 1)]
+        inside, outside = prices
+        assert inside[0] == outside[0] < inside[1] != outside[1]
 
 
 # What auto takes

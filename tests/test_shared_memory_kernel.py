@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from worlds import FOLD, values
 
 from npdp import kernels
+from npdp.collectives.cost import SMALL_BYTES, SMALL_DIRECT_BYTES
 from npdp.partition import part
 
 if kernels.compiled is None:
@@ -26,8 +27,8 @@ from npdp.kernels.shared_memory import DIFFERENT, DONE, KINDS, WAITING, HostRank
 LONGEST = 3000
 SLOT_BYTES = {1: 1024, 2: 1024, 3: 768, 4: 1024}  # multiples of 64 a rank
 INSIDE, OUTSIDE, MIXED, CROSSED = range(4)
-SMALL_DIRECT = 256  # float32: above, arrays in this memory are worked on where they are
-SMALL = 2048  # float32: above, an all-reduce of arrays outside is staged
+SMALL_DIRECT = SMALL_DIRECT_BYTES // 4  # float32: above, arrays in this memory are worked on where they are
+SMALL = SMALL_BYTES // 4  # float32: above, an all-reduce of arrays outside is staged
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -38,7 +38,8 @@ from npdp.collectives.schedule import Step
 
 SEGMENT_BYTES = 256 * 1024  # execute.py's
 SLOT_BYTES = 512 * 1024  # shared_memory.py's
-SMALL_BYTES = 8192  # csrc/shared_memory.c's: what goes with one post
+SMALL_BYTES = 8192  # csrc/shared_memory.c's: an all-reduce that goes with one post
+SMALL_DIRECT_BYTES = 1024  # its too: up to here arrays in shared memory are treated as others are
 
 
 class Rate(NamedTuple):
@@ -208,7 +209,7 @@ def price_of_kernel(collective: str, nbytes: int, ranks: int, staged: bool, mach
         nbytes: of the buffer.
         staged: whether arrays lie outside the shared memory.
     """
-    kernel = machine.kernel
+    kernel, staged = machine.kernel, staged or nbytes <= SMALL_DIRECT_BYTES
     touched = nbytes * bytes_touched(collective, ranks, staged)
     beta = (kernel.staged if staged else kernel.direct).at(nbytes) * max(1.0, ranks / machine.cores)
     return kernel.first_s + (posts(collective, nbytes, staged) - 1) * kernel.post_s + touched * beta
@@ -229,7 +230,7 @@ def bytes_touched(collective: str, ranks: int, staged: bool) -> float:
 
 def posts(collective: str, nbytes: int, staged: bool) -> int:
     """Return how often a rank posts, and waits for the others, in the kernel."""
-    if not staged:
+    if not staged and nbytes > SMALL_DIRECT_BYTES:
         return 2
     if collective == "allreduce" and nbytes <= SMALL_BYTES:
         return 1

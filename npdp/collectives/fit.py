@@ -125,7 +125,7 @@ def _gamma(times: Mapping[str, Times], add_s: float, crowd: float) -> Rate:
 
 def _kernel(times: Mapping[str, Times], ranks: int, cores: int) -> Kernel:
     direct, staged = times["direct"], times["staged"]
-    first, second = sorted(direct)[:2]
+    first, second = sorted(direct)[:2]  # below and above SMALL_DIRECT_BYTES
     first_s = min(direct[first], staged[first])  # arrays so small go with one post wherever they lie
     post_s = max(0.0, direct[second] - first_s)
 
