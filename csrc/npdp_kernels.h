@@ -3,14 +3,19 @@
  * Two readers: the C compiler, and cffi, which takes these same lines (without those that start with '#') as
  * the binding. npdp/kernels/reference.py says the same in NumPy and gives the same bits.
  *
- * For every function (but combine, whose preconditions stand there):
- *   - arrays are contiguous, aligned to their element and `count` elements long; NULL is fine where count is 0;
- *   - it returns 0; or 1, having done nothing, where arrays overlap that must not;
- *   - each element is worked on by itself, in the order of operations written here, every operation rounded to
- *     the array's type, scalars too: vector width, alignment and cutting into ranges change no bit;
- *   - it keeps no state and allocates nothing: threads may call it at the same time on different arrays.
+ * For every function:
+ *   - arrays are contiguous, aligned to their element and `count` elements long, where no shape is given;
+ *   - threads may call it at the same time, where none writes what another uses.
  *
- * Cost: one pass over memory. Per element, reads and writes together: accumulate 3, SGD with momentum 5, Adam 7.
+ * For all but the last three parts (products, npdp_processor, npdp_has_fast_strings):
+ *   - each element, in cross entropy each row, is worked on by itself, in the order of operations written here, every
+ *     operation rounded to the array's type, scalars too: vector width, alignment and cutting into ranges change no
+ *     bit;
+ *   - it keeps no state and allocates nothing; NULL is fine for an array without elements;
+ *   - accumulate, updates and combined updates return 0; or 1, having done nothing, where arrays overlap that must not.
+ *     The others do not look for overlap: shifted_logits returns 1 for something else, the rest nothing.
+ *
+ * Cost of these: one pass over memory. Per element, reads and writes: accumulate 3, SGD with momentum 5, Adam 7.
  */
 #ifndef NPDP_KERNELS_H
 #define NPDP_KERNELS_H
@@ -123,9 +128,10 @@ void npdp_cross_entropy_gradient_f64(const double *powers, const double *totals,
  *   narrow_times              y = x w      rows >= 5, out >= 16
  *   narrow_times_transposed   x = g w'     rows >= 2, in >= 5
  *   narrow_transposed_times   w = x' g     in >= 5,   out >= 16
- * They return 1 where the caller must make the product otherwise: there is no memory for panels; a narrow result has few rows
- * and a depth of more than 1024; or, with AMX, the result has an infinity or NaN (some pieces have where float32 arithmetic
- * does not). */
+ * All but the narrow ones allocate memory for panels and free it; how large the cache is, they ask once. They return 0;
+ * or 1 where the caller must make the product otherwise, and what is in the result then is of no use: there is no
+ * memory for panels; a narrow result has few rows and a depth of more than 1024; or, with AMX, the result has an
+ * infinity or NaN (some pieces have where float32 arithmetic does not). */
 int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);

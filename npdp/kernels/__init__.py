@@ -56,7 +56,11 @@ Gradient = Array | Sum
 
 
 class Kernels(Protocol):
-    """What an implementation offers. Arguments are checked before; 1 is returned where arrays overlap, else 0."""
+    """What an implementation offers. Arguments are checked before.
+
+    What returns an int returns 0; or 1, having changed nothing: `accumulate` and the updates where arrays overlap that
+    must not, `shifted_logits` where a label is not in [0, classes). Nothing else looks for overlap.
+    """
 
     def accumulate(self, dst: Array, src: Array, op: str) -> int: ...
 

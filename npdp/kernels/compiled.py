@@ -1,8 +1,8 @@
 """The functions of `csrc/`, called through cffi: pointers are made here and nowhere else.
 
-Arguments have been checked by `npdp.kernels`. What is returned is C's status: 0, or 1 where arrays overlap that must
-not, and then nothing was changed. The GIL is released inside, so other threads go on meanwhile. Where the C code was
-not compiled, importing this raises ImportError.
+Arguments have been checked by `npdp.kernels`, and an int that is returned is C's status: see `Kernels` there. The GIL
+is released inside, so other threads go on meanwhile. Where the C code was not compiled, importing this raises
+ImportError.
 
 Cost of a call, apart from the arithmetic: cffi's 0.13 microseconds and 0.15 for each array.
 """

@@ -2,8 +2,7 @@
 
 It also does the work where npdp was installed without a C compiler. Each function goes through its arrays in blocks
 that stay in the L2 cache, so that no temporary is as long as the arrays are. Arguments have been checked by
-`npdp.kernels`. What is returned is a status, as in C: 0, or 1 where arrays overlap that must not, and then nothing
-was changed.
+`npdp.kernels`, and an int that is returned is a status, as in C: see `Kernels` there.
 
 Scalars are rounded to the arrays' dtype first, and the operations come in the order of `csrc/npdp_kernels.h`.
 """
