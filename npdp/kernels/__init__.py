@@ -173,7 +173,16 @@ def shifted_logits(logits: Array, labels: Array) -> tuple[Array, Array] | None:
 def cross_entropy_gradient(
     powers: Array, totals: Array, labels: Array, share: float, everywhere: float, at_label: float
 ) -> Array:
-    """Return the gradient of the logits, (classes, rows), as `csrc/npdp_kernels.h` says; laid as powers are."""
+    """Return the gradient of the logits, (classes, rows), as `csrc/npdp_kernels.h` says; new, laid as powers are.
+
+    Args:
+        powers: (classes, rows) any float dtype, laid as `shifted_logits` lays what this is exp of.
+        totals: (rows,) contiguous, of powers' dtype: their sums over the classes.
+        labels: (rows,) int64, contiguous, in [0, classes): it is not looked at again.
+        share: d loss / d (a sample's loss); probabilities, powers / totals, are multiplied by it.
+        everywhere: what is subtracted from every element, as much of `share` as label smoothing gives each class.
+        at_label: what is subtracted at each row's label besides: the rest of `share`.
+    """
     gradient = np.empty_like(powers)
     quick = powers.flags.c_contiguous and powers.dtype in FLOATS and labels.flags.aligned
     selected = _selected() if quick else reference
