@@ -1,8 +1,9 @@
 /* Mailboxes in memory that all ranks of a host map: the contract. cffi reads these lines too.
  *
- * There are NPDP_MAIL_LINES lines, in each a box from each rank to each; it holds a message, or a piece of one, of up to npdp_mail_most() bytes until it is taken. Every
- * rank has a bell, for all lines, which rings when something was put in a box for it or taken out of one of its own. To wait: read the
- * bell, look into the boxes, and, where there is nothing to do, wait until the bell has rung since.
+ * There are NPDP_MAIL_LINES lines, in each a box from each rank to each; it holds a message, or a piece of one, of up
+ * to npdp_mail_most() bytes until it is taken. Every rank has a bell, for all lines, which rings when something was put
+ * in a box for it or taken out of one of its own. To wait: read the bell, look into the boxes, and, where there is
+ * nothing to do, wait until the bell has rung since.
  *
  * The memory, zero at first, has npdp_mail_bytes(ranks) bytes and starts on a cache line. What a rank wrote before it
  * sent, the receiver sees after it has taken.

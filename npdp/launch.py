@@ -43,8 +43,8 @@ for line in open("/proc/self/maps"):
 def settings(ranks: int | None = None) -> dict[str, str]:
     """Return the environment variables that Open MPI needs here and that the user has not set.
 
-    Root needs to be allowed; more ranks than cores need to be allowed; one network component that costs a second at
-    start-up is left out, where all ranks are on this host (`npdp.comm.mpi` does that itself).
+    Root needs to be allowed, and so do more ranks than cores. What may be left out at start-up `npdp.comm.mpi` leaves
+    out itself.
 
     Args:
         ranks: how many are to be started; where not known, as many as anyone likes.

@@ -17,7 +17,9 @@ from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, Handle, Transport, check_message
 
 LARGE_BYTES = 8192  # from here on pieces cost more than the way beneath
-OWN_CORE, SHARED_CORE = (2000, 200), (50, 20)  # looks, then yields, before sleeping; as in shared memory's collectives
+# Looks, then yields, before sleeping. With a core each as in shared memory's collectives; where ranks share cores fewer
+# yields than there: all ranks of a collective come soon, but an answer may take as long as another rank computes
+OWN_CORE, SHARED_CORE = (2000, 200), (50, 20)
 
 
 class _Piecewise:
