@@ -21,6 +21,7 @@ import numpy as np
 from npdp import models, nn
 from npdp.autograd.tensor import Array
 from npdp.errors import InputError
+from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.whole_file import whole_file
 
 FORMAT = 1
@@ -94,7 +95,7 @@ def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array,
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
     wanted = f"{path}: wanted a model saved by npdp (`npdp train --save`, format {FORMAT})"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"{wanted}: {error.strerror or error}") from None

@@ -16,6 +16,7 @@ from npdp.evaluation import blocks
 from npdp.evaluation import evaluate as score
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
+from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.saved_model import SavedModel
 
 
@@ -140,8 +141,9 @@ def _features(path: str, target: str | None, wanted: int) -> Array:
 
 def _from_numpy(path: str) -> Array:
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        x = np.asarray(loaded["x"] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded, np.float64)
+        with ONE_AT_A_TIME:
+            loaded: Any = np.load(path, allow_pickle=False)
+            x = np.asarray(loaded["x"] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded, np.float64)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, EOFError) as error:
