@@ -13,7 +13,8 @@ from launching import needs_mpi
 from npdp.data import ArrayDataset
 from npdp.launch import settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```console\n(.*?)```", README, re.S)
 COMMANDS = [line[2:].split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 RUNNABLE = [command for command in COMMANDS if not command.startswith("make ")]  # `make` sets up: CI does that
@@ -41,8 +42,7 @@ def test_the_loop_of_the_readme_trains():
     assert names["loss"].item() < 1
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/measurements.md", "docs/cost.md", "docs/parameter_server.md"])
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name)
 def test_links_lead_to_files_that_are_there(page):
-    path = Path(__file__).parent.parent / page
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        assert (path.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
