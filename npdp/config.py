@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npdp import environment
 from npdp.collectives.choose import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
-from npdp.flag_parser import Parser, number
+from npdp.flag_parser import POSITIVE_INT, Parser, number, require_one_launcher
 from npdp.paths import require_apart, require_replaceable, require_writable
 
 UPDATES = ("auto", "replicated", "fused")
@@ -99,7 +98,6 @@ class TrainConfig:
     quiet: bool
 
 
-_POSITIVE_INT = number(int, lambda value: value >= 1, "a whole number, at least 1")
 _COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
 _SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
 _NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
@@ -120,7 +118,7 @@ def _staleness(text: str) -> float:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(_POSITIVE_INT(width.strip()) for width in text.split(","))
+    return tuple(POSITIVE_INT(width.strip()) for width in text.split(","))
 
 
 def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
@@ -148,9 +146,9 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                             "data), or file.py:function of your own")
     model.add_argument("--hidden", type=_widths, default=(512, 512), metavar="N,N", help="widths of an mlp (512,512)")
     model.add_argument("--epochs", type=_COUNT, default=20, metavar="N", help="passes over the data (20)")
-    model.add_argument("--global-batch-size", type=_POSITIVE_INT, default=64, metavar="N",
+    model.add_argument("--global-batch-size", type=POSITIVE_INT, default=64, metavar="N",
                        help="samples per update over all ranks (64)")
-    model.add_argument("--accumulate", type=_POSITIVE_INT, default=1, metavar="K",
+    model.add_argument("--accumulate", type=POSITIVE_INT, default=1, metavar="K",
                        help="work through each batch in K pieces, for less memory (1)")
     model.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd (default), adam or adamw")
     model.add_argument("--learning-rate", type=_NOT_NEGATIVE, default=0.1, metavar="R", help="(0.1)")
@@ -175,7 +173,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                             "where ranks share memory")
     ranks.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
                        help="mpi (default; one rank needs none), or threads of one process")
-    ranks.add_argument("--ranks", type=_POSITIVE_INT, default=None, metavar="N",
+    ranks.add_argument("--ranks", type=POSITIVE_INT, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
@@ -192,7 +190,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
     server.add_argument("--record-arrivals", metavar="FILE", help="write in which order gradients were applied")
     server.add_argument("--replay-arrivals", metavar="FILE", help="apply them in the order of a record: the same bits")
     local = parser.add_argument_group("local SGD (--strategy local-sgd)")
-    local.add_argument("--local-iterations", type=_POSITIVE_INT, metavar="H",
+    local.add_argument("--local-iterations", type=POSITIVE_INT, metavar="H",
                        help="updates of a rank between two averagings (8)")
     local.add_argument("--outer-momentum", type=_FRACTION, metavar="M", help="of the step to the average (0)")
     local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
@@ -220,12 +218,7 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
-    launched = environment.launch()
-    if config.transport == "threads" and launched is not None and launched.world_size > 1:
-        raise InputError(
-            f"--transport threads makes its ranks in one process, but the launcher started {launched.world_size}: "
-            "leave one of the two out"
-        )
+    require_one_launcher(config.transport)
     return config
 
 

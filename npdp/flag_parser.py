@@ -61,3 +61,20 @@ def number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable
         return value
 
     return parse
+
+
+POSITIVE_INT = number(int, lambda value: value >= 1, "a whole number, at least 1")
+
+
+def require_one_launcher(transport: str) -> None:
+    """Refuse to make ranks where a launcher has started some.
+
+    Raises:
+        InputError: these are threads, and there are several processes.
+    """
+    launched = environment.launch()
+    if transport == "threads" and launched is not None and launched.world_size > 1:
+        raise InputError(
+            f"--transport threads makes its ranks in one process, but the launcher started {launched.world_size}: "
+            "leave one of the two out"
+        )

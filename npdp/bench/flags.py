@@ -12,7 +12,7 @@ from npdp import environment
 from npdp.bench.sizes import parse_sizes
 from npdp.collectives.choose import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
 from npdp.errors import InputError
-from npdp.flag_parser import Parser, number
+from npdp.flag_parser import POSITIVE_INT, Parser, number, require_one_launcher
 from npdp.paths import require_writable
 from npdp.report.plot import require_plot
 from npdp.report.table import size_text
@@ -102,12 +102,7 @@ def parse(arguments: Sequence[str] | None = None) -> CollectiveConfig | Iteratio
     values = vars(make_parser().parse_args(arguments))
     if values["json"] is not None:
         require_writable("--json", values["json"])
-    launched = environment.launch()
-    if values["transport"] == "threads" and launched is not None and launched.world_size > 1:
-        raise InputError(
-            f"--transport threads makes its ranks in one process, but the launcher started {launched.world_size}: "
-            "leave one of the two out"
-        )
+    require_one_launcher(values["transport"])
     if values["what"] == "iteration":
         return _iteration(values)
     if values["what"] == "calibrate":
@@ -137,15 +132,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_timing_flags(flags: argparse.ArgumentParser) -> None:
-    flags.add_argument("--rounds", type=number(int, lambda value: value >= 1, "a whole number, at least 1"), default=5,
-                       metavar="N", help="at least so many, of which the median counts (5)")
+    flags.add_argument("--rounds", type=POSITIVE_INT, default=5, metavar="N",
+                       help="at least so many, of which the median counts (5)")
     flags.add_argument("--calibrate", action="store_true",
                        help="measure anew the constants by which auto chooses (done anyway where there are none yet)")
 
 
 def _add_common_flags(flags: argparse.ArgumentParser) -> None:
-    one_or_more = number(int, lambda value: value >= 1, "a whole number, at least 1")
-    flags.add_argument("--ranks", type=one_or_more, metavar="N",
+    flags.add_argument("--ranks", type=POSITIVE_INT, metavar="N",
                        help="how many to start (1); under a bare mpirun, which says it itself, leave it out")
     flags.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
                        help="mpi (default; one rank needs none), or threads of one process")

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp.data.formats.raw import Array, Part, RawData, open_file, status
+from npdp.data.formats.raw import DEFLATE_LIMIT, Array, Part, RawData, open_file, status
 from npdp.errors import InputError
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 FOLDER = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
           "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
 GZIP = 31  # zlib's window bits for data with a gzip header and checksum
-DEFLATE_LIMIT = 1032  # no deflate stream grows by more (zlib's technical notes)
 HEADER_BYTES_MAX = 4 + 4 * 255
 PIXEL_UNIT = 255.0
 

@@ -18,14 +18,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from npdp.data.formats import sparse_npz
-from npdp.data.formats.raw import Array, Part, RawData, open_file, status
+from npdp.data.formats.raw import DEFLATE_LIMIT, Array, Part, RawData, open_file, status
 from npdp.errors import InputError
 from npdp.parser_lock import ONE_AT_A_TIME
 
 if TYPE_CHECKING:
     import zipfile
 
-DEFLATE_LIMIT = 1032  # no deflate stream grows by more (zlib's technical notes)
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 NUMBERS = "buif"  # dtype kinds: bool, unsigned, signed, floating
 

@@ -14,6 +14,8 @@ from npdp.errors import InputError
 
 Array = NDArray[Any]
 
+DEFLATE_LIMIT = 1032  # no deflate stream grows by more (zlib's technical notes)
+
 
 @dataclass(frozen=True)
 class Part:

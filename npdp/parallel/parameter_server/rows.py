@@ -15,14 +15,13 @@ import numpy as np
 
 from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import Parameter
+from npdp.nn.parameter import LINE_BYTES, Parameter
 from npdp.nn.products import sums_of_rows
 from npdp.parallel.parameter_server.messages import Fetch, Message, Push, Reply
 from npdp.parallel.parameter_server.shard import Rate, Receive, missing_weight
 from npdp.partition import part
 
 LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of texts touches some MB; more is sent
-LINE_BYTES = 64
 
 
 class Lane:
