@@ -16,13 +16,14 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
+from npdp.kernels.implementation import Kernels
 
 __all__ = ["OPS", "Sum", "accumulate", "adam_update", "adam_updater", "backend", "combine", "compiled",
            "cross_entropy_gradient", "reference", "relu_gradient", "sgd_update", "sgd_updater",
@@ -53,31 +54,6 @@ class Sum:
 
 
 Gradient = Array | Sum
-
-
-class Kernels(Protocol):
-    """What an implementation offers. Arguments are checked before.
-
-    What returns an int returns 0; or 1, having changed nothing: `accumulate` and the updates where arrays overlap that
-    must not, `shifted_logits` where a label is not in [0, classes). Nothing else looks for overlap.
-    """
-
-    def accumulate(self, dst: Array, src: Array, op: str) -> int: ...
-
-    def combine(self, targets: list[Array], sources: list[Array], op: str) -> None: ...
-
-    def relu_gradient(self, g: Array, y: Array) -> Array: ...
-
-    def shifted_logits(self, logits: Array, labels: Array, shifted: Array, chosen: Array) -> int: ...
-
-    @property
-    def cross_entropy_gradient(self) -> Callable[..., None]: ...
-
-    def pointers(self, arrays: list[Array]) -> Any: ...
-
-    def sgd_updater(self, param: Array, grad: Gradient, velocity: Array | None) -> Callable[..., int]: ...
-
-    def adam_updater(self, param: Array, grad: Gradient, m: Array, v: Array) -> Callable[..., int]: ...
 
 
 def _load_compiled() -> tuple[Kernels | None, str]:

@@ -1,6 +1,6 @@
 """The functions of `csrc/`, called through cffi: pointers are made here and nowhere else.
 
-Arguments have been checked by `npdp.kernels`, and an int that is returned is C's status: see `Kernels` there. The GIL
+Arguments have been checked by `npdp.kernels`, and an int that is returned is C's status: see implementation.py. The GIL
 is released inside, so other threads go on meanwhile. Where the C code was not compiled, importing this raises
 ImportError.
 

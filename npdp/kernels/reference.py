@@ -2,7 +2,7 @@
 
 It also does the work where npdp was installed without a C compiler. Each function goes through its arrays in blocks
 that stay in the L2 cache, so that no temporary is as long as the arrays are. Arguments have been checked by
-`npdp.kernels`, and an int that is returned is a status, as in C: see `Kernels` there.
+`npdp.kernels`, and an int that is returned is a status, as in C: see implementation.py.
 
 Scalars are rounded to the arrays' dtype first, and the operations come in the order of `csrc/npdp_kernels.h`.
 """
