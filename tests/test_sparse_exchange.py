@@ -16,7 +16,6 @@ from npdp.autograd.rows import RowGradient
 from npdp.data import DataLoader, SparseDataset, SparseRows
 from npdp.nn.parameter import Parameter
 from npdp.parallel.exchange import GradientExchange
-from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.world import init
 
 COLUMNS, CLASSES, COUNT = 30, 4, 13
@@ -28,7 +27,7 @@ class Apart(Plain):
 
     def wrap(self, model):
         found = list(model.parameters())
-        model.exchanges = [SparseExchange([p for p in found if p.sparse], init())]
+        model.exchanges = [GradientExchange([p for p in found if p.sparse], init())]
         if any(not p.sparse for p in found):
             model.exchanges.append(GradientExchange([p for p in found if not p.sparse], init()))
         return model
@@ -143,7 +142,7 @@ def test_the_sum_is_that_of_arrays_whatever_each_rank_has(world_size, data):
 
     def program():
         parameters = [Parameter(np.zeros((9, 3)), sparse=True) for _ in range(2)]
-        exchange = SparseExchange(parameters, init())
+        exchange = GradientExchange(parameters, init())
         for _ in range(2):
             exchange.begin(None, True)
             for number, parameter in enumerate(parameters):
@@ -216,7 +215,7 @@ def test_a_parameter_that_one_rank_alone_uses_has_a_gradient_everywhere():
 
     def program():
         model = Some()
-        exchange = SparseExchange(model.parameters(), init())
+        exchange = GradientExchange(model.parameters(), init())
         assert model.used.weight.exchange is exchange
         model(np.array([npdp.rank(), 4])).sum().backward()
         return [None if p.grad is None else p.grad.dense() for p in (model.used.weight, model.first.weight,
@@ -232,7 +231,7 @@ def test_a_parameter_that_one_rank_alone_uses_has_a_gradient_everywhere():
 def test_a_backward_that_fails_leaves_the_gradients_of_the_one_before():
     def program():
         model = linear()
-        SparseExchange([model.weight], init())
+        GradientExchange([model.weight], init())
         inputs, labels = next(iter(DataLoader(dataset(), 5)))
         criterion(model(inputs), labels).backward()
         before = np.array(model.weight.grad)
@@ -249,15 +248,10 @@ def test_a_backward_that_fails_leaves_the_gradients_of_the_one_before():
     run(2, program)
 
 
-def test_a_dense_parameter_is_refused():
-    with pytest.raises(ValueError, match=r"a parameter of shape \(3,\) is not sparse"):
-        SparseExchange([Parameter(np.zeros(3))], init())
-
-
 def test_clipping_sees_the_global_gradient():
     def program():
         model = linear()
-        SparseExchange([model.weight], init())
+        GradientExchange([model.weight], init())
         inputs, labels = next(iter(DataLoader(dataset(), COUNT)))
         criterion(model(inputs), labels).backward()
         return optim.clip_grad_norm_([model.weight], 0.01), np.linalg.norm(np.array(model.weight.grad))

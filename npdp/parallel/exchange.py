@@ -21,14 +21,17 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Batch, Tensor
+from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import Parameter, lay_flat, put_in
+from npdp.nn.parameter import Parameter, lay_flat, put_in, row_gradient
 from npdp.optim import Optimizer
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
 from npdp.parallel.sparse import UNSYNCED, SparseExchange
 from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
 from npdp.partition import part
+
+Gradient = Array | RowGradient  # of a dense parameter, of a sparse one
 
 
 class GradientExchange:
@@ -68,7 +71,7 @@ class GradientExchange:
         world.exchanges += 1
         self.parameters = list(parameters)
         self.flats = lay_flat(self.parameters)
-        self.sparse = SparseExchange((p for p in self.parameters if p.sparse), world)
+        self.sparse = SparseExchange(self.parameters, world)
         for parameter in self.parameters:
             parameter.exchange = self
         for flat in self.flats:
@@ -90,7 +93,7 @@ class GradientExchange:
         self._next = 0  # the bucket that leaves next
         self._leaves_early = False  # whether buckets leave while backward goes on
         self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
-        self._aside: dict[Parameter, Array] = {}  # what an earlier exchange left in gradients that are local now
+        self._aside: dict[Parameter, Gradient] = {}  # what an earlier exchange left in gradients that are local now
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
@@ -125,10 +128,8 @@ class GradientExchange:
             self._exchange_the_rest()
         else:
             for parameter in self._aside:  # None would say that it was zeroed meanwhile
-                _add_to_grad(parameter, np.zeros_like(parameter.data))
-        if self.sparse.parameters:
-            self.sparse.syncing = self.syncing
-            self.sparse.finish()
+                if parameter.grad is None:
+                    _add_to_grad(parameter, _zeros(parameter))
         if was_local or self._local:
             self._tell_the_optimizers()
 
@@ -138,7 +139,6 @@ class GradientExchange:
             parameter.grad = None
             _add_to_grad(parameter, before)
         self._aside = {}
-        self.sparse.cancel()
 
     def synchronize(self) -> None:
         """Give every rank the newest parameters, where it does not have them anyway; collective."""
@@ -176,16 +176,14 @@ class GradientExchange:
 
     def _put_aside(self) -> None:
         """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
-        if self.sparse.parameters:
-            self.sparse.put_aside()
         if self._aside:
             self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
         if self._local:
             return
-        for parameter in self.parameters:
-            if parameter.grad is not None and not parameter.sparse:
-                self._aside[parameter] = np.array(parameter.grad)
-                parameter.grad = None
+        held = {p: _copied(p) for p in self.parameters if p.grad is not None}  # or refuses, before any is put aside
+        self._aside |= held
+        for parameter in held:
+            parameter.grad = None
 
     def _exchange_the_rest(self) -> None:
         while self._next < len(self.buckets):
@@ -194,15 +192,19 @@ class GradientExchange:
             self.world.finish()
         for bucket in self.buckets:
             _take_in(bucket, self.world.world_size)
+        if self.sparse.parameters:
+            self.sparse.sum()
         for parameter, before in self._aside.items():
             _add_to_grad(parameter, before)
         self._aside = {}
 
     def _tell_the_optimizers(self) -> None:
-        """Say in the flat arrays, which other exchanges may share, whether anything in them is still local."""
+        """Say in flat arrays, which others may share, and in sparse parameters, whether anything is still local."""
         for flat in self.flats:
             exchanges = {p.exchange for p in flat.parameters if isinstance(p.exchange, GradientExchange)}
             flat.unsynced = UNSYNCED if any(exchange.unsynced for exchange in exchanges) else None
+        for parameter in self.sparse.parameters:
+            parameter.unsynced = UNSYNCED if self._local and parameter.grad is not None else None
 
     def _sending(self, buffer: Array) -> Callable[[], None]:
         """Return what sums this buffer; across hosts it only begins to, and backward goes on."""
@@ -244,8 +246,27 @@ def _take_in(bucket: Bucket, world_size: int) -> None:
                 parameter.grad = parameter.grad_buffer
 
 
-def _add_to_grad(parameter: Parameter, before: Array) -> None:
-    if parameter.grad is None:
+def _copied(parameter: Parameter) -> Gradient:
+    """Return what its gradient is now; rows are never changed in place.
+
+    Raises:
+        TypeError: it is sparse, and its gradient is an array.
+    """
+    gradient = row_gradient(parameter) if parameter.sparse else np.array(parameter.grad)
+    assert gradient is not None
+    return gradient
+
+
+def _zeros(parameter: Parameter) -> Gradient:
+    return no_rows(parameter.shape, parameter.dtype) if parameter.sparse else np.zeros_like(parameter.data)
+
+
+def _add_to_grad(parameter: Parameter, before: Any) -> None:
+    """Add what was put aside, or zeros."""
+    if parameter.sparse:
+        gradient = row_gradient(parameter)
+        parameter.grad = before if gradient is None else before + gradient
+    elif parameter.grad is None:
         np.copyto(parameter.grad_buffer, before)  # type: ignore[arg-type]
         parameter.grad = parameter.grad_buffer
     else:

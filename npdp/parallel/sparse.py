@@ -18,13 +18,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from npdp.autograd import Batch, Tensor
-from npdp.autograd.rows import Distinct, RowGradient, no_rows
+from npdp.autograd.rows import Distinct, RowGradient
 from npdp.autograd.tensor import Array
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.nn.parameter import Parameter, row_gradient
 from npdp.nn.products import sums_of_rows
-from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
 
 WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
@@ -36,77 +34,26 @@ UNSYNCED = (
 
 
 class SparseExchange:
-    """Adds up the row gradients of sparse parameters over the ranks, at the end of every backward that reaches them.
-
-    A `GradientExchange` for the engine; one that has dense parameters too may hold this one, and pass on what the
-    engine says.
+    """Adds up the row gradients of sparse parameters over the ranks: a `GradientExchange`'s part for these.
 
     Args:
-        parameters: sparse ones, in the same order on all ranks; each must belong to no other exchange.
+        parameters: of a model, in the same order on all ranks; the sparse ones count.
         world: the ranks.
 
     Attributes:
-        syncing: False under `no_sync`.
+        parameters: the sparse ones.
         exchanged_bytes: of rows and values that this rank has given to exchanges.
     """
 
     def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
         self.world = world
-        self.parameters = list(parameters)
-        for parameter in self.parameters:
-            if not parameter.sparse:
-                raise ValueError(f"SparseExchange: a parameter of shape {parameter.shape} is not sparse")
-            parameter.exchange = self
-        self.syncing = True
+        self.parameters = [parameter for parameter in parameters if parameter.sparse]
         self.exchanged_bytes = 0
         self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
         self._lines = _Lines(world)
-        self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
-        self._aside: dict[Parameter, RowGradient] = {}  # what an earlier exchange left in gradients that are local now
 
-    # What the engine calls
-    def begin(self, batch: Batch | None, alone: bool) -> float:
-        weight = loss_weight(batch, self.world.world_size)
-        self.put_aside()
-        return weight
-
-    def ready(self, parameter: Tensor) -> None:
-        """Rows leave when backward has ended: until then nobody knows whether a parameter is used again."""
-
-    def finish(self) -> None:
-        if self.world.world_size == 1 or not self.parameters:
-            return
-        self._local = not self.syncing
-        if self.syncing:
-            self._exchange()
-        else:
-            for parameter in self._aside:  # None would say that it was zeroed meanwhile
-                if parameter.grad is None:
-                    _set(parameter, no_rows(parameter.shape, parameter.dtype))
-        for parameter in self.parameters:
-            parameter.unsynced = UNSYNCED if self._local and parameter.grad is not None else None
-
-    def cancel(self) -> None:
-        """Backward has failed: gradients that were put aside come back."""
-        for parameter, before in self._aside.items():
-            _set(parameter, before)
-        self._aside = {}
-
-    # How it does it
-    def put_aside(self) -> None:
-        """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
-        if self.world.world_size == 1:
-            return
-        self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
-        if self._local:
-            return
-        for parameter in self.parameters:
-            gradient = row_gradient(parameter)
-            if gradient is not None:
-                self._aside[parameter] = gradient
-                parameter.grad = None
-
-    def _exchange(self) -> None:
+    def sum(self) -> None:
+        """Leave in each parameter's gradient the sum of all ranks'; collective."""
         gradients = [row_gradient(parameter) for parameter in self.parameters]
         counts = self._counts(gradients)
         starts = np.cumsum([0, *(self._words(p) * max(0, *of_ranks) for p, of_ranks in zip(self.parameters, counts))])
@@ -118,11 +65,8 @@ class SparseExchange:
         lines = self._lines.everyones()
         for parameter, start, of_ranks in zip(self.parameters, starts, counts):
             if max(of_ranks) != UNUSED:
-                _set(parameter, self._sum(parameter, [line[start:] for line in lines], of_ranks))
-        for parameter, before in self._aside.items():
-            gradient = row_gradient(parameter)
-            _set(parameter, before if gradient is None else before + gradient)
-        self._aside = {}
+                total = self._sum(parameter, [line[start:] for line in lines], of_ranks)
+                parameter.grad = total  # type: ignore[assignment]  # a tensor's is an array, a sparse parameter's is not
 
     def _counts(self, gradients: list[RowGradient | None]) -> list[list[int]]:
         """Return for each parameter how many rows each rank has; UNUSED where it has no gradient."""
@@ -189,7 +133,3 @@ def _write(line: Array, gradient: RowGradient) -> None:
     values = gradient.values.reshape(-1).view(WORD)
     line[: values.size] = values
     line[values.size :][: len(gradient.rows)] = gradient.rows
-
-
-def _set(parameter: Parameter, gradient: RowGradient) -> None:
-    parameter.grad = gradient  # type: ignore[assignment]  # a tensor's is an array, a sparse parameter's is not
