@@ -248,6 +248,21 @@ def test_a_backward_that_fails_leaves_the_gradients_of_the_one_before():
     run(2, program)
 
 
+def test_a_sparse_parameter_with_an_array_as_gradient_is_refused_and_no_gradient_is_lost():
+    def program():
+        model = words()
+        wrapped = nn.DataParallel(model)
+        inputs, labels = next(iter(DataLoader(word_data(), 5)))
+        criterion(wrapped(inputs), labels).backward()
+        before = np.array(model.top.weight.grad)
+        model.embedding.weight.grad = np.zeros(model.embedding.weight.shape)
+        with pytest.raises(TypeError, match="an operation that is not sparse read all of it"):
+            criterion(wrapped(inputs), labels).backward()
+        assert np.array_equal(model.top.weight.grad, before)
+
+    run(2, program)
+
+
 def test_clipping_sees_the_global_gradient():
     def program():
         model = linear()
