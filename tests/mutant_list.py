@@ -1006,7 +1006,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if False:",
                "tests/test_optim.py::test_an_array_of_the_users_of_another_shape_is_refused"),
         Mutant("npdp/parallel/replicas.py",
-               "{_place(parameter)}",
+               '    require_equal(world, "orders of an optimiser\'s parameters", orders)\n',
                "",
                "tests/test_replicas.py::test_an_optimiser_with_another_order_on_a_rank_is_refused"),
         Mutant("npdp/nn/layers.py",

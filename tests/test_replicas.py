@@ -288,7 +288,7 @@ def test_an_optimiser_with_another_order_on_a_rank_is_refused(way):
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         parameters = list(model.parameters())
         optim.SGD(parameters[::-1] if npdp.rank() == 1 else parameters)
-        with pytest.raises(InputError, match="rank 1 has 0.bias .* number 2 in memory, rank 0 has .* number 1 in mem"):
+        with pytest.raises(InputError, match="orders .* differ .* rank 1 has 0.bias as number 2, rank 0 has 0.bias"):
             nn.DataParallel(model, **way)
 
     run(2, program)
@@ -297,7 +297,7 @@ def test_an_optimiser_with_another_order_on_a_rank_is_refused(way):
 def test_a_distributed_optimizer_over_other_parameters_is_refused():
     def program():
         model = nn.Linear(3, 1 + npdp.rank())
-        with pytest.raises(InputError, match=r"rank 1 has bias \(2,\) float32.*, rank 0 has bias \(1,\) float32"):
+        with pytest.raises(InputError, match=r"rank 1 has bias \(2,\) float32, rank 0 has bias \(1,\) float32"):
             npdp.DistributedOptimizer(optim.SGD(model.parameters()), model.named_parameters())
 
     run(2, program)

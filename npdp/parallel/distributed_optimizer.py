@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from npdp.nn.parameter import Parameter
 from npdp.optim import Optimizer
-from npdp.parallel.agreement import require_equal
 from npdp.parallel.exchange import GradientExchange
-from npdp.parallel.replicas import describe
+from npdp.parallel.replicas import require_alike
 from npdp.parallel.world import init
 
 
@@ -34,7 +33,7 @@ def DistributedOptimizer(  # noqa: N802  (Horovod's name; there, too, it is a fu
     world = init()
     mine = [p for p in optimizer.parameters if p.requires_grad and p.exchange is None]
     names = {id(parameter): name for name, parameter in named_parameters or ()}
-    require_equal(world, "parameters", describe((names.get(id(p), f"#{i}"), p) for i, p in enumerate(mine)))
+    require_alike(world, [(names.get(id(p), f"#{i}"), p) for i, p in enumerate(mine)])
     if mine:
         GradientExchange(mine, world, bucket_cap_mb)
     return optimizer

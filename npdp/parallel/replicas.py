@@ -12,22 +12,22 @@ from npdp.autograd import Tensor
 from npdp.nn.module import StateDict
 from npdp.nn.parameter import Parameter
 from npdp.parallel.agreement import require_equal
-from npdp.parallel.world import init
+from npdp.parallel.world import World, init
 
 Named = Iterable[tuple[str, Tensor]]
 
 
-def describe(named: Named) -> list[str]:
-    """Return name, shape, dtype and place in the flat arrays of each parameter, in name order.
+def require_alike(world: World, named: Named) -> None:
+    """Raise InputError on every rank where parameters differ between ranks; collective.
 
-    Where they lie is compared since gradients are summed as they lie.
+    Their names, shapes and dtypes, and then where they lie: gradients are summed as they lie, in the order of whoever
+    laid them flat, an optimiser as a rule.
     """
-    return sorted(f"{name} {parameter.shape} {parameter.dtype}{_place(parameter)}" for name, parameter in named)
-
-
-def _place(parameter: Tensor) -> str:
-    place = parameter.place if isinstance(parameter, Parameter) else None
-    return f", number {place[1]} in memory" if place else ""
+    pairs = sorted(named, key=lambda pair: pair[0])
+    require_equal(world, "parameters", [f"{name} {parameter.shape} {parameter.dtype}" for name, parameter in pairs])
+    places = [(name, parameter.place) for name, parameter in pairs if isinstance(parameter, Parameter)]
+    orders = [f"{name} as number {place[1]}" for name, place in places if place is not None]
+    require_equal(world, "orders of an optimiser's parameters", orders)
 
 
 def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -> None:
@@ -45,7 +45,7 @@ def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -
     """
     pairs = _pairs(parameters)
     world = init()
-    require_equal(world, "parameters", describe(pairs))
+    require_alike(world, pairs)
     for _, parameter in sorted(pairs, key=lambda pair: pair[0]):
         values = np.array(parameter.data, order="C")
         world.broadcast(values, root)
