@@ -16,8 +16,9 @@ from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
 from npdp.flag_parser import POSITIVE_INT, Parser, number, require_one_launcher
-from npdp.paths import require_apart, require_replaceable, require_writable
+from npdp.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
 
+WORDS = ("digits", "synthetic")  # what --data takes that is no path
 UPDATES = ("auto", "replicated", "fused")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
@@ -215,11 +216,20 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
             require_replaceable(flag, path)
     require_apart(metrics=config.metrics, save=config.save, record_arrivals=config.record_arrivals)
     require_apart(metrics=config.metrics, save=config.save, replay_arrivals=config.replay_arrivals)
+    _require_input_unwritten(config)
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
     require_one_launcher(config.transport)
     return config
+
+
+def _require_input_unwritten(config: TrainConfig) -> None:
+    """Raise InputError where the data, or the file of the model, would be written over."""
+    data = [] if config.data in WORDS else data_files(config.data)
+    model, colon, _ = (config.model or "").rpartition(":")
+    for flag, read in (("--data", data), ("--model", [model] if colon else [])):
+        require_unread(flag, read, metrics=config.metrics, save=config.save, record_arrivals=config.record_arrivals)
 
 
 def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:

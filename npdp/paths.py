@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 
 from npdp.errors import InputError
+
+IN_A_FOLDER = (".npy", "-ubyte", "-ubyte.gz")  # how the names of a data set's files end there
 
 
 def require_apart(**paths: str | None) -> None:
     """Raise InputError where two flags name the same file."""
-    seen: dict[str, str] = {}
+    seen: dict[object, str] = {}
     for name, path in paths.items():
-        flag = "--" + name.replace("_", "-")
-        if path is not None and (other := seen.setdefault(os.path.realpath(path), flag)) != flag:
+        flag = _flag(name)
+        if path is not None and (other := seen.setdefault(_file(path), flag)) != flag:
             raise InputError(f"{other} and {flag} name the same file, {path}")
+
+
+def require_unread(flag: str, read: Iterable[str], **written: str | None) -> None:
+    """Raise InputError where a file to be written is one of those that `flag` has read."""
+    kept = {_file(path) for path in read}
+    for name, path in written.items():
+        if path is not None and _file(path) in kept:
+            raise InputError(f"{_flag(name)}: wanted a file to write, {path} is what {flag} reads")
+
+
+def data_files(path: str) -> list[str]:
+    """Return the files of a data set: of x.npy those beside it too, of a folder all that may be one."""
+    folder = os.path.dirname(path) or "." if os.path.basename(path) == "x.npy" else path
+    with contextlib.suppress(OSError, ValueError):  # no folder, or a closed one
+        return [path, *(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(IN_A_FOLDER))]
+    return [path]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _file(path: str) -> object:
+    """Return what two paths to one file have in common, whatever links lead there."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
 
 
 def require_writable(flag: str, path: str) -> None:

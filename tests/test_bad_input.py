@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -190,6 +191,50 @@ def test_a_metrics_file_from_before_survives_a_refusal(tmp_path, capsys):
     (tmp_path / "m").write_text("the last run\n")
     refusal(capsys, train.main, "--metrics", f"{tmp_path}/m", "--data", f"{tmp_path}/missing.csv")
     assert (tmp_path / "m").read_text() == "the last run\n"
+
+
+READ_AND_WRITTEN = {  # flags, beside those that are right -> what the line must say
+    "--data t.npz --metrics t.npz": "--metrics: wanted a file to write, t.npz is what --data reads",
+    "--data {folder}/t.npz --save ../in/t.npz": "--save: wanted a file to write, ../in/t.npz is what --data reads",
+    "--data t.npz --save symbolic": "symbolic is what --data reads",
+    "--data symbolic.npz --metrics t.npz": "t.npz is what --data reads",
+    "--data t.npz --metrics hard": "hard is what --data reads",
+    "--data x.npy --metrics x.npy": "x.npy is what --data reads",
+    "--data x.npy --save y.npy": "y.npy is what --data reads",
+    "--data {folder} --metrics x.npy": "x.npy is what --data reads",
+    "--data {folder}/ --save y.npy": "y.npy is what --data reads",
+    "--data ../idx --save ../idx/train-images-idx3-ubyte.gz": "ubyte.gz is what --data reads",
+    "--model make.py:make --metrics make.py": "--metrics: wanted a file to write, make.py is what --model reads",
+    "--strategy ps --staleness 1 --model make.py:make --record-arrivals {folder}/make.py": "is what --model reads",
+}
+
+
+@pytest.mark.parametrize("flags", READ_AND_WRITTEN)
+def test_what_is_read_is_not_written_over(flags, folder, tmp_path, capsys, monkeypatch):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    shutil.copytree(folder / "idx", tmp_path / "idx")
+    np.savez("t.npz", x=np.eye(4), y=np.arange(4))
+    np.save("x.npy", np.eye(4))
+    np.save("y.npy", np.arange(4))
+    os.symlink("t.npz", "symbolic")
+    os.symlink("t.npz", "symbolic.npz")
+    os.link("t.npz", "hard")
+    Path("make.py").write_text("from npdp import nn\n\ndef make():\n    return nn.Linear(64, 10)\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert READ_AND_WRITTEN[flags] in refusal(capsys, train.main, *flags.format(folder=inside).split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_results_may_lie_beside_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.eye(4))
+    np.save("y.npy", np.arange(4))
+    flags = ("--quiet", "--epochs", "1", "--test-fraction", "0", "--metrics", "m", "--save", "m.npz")
+    for data in ("x.npy", ".", "digits"):
+        assert [train.main([*flags, "--data", data]) for _ in range(2)] == [0, 0]
+    assert train.main([*flags[:-1], "digits", "--data", "digits"]) == 0  # no path, but a word
 
 
 def test_a_fault_of_one_rank_of_a_world_of_threads_is_refused_with_its_rank(tmp_path, capsys):
