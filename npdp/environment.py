@@ -6,7 +6,7 @@ Nothing here imports NumPy or MPI: `import npdp` runs it before either is loaded
 import os
 from typing import NamedTuple
 
-REFUSAL = "NPDP_REFUSAL"  # the file that ranks make where they refuse flags or input; set by launch.py
+VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where one line says it all; set by launch.py
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 # (rank, world size, ranks on this host) as each launcher names them

@@ -12,3 +12,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
+
+
+class OutputError(OSError):
+    """Report results that could not be written: each flag, its file, and why.
+
+    The command line turns it into one line and exit code 1.
+    """

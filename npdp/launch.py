@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -84,9 +85,9 @@ def find_mpirun() -> str:
 
 
 def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> int:
-    """Run `python -m module arguments` on so many ranks; return mpirun's exit code, 2 where they refuse flags or input.
+    """Run `python -m module arguments` on so many ranks; return its exit code: mpirun's, or that on which they agreed.
 
-    Those leave with 0 and a file then: of any other code mpirun makes seven lines.
+    Those who did have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
     What ends this process ends all ranks: mpirun gets a SIGTERM, and is waited for where this process lives to do so.
     """
     command = [find_mpirun(), "-n", str(ranks), sys.executable, "-m", module, *arguments]
@@ -96,13 +97,15 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
     with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder
-        refusal = variables[environment.REFUSAL] = os.path.join(folder, "refusal")
+        verdict = variables[environment.VERDICT] = os.path.join(folder, "verdict")
         process = subprocess.Popen(
             command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True,
             preexec_fn=signal_when_parent_dies(signal.SIGTERM),
         )  # fmt: skip
         code = _wait(process)
-        return 2 if os.path.exists(refusal) else code
+        with contextlib.suppress(OSError, ValueError):  # none was left
+            code = int(Path(verdict).read_text())
+        return code
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

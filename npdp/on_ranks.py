@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from npdp import environment
-from npdp.errors import InputError
+from npdp.errors import InputError, OutputError
 from npdp.report.console import refuse
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ Flags = TypeVar("Flags", bound=RankFlags)
 
 
 def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Callable[[Flags], str]) -> int:
-    """Run a program on every rank; return this rank's exit code, 2 where flags or input cannot be used.
+    """Run a program on every rank; return this rank's exit code.
+
+    It is 2 where flags or input cannot be used, 1 where results cannot be written, else what the program returns.
 
     Args:
         parse: returns the flags, or raises InputError.
@@ -42,18 +44,19 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
     launched = environment.launch()
     try:
         return run(parse, program, command)
-    except InputError as error:
+    except (InputError, OutputError) as error:
         if launched is None or launched.rank == 0:
             refuse(str(error))
-        return _code_of_refusal()
+        return _agreed(2 if isinstance(error, InputError) else 1)
 
 
-def _code_of_refusal() -> int:
-    """Return this rank's exit code: 2, or 0 where the command that started it can be told by a file."""
+def _agreed(code: int) -> int:
+    """Return this rank's exit code: that of all ranks, or 0 where the command that started it can be told by a file."""
     try:
-        open(os.environ[environment.REFUSAL], "w").close()
+        with open(os.environ[environment.VERDICT], "w") as file:
+            file.write(str(code))
     except (KeyError, OSError):  # nobody waits for one, or this is another host
-        return 2
+        return code
     return 0
 
 
@@ -62,6 +65,7 @@ def run(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Ca
 
     Raises:
         InputError: flags or input that cannot be used; on all ranks alike, before any of them begins.
+        OutputError: results that could not be written; on all ranks alike.
     """
     flags, fault = _parsed(parse)
     launched = environment.launch()

@@ -16,7 +16,7 @@ from npdp import config as flags
 from npdp import on_ranks
 from npdp.config import TrainConfig
 from npdp.elastic.inject import Pace
-from npdp.errors import InputError
+from npdp.errors import InputError, OutputError
 from npdp.report.console import Console, banner, summary
 from npdp.report.metrics import Metrics
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `npdp.train`; return the exit code, 2 where flags or input cannot be used."""
+    """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 if results are not written."""
     return on_ranks.main(lambda: flags.parse(arguments), _train, lambda config: "npdp train")
 
 
@@ -35,6 +35,7 @@ def run(arguments: Sequence[str] | None) -> None:
 
     Raises:
         InputError: flags or input that cannot be used; on all ranks alike, before any of them trains.
+        OutputError: results that could not be written; on all ranks alike, when they have trained.
     """
     on_ranks.run(lambda: flags.parse(arguments), _train, lambda config: "npdp train")
 
@@ -64,7 +65,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     job = jobs.prepare(config, world)
     config, world = job.config, job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
-    with agree(world, lambda: Metrics(config.metrics if world.rank == 0 else None)) as metrics:
+    with agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None)) as metrics:
         start = jobs.start_event(config, world, job)
         metrics.write("start", **start)
         console.say(banner(start))
@@ -75,11 +76,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         wall_s = time.perf_counter() - before
         end = jobs.end_event(config, world, job, iterations, samples, wall_s)
         metrics.write("end", **end)
-        if config.save is not None:
-            agree(world, lambda: _save(config, job) if world.rank == 0 else None)
-        if config.record_arrivals is not None:
-            agree(world, lambda: _save_arrivals(config, job) if world.rank == 0 else None)
-        console.say(summary(end))
+        console.say(summary(end))  # first, whatever becomes of the files
+        agree(world, lambda: _write_results(config, job, metrics) if world.rank == 0 else None, OutputError)
     return end
 
 
@@ -129,6 +127,34 @@ def _epochs(
         metrics.write("epoch", epoch=epoch + 1, iteration=model.exchange.updates(optimizer), train_loss=mean)
         console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
     return optimizer.iteration, samples
+
+
+def _open_metrics(path: str | None) -> Metrics:
+    try:
+        return Metrics(path)
+    except OSError as error:
+        raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
+
+
+def _write_results(config: TrainConfig, job: Job, metrics: Metrics) -> None:
+    """Write the files that flags name, each whether or not the others could be.
+
+    Raises:
+        OutputError: those that could not.
+    """
+    faults = []
+    for flag, path, write in (
+        ("--metrics", config.metrics, metrics.close),
+        ("--save", config.save, lambda: _save(config, job)),
+        ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(config, job)),
+    ):
+        try:
+            if path is not None:
+                write()
+        except OSError as error:
+            faults.append(f"{flag}: {path} could not be written: {error.strerror or error}")
+    if faults:
+        raise OutputError("; ".join(faults))
 
 
 def _save_arrivals(config: TrainConfig, job: Job) -> None:

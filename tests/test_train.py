@@ -1,5 +1,6 @@
 """npdp.train from flags to a trained model, in worlds of threads: exact on any number of ranks, and what it reports."""
 
+import errno
 import functools
 import json
 import math
@@ -340,6 +341,39 @@ def test_metrics_of_a_run_that_is_cut_off_are_whole_lines(tmp_path):
     metrics.write("start", world_size=1)
     assert (tmp_path / "m").read_text() == '{"event": "start", "world_size": 1}\n'
     metrics.__exit__(None, None, None)
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_results_that_cannot_be_written_are_named_in_one_line_after_the_summary(ranks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.fsync", full_disk)
+    flags = ("--strategy", "ps", "--servers", "0", "--staleness", "inf", "--epochs", "1", "--transport", "threads")
+    out = ("--save", f"{tmp_path}/m.npz", "--record-arrivals", f"{tmp_path}/a", "--metrics", f"{tmp_path}/m")
+    assert train.main([*flags, *out, "--ranks", str(ranks)]) == 1
+    said, error = capsys.readouterr()
+    assert said.splitlines()[-1].startswith("  sha256")
+    why = "could not be written: No space left on device"
+    rank = "rank 0: " * (ranks > 1)
+    assert error == f"npdp: error: {rank}--save: {tmp_path}/m.npz {why}; --record-arrivals: {tmp_path}/a {why}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]  # which was written
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_metrics_that_cannot_be_written_do_not_end_the_training(tmp_path, capsys):
+    assert train.main(["--epochs", "2", "--metrics", "/dev/full", "--save", f"{tmp_path}/m.npz"]) == 1
+    said, error = capsys.readouterr()
+    assert "epoch 2/2" in said and "done " in said and (tmp_path / "m.npz").exists()
+    assert error == "npdp: error: --metrics: /dev/full could not be written: No space left on device\n"
+
+
+def test_a_metrics_file_that_cannot_be_made_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(metrics_module, "open", full_disk, raising=False)
+    assert train.main(["--metrics", f"{tmp_path}/m"]) == 2
+    why = "cannot be written: No space left on device"
+    assert capsys.readouterr().err == f"npdp: error: --metrics: {tmp_path}/m {why}\n"
 
 
 def test_a_model_is_scored_without_dropout_and_goes_on_with_it():

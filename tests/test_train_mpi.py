@@ -176,6 +176,13 @@ def test_npdp_train_hands_on_2_for_what_only_the_ranks_can_see():
     assert outcome.stderr.count("\n") == 1  # and nothing of mpirun's
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_npdp_train_hands_on_that_results_could_not_be_written():
+    code, stdout, stderr = python("-m", "npdp", "train", "--ranks", "3", "--epochs", "1", "--metrics", "/dev/full")
+    assert (code, stdout.count("done ")) == (1, 1)
+    assert stderr == "npdp: error: rank 0: --metrics: /dev/full could not be written: No space left on device\n"
+
+
 def test_npdp_train_hands_on_a_crash():
     flags = ("--ranks", "3", "--quiet", "--model", f"{PROGRAMS}/train_faulty.py:in_forward")
     code, _, stderr = python("-m", "npdp", "train", *flags)

@@ -11,19 +11,19 @@ from npdp.parallel.world import World
 T = TypeVar("T")
 
 
-def agree(world: World, prepare: Callable[[], T]) -> T:
-    """Return `prepare()`, or raise the first rank's InputError on every rank; collective."""
+def agree(world: World, prepare: Callable[[], T], kind: type[Exception] = InputError) -> T:
+    """Return `prepare()`, or raise the first rank's InputError, or `kind`, on every rank; collective."""
     made, fault = None, ""
     try:
         made = prepare()
-    except InputError as error:
+    except kind as error:
         fault = str(error)
     if world.world_size > 1:
         faults = world.gather_texts(fault)
         first = next((rank for rank, text in enumerate(faults) if text), None)
         fault = "" if first is None else faults[first] if all(faults) else f"rank {first}: {faults[first]}"
     if fault:
-        raise InputError(fault)
+        raise kind(fault)
     return made  # type: ignore[return-value]
 
 

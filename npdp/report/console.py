@@ -135,5 +135,5 @@ def summary(end: dict[str, Any]) -> str:
 
 
 def refuse(message: str) -> None:
-    """Print why nothing was started, in one line, on standard error."""
+    """Print why nothing was started, or what could not be written, in one line on standard error."""
     print(f"npdp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)

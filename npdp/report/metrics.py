@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,20 +13,28 @@ ITERATION_EVERY_S = 0.1  # at most about ten iteration lines a second
 
 
 class Metrics:
-    """Writes events as they come; a run that is killed leaves whole lines. Without a path it writes nothing."""
+    """Writes events as they come; a run that is killed leaves whole lines. Without a path it writes nothing.
+
+    Where a line cannot be written, as on a full disk, no more are, and who closes is told: training goes on.
+    """
 
     def __init__(self, path: str | None) -> None:
         self._file: TextIO | None = open(path, "w", buffering=1, encoding="utf-8") if path else None  # noqa: SIM115
+        self._fault: OSError | None = None
         self._next = 0.0
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one line; numbers that JSON has no word for become null."""
-        if self._file is not None:
-            fields = {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in fields.items()
-            }
+        if self._file is None or self._fault is not None:
+            return
+        fields = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in fields.items()
+        }
+        try:
             self._file.write(json.dumps({"event": event, **fields}) + "\n")
+        except OSError as error:
+            self._fault = error
 
     def due(self) -> bool:
         """Return whether it is time for another iteration line."""
@@ -35,11 +44,25 @@ class Metrics:
         self._next = now + ITERATION_EVERY_S
         return True
 
+    def close(self) -> None:
+        """End the file.
+
+        Raises:
+            OSError: why there is a line that could not be written.
+        """
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:
+            self._fault = self._fault or error
+        if self._fault is not None:
+            raise self._fault
+
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        with contextlib.suppress(OSError):  # nothing to be told beside `error`; else who has closed was told
+            self.close()
