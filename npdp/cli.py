@@ -65,8 +65,9 @@ def predict(arguments: Sequence[str]) -> int:
 
 def env(arguments: Sequence[str]) -> int:
     """Print the settings that mpirun needs here."""
-    parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, and "
-                     "to start more ranks than there are cores. Nothing is printed that is set already.",
+    parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, to "
+                     "start more ranks than there are cores, and HOME where cron or systemd set none. Nothing is "
+                     "printed that is set already.",
                      '  eval "$(npdp env)"; mpirun -n 4 python -m npdp.train')
     parser.parse_args(arguments)
     from npdp import launch

@@ -44,8 +44,8 @@ for line in open("/proc/self/maps"):
 def settings(ranks: int | None = None) -> dict[str, str]:
     """Return the environment variables that Open MPI needs here and that the user has not set.
 
-    Root needs to be allowed, and so do more ranks than cores. What may be left out at start-up `npdp.comm.mpi` leaves
-    out itself.
+    Root needs to be allowed, and so do more ranks than cores; mpirun wants a HOME, which cron does not set. What may be
+    left out at start-up `npdp.comm.mpi` leaves out itself.
 
     Args:
         ranks: how many are to be started; where not known, as many as anyone likes.
@@ -55,6 +55,7 @@ def settings(ranks: int | None = None) -> dict[str, str]:
         wanted["OMPI_ALLOW_RUN_AS_ROOT"] = wanted["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
     if ranks is None or ranks > environment.cores():
         wanted["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+    wanted["HOME"] = os.path.expanduser("~").removeprefix("~")  # empty where the system knows none, which will do
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 

@@ -23,6 +23,7 @@ def bare():
     kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("OMPI_")}
     with mock.patch.dict(os.environ, kept, clear=True):
         os.environ.pop("PRTE_MCA_rmaps_default_mapping_policy", None)
+        os.environ["HOME"] = "/home/somebody"
         yield
 
 
@@ -106,6 +107,18 @@ def test_root_is_allowed_and_more_ranks_than_cores_are():
 
 def test_another_user_with_enough_cores_needs_nothing():
     with mock.patch("os.geteuid", return_value=1000), mock.patch("npdp.environment.cores", return_value=4):
+        assert launch.settings(4) == {}
+
+
+def test_mpirun_is_given_the_home_that_cron_does_not_set():
+    known = mock.Mock(pw_dir="/home/somebody")
+    with mock.patch("os.geteuid", return_value=1000), mock.patch("npdp.environment.cores", return_value=4):
+        del os.environ["HOME"]
+        with mock.patch("pwd.getpwuid", return_value=known):
+            assert launch.settings(4) == {"HOME": "/home/somebody"}
+        with mock.patch("pwd.getpwuid", side_effect=KeyError):  # a user of a container, say
+            assert launch.settings(4) == {"HOME": ""}
+        says(HOME="")
         assert launch.settings(4) == {}
 
 
