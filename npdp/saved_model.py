@@ -34,7 +34,7 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, 
     "dtype": lambda value: value in ("float32", "float64"),
 }
 
-_UNREADABLE = (  # what NumPy and zipfile raise on a file that is something else, or damaged
+UNREADABLE = (  # what NumPy and zipfile raise on a file that is something else, or damaged
     ValueError, KeyError, AttributeError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
@@ -99,7 +99,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"{wanted}: {error.strerror or error}") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{wanted}, got {type(error).__name__}: {error}") from None
     try:
         return _description(arrays.pop("description", None)), arrays

@@ -11,6 +11,9 @@ from npdp import models, saved_model
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
 from npdp.data import ArrayDataset, SparseDataset, SparseRows, formats, sources
+from npdp.data.formats.npz import NUMBERS
+from npdp.data.formats.raw import Part
+from npdp.data.targets import refuse_infinite
 from npdp.errors import InputError
 from npdp.evaluation import blocks
 from npdp.evaluation import evaluate as score
@@ -118,6 +121,7 @@ def _scaled(saved: SavedModel, x: Array, source: str) -> Array:
     wanted = saved.description["features"]
     if x.shape[1:] != (wanted,):
         raise InputError(f"{source}: the model takes {wanted} features, got {x.shape[1] if x.ndim == 2 else x.shape}")
+    refuse_infinite(x, Part(x, x, lambda row: f"{source}, row {row}"), saved.description["dtype"], "feature")
     if saved.scaling is not None:
         mean, deviation = saved.scaling
         x = (x - mean) / deviation
@@ -143,11 +147,13 @@ def _from_numpy(path: str) -> Array:
     try:
         with ONE_AT_A_TIME:
             loaded: Any = np.load(path, allow_pickle=False)
-            x = np.asarray(loaded["x"] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded, np.float64)
+            x = np.asarray(loaded["x"] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, EOFError) as error:
+    except saved_model.UNREADABLE as error:
         raise InputError(f"{path}: wanted an array of numbers (in an .npz, named x), got {error}") from None
-    if x.ndim < 2:
+    if x.dtype.kind not in NUMBERS:
+        raise InputError(f"{path}: wanted an array of numbers (in an .npz, named x), got {x.dtype}")
+    if x.ndim < 2 or not x.size:
         raise InputError(f"{path}: wanted an array (samples, features), got shape {x.shape}")
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), -1).astype(np.float64, copy=False)

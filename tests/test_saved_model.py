@@ -303,7 +303,22 @@ def test_predict_refuses_what_does_not_fit(folder, tmp_path):
     (tmp_path / "words.npy").write_text("words")
     with zipfile.ZipFile(tmp_path / "words.npz", "w") as archive:
         archive.writestr("x", "words")
-    for name, said in {"row.npy": r"got shape \(64,\)", "narrow.npy": "takes 64 features, got 63", "z.npz": "named x",
+    (tmp_path / "no zip.npz").write_bytes(b"PK\3\4 and no more")
+    np.savez(tmp_path / "damaged.npz", x=np.ones((5, 64)))
+    content = bytearray((tmp_path / "damaged.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "damaged.npz").write_bytes(content)
+    np.save(tmp_path / "none.npy", np.zeros((0, 64)))
+    np.save(tmp_path / "complex.npy", np.ones((2, 64), complex))
+    np.save(tmp_path / "text.npy", np.full((2, 64), "1"))
+    np.save(tmp_path / "nan.npy", np.where(np.arange(128).reshape(2, 64) == 70, np.nan, 1))
+    np.save(tmp_path / "large.npy", np.full((2, 64), 1e300))
+    for name, said in {"no zip.npz": "File is not a zip file", "damaged.npz": "Bad CRC-32",
+                       "none.npy": r"wanted an array \(samples, features\), got shape \(0, 64\)",
+                       "complex.npy": "numbers .* got complex128", "text.npy": "numbers .* got <U1",
+                       "nan.npy": "nan.npy, row 1: expected finite features within float32, got nan",
+                       "large.npy": "row 0: expected finite features within float32, got 1e[+]300",
+                       "row.npy": r"got shape \(64,\)", "narrow.npy": "takes 64 features, got 63", "z.npz": "named x",
                        "pickle.npy": "wanted an array of numbers", "words.npy": "wanted an array of numbers",
                        "words.npz": "wanted an array of numbers", "missing.npy": "No such file"}.items():  # fmt: skip
         with pytest.raises(InputError, match=said):
