@@ -21,7 +21,7 @@ from types import FrameType
 from npdp import environment
 from npdp.comm.ending import signal_when_parent_dies
 from npdp.errors import InputError
-from npdp.report.console import TERMINAL
+from npdp.report.console import TERMINAL, own_terminal_width
 
 # Where Open MPI's mpirun keeps its files, in a directory named by its process id. One that was killed leaves them, and
 # a later mpirun with the same id does not start ("listener thread failed to start"): so each gets its own.
@@ -93,8 +93,8 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
     """
     command = [find_mpirun(), "-n", str(ranks), sys.executable, "-m", module, *arguments]
     variables = {**os.environ, **settings(ranks)}
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        variables[TERMINAL] = str(shutil.get_terminal_size().columns)
+    if width := own_terminal_width():
+        variables[TERMINAL] = str(width)
     with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder

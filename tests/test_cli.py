@@ -226,5 +226,13 @@ def test_on_a_terminal_progress_is_one_live_line_within_its_width():
     assert out.split("done ")[0].count("\nepoch") == 1
 
 
+@pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=needs_mpi)])
+def test_without_standard_output_a_run_is_silent_and_does_its_work(ranks, tmp_path):
+    line = f'exec "{sys.executable}" -m npdp train --ranks {ranks} --epochs 1 --save "{tmp_path}/m.npz" >&-'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
+
+
 def test_a_quiet_run_is_silent_on_a_terminal_too():
     assert on_a_terminal(60, "-m", "npdp.train", "--epochs", "1", "--quiet") == ""

@@ -69,7 +69,8 @@ def signal_when_parent_dies(number: signal.Signals) -> Callable[[], None]:
 
 def announce_failure(text: str) -> None:
     """Print `text` unless another rank of this job, on this host, has spoken; then let that one end the job."""
-    sys.stdout.flush()
+    if sys.stdout is not None:  # as after >&-
+        sys.stdout.flush()
     if _is_first():
         sys.stderr.write(text)
         sys.stderr.flush()

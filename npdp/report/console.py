@@ -20,11 +20,11 @@ TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks pr
 
 
 class Console:
-    """The terminal, as one rank may use it: every rank but 0, and a quiet run, is silent."""
+    """The terminal, as one rank may use it: every rank but 0, a quiet run and one without output are silent."""
 
     def __init__(self, speaks: bool) -> None:
-        self.speaks = speaks
-        self._width = _terminal_width() if speaks else 0
+        self.speaks = speaks and sys.stdout is not None  # as after >&-
+        self._width = _terminal_width() if self.speaks else 0
         self._next = 0.0
         self._live = False
 
@@ -69,7 +69,14 @@ def _terminal_width() -> int:
     """
     if environment.launch() is not None or TERMINAL in os.environ:
         return int(os.environ.get(TERMINAL, "0"))
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else 0
+    return own_terminal_width()
+
+
+def own_terminal_width() -> int:
+    """Return the width of the terminal that this process itself writes to, 0 where that is none or can show no more."""
+    if sys.stdout is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return 0
+    return shutil.get_terminal_size().columns
 
 
 def banner(start: dict[str, Any]) -> str:
