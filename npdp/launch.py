@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -21,11 +22,13 @@ from types import FrameType
 from npdp import environment
 from npdp.comm.ending import signal_when_parent_dies
 from npdp.errors import InputError
-from npdp.report.console import TERMINAL, own_terminal_width
+from npdp.report.console import TERMINAL, own_terminal_width, refuse
 
 # Where Open MPI's mpirun keeps its files, in a directory named by its process id. One that was killed leaves them, and
 # a later mpirun with the same id does not start ("listener thread failed to start"): so each gets its own.
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"
+
+ENDING_S = 10.0  # what mpirun gets to end its ranks, which takes half a second, before it is killed and they with it
 
 # Which libmpi mpi4py loads is known only once it is loaded; a child finds out, so that this process stays free of MPI.
 _FIND_LIBRARY = """
@@ -110,9 +113,18 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code; meanwhile Ctrl-C, SIGTERM and a terminal that closes reach the process as SIGTERM."""
+    """Return the exit code; meanwhile Ctrl-C, SIGTERM and a terminal that closes reach the process as SIGTERM.
+
+    Where that ends it, it is said, and the code is 128 + the signal's number, as a shell has it.
+    """
+    caught: list[int] = []
+    killer = threading.Timer(ENDING_S, process.kill)
+    killer.daemon = True
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if not caught:
+            killer.start()
+        caught.append(number)
         process.terminate()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -120,7 +132,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        return process.wait()
+        code = process.wait()
     finally:
+        killer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+    if not caught or code == 0:
+        return code
+    refuse(f"ended by {signal.Signals(caught[0]).name}")
+    return 128 + caught[0]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -195,27 +196,48 @@ def test_without_mpi_it_says_what_to_install(elsewhere):
 class Signalled:
     """A process that ends when it is told to; while it is waited for, a signal reaches the one who waits."""
 
-    told = False
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, code: int = 1, stubborn: bool = False) -> None:
+        self.number, self.code, self.stubborn = number, code, stubborn
+        self.told, self.killed = False, threading.Event()
 
     def terminate(self) -> None:
         self.told = True
 
-    def wait(self) -> bool:
+    def kill(self) -> None:
+        self.killed.set()
+
+    def wait(self) -> int:
         os.kill(os.getpid(), self.number)
-        return self.told
+        if self.stubborn:
+            return -signal.SIGKILL if self.killed.wait(10) else 0
+        return self.code * self.told
 
 
 @pytest.mark.parametrize(("before", "ended"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)], ids=["", "nohup"])
 def test_a_terminal_that_closes_ends_mpirun_except_under_nohup(before, ended):
     handler = signal.signal(signal.SIGHUP, before)
+    process = Signalled(signal.SIGHUP)
     try:
-        assert launch._wait(Signalled(signal.SIGHUP)) == ended
+        assert launch._wait(process) == (128 + signal.SIGHUP if ended else 0)
+        assert process.told == ended
         assert signal.getsignal(signal.SIGHUP) == before
     finally:
         signal.signal(signal.SIGHUP, handler)
+
+
+def test_who_ended_mpirun_is_said_and_is_in_the_exit_code(capsys):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        assert launch._wait(Signalled(number)) == code
+        assert capsys.readouterr() == ("", f"npdp: error: ended by {number.name}\n")
+    assert launch._wait(Signalled(signal.SIGINT, code=0)) == 0  # it was done just then
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_mpirun_that_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(launch, "ENDING_S", 0)
+    process = Signalled(signal.SIGTERM, stubborn=True)
+    assert launch._wait(process) == 143
+    assert process.told and process.killed.is_set()
 
 
 @pytest.mark.parametrize("said", [{}, {"PRTE_MCA_prte_tmpdir_base": "/elsewhere"}])

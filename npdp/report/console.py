@@ -5,6 +5,7 @@ On a terminal progress is one line that is written again and again; in a log it 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -142,5 +143,6 @@ def summary(end: dict[str, Any]) -> str:
 
 
 def refuse(message: str) -> None:
-    """Print why nothing was started, or what could not be written, in one line on standard error."""
-    print(f"npdp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    """Print what went wrong, in one line, on standard error, where that is still there."""
+    with contextlib.suppress(OSError):
+        print(f"npdp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
