@@ -15,7 +15,7 @@ from npdp.collectives.choose import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
-from npdp.flag_parser import POSITIVE_INT, Parser, number, require_one_launcher
+from npdp.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
 from npdp.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
 
 WORDS = ("digits", "synthetic")  # what --data takes that is no path
@@ -174,7 +174,7 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                             "where ranks share memory")
     ranks.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
                        help="mpi (default; one rank needs none), or threads of one process")
-    ranks.add_argument("--ranks", type=POSITIVE_INT, default=None, metavar="N",
+    ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")

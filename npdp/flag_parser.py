@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from npdp import environment
 from npdp.errors import InputError
+
+# More ranks than this are a slip of the keyboard, and would bring down the machine that is to start them.
+RANKS_A_CORE, RANKS_ANYWHERE = 64, 1024
 
 # What PyTorch's and Horovod's programs and launchers call it -> what it is called in npdp train
 ELSEWHERE = {
@@ -78,3 +82,13 @@ def require_one_launcher(transport: str) -> None:
             f"--transport threads makes its ranks in one process, but the launcher started {launched.world_size}: "
             "leave one of the two out"
         )
+
+
+def number_of_ranks(text: str) -> int:
+    """Return a number of ranks, as an argparse type; where a launcher has not started them, one for this machine."""
+    value: int = POSITIVE_INT(text)
+    launched = environment.launch()
+    most = max(RANKS_ANYWHERE, RANKS_A_CORE * (os.cpu_count() or 1))
+    if value > most and (launched is None or launched.world_size == 1):
+        raise argparse.ArgumentTypeError(f"wanted at most {most} on this machine, got {text!r}")
+    return value

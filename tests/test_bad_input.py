@@ -77,6 +77,7 @@ FLAGS = {
     "momentum 1": ("--momentum 1", "--momentum: wanted a number in [0, 1), got '1'"),
     "clip norm 0": ("--clip-norm 0", "--clip-norm: wanted a number above 0, got '0'"),
     "accumulate 0": ("--accumulate 0", "--accumulate: wanted a whole number, at least 1"),
+    "a million ranks": ("--ranks 1000000", "--ranks: wanted at most "),
     "no ranks": ("--ranks 0", "--ranks: wanted a whole number, at least 1"),
     "hidden 0": ("--model mlp --hidden 5,0", "--hidden"),
     "hidden in text": ("--model mlp --hidden wide", "--hidden"),
@@ -170,6 +171,20 @@ def test_ranks_that_nobody_started_are_refused(capsys):
     line = refusal(capsys, train.main, "--ranks", "3")
     assert "--ranks 3, but this is a world of 1" in line
     assert "npdp train --ranks 3" in line and "mpirun -n 3" in line and "--transport threads" in line
+
+
+def test_ranks_that_a_launcher_has_started_may_be_more_than_one_machine_holds(monkeypatch):
+    with pytest.raises(InputError, match="wanted at most 1024 on this machine, got '1025'"), cores(16):
+        config.parse(["--ranks", "1025"])
+    with pytest.raises(InputError, match="wanted at most 1088 on this machine, got '1089'"), cores(17):
+        config.parse(["--ranks", "1089"])
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1000000")
+    assert config.parse(["--ranks", "1000000"]).ranks == 1000000
+
+
+def cores(number: int) -> mock._patch:
+    return mock.patch("os.cpu_count", return_value=number)
 
 
 def test_a_world_of_threads_on_each_of_several_ranks_is_refused(monkeypatch):

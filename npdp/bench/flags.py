@@ -12,7 +12,7 @@ from npdp import environment
 from npdp.bench.sizes import parse_sizes
 from npdp.collectives.choose import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
 from npdp.errors import InputError
-from npdp.flag_parser import POSITIVE_INT, Parser, number, require_one_launcher
+from npdp.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
 from npdp.paths import require_writable
 from npdp.report.plot import require_plot
 from npdp.report.table import size_text
@@ -139,7 +139,7 @@ def _add_timing_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def _add_common_flags(flags: argparse.ArgumentParser) -> None:
-    flags.add_argument("--ranks", type=POSITIVE_INT, metavar="N",
+    flags.add_argument("--ranks", type=number_of_ranks, metavar="N",
                        help="how many to start (1); under a bare mpirun, which says it itself, leave it out")
     flags.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
                        help="mpi (default; one rank needs none), or threads of one process")
