@@ -79,6 +79,21 @@ def test_a_negative_extent_is_refused(shape, world_size):
         run(world_size, lambda: npdp.shared_empty(shape))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("shape", "error", "said"), [
+    (2**70, ValueError, r"at most 9223372036854775807 bytes, got shape \(1180591620717411303424,\) of float32: 47"),
+    (2**61, ValueError, r"of float32: 9223372036854775808$"),
+    ((2**40, 2**40), ValueError, r"got shape \(1099511627776, 1099511627776\)"),
+    ((0, 2**70), ValueError, "wanted at most"),
+    (2.0, TypeError, "wanted a shape of whole numbers, got 2.0"),
+    (None, TypeError, "wanted a shape of whole numbers, got None"),
+    ((3, "4"), TypeError, "wanted a shape of whole numbers, got '4'"),
+])  # fmt: skip
+def test_what_no_array_can_have_is_no_shape(shape, error, said, world_size):
+    with pytest.raises(error, match=f"shared_empty: .*{said}"):
+        run(world_size, lambda: npdp.shared_empty(shape))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bool", "complex128", ">f4", "U3"])
 def test_a_dtype_that_collectives_do_not_take_is_refused(dtype):
     with pytest.raises(TypeError, match="float32, float64, int32 or int64"):

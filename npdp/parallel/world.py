@@ -7,6 +7,7 @@ be installed. A world of threads (`run_ranks`) gives each thread its own.
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from math import prod
@@ -78,6 +79,8 @@ class World(Carrier):
     def broadcast(self, array: Array, root: int = 0, algorithm: str | None = None) -> None:
         """Broadcast in place; see `npdp.broadcast`."""
         buffer = checked(array, "sum")
+        if type(root) is not int:
+            root = _whole(root, f"broadcast: root must be a rank of this world of {self.world_size}")
         if not 0 <= root < self.world_size:
             raise ValueError(f"broadcast: root must be a rank of this world of {self.world_size}, got {root}")
         self.run("broadcast", buffer, "sum", algorithm, root)
@@ -89,9 +92,7 @@ class World(Carrier):
     def shared_empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array in shared memory where there is some; see `npdp.shared_empty`."""
         checked(np.empty(0, dtype), "sum")
-        shape = tuple(shape) if isinstance(shape, (tuple, list)) else (index(shape),)
-        if any(extent < 0 for extent in shape):
-            raise ValueError(f"shared_empty: wanted a shape without negative extents, got {shape}")
+        shape = _extents(shape, dtype)
         array = self.empty(prod(shape), dtype, one_for_all=False)
         return (allocate(prod(shape), dtype) if array is None else array).reshape(shape)
 
@@ -124,6 +125,25 @@ class World(Carrier):
         """Do what is to be done at the end; once."""
         while self.closing:
             self.closing.pop(0)()
+
+
+def _extents(shape: int | Sequence[int], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Return the extents of an array that there can be, or say what is wrong with them."""
+    wanted = "shared_empty: wanted a shape of whole numbers"
+    extents = tuple(_whole(extent, wanted) for extent in (shape if isinstance(shape, (tuple, list)) else [shape]))
+    if any(extent < 0 for extent in extents):
+        raise ValueError(f"shared_empty: wanted a shape without negative extents, got {extents}")
+    nbytes = prod(extent or 1 for extent in extents) * dtype.itemsize
+    if nbytes > sys.maxsize:
+        raise ValueError(f"shared_empty: wanted at most {sys.maxsize} bytes, got shape {extents} of {dtype}: {nbytes}")
+    return extents
+
+
+def _whole(value: Any, wanted: str) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{wanted}, got {value!r}") from None
 
 
 class _OfThisRank(threading.local):
