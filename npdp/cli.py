@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 import npdp
-from npdp.errors import InputError
+from npdp.errors import InputError, OutputError
 from npdp.flag_parser import Parser
 from npdp.on_ranks import RankFlags
-from npdp.report.console import refuse
+from npdp.report.console import discard_output, refuse
 
 EXAMPLES = """
 examples:
@@ -140,8 +139,18 @@ def _report(parser: Parser, arguments: Sequence[str], work: Callable[..., str]) 
             refuse(str(error))
         return 2
     if world.rank == 0:
-        print(text, flush=True)  # here, where a reader that has gone away is dealt with
+        _print(text)
     return 0
+
+
+def _print(text: str) -> None:
+    """Print it here and now, where what goes wrong is dealt with."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output could not be written: {error.strerror or error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,8 +176,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         refuse(str(error))
         return 2
+    except OutputError as error:
+        discard_output()
+        refuse(str(error))
+        return 1
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
+        discard_output()
         return 1
 
 

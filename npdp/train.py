@@ -77,7 +77,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         end = jobs.end_event(config, world, job, iterations, samples, wall_s)
         metrics.write("end", **end)
         console.say(summary(end))  # first, whatever becomes of the files
-        agree(world, lambda: _write_results(config, job, metrics) if world.rank == 0 else None, OutputError)
+        agree(world, lambda: _write_results(config, job, metrics, console) if world.rank == 0 else None, OutputError)
     return end
 
 
@@ -136,13 +136,13 @@ def _open_metrics(path: str | None) -> Metrics:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 
 
-def _write_results(config: TrainConfig, job: Job, metrics: Metrics) -> None:
+def _write_results(config: TrainConfig, job: Job, metrics: Metrics, console: Console) -> None:
     """Write the files that flags name, each whether or not the others could be.
 
     Raises:
-        OutputError: those that could not.
+        OutputError: those that could not, and standard output if it could not.
     """
-    faults = []
+    faults = [] if console.fault is None else [_not_written("standard output", console.fault)]
     for flag, path, write in (
         ("--metrics", config.metrics, metrics.close),
         ("--save", config.save, lambda: _save(config, job)),
@@ -152,9 +152,13 @@ def _write_results(config: TrainConfig, job: Job, metrics: Metrics) -> None:
             if path is not None:
                 write()
         except OSError as error:
-            faults.append(f"{flag}: {path} could not be written: {error.strerror or error}")
+            faults.append(_not_written(f"{flag}: {path}", error))
     if faults:
         raise OutputError("; ".join(faults))
+
+
+def _not_written(what: str, error: OSError) -> str:
+    return f"{what} could not be written: {error.strerror or error}"
 
 
 def _save_arrivals(config: TrainConfig, job: Job) -> None:

@@ -234,5 +234,16 @@ def test_without_standard_output_a_run_is_silent_and_does_its_work(ranks, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_behind_standard_output_is_told_of_in_one_line_and_costs_no_model(model, tmp_path):
+    for command in (f"train --epochs 1 --save {tmp_path}/m.npz", f"predict {model} digits", f"evaluate {model}"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([sys.executable, "-m", "npdp", *command.split()], stdout=full,
+                                  stderr=subprocess.PIPE, text=True)  # fmt: skip
+        wanted = "npdp: error: standard output could not be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, wanted)
+    assert (tmp_path / "m.npz").exists()
+
+
 def test_a_quiet_run_is_silent_on_a_terminal_too():
     assert on_a_terminal(60, "-m", "npdp.train", "--epochs", "1", "--quiet") == ""

@@ -21,11 +21,16 @@ TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks pr
 
 
 class Console:
-    """The terminal, as one rank may use it: every rank but 0, a quiet run and one without output are silent."""
+    """The terminal, as one rank may use it: every rank but 0, a quiet run and one without output are silent.
+
+    Attributes:
+        fault: why nothing more can be written, as on a full disk; None where all was, or the reader has gone.
+    """
 
     def __init__(self, speaks: bool) -> None:
         self.speaks = speaks and sys.stdout is not None  # as after >&-
         self._width = _terminal_width() if self.speaks else 0
+        self.fault: OSError | None = None
         self._next = 0.0
         self._live = False
 
@@ -54,13 +59,14 @@ class Console:
             self.say(text)
 
     def _write(self, text: str) -> None:
-        """Write in the place of the live line; a reader who has gone (`| head`) does not end the training."""
+        """Write in the place of the live line; a reader who has gone (`| head`), or a full disk, ends no training."""
         try:
             sys.stdout.write(CLEAR * self._live + text)
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self.speaks, self._width = False, 0
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the end of the program is quiet
+            self.fault = None if isinstance(error, BrokenPipeError) else error
+            discard_output()
 
 
 def _terminal_width() -> int:
@@ -140,6 +146,11 @@ def summary(end: dict[str, Any]) -> str:
         f"  memory    {end['peak_memory_bytes'] / 1e6:.0f} MB at most on a rank\n"
         f"  sha256    {end['parameters_sha256']} of the parameters, the same on every rank"
     )
+
+
+def discard_output() -> None:
+    """Send standard output, which cannot be written, nowhere: what is left of it would be tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def refuse(message: str) -> None:
