@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from launching import needs_mpi
 
+import npdp
 from npdp.data import ArrayDataset
 from npdp.launch import settings
 
@@ -40,6 +41,17 @@ def test_the_loop_of_the_readme_trains():
     names = {"dataset": ArrayDataset(x, x.sum(axis=1, keepdims=True))}
     exec(loop, names)
     assert names["loss"].item() < 1
+
+
+def test_the_program_for_who_comes_from_elsewhere_gives_on_three_ranks_what_it_gives_on_one():
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "coming_from.md").read_text(), re.S)
+
+    def run():
+        names = {}
+        exec(program, names)
+        return names["accuracy"]
+
+    assert set(npdp.run_ranks(3, run)) == set(npdp.run_ranks(1, run)) and npdp.run_ranks(1, run)[0] > 0.9
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name)
