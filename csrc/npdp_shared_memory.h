@@ -17,6 +17,7 @@
 
 enum { NPDP_ALLREDUCE, NPDP_REDUCE_SCATTER, NPDP_ALLGATHER, NPDP_BROADCAST, NPDP_BARRIER };
 enum { NPDP_MEAN = 4 }; /* besides npdp_kernels.h's ops: the sum, which each rank divides */
+enum { NPDP_FORTRAN = 8 }; /* with an op: so the array lies. Only compared, for elements meet as they lie */
 enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT };
 
 typedef struct {

@@ -360,6 +360,7 @@ int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
     mine->calls[turn].count = count;
     mine->calls[turn].where = inside ? at - base : 0;
 
+    op &= ~NPDP_FORTRAN;
     host->kind = kind, host->op = op == NPDP_MEAN ? NPDP_SUM : op, host->dtype = dtype, host->root = root;
     host->buffer = buffer, host->count = count;
     host->phase = 0, host->agreed = 0, host->patient = 0;

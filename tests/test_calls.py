@@ -27,6 +27,8 @@ DIFFERENT = {
     "ops": (3, lambda rank: npdp.allreduce(np.ones(10), "max" if rank else "sum", "naive")),
     "a mean": (3, lambda rank: npdp.allreduce(np.ones(10), "mean" if rank else "sum", "halving_doubling")),
     "dtypes": (2, lambda rank: npdp.allreduce(np.ones(10, "i8" if rank else "f8"), "sum", "ring")),
+    "orders": (3, lambda rank: npdp.allreduce(np.ones((2, 5), order="F" if rank == 1 else "C"), "sum", "ring")),
+    "orders of a broadcast": (2, lambda rank: npdp.broadcast(np.ones((2, 5), order="CF"[rank]), 0, "tree")),
     "collectives": (4, lambda rank: (npdp.allreduce if rank else npdp.reduce_scatter)(np.ones(500), "sum", "ring")),
 }
 
@@ -41,6 +43,21 @@ def test_in_a_world_of_threads(what):
 def test_a_mean_and_a_sum_through_shared_memory():
     with pytest.raises(CommunicationError, match=r"of 9 float32 \((mean|sum)\), rank . allreduce of 9 float32 \((m|s)"):
         run(2, lambda: npdp.allreduce(np.ones(9, np.float32), "mean" if npdp.rank() else "sum"))
+
+
+@pytest.mark.parametrize("algorithm", ["shared_memory", "hierarchical"])
+@pytest.mark.parametrize(
+    "call",
+    [npdp.allreduce, npdp.reduce_scatter, npdp.broadcast, lambda array: npdp.allgather(array.reshape(-1)[:6], array)],
+)
+def test_orders_in_shared_memory(call, algorithm):
+    hosts = None if algorithm == "shared_memory" else (0, 0, 1, 1)  # where messages between hosts are alike
+
+    def program():
+        call(np.ones((3, 4) if hosts is None else (4, 6), order="CF"[npdp.rank() % 2]))
+
+    with pytest.raises(CommunicationError, match=f"in Fortran order.*{NOT_THE_SAME}"):
+        npdp.run_ranks(2 if hosts is None else 4, program, algorithm=algorithm, hosts=hosts)
 
 
 @needs_mpi

@@ -259,6 +259,7 @@ REFUSED = [
     (lambda: npdp.broadcast(np.zeros(3), root=np.int64(2)), ValueError, "a rank of this world of 2, got 2"),
     (lambda: npdp.allgather(np.zeros(3), np.zeros(4)), ValueError, r"chunk of 4 float64 has 2 elements, got 3"),
     (lambda: npdp.allgather(np.zeros(2, "f4"), np.zeros(4)), ValueError, "has 2 elements, got 2 float32"),
+    (lambda: npdp.allgather(np.ones((2, 2), order="F"), np.ones((2, 4))), ValueError, "lie in different orders"),
     (lambda: npdp.init("magic"), ValueError, "no algorithm 'magic'"),
 ]
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from npdp import kernels
 from npdp.collectives import halving_doubling, hierarchical
-from npdp.collectives.execute import RankStep, cut_steps, messages, rank_steps
+from npdp.collectives.execute import RankStep, carried_out, cut_steps, messages, rank_steps
 from npdp.collectives.shared_memory import Host
 from npdp.comm.calls import Call
 from npdp.comm.transport import Buffer, Transport
@@ -112,7 +112,7 @@ class AcrossHosts:
         if self._place == 0:
             yield from messages(steps, transport, sums, op, call)
             for other in others:
-                kernels.accumulate(first, other, op)
+                kernels.accumulate(first, other, carried_out(op))
         self._in_host("broadcast", first)
         buffer[:] = first
 

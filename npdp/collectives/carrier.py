@@ -20,7 +20,7 @@ from npdp.collectives.auto import cheapest
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, SHARED_MEMORY, algorithms_of, require
 from npdp.collectives.constants import Constants, constants
 from npdp.collectives.cost import Hosts
-from npdp.collectives.execute import messages, rank_steps
+from npdp.collectives.execute import carried_out, messages, rank_steps
 from npdp.collectives.overlap import Overlap
 from npdp.collectives.shared_memory import Host, gather, open_host
 from npdp.comm.calls import Call, described
@@ -139,7 +139,11 @@ class Carrier:
         return found
 
     def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int = 0) -> None:
-        """Carry out a collective with the algorithm chosen; of a mean, the sum."""
+        """Carry out a collective with the algorithm chosen; of a mean, the sum.
+
+        Args:
+            op: sum, mean, min, max or prod; with FORTRAN behind it where the buffer is an array in that order.
+        """
         if self.around or self._overlap.busy:
             self._run_apart(collective, buffer, op, algorithm, root)
             return
@@ -197,7 +201,7 @@ class Carrier:
             self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
         elif algorithm == NATIVE:
             self._call(collective, algorithm, buffer, op, root)
-            self.transport.native_allreduce(buffer, _without_mean(op))
+            self.transport.native_allreduce(buffer, carried_out(op))
         else:
             for message in self._messages(collective, algorithm, buffer, op, root):
                 if message is not None:
@@ -209,9 +213,9 @@ class Carrier:
             self._across = AcrossHosts(self.hosts, self.rank, self.host)
         call = self._call(collective, algorithm, buffer, op, root)
         if algorithm == HIERARCHICAL:
-            return self._across.allreduce(buffer, _without_mean(op), self.transport, call)  # type: ignore[union-attr]
+            return self._across.allreduce(buffer, op, self.transport, call)  # type: ignore[union-attr]
         steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
-        return messages(steps, self.transport, buffer, _without_mean(op), call)
+        return messages(steps, self.transport, buffer, op, call)
 
     def _call(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Call:
         what = described(collective, algorithm, buffer.size, buffer.dtype.name, op, root)
@@ -254,11 +258,6 @@ class Carrier:
         array = self.host.empty(count, dtype, one_for_all)
         self.collective_s += time.perf_counter() - before
         return array
-
-
-def _without_mean(op: str) -> str:
-    """Return what is carried out for an op: of a mean, the sum, which the caller divides."""
-    return "sum" if op == "mean" else op
 
 
 def _later(collective: Callable[[], None]) -> Iterator[None]:

@@ -20,6 +20,7 @@ from npdp.collectives.choose import SCHEDULES
 from npdp.collectives.schedule import Move, Step, of_rank
 from npdp.comm.calls import Call
 from npdp.comm.transport import Buffer, Transport
+from npdp.kernels import FORTRAN
 from npdp.partition import bounds
 
 SEGMENT_BYTES = 256 * 1024  # fits in a core's second-level cache beside what it is added to
@@ -107,7 +108,7 @@ def messages(
         call: that these messages belong to.
         meanwhile: other work; in each step it goes on once, when the step's sends have begun.
     """
-    scratch = _scratch(buffer.dtype)
+    scratch, op = _scratch(buffer.dtype), carried_out(op)
     for sends, receives in steps:
         sending = [transport.send(buffer[part.start : part.stop], part.peer, call) for part in sends]
         if meanwhile is not None:
@@ -121,6 +122,12 @@ def messages(
         while under_way:
             yield from _take(under_way.popleft(), buffer, op)
         yield from sending
+
+
+def carried_out(op: str) -> str:
+    """Return what is done to elements for an op: of a mean, the sum, which the caller divides."""
+    op = op.removesuffix(FORTRAN)
+    return "sum" if op == "mean" else op
 
 
 def _take(arriving: tuple[Part, Buffer, Any], buffer: Buffer, op: str) -> Iterator[Any]:

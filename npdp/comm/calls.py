@@ -18,6 +18,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from npdp.comm.errors import CommunicationError
+from npdp.kernels import FORTRAN
 
 KEPT = 256  # calls that a rank remembers, for ranks that are behind
 TAGS = range(2**14, 2**15)  # of calls; MPI has at least these
@@ -95,7 +96,8 @@ def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationErr
 @lru_cache(maxsize=1024)
 def described(collective: str, algorithm: str, count: int, dtype: str, op: str, root: int) -> str:
     """Return a collective in words."""
-    detail = {"broadcast": f" from rank {root}", "allgather": ""}.get(collective, f" ({op})")
+    order = FORTRAN if op.endswith(FORTRAN) else ""
+    detail = {"broadcast": f" from rank {root}{order}", "allgather": order}.get(collective, f" ({op})")
     return f"{collective} of {count} {dtype}{detail} by {algorithm}"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npdp.kernels import FORTRAN
 from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from npdp.kernels.compiled import DTYPES, OPS
 
@@ -28,6 +29,7 @@ KINDS = {
     "barrier": lib.NPDP_BARRIER,
 }
 _OPS = OPS | {"mean": lib.NPDP_MEAN}
+_OPS |= {op + FORTRAN: code | lib.NPDP_FORTRAN for op, code in _OPS.items()}
 _NAMES = {"float32": "f", "float64": "d", "int32": "il", "int64": "lq"}  # C's int, long and long long among them
 _CODES = {
     np.dtype(letter).num: DTYPES[name]
@@ -108,7 +110,8 @@ class HostRank:
         name = next(name for name, code in KINDS.items() if code == kind)
         if name == "barrier":
             return name
-        details = {"broadcast": f" from rank {root}", "allgather": ""}
+        order = FORTRAN if op & lib.NPDP_FORTRAN else ""
+        details = {"broadcast": f" from rank {root}{order}", "allgather": order}
         return f"{name} of {count[0]} {_name(DTYPES, dtype)}{details.get(name, f' ({_name(_OPS, op)})')}"
 
 

@@ -1,6 +1,7 @@
 """Collectives on plain arrays, over the world of this rank; all ranks call them alike.
 
-Any contiguous shape of float32, float64, int32 or int64. On arrays from `shared_empty` they need no copy.
+Any contiguous shape of float32, float64, int32 or int64, in C or in Fortran order, alike on all ranks. On arrays from
+`shared_empty` they need no copy.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> No
     """Leave in `array`, on every rank, the sum (or other op) of all ranks' arrays; collective, in place.
 
     Args:
-        array: any contiguous shape, of float32, float64, int32 or int64; alike on all ranks.
+        array: any contiguous shape, of float32, float64, int32 or int64; alike on all ranks, its order in memory too.
         op: sum, mean, min, max or prod. Integer sums wrap; an integer mean is refused; NaN and Inf pass.
         algorithm: auto, shared_memory, hierarchical, naive, ring, halving_doubling, tree, or mpi (MPI's own); the
             world's where None.

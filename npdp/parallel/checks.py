@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npdp.kernels import FORTRAN
+
 Array = npt.NDArray[Any]
 
 DTYPES = tuple(np.dtype(name) for name in ("float32", "float64", "int32", "int64"))
@@ -38,3 +40,8 @@ def checked(array: Any, op: str, writeable: bool = True) -> Array:
     if array.ndim == 1:
         return array
     return array.reshape(-1) if flags.c_contiguous else array.T.reshape(-1)
+
+
+def compared(op: str, array: Array) -> str:
+    """Return `op` as ranks compare it: a rank whose array lies in another order has other elements at each place."""
+    return op if array.flags.c_contiguous else op + FORTRAN

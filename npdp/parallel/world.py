@@ -22,7 +22,7 @@ from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
 from npdp.nn.parameter import allocate
-from npdp.parallel.checks import Array, checked
+from npdp.parallel.checks import Array, checked, compared
 from npdp.partition import part
 
 T = TypeVar("T")
@@ -49,14 +49,14 @@ class World(Carrier):
     def allreduce(self, array: Array, op: str = "sum", algorithm: str | None = None) -> None:
         """All-reduce in place; see `npdp.allreduce`."""
         buffer = checked(array, op)
-        self.run("allreduce", buffer, op, algorithm)
+        self.run("allreduce", buffer, op if buffer is array else compared(op, array), algorithm)
         if op == "mean":
             buffer /= buffer.dtype.type(self.world_size)
 
     def reduce_scatter(self, array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
         """Reduce-scatter in place; see `npdp.reduce_scatter`."""
         buffer = checked(array, op)
-        self.run("reduce_scatter", buffer, op, algorithm)
+        self.run("reduce_scatter", buffer, op if buffer is array else compared(op, array), algorithm)
         start, stop = part(buffer.size, self.world_size, self.rank)
         chunk = buffer[start:stop]
         if op == "mean":
@@ -72,9 +72,11 @@ class World(Carrier):
                 f"allgather: rank {self.rank}'s chunk of {buffer.size} {buffer.dtype} has {stop - start} elements, "
                 f"got {mine.size} {mine.dtype}"
             )
+        if chunk.ndim > 1 and compared("", chunk) != compared("", out):
+            raise ValueError(f"allgather: rank {self.rank}'s chunk and out lie in different orders, C and Fortran")
         if mine.ctypes.data != buffer[start:stop].ctypes.data:
             buffer[start:stop] = mine
-        self.run("allgather", buffer, "sum", algorithm)
+        self.run("allgather", buffer, "sum" if buffer is out else compared("sum", out), algorithm)
 
     def broadcast(self, array: Array, root: int = 0, algorithm: str | None = None) -> None:
         """Broadcast in place; see `npdp.broadcast`."""
@@ -83,7 +85,7 @@ class World(Carrier):
             root = _whole(root, f"broadcast: root must be a rank of this world of {self.world_size}")
         if not 0 <= root < self.world_size:
             raise ValueError(f"broadcast: root must be a rank of this world of {self.world_size}, got {root}")
-        self.run("broadcast", buffer, "sum", algorithm, root)
+        self.run("broadcast", buffer, "sum" if buffer is array else compared("sum", array), algorithm, root)
 
     def barrier(self) -> None:
         """Return when all ranks have come here."""
