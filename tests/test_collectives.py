@@ -201,6 +201,20 @@ def test_arrays_of_any_contiguous_shape_and_order_are_taken_in_place():
         assert np.array_equal(got[3], folded(3, 40, "float32", "sum")[8:32])
 
 
+def test_a_matrix_or_a_map_is_taken_as_the_plain_array_that_it_is(tmp_path):
+    def program():
+        matrix = values(npdp.rank(), 10, "float64").reshape(1, 10).view(np.matrix)
+        mapped = np.memmap(tmp_path / f"{npdp.rank()}", np.float32, "w+", shape=10)
+        mapped[:] = values(npdp.rank(), 10, "float32")
+        npdp.allreduce(mapped, "mean")
+        return npdp.reduce_scatter(matrix), mapped
+
+    for rank, (chunk, mapped) in enumerate(run(3, program)):
+        assert type(chunk) is np.ndarray and chunk.shape == (4 if rank == 0 else 3,)
+        assert np.array_equal(chunk, folded(3, 10, "float64", "sum")[slice(*part(10, 3, rank))])
+        assert np.array_equal(mapped, folded(3, 10, "float32", "sum") / np.float32(3))
+
+
 def test_reduce_scatter_leaves_rank_r_with_chunk_r():
     chunks = run(4, lambda: npdp.reduce_scatter(values(npdp.rank(), 10, "float64")))
     assert [len(chunk) for chunk in chunks] == [3, 3, 2, 2]
@@ -243,6 +257,7 @@ REFUSED = [
     (lambda: npdp.allreduce(np.zeros(3, ">f4")), TypeError, "float32, float64, int32 or int64, got >f4"),
     (lambda: npdp.allreduce(np.zeros(3, bool)), TypeError, "got bool"),
     (lambda: npdp.broadcast([1.0, 2.0]), TypeError, "takes a NumPy array, got list"),
+    (lambda: npdp.allreduce(np.ma.array([1.0, 2.0], mask=[0, 1])), TypeError, "got a masked one, .*: pass .data"),
     (lambda: npdp.allreduce(npdp.Tensor(np.zeros(3))), TypeError, "takes a NumPy array, got Tensor"),
     (lambda: npdp.allreduce(np.zeros(3), "avg"), ValueError, "no op 'avg'; there are sum, mean, min, max, prod; the"),
     (lambda: npdp.allreduce(np.zeros(3), op="average"), ValueError, "no op 'average'; .*; the average is 'mean'"),

@@ -17,10 +17,9 @@ _NATIVE, _FOR_ALL = frozenset(DTYPES), ("sum", "min", "max", "prod")
 _NUMBERS = {dtype.num for dtype in DTYPES} | {np.dtype(np.longlong).num, np.dtype(np.intc).num}
 
 
-def checked(array: Any, op: str, writeable: bool = True) -> Array:
-    """Return `array` as a 1-D view, or say what is wrong with it."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"a collective takes a NumPy array, got {type(array).__name__}")
+def checked(given: Any, op: str, writeable: bool = True) -> Array:
+    """Return the array as a plain 1-D view, or say what is wrong with it."""
+    array: Array = given if type(given) is np.ndarray else _plain(given)
     dtype, flags = array.dtype, array.flags
     if dtype in _NATIVE and op in _FOR_ALL and flags.carray and array.ndim == 1:
         return array  # most calls, in few words: a small collective takes a microsecond
@@ -40,6 +39,15 @@ def checked(array: Any, op: str, writeable: bool = True) -> Array:
     if array.ndim == 1:
         return array
     return array.reshape(-1) if flags.c_contiguous else array.T.reshape(-1)
+
+
+def _plain(array: Any) -> Array:
+    """Return what NumPy derives from its array as that, for parts and quotients of one may be something else."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"a collective takes a NumPy array, got {type(array).__name__}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("a collective takes a NumPy array, got a masked one, whose mask would stay behind: pass .data")
+    return array.view(np.ndarray)
 
 
 def compared(op: str, array: Array) -> str:
