@@ -51,6 +51,15 @@ def test_system_exit_on_all_ranks_leaves_cleanly():
     assert TRACEBACK not in stderr and "MPI_ABORT" not in stderr
 
 
+def test_what_a_rank_forks_ends_by_itself_and_ends_nobody_else():
+    code, stdout, stderr = mpirun(2, "faults.py", "fork", timeout=15)
+    assert code == 0, stderr
+    said = stdout.splitlines()
+    assert [said.count(f"ended {code}") for code in (1, 7, 8)] == [2, 2, 2]
+    assert said.count("closed True") == 2 and "closed False" not in said
+    assert stderr.count("KeyError: 'the fault on purpose'") == 4 and "failed:" not in stderr
+
+
 def test_a_rank_that_leaves_while_others_wait_for_it_is_named():
     code, stdout, stderr = mpirun(3, "faults.py", "exit_on_one")
     assert code != 0

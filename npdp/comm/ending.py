@@ -31,9 +31,16 @@ _claim: socket.socket | None = None  # kept until this process ends
 
 
 def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
-    """Make every uncaught exception of this process call `abort` with its traceback; SystemExit passes."""
+    """Make every uncaught exception of this process call `abort` with its traceback; SystemExit passes.
+
+    What this process forks is no rank: an exception there is that child's own.
+    """
+    process = os.getpid()
 
     def fail(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if os.getpid() != process:
+            sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
+            return
         abort(f"rank {rank} failed:\n" + "".join(traceback.format_exception(kind, error, trace)))
 
     def fail_in_thread(arguments: Any) -> None:

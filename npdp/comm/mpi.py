@@ -44,6 +44,25 @@ def _prepare_open_mpi() -> None:
         os.environ.setdefault(name, value)
 
 
+def _load_mpi() -> Any:
+    """Return MPI, to be finalized by this process alone: mpi4py has its forks do so, which wait for ever."""
+    import mpi4py
+
+    is_first = mpi4py.rc.finalize is None and "mpi4py.MPI" not in sys.modules
+    if is_first:
+        mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    if is_first:
+        atexit.register(_finalize, MPI, os.getpid())
+    return MPI
+
+
+def _finalize(mpi: Any, process: int) -> None:
+    if os.getpid() == process and not mpi.Is_finalized():
+        mpi.Finalize()
+
+
 class MpiTransport:
     """This process as a rank of MPI's world.
 
@@ -53,26 +72,25 @@ class MpiTransport:
 
     def __init__(self) -> None:
         _prepare_open_mpi()
-        from mpi4py import MPI
-
-        self._mpi = MPI
-        self.rank, self.world_size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+        self._mpi = mpi = _load_mpi()
+        self._process = os.getpid()
+        self.rank, self.world_size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
         launched = environment.launch()
         if launched and launched.world_size != self.world_size:
             remove_open_mpi_segments()  # Open MPI leaves that of a process without mpirun
-            library = MPI.Get_library_version().split(",")[0].strip()
+            library = mpi.Get_library_version().split(",")[0].strip()
             raise RuntimeError(
                 f"the launcher started {launched.world_size} ranks, MPI sees {self.world_size}: mpirun belongs to "
                 f"another MPI than {library}; use the mpirun installed beside it"
             )
         local = launched.local_size if launched else self.world_size
         self._patience = OWN_CORE if local <= (os.cpu_count() or 1) else SHARED_CORE
-        self._data = MPI.COMM_WORLD.Dup()
-        self._control = MPI.COMM_WORLD.Dup()
-        self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX, "prod": MPI.PROD}
+        self._data = mpi.COMM_WORLD.Dup()
+        self._control = mpi.COMM_WORLD.Dup()
+        self._ops = {"sum": mpi.SUM, "min": mpi.MIN, "max": mpi.MAX, "prod": mpi.PROD}
         self._ranks = list(range(self.world_size))  # in MPI's world
-        self.name = "MPI (" + " ".join(MPI.Get_library_version().replace(",", " ").split()[:3]) + ")"
-        self.host_number = host_number(MPI.Get_processor_name())
+        self.name = "MPI (" + " ".join(mpi.Get_library_version().replace(",", " ").split()[:3]) + ")"
+        self.host_number = host_number(mpi.Get_processor_name())
         self.is_elsewhere: Callable[[int], bool] = nobody
         self.wait_s = 0.0
         self.calls = Calls(self.rank)
@@ -177,7 +195,7 @@ class MpiTransport:
 
     def _leave(self) -> None:
         """At the normal end of the program: tell the others, and wait for them, using no core."""
-        if self._mpi.Is_finalized():
+        if os.getpid() != self._process or self._mpi.Is_finalized():
             return
         notices = [self._control.Isend(b"", peer, TAG_LEFT) for peer in range(self.world_size) if peer != self.rank]
         barrier = self._control.Ibarrier()

@@ -7,6 +7,7 @@ be installed. A world of threads (`run_ranks`) gives each thread its own.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -169,7 +170,7 @@ def init(algorithm: str | None = None) -> World:
     if world is None:
         world = World(_transport())
         become(world)
-        atexit.register(_close)  # before the transport's own end, which was registered before
+        atexit.register(_close, os.getpid())  # before the transport's own end, which was registered before
     if algorithm is not None:
         world.chosen("allreduce", 0, algorithm)
         world.algorithm = algorithm
@@ -186,8 +187,8 @@ def become(world: World) -> None:
     set_shard(world.rank, world.world_size)
 
 
-def _close() -> None:
-    if _process_world is not None:
+def _close(process: int) -> None:
+    if _process_world is not None and os.getpid() == process:  # what a rank forks is no rank
         _process_world.close()
 
 

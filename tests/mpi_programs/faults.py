@@ -1,5 +1,6 @@
 """Under mpirun: something goes wrong on rank 1; prints when (on the clock that all processes share)."""
 
+import os
 import sys
 import threading
 import time
@@ -75,6 +76,27 @@ def exit_on_one():
         now()
         sys.exit(5)
     npdp.allreduce(np.ones(10))
+
+
+def fork():
+    """A child of each rank ends by an exception, by an exit, in a thread's exception; the ranks go on."""
+    world = npdp.init()
+    world.closing.append(lambda: print(f"closed {os.getpid() == rank}", flush=True))
+    rank = os.getpid()
+    npdp.allreduce(np.ones(1000))
+    for end in (fail, sys.exit, in_a_thread_of_the_child):
+        child = os.fork()
+        if child == 0:
+            end(7)
+            sys.exit(8)
+        print(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", flush=True)
+        npdp.allreduce(np.ones(1000))
+
+
+def in_a_thread_of_the_child(_):
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
 
 
 def wrong_count():
