@@ -74,7 +74,7 @@ class Transport(Protocol):
         """Return the error to raise where waiting for one of these ranks is in vain: it has failed or left."""
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
-        """The library's own all-reduce, in place, for comparison.
+        """The library's own all-reduce, in place, for comparison; whether NaN passes min and max is up to the library.
 
         Raises:
             NotImplementedError: this transport has none.

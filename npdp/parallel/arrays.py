@@ -32,8 +32,8 @@ def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> No
     Args:
         array: any contiguous shape, of float32, float64, int32 or int64; alike on all ranks, its order in memory too.
         op: sum, mean, min, max or prod. Integer sums wrap; an integer mean is refused; NaN and Inf pass.
-        algorithm: auto, shared_memory, hierarchical, naive, ring, halving_doubling, tree, or mpi (MPI's own); the
-            world's where None.
+        algorithm: auto, shared_memory, hierarchical, naive, ring, halving_doubling, tree, or mpi (MPI's own, in
+            whose min and max NaN may be lost); the world's where None.
     """
     init().allreduce(array, op, algorithm)
 
