@@ -275,6 +275,9 @@ REFUSED = [
     (lambda: npdp.allgather(np.zeros(3), np.zeros(4)), ValueError, r"chunk of 4 float64 has 2 elements, got 3"),
     (lambda: npdp.allgather(np.zeros(2, "f4"), np.zeros(4)), ValueError, "has 2 elements, got 2 float32"),
     (lambda: npdp.allgather(np.ones((2, 2), order="F"), np.ones((2, 4))), ValueError, "lie in different orders"),
+    (lambda: npdp.global_mean(1.0, np.inf), ValueError, "rank .'s count must be finite and at least 0, got inf"),
+    (lambda: npdp.global_mean(1.0, np.nan), ValueError, "finite and at least 0, got nan"),
+    (lambda: npdp.global_mean(1.0, -2 * npdp.rank()), ValueError, "rank 1's count must .* at least 0, got -2"),
     (lambda: npdp.init("magic"), ValueError, "no algorithm 'magic'"),
 ]
 

@@ -65,5 +65,9 @@ def barrier() -> None:
 
 
 def global_mean(value: float, count: float) -> float:
-    """Return sum(value x count) / sum(count) over all ranks, 0.0 where all counts are 0; collective."""
+    """Return sum(value x count) / sum(count) over all ranks, 0.0 where all counts are 0; collective.
+
+    Raises:
+        ValueError: on this rank, where its count is negative or not finite.
+    """
     return init().mean(value, count)

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from math import prod
+from math import inf, prod
 from operator import index
 from typing import Any, TypeVar
 
@@ -108,6 +108,8 @@ class World(Carrier):
 
     def mean(self, value: float, count: float) -> float:
         """Return the weighted mean over all ranks; see `npdp.global_mean`."""
+        if not 0 <= count < inf:
+            raise ValueError(f"global_mean: rank {self.rank}'s count must be finite and at least 0, got {count}")
         numbers = np.array([value * count if count else 0.0, count], np.float64)
         self.allreduce(numbers, algorithm="auto")
         return float(numbers[0] / numbers[1]) if numbers[1] else 0.0
