@@ -29,6 +29,8 @@ def shared_empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float32
 def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> None:
     """Leave in `array`, on every rank, the sum (or other op) of all ranks' arrays; collective, in place.
 
+    Horovod's `hvd.allreduce` averages and returns the result; this one sums, without an op, and returns None.
+
     Args:
         array: any contiguous shape, of float32, float64, int32 or int64; alike on all ranks, its order in memory too.
         op: sum, mean, min, max or prod. Integer sums wrap; an integer mean is refused; NaN and Inf pass.
