@@ -264,18 +264,18 @@ def test_operations_refuse_what_has_no_meaning():
 @pytest.mark.parametrize(
     ("vjp", "message"),
     [
-        (lambda g: g * np.array([3.0, 2.0]), r"test_wrong: input 0, element \(0,\): wanted .*, got "),
+        (lambda g: g * np.array([3.0, 2.0]), r"doubled: input 0, element \(0,\): wanted .*, got "),
         (lambda g: g * np.nan, r"element \(0,\): wanted .*, got nan"),
         (lambda g: g.sum(), r"wanted a gradient of shape \(2,\), got \(\)"),
     ],
     ids=["factor", "nan", "shape"],
 )
 def test_gradcheck_names_operation_input_and_element_of_a_wrong_rule(vjp, message):
-    def test_wrong(x):
+    def doubled(x):
         return 2 * x, (vjp,)
 
-    wrong = operation(keeps=())(test_wrong)
-    del OPERATIONS["test_wrong"]
+    wrong = operation(keeps=())(doubled)
+    del OPERATIONS["doubled"]
     x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
     with pytest.raises(GradientError, match=message):
         gradcheck(wrong, x)
