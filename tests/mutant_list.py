@@ -606,6 +606,14 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_shared_empty.py::test_worlds_leave_no_memory_behind"),
     ],
     "fused update": [
+        Mutant("npdp/parallel/replicas.py",
+               "            parameter.require_writeable()\n",
+               "            pass\n",
+               "tests/test_fused_memory.py::test_who_writes_a_parameter_through_npdp_is_told_why_it_is_read_only"),
+        Mutant("npdp/nn/parameter.py",
+               "        self.require_writeable()\n        return",
+               "        return",
+               "tests/test_fused_memory.py::test_who_writes_a_parameter_through_npdp_is_told_why_it_is_read_only"),
         Mutant("npdp/parallel/fused.py",
                "            optimizer.update(slab, mine, self._sum(flat, mine.start, mine.stop))\n"
                "        self.world.barrier()\n",

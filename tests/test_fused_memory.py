@@ -128,6 +128,24 @@ def test_parameters_are_read_only(algorithm):
     assert run(2, program) == [4, 4]
 
 
+def test_who_writes_a_parameter_through_npdp_is_told_why_it_is_read_only():
+    def program():
+        model, _ = made("auto")
+        weight = model.module[0].weight
+        for change in (
+            lambda: npdp.broadcast_parameters(model.state_dict()),
+            lambda: weight.copy_(weight.data),
+            lambda: weight.add_(0.0),
+            lambda: weight.__iadd__(0.0),
+            lambda: weight.__setitem__(0, weight.data[0]),
+        ):
+            with npdp.no_grad(), pytest.raises(ValueError, match="server.*: set values before the model is wrapped"):
+                change()
+        return npdp.rank()
+
+    assert run(2, program) == [0, 1]
+
+
 @algorithms
 def test_reading_a_gradient_says_why_there_is_none(algorithm):
     def program():

@@ -22,6 +22,10 @@ from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import NOT_RECORDED, Array, Hook, Tensor, TensorLike, is_grad_enabled
 
 LINE_BYTES = 64
+READ_ONLY = (
+    'parameters are read-only with update="fused" and under a parameter server, for ranks hold them in common: '
+    "set values before the model is wrapped"
+)
 
 Allocate = Callable[[int, "np.dtype[Any]"], Array]
 
@@ -67,6 +71,15 @@ class Parameter(Tensor):
                 "sparse=False, or look at .grad after backward"
             )
         return super().register_hook(hook)
+
+    def require_writeable(self) -> None:
+        """Raise ValueError where ranks hold the values in common, and only the optimiser may write them."""
+        if self.place is not None and not self.data.flags.writeable:
+            raise ValueError(READ_ONLY)
+
+    def _write(self, change: Callable[[Array], None]) -> Tensor:
+        self.require_writeable()
+        return super()._write(change)
 
     # Operators in place write, where `p = p - lr * p.grad` would only bind a name to a result
     def __iadd__(self, other: TensorLike) -> Tensor:

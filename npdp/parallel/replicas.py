@@ -42,8 +42,12 @@ def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -
     Raises:
         InputError: the ranks' parameters differ in name, shape or dtype.
         TypeError: these are no parameters by name.
+        ValueError: they are read-only, as a wrapped model's may be.
     """
     pairs = _pairs(parameters)
+    for _, parameter in pairs:
+        if isinstance(parameter, Parameter):
+            parameter.require_writeable()
     world = init()
     require_alike(world, pairs)
     for _, parameter in sorted(pairs, key=lambda pair: pair[0]):
