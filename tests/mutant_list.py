@@ -36,7 +36,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "work",
                "tests/test_overlap.py::test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_before_it"),
         Mutant("npdp/comm/calls.py",
-               "+ self._number) % len(TAGS)",
+               "+ number) % len(TAGS)",
                ") % len(TAGS)",
                "tests/test_calls.py::test_messages_of_calls_in_a_row_are_told_apart"),
         Mutant("npdp/comm/calls.py",

@@ -218,8 +218,7 @@ class Carrier:
         return messages(steps, self.transport, buffer, op, call)
 
     def _call(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Call:
-        what = described(collective, algorithm, buffer.size, buffer.dtype.name, op, root)
-        return self.transport.calls.begin(what)
+        return self.transport.calls.begin(described(collective, algorithm, buffer.size, buffer.dtype, op, root))
 
     def begin_allreduce(self, buffer: Buffer) -> None:
         """Begin to sum a 1-D buffer in place, beside the program; `finish` ends it.

@@ -14,8 +14,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
+
+import numpy as np
 
 from npdp.comm.errors import CommunicationError
 from npdp.kernels import FORTRAN
@@ -44,17 +46,17 @@ class Calls:
         self._noted, self._waits_since = 0, 0.0
 
     def begin(self, what: str) -> Call:
-        """Count a collective, and return it.
+        """Count a collective, alike on all ranks, and return it.
 
         Raises:
             CommunicationError: an earlier one failed: its messages may still be under way, into its buffers.
         """
         if self._failure:
             raise CommunicationError(f"rank {self._rank} calls {what} after a collective that failed: {self._failure}")
-        self._number += 1
-        tag = TAGS[(_code(what) + self._number) % len(TAGS)]
-        self._latest.append(Call(self._number, what, tag))
-        return self._latest[-1]
+        number = self._number = self._number + 1
+        call = Call(number, what, TAGS.start + (_code(what) + number) % len(TAGS))
+        self._latest.append(call)
+        return call
 
     def fail(self, error: BaseException) -> None:
         """Note that a collective of these has failed."""
@@ -94,11 +96,11 @@ def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationErr
 
 
 @lru_cache(maxsize=1024)
-def described(collective: str, algorithm: str, count: int, dtype: str, op: str, root: int) -> str:
-    """Return a collective in words."""
+def described(collective: str, algorithm: str, count: int, dtype: np.dtype[Any], op: str, root: int) -> str:
+    """Return a collective in words; made once, as asking a dtype for its name takes microseconds."""
     order = FORTRAN if op.endswith(FORTRAN) else ""
     detail = {"broadcast": f" from rank {root}{order}", "allgather": order}.get(collective, f" ({op})")
-    return f"{collective} of {count} {dtype}{detail} by {algorithm}"
+    return f"{collective} of {count} {dtype.name}{detail} by {algorithm}"
 
 
 @lru_cache(maxsize=1024)
