@@ -984,7 +984,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if isinstance(value, Parameter):",
                "tests/test_nn.py::test_parameters_are_named_by_their_path_and_a_shared_one_comes_once"),
         Mutant("npdp/nn/module.py",
-               "for part in self.modules() for root in part._roots()}",
+               "for dropout in self._dropouts() for root in dropout._roots()}",
                "for root in [self]}",
                "tests/test_modules.py::test_a_dropout_that_comes_later_to_a_part_of_a_model_has_a_mask_of_its_own"),
         Mutant("npdp/nn/module.py",

@@ -156,16 +156,19 @@ class Module:
         holding = [holder for holder in above if any(child is self for _, child in holder.named_children())]
         return [root for holder in holding for root in holder._roots()] or [self]
 
+    def _dropouts(self) -> list[Module]:
+        return [module for module in self.modules() if hasattr(module, "layer_number")]
+
     def _number_dropouts(self) -> None:
         """Give each layer with a `layer_number` its place in the whole model: the same on every rank.
 
         Where models share parts, the one that took them first numbers them, and the others go on from there.
         """
-        roots = {id(root): root for part in self.modules() for root in part._roots()}
+        roots = {id(root): root for dropout in self._dropouts() for root in dropout._roots()}
         numbers: dict[int, int] = {}
         count = 0
         for root in roots.values():
-            numbered = [module for module in root.modules() if hasattr(module, "layer_number")]
+            numbered = root._dropouts()
             numbers = {id(module): count + place for place, module in enumerate(numbered)} | numbers
             for module in numbered:
                 object.__setattr__(module, "layer_number", numbers[id(module)])
