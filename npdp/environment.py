@@ -3,7 +3,9 @@
 Nothing here imports NumPy or MPI: `import npdp` runs it before either is loaded.
 """
 
+import atexit
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where one line says it all; set by launch.py
@@ -90,3 +92,17 @@ def peak_memory_bytes() -> int:
             return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), 0)
     except OSError:
         return 0
+
+
+_last: list[Callable[[], None]] = []
+
+
+def at_last(function: Callable[[], None]) -> None:
+    """Call this at the end of the process, after all that was registered with `atexit` since npdp was imported."""
+    _last.append(function)
+
+
+@atexit.register
+def _end() -> None:
+    for function in _last:
+        function()

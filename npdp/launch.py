@@ -122,9 +122,9 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     killer.daemon = True
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if not caught:
-            killer.start()
         caught.append(number)
+        with contextlib.suppress(RuntimeError):  # it has been started
+            killer.start()
         process.terminate()
 
     numbers = [signal.SIGINT, signal.SIGTERM]

@@ -180,6 +180,17 @@ def test_integer_sums_and_products_wrap(dtype, algorithm):
         assert (product == largest).all()  # (2^k - 1)^3 = 3 2^k - 1 = 2^k - 1, likewise
 
 
+def test_allgather_takes_a_column_of_an_array_in_fortran_order():
+    def program():
+        out = np.zeros((4, 2), order="F")
+        column = out[:, npdp.rank() : npdp.rank() + 1]
+        column[:] = 1 + npdp.rank()
+        npdp.allgather(column, out)
+        return out.tolist()
+
+    assert run(2, program) == [[[1, 2]] * 4] * 2
+
+
 def test_arrays_of_any_contiguous_shape_and_order_are_taken_in_place():
     def program():
         rank = npdp.rank()

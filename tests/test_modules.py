@@ -160,3 +160,11 @@ def test_masks_are_drawn_apart_from_the_orders_of_epochs():
     dropout.layer_number = 3
     mask = dropout._mask(Tensor(np.ones((1, 32), np.float32)), iteration=0, first_row=0)[0] > 0
     assert (mask != (numbers >= 2**31)).sum() > 4
+
+
+def test_dropouts_of_two_wrapped_models_in_one_module_have_masks_of_their_own():
+    class Pair(nn.Module):
+        def __init__(self):
+            self.a, self.b = (nn.DataParallel(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))) for _ in range(2))
+
+    assert [part.layer_number for part in Pair().modules() if isinstance(part, nn.Dropout)] == [0, 1]

@@ -60,6 +60,11 @@ def test_what_a_rank_forks_ends_by_itself_and_ends_nobody_else():
     assert stderr.count("KeyError: 'the fault on purpose'") == 4 and "failed:" not in stderr
 
 
+def test_what_was_to_be_done_at_exit_may_still_use_mpi():
+    code, stdout, stderr = mpirun(2, "faults.py", "talk_at_exit", timeout=15)
+    assert (code, stdout.split()) == (0, ["sum", "2"] * 2), stderr
+
+
 def test_a_rank_that_leaves_while_others_wait_for_it_is_named():
     code, stdout, stderr = mpirun(3, "faults.py", "exit_on_one")
     assert code != 0

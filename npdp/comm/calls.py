@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -23,8 +24,10 @@ from npdp.comm.errors import CommunicationError
 from npdp.kernels import FORTRAN
 
 KEPT = 256  # calls that a rank remembers, for ranks that are behind
-TAGS = range(2**14, 2**15)  # of calls; MPI has at least these
+HEARS_EVERY = 64  # calls after which it reads notes though it does not wait, lest they pile up among its messages
 NOTE_AFTER_S = 1.0  # of waiting in one call; a note that nobody reads for long would be in the way of messages
+
+Heard = Callable[[], "CommunicationError | None"]
 
 
 class Call(NamedTuple):
@@ -32,14 +35,20 @@ class Call(NamedTuple):
 
     number: int
     what: str
-    tag: int
+    tag: int  # the same on all ranks, and, as good as surely, on no other call
 
 
 class Calls:
-    """The collectives that this rank has called by messages among some ranks, as one of them."""
+    """The collectives that this rank has called by messages among some ranks, as one of them.
 
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
+    Args:
+        rank: this one's number.
+        tags: what messages may be marked with.
+        heard: reads notes that have come, and returns the error to raise; for a rank that never waits.
+    """
+
+    def __init__(self, rank: int, tags: range = range(2**31), heard: Heard = lambda: None) -> None:
+        self._rank, self._tags, self._heard = rank, tags, heard
         self._number = 0
         self._latest: deque[Call] = deque(maxlen=KEPT)
         self._failure = ""
@@ -54,8 +63,11 @@ class Calls:
         if self._failure:
             raise CommunicationError(f"rank {self._rank} calls {what} after a collective that failed: {self._failure}")
         number = self._number = self._number + 1
-        call = Call(number, what, TAGS.start + (_code(what) + number) % len(TAGS))
+        call = Call(number, what, self._tags.start + (_code(what) + number) % len(self._tags))
         self._latest.append(call)
+        if number % HEARS_EVERY == 0 and (error := self._heard()) is not None:
+            self.fail(error)
+            raise error
         return call
 
     def fail(self, error: BaseException) -> None:
@@ -64,7 +76,11 @@ class Calls:
 
     def note(self) -> str:
         """Return what tells other ranks where this one is; empty before its first call."""
-        return f"{self._number} {self._latest[-1].what}" if self._latest else ""
+        try:
+            latest = self._latest[-1]  # at once, for another thread may begin one
+        except IndexError:
+            return ""
+        return f"{latest.number} {latest.what}"
 
     def note_is_due(self) -> bool:
         """Return, as a rank asks that waits, whether it has waited for long enough to say where: once in a call."""
@@ -81,10 +97,8 @@ class Calls:
     def compare(self, rank: int, note: str) -> CommunicationError | None:
         """Return the error to raise where this rank's call of that number is another than the one that a rank notes."""
         number, what = note.split(" ", 1)
-        before = int(number) - self._number - 1  # counted from the latest
-        if not -len(self._latest) <= before < 0 or self._latest[before].what == what:
-            return None
-        return different(self._rank, self._latest[before].what, rank, what)
+        mine = next((call for call in reversed(self._latest.copy()) if call.number == int(number)), None)
+        return None if mine is None or mine.what == what else different(self._rank, mine.what, rank, what)
 
 
 def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationError:

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from npdp import environment
@@ -23,6 +24,7 @@ from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
 TAG_NOTE = 8192  # above the numbers of dtypes, below the tags of calls
+FIRST_TAG_OF_CALLS = 2**14  # MPI has tags up to 2^15 - 1 at least
 MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
 
 
@@ -54,7 +56,7 @@ def _load_mpi() -> Any:
     from mpi4py import MPI
 
     if is_first:
-        atexit.register(_finalize, MPI, os.getpid())
+        environment.at_last(partial(_finalize, MPI, os.getpid()))
     return MPI
 
 
@@ -87,13 +89,14 @@ class MpiTransport:
         self._patience = OWN_CORE if local <= (os.cpu_count() or 1) else SHARED_CORE
         self._data = mpi.COMM_WORLD.Dup()
         self._control = mpi.COMM_WORLD.Dup()
+        self._tags = range(FIRST_TAG_OF_CALLS, mpi.COMM_WORLD.Get_attr(mpi.TAG_UB) + 1)
         self._ops = {"sum": mpi.SUM, "min": mpi.MIN, "max": mpi.MAX, "prod": mpi.PROD}
         self._ranks = list(range(self.world_size))  # in MPI's world
         self.name = "MPI (" + " ".join(mpi.Get_library_version().replace(",", " ").split()[:3]) + ")"
         self.host_number = host_number(mpi.Get_processor_name())
         self.is_elsewhere: Callable[[int], bool] = nobody
         self.wait_s = 0.0
-        self.calls = Calls(self.rank)
+        self.calls = Calls(self.rank, self._tags, self._heard)
         self._notes: list[Any] = []  # under way
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
@@ -101,15 +104,13 @@ class MpiTransport:
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
         tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype
-        return self._data.Isend(buffer, peer, tag), None, peer
+        return self._data.Isend(buffer, peer, tag), None, peer, call
 
     def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
-        if call is None:
-            return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG), buffer, peer
-        return self._data.Irecv(buffer, peer, call.tag), None, peer  # what comes is what is wanted
+        return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG if call is None else call.tag), buffer, peer, call
 
     def wait(self, handle: Any) -> None:
-        request, wanted, peer = handle
+        request, wanted, peer, call = handle
         status = self._mpi.Status()  # one transport may serve two threads
         try:
             if not request.Test(status):
@@ -117,26 +118,30 @@ class MpiTransport:
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
-            raise CommunicationError(check_message(wanted, None, True, self.rank, peer)) from None
+            too_large = CommunicationError(check_message(wanted, None, True, self.rank, peer))
+            if call is not None:
+                self.calls.fail(too_large)
+            raise too_large from None
         if wanted is not None:
             self._check(wanted, peer, status)
 
     def wait_any(self, handles: Sequence[Any]) -> int:
-        requests, status, found = [request for request, _, _ in handles], self._mpi.Status(), [-1]
+        requests, status, found = [request for request, *_ in handles], self._mpi.Status(), [-1]
 
         def arrived() -> bool:
             found[0], done = self._mpi.Request.Testany(requests, status)
             return bool(done)
 
         if not arrived():
-            self._wait(arrived, [peer for _, _, peer in handles])
-        _, wanted, peer = handles[found[0]]
+            self._wait(arrived, [peer for _, _, peer, _ in handles])
+        _, wanted, peer, _ = handles[found[0]]
         self._check(wanted, peer, status)
         return found[0]
 
     def _check(self, wanted: Buffer, peer: int, status: Any) -> None:
         """Raise CommunicationError where what came is not what was wanted."""
-        same_dtype = status.Get_tag() == wanted.dtype.num
+        tag = status.Get_tag()
+        same_dtype = tag == wanted.dtype.num or tag >= FIRST_TAG_OF_CALLS
         error = check_message(wanted, status.Get_count(self._mpi.BYTE), same_dtype, self.rank, peer)
         if error:
             raise CommunicationError(error)
@@ -148,7 +153,7 @@ class MpiTransport:
         forked._ranks = [self._ranks[rank] for rank in ranks]
         forked.rank, forked.world_size = list(ranks).index(self.rank), len(ranks)
         forked.is_elsewhere, forked.wait_s = nobody, 0.0
-        forked.calls, forked._notes = Calls(forked.rank), []
+        forked.calls, forked._notes = Calls(forked.rank, self._tags, forked._heard), []
         return forked
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
@@ -180,10 +185,14 @@ class MpiTransport:
         )
 
     def _different_call(self) -> CommunicationError | None:
-        """Tell the others what this rank waits in; return the error to raise where one of them is in something else."""
+        """Tell the others what this rank waits in, and hear them."""
         if self.calls.note_is_due():
             others, mine = set(range(self.world_size)) - {self.rank}, self.calls.note().encode()
             self._notes = [self._data.Isend(mine, peer, TAG_NOTE) for peer in others]
+        return self._heard()
+
+    def _heard(self) -> CommunicationError | None:
+        """Read the others' notes; return the error to raise where one of them is in something else."""
         status = self._mpi.Status()
         while (coming := self._data.Improbe(self._mpi.ANY_SOURCE, TAG_NOTE, status)) is not None:
             note = bytearray(status.Get_count(self._mpi.BYTE))

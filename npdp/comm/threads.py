@@ -175,7 +175,7 @@ class ThreadTransport:
 
 def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
     """Copy from a send into its receive, and end both."""
-    if send.call is not None and receive.call is not None and send.call.tag != receive.call.tag:
+    if send.call is not None and receive.call is not None and send.call != receive.call:
         error: str | None = str(different(target, receive.call.what, source, send.call.what))
     else:
         same_dtype = receive.buffer.dtype == send.buffer.dtype

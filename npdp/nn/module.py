@@ -150,11 +150,13 @@ class Module:
         others = [known for known in self._holders if known() is not None and known() is not holder]
         object.__setattr__(self, "_holders", (*others, weakref.ref(holder)))
 
-    def _roots(self) -> list[Module]:
-        """Return the outermost modules that this is a part of, itself if of none."""
-        above = [holder for known in self._holders if (holder := known()) is not None]
-        holding = [holder for holder in above if any(child is self for _, child in holder.named_children())]
-        return [root for holder in holding for root in holder._roots()] or [self]
+    def _roots(self, found: dict[int, list[Module]]) -> list[Module]:
+        """Return the outermost modules that this is a part of, itself if of none; `found` has those of others."""
+        if id(self) not in found:
+            above = [holder for known in self._holders if (holder := known()) is not None]
+            holding = [holder for holder in above if any(child is self for _, child in holder.named_children())]
+            found[id(self)] = [root for holder in holding for root in holder._roots(found)] or [self]
+        return found[id(self)]
 
     def _dropouts(self) -> list[Module]:
         return [module for module in self.modules() if hasattr(module, "layer_number")]
@@ -164,7 +166,8 @@ class Module:
 
         Where models share parts, the one that took them first numbers them, and the others go on from there.
         """
-        roots = {id(root): root for dropout in self._dropouts() for root in dropout._roots()}
+        found: dict[int, list[Module]] = {}
+        roots = {id(root): root for dropout in self._dropouts() for root in dropout._roots(found)}
         numbers: dict[int, int] = {}
         count = 0
         for root in roots.values():

@@ -53,3 +53,8 @@ def _plain(array: Any) -> Array:
 def compared(op: str, array: Array) -> str:
     """Return `op` as ranks compare it: a rank whose array lies in another order has other elements at each place."""
     return op if array.flags.c_contiguous else op + FORTRAN
+
+
+def same_order(a: Array, b: Array) -> bool:
+    """Return whether there is an order in memory, C's or Fortran's, in which both arrays lie."""
+    return (a.flags.c_contiguous and b.flags.c_contiguous) or (a.flags.f_contiguous and b.flags.f_contiguous)

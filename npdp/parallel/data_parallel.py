@@ -62,7 +62,8 @@ class DataParallel(Module):
         overlap: bool = True,
         strategy: Strategy | None = None,
     ) -> None:
-        vars(self)["module"] = module  # not set as a part of this: its dropouts keep their numbers
+        vars(self)["module"] = module  # not set as an attribute is: its dropouts keep their numbers
+        module._note_holder(self)
         self.strategy = strategy or AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
         world = init()
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]

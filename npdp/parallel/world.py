@@ -23,7 +23,7 @@ from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
 from npdp.nn.parameter import allocate
-from npdp.parallel.checks import Array, checked, compared
+from npdp.parallel.checks import Array, checked, compared, same_order
 from npdp.partition import part
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class World(Carrier):
                 f"allgather: rank {self.rank}'s chunk of {buffer.size} {buffer.dtype} has {stop - start} elements, "
                 f"got {mine.size} {mine.dtype}"
             )
-        if chunk.ndim > 1 and compared("", chunk) != compared("", out):
+        if chunk.ndim > 1 and not same_order(chunk, out):
             raise ValueError(f"allgather: rank {self.rank}'s chunk and out lie in different orders, C and Fortran")
         if mine.ctypes.data != buffer[start:stop].ctypes.data:
             buffer[start:stop] = mine

@@ -1,5 +1,6 @@
 """Under mpirun: something goes wrong on rank 1; prints when (on the clock that all processes share)."""
 
+import atexit
 import os
 import sys
 import threading
@@ -9,6 +10,7 @@ import numpy as np
 
 import npdp
 from npdp.comm.errors import CommunicationError
+from npdp.comm.mpi import TAG_NOTE
 
 
 def now():
@@ -135,5 +137,25 @@ def larger_than_wanted():
         print(f"rank {npdp.rank()} is told so and has {overwritten} elements overwritten", flush=True)
 
 
+def waited_for():
+    """Rank 1 comes late to one all-reduce, and goes on without ever waiting for long."""
+    npdp.barrier()
+    if npdp.rank() == 1:
+        time.sleep(2.2)
+    for _ in range(130):
+        npdp.allreduce(np.ones(10), algorithm="ring")
+    transport = npdp.init().transport
+    print("notes left:", transport._data.Iprobe(transport._mpi.ANY_SOURCE, TAG_NOTE), flush=True)
+
+
+def talk_at_exit():
+    """What was registered after `import npdp` and before the world may still call MPI."""
+    print("sum", transport._data.allreduce(1), flush=True)
+
+
+if sys.argv[1] == "talk_at_exit":
+    atexit.register(talk_at_exit)
+    transport = npdp.init().transport
+    sys.exit()
 npdp.init()
 globals()[sys.argv[1]]()
