@@ -6,7 +6,7 @@
 Messages of different calls never meet: a receive takes those of its own call alone, so nothing is written where it was
 not wanted. A rank that then waits in vain tells the others what it is in (`note`), and who is told compares.
 
-Cost: about a microsecond a collective; notes are sent by who has waited for seconds.
+Cost: about a microsecond a collective; notes are sent by who has waited for more than a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Heard = Callable[[], "CommunicationError | None"]
 
 
 class Call(NamedTuple):
-    """A collective by messages: the how manieth of this rank, what it is in words, and what marks its messages."""
+    """A collective by messages: its number among this rank's, what it is in words, and what marks its messages."""
 
     number: int
     what: str
