@@ -20,7 +20,7 @@ import numpy as np
 
 from npdp import kernels
 from npdp.collectives.execute import execute, rank_steps
-from npdp.comm.errors import CommunicationError
+from npdp.comm.calls import different
 from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
 
@@ -97,10 +97,7 @@ class Host:
                 raise error
         if status == self._kernel.DIFFERENT:
             mine, other = self.kernel.call_of(self.rank), self.kernel.different
-            raise CommunicationError(
-                f"rank {self._transport.rank} calls {mine}, rank {self.ranks[other]} {self.kernel.call_of(other)}: "
-                "the ranks do not call the same collective with the same count and dtype"
-            )
+            raise different(self._transport.rank, mine, self.ranks[other], self.kernel.call_of(other))
 
     # Memory
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool = False) -> Buffer | None:
