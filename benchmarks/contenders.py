@@ -1,4 +1,4 @@
-"""One training step of the four models, as npdp, NumPy by hand, PyTorch and JAX do it: forward, loss, backward, update.
+"""One training step of the four models as npdp, NumPy by hand, PyTorch, Horovod and JAX do it: from forward to update.
 
 The models, their batches and npdp's step are those of `npdp bench iteration` (npdp/bench/models.py). Every contender is
 a function (name, rows, wrapped): rows of a rank's batch, None for the model's own; wrapped: summed over the ranks.
@@ -116,7 +116,24 @@ def numpy_flat_step(name: str, rows: int | None, wrapped: bool) -> Step:
     return numpy_step(name, rows, wrapped, sum_flat)
 
 
-def torch_step(name: str, rows: int | None, wrapped: bool) -> Step:
+def ddp(model: Any, optimizer: Any) -> tuple[Any, Any]:
+    """PyTorch's DistributedDataParallel."""
+    import torch
+
+    return torch.nn.parallel.DistributedDataParallel(model), optimizer
+
+
+def horovod(model: Any, optimizer: Any) -> tuple[Any, Any]:
+    """Horovod's DistributedOptimizer."""
+    import horovod.torch as hvd
+
+    hvd.broadcast_parameters(model.state_dict(), root_rank=0)
+    return model, hvd.DistributedOptimizer(optimizer, model.named_parameters())
+
+
+def torch_step(
+    name: str, rows: int | None, wrapped: bool, wrap: Callable[[Any, Any], tuple[Any, Any]] = ddp
+) -> Step:
     """Return a step of PyTorch in eager mode; wrapped, under its DistributedDataParallel."""
     import torch
 
@@ -126,10 +143,10 @@ def torch_step(name: str, rows: int | None, wrapped: bool) -> Step:
         layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
     model: Any = torch.nn.Sequential(*layers[:-1]) if len(layers) > 2 else layers[0]
     criterion = torch.nn.MSELoss() if name == "lin10" else torch.nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     x, y = (torch.from_numpy(array) for array in batch(name, rows))
     if wrapped:
-        model = torch.nn.parallel.DistributedDataParallel(model)
+        model, optimizer = wrap(model, optimizer)
 
     def step() -> None:
         loss = criterion(model(x), y)
@@ -138,6 +155,14 @@ def torch_step(name: str, rows: int | None, wrapped: bool) -> Step:
         optimizer.step()
 
     return step
+
+
+def horovod_step(name: str, rows: int | None, wrapped: bool) -> Step:
+    """Return the same under Horovod, with its defaults."""
+    import horovod.torch as hvd
+
+    hvd.init()
+    return torch_step(name, rows, wrapped, horovod)
 
 
 def jax_step(name: str, rows: int | None, wrapped: bool) -> Step:
@@ -190,5 +215,6 @@ CONTENDERS: dict[str, Callable[[str, int | None, bool], Step]] = {
     "numpy": numpy_step,
     "numpy-flat": numpy_flat_step,
     "torch": torch_step,
+    "horovod": horovod_step,
     "jax": jax_step,
 }

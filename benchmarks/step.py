@@ -3,13 +3,15 @@
     python benchmarks/step.py                    one rank, one BLAS thread; PyTorch eager
     python benchmarks/step.py --ranks 2          two ranks, one BLAS thread each, the batch per rank: PyTorch's DDP on
                                                  gloo, NumPy with one Allreduce of mpi4py a parameter, or for all;
-                                                 `alone` is npdp's step on one rank, in the same run;
-                                                 --who npdp,jax is JAX with mpi4jax, bound to a core each
+                                                 Horovod, and JAX with mpi4jax bound to a core each, where they are
+                                                 installed (--python, if elsewhere); `alone` is npdp's step on one
+                                                 rank, in the same run
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from machine import clean_environment, keep
 WORKER = str(Path(__file__).with_name("worker.py"))
 TRIES = 3  # torchrun aborts now and then when its ranks leave
 PYTHONS: dict[str, str] = {}  # of contenders that are installed elsewhere
+ON_SEVERAL_RANKS = {"horovod": "horovod", "jax": "mpi4jax"}  # contenders, and what they need beside the extra `dev`
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -61,21 +64,30 @@ def lines_of(
     raise SystemExit(f"{who} failed {TRIES} times ({' '.join(arguments)}):\n{run.stderr[-2000:]}")
 
 
+def usual_contenders(ranks: int) -> list[str]:
+    """Return who is compared where nobody is named."""
+    usual = ["npdp", "fused", "numpy", "numpy-flat", "torch"]
+    if ranks == 1:
+        return usual
+    there = [who for who, module in ON_SEVERAL_RANKS.items() if who in PYTHONS or importlib.util.find_spec(module)]
+    return [*usual, *there, "alone"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
     parser.add_argument("--models", default="lin10,softmax,mlp,mlpbig")
-    parser.add_argument("--who", help="npdp,fused,numpy,numpy-flat,torch, and alone on several ranks")
+    parser.add_argument("--who", help="contenders, with commas between them (all that are installed)")
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--jax-python", help="the Python that has mpi4jax, if another")
+    parser.add_argument("--python", action="append", default=[], metavar="WHO=PATH",
+                        help="the Python of a contender, if another: --python jax=/opt/jax/bin/python")  # fmt: skip
     arguments = parser.parse_args()
-    if arguments.jax_python:
-        PYTHONS["jax"] = arguments.jax_python
-    contenders = arguments.who or ("npdp,fused,numpy,numpy-flat,torch" + ",alone" * (arguments.ranks > 1))
+    PYTHONS.update(each.split("=", 1) for each in arguments.python)
+    contenders = arguments.who.split(",") if arguments.who else usual_contenders(arguments.ranks)
     figures = {}
     for model in arguments.models.split(","):
-        taken: dict[str, list[float]] = {who: [] for who in contenders.split(",")}
+        taken: dict[str, list[float]] = {who: [] for who in contenders}
         for _ in range(arguments.rounds):
             for who, values in taken.items():
                 whose, ranks = ("npdp", 1) if who == "alone" else (who, arguments.ranks)

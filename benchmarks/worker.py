@@ -48,6 +48,7 @@ AGREE: dict[str, Callable[[int], int]] = {
     "numpy": agree_numpy,
     "numpy-flat": agree_numpy,
     "torch": agree_torch,
+    "horovod": agree_numpy,
     "jax": agree_numpy,
 }
 
