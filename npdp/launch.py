@@ -18,6 +18,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from npdp import environment
 from npdp.comm.ending import signal_when_parent_dies
@@ -103,13 +104,19 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
             variables[SESSION_FOLDER] = folder
         verdict = variables[environment.VERDICT] = os.path.join(folder, "verdict")
         process = subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True,
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=_nowhere_if_closed(sys.stdout),
+            stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,
             preexec_fn=signal_when_parent_dies(signal.SIGTERM),
         )  # fmt: skip
         code = _wait(process)
         with contextlib.suppress(OSError, ValueError):  # none was left
             code = int(Path(verdict).read_text())
         return code
+
+
+def _nowhere_if_closed(stream: TextIO | None) -> int | None:
+    """Return what a child gets in place of one of this process's streams; MPICH's mpirun does not start without."""
+    return subprocess.DEVNULL if stream is None else None
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -3,6 +3,7 @@
 The process that starts mpirun must not have MPI loaded itself: the ranks would inherit its settings.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -109,6 +110,31 @@ def end(mark: str) -> list[int]:
         except ProcessLookupError:
             continue
     return left
+
+
+def pid_of(mark: str, rank: int) -> int:
+    """Return the process id of a rank of a run."""
+    wanted = {f"{name}={rank}".encode() for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK")}
+    (pid,) = (pid for pid in ranks_of(mark) if wanted & {*Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")})
+    return pid
+
+
+def shared_memory() -> set[Path]:
+    """Return the files in /dev/shm."""
+    return set(Path("/dev/shm").glob("*"))
+
+
+def left_in_shared_memory(before: set[Path]) -> list[Path]:
+    """Return the files in /dev/shm that are new and that no process uses; who does is another program."""
+    return [path for path in shared_memory() - before if not _mapped(path) and path.exists()]
+
+
+def _mapped(path: Path) -> bool:
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if str(path) in maps.read_text():
+                return True
+    return False
 
 
 def ranks_of(mark: str) -> list[int]:

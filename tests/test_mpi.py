@@ -6,13 +6,23 @@ import subprocess
 import sys
 import time
 import uuid
-from pathlib import Path
 
 import pytest
-from launching import MARK, SETTINGS, end, find_mpirun, mpirun, needs_mpi, python, ranks_of
+from launching import (
+    MARK,
+    SETTINGS,
+    end,
+    find_mpirun,
+    left_in_shared_memory,
+    mpirun,
+    needs_mpi,
+    python,
+    ranks_of,
+    shared_memory,
+)
 
 import npdp
-from npdp.comm.ending import OPEN_MPI_SEGMENT
+from npdp.comm.ending import MPI_SEGMENT
 
 pytestmark = needs_mpi
 TRACEBACK = "Traceback (most recent call last)"
@@ -32,9 +42,9 @@ def test_messages_collectives_and_training_are_those_of_a_world_of_threads(ranks
 
 @pytest.mark.parametrize("fault", ["in_main", "in_a_thread", "in_backward", "everywhere", "after_others_have_ended"])
 def test_an_exception_ends_all_ranks_at_once_with_one_traceback(fault):
-    before = set(Path("/dev/shm").glob("*"))
+    before = shared_memory()
     code, stdout, stderr = mpirun(3, "faults.py", fault)
-    assert set(Path("/dev/shm").glob("*")) <= before
+    assert not left_in_shared_memory(before)
     took = time.monotonic() - float(stdout.split()[1])
     assert code != 0
     assert (stdout + stderr).count(TRACEBACK) == 1, stderr
@@ -99,15 +109,17 @@ def test_a_world_of_one_touches_no_mpi():
     assert not [name for name in sys.modules if name.startswith("mpi4py")]
 
 
-def test_only_open_mpis_segments_count_as_such():
+def test_only_segments_of_mpi_count_as_such():
     line = "7f00-7f01 rw-s 00000000 00:1a 7      /dev/shm/sm_segment.host.0.9e450001.2"
-    assert OPEN_MPI_SEGMENT.search(line)[1] == "/dev/shm/sm_segment.host.0.9e450001"
-    assert OPEN_MPI_SEGMENT.search(line + " (deleted)")[1] == "/dev/shm/sm_segment.host.0.9e450001"
-    assert OPEN_MPI_SEGMENT.search("7f00-7f01 rw-s 00000000 00:1a 7      /home/me/.env") is None
+    assert MPI_SEGMENT.search(line)[1] == "/dev/shm/sm_segment.host.0.9e450001."
+    assert MPI_SEGMENT.search(line + " (deleted)")[1] == "/dev/shm/sm_segment.host.0.9e450001."
+    mpich = "7f00-7f01 rw-s 00000000 00:1a 7      /dev/shm/mpich_shm_5ddc1afa_0"
+    assert MPI_SEGMENT.search(mpich)[1] == "/dev/shm/mpich_shm_5ddc1afa_"
+    assert MPI_SEGMENT.search("7f00-7f01 rw-s 00000000 00:1a 7      /home/me/.env") is None
 
 
 def test_ranks_whose_mpirun_is_killed_end_within_two_seconds():
-    before = set(Path("/dev/shm").glob("*"))
+    before = shared_memory()
     mark = uuid.uuid4().hex
     flags = ("--epochs", "1000000", "--quiet")
     process = subprocess.Popen(
@@ -123,7 +135,7 @@ def test_ranks_whose_mpirun_is_killed_end_within_two_seconds():
         time.sleep(0.02)
     left = ranks_of(mark)
     end(mark)
-    segments = set(Path("/dev/shm").glob("*")) - before
+    segments = left_in_shared_memory(before)
     for segment in segments:
         segment.unlink(missing_ok=True)
     assert len(running) >= 4 and not left  # mpirun and its ranks

@@ -8,10 +8,9 @@ import subprocess
 import sys
 import time
 import uuid
-from pathlib import Path
 
 import pytest
-from launching import MARK, PROGRAMS, SETTINGS, end, find_mpirun, mpirun, needs_mpi, python, ranks_of
+from launching import MARK, PROGRAMS, SETTINGS, end, find_mpirun, mpirun, needs_mpi, pid_of, python
 from test_train import DIGITS_TRAIN, off, on_one_rank
 from test_train_mpi import make, refused, runs
 
@@ -160,9 +159,7 @@ def test_a_rank_that_is_killed_ends_all(strategy, victim, tmp_path):
     try:
         assert process.stdout.readline().startswith("begins")
         time.sleep(0.3)
-        rank = f"OMPI_COMM_WORLD_RANK={victim}".encode()
-        (pid,) = [p for p in ranks_of(mark) if rank in Path(f"/proc/{p}/environ").read_bytes().split(b"\0")]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid_of(mark, victim), signal.SIGKILL)
         before = time.monotonic()
         process.communicate(timeout=15)
         took_s = time.monotonic() - before

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-OPEN_MPI_SEGMENT = re.compile(r" (/dev/shm/sm_segment\.\S+)\.\d+( \(deleted\))?$")  # as /proc/self/maps writes it
+# As /proc/self/maps writes them: sm_segment.HOST.USER.JOB.RANK of Open MPI, mpich_shm_JOB_NUMBER of MPICH
+MPI_SEGMENT = re.compile(r" (/dev/shm/(?:sm_segment\.\S+\.|mpich_shm_\S+_))\d+( \(deleted\))?$")
 PR_SET_PDEATHSIG = 1
 ENDS_ITS_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # launchers whose ranks are children of theirs: Open MPI, MPICH
 SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first, but not for ever
@@ -85,19 +86,18 @@ def announce_failure(text: str) -> None:
         time.sleep(SECOND_WAITS_S)
 
 
-def remove_open_mpi_segments() -> None:
-    """Take away the names of this job's shared memory, which Open MPI leaves in /dev/shm when a job is aborted.
+def remove_mpi_segments() -> None:
+    """Take away the names of this job's shared memory, which MPI leaves in /dev/shm when a job is aborted.
 
-    They are sm_segment.HOST.USER.JOB.RANK; this process has its own mapped, and so knows the job's. Ranks that still
-    use theirs keep them until they end.
+    This process has its own mapped, and so knows the job's. Ranks that still use theirs keep them until they end.
     """
     try:
         with open("/proc/self/maps") as maps:
-            jobs = {found[1] for line in maps if (found := OPEN_MPI_SEGMENT.search(line))}
+            jobs = {found[1] for line in maps if (found := MPI_SEGMENT.search(line))}
     except OSError:
         return  # not Linux: nothing is known to be left
     for job in jobs:
-        for path in glob.glob(glob.escape(job) + ".*"):
+        for path in glob.glob(glob.escape(job) + "*"):
             with contextlib.suppress(OSError):  # another rank was quicker
                 os.unlink(path)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from npdp import environment
 from npdp.comm.calls import Call, Calls
-from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_open_mpi_segments
+from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_mpi_segments
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, check_message, elsewhere, host_number, nobody
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
@@ -79,7 +79,7 @@ class MpiTransport:
         self.rank, self.world_size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
         launched = environment.launch()
         if launched and launched.world_size != self.world_size:
-            remove_open_mpi_segments()  # Open MPI leaves that of a process without mpirun
+            remove_mpi_segments()  # Open MPI leaves that of a process without mpirun
             library = mpi.Get_library_version().split(",")[0].strip()
             raise RuntimeError(
                 f"the launcher started {launched.world_size} ranks, MPI sees {self.world_size}: mpirun belongs to "
@@ -217,5 +217,5 @@ class MpiTransport:
     def _abort(self, text: str) -> None:
         """End all ranks; the first to fail prints its traceback."""
         announce_failure(text)
-        remove_open_mpi_segments()
+        remove_mpi_segments()
         self._mpi.COMM_WORLD.Abort(1)

@@ -14,7 +14,7 @@ from npdp.comm.mpi import TAG_NOTE
 
 
 def now():
-    print(f"at {time.monotonic()}", flush=True)
+    print(f"at {time.monotonic()}\n", end="", flush=True)  # in one piece: other ranks say so too
 
 
 def fail(*_):
