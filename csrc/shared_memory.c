@@ -1,159 +1,29 @@
 /* Collectives over memory that all ranks of a host map; the contract is in npdp_shared_memory.h.
  *
- *     base   | line 0 | line 1 | ... | small slots | staging slots | arrays ...
- *
- * A rank's line tells the others how often it has posted, and what it has called. A collective is a row of phases: a
- * rank does the work of a phase, posts, and begins the next one when all have posted as often. What one wrote before
- * it posted, the others see after they have seen the post. Nothing else orders the ranks.
+ * A collective is a row of phases: a rank does the work of a phase, posts, and begins the next one when all have posted
+ * as often (posting.h). Where things lie, in the memory and in a buffer, is in layout.h.
  *
  *     direct    all arrays lie in this memory:  announce | sum my chunk over all arrays, into all of them
  *     staged    they do not; by segments:       take what is done of k - 2, sum my chunk of k - 1, put in k | ...
  *     small     put in | everybody sums everything: one post, not two
- *
- * A slot is written again when all ranks have posted so often since that they are done with what was in it: staging
- * slots take turns by three, small slots by two, and so do the calls in a line.
  */
 #define _GNU_SOURCE
-#include <sched.h>
 #include <string.h>
 
 #include "internal.h"
+#include "layout.h"
 #include "npdp_kernels.h"
 #include "npdp_shared_memory.h"
+#include "posting.h"
 #include "waiting.h"
 
 enum { DIRECT, STAGED, SMALL };
-enum { CACHE_LINE_BYTES = 64, LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, SMALL_DIRECT_BYTES = 1024 };
-enum { STAGED_TURNS = 3, STRING_BYTES = 4096 };
-enum { SUM_TO_BOTH, SUM_AND_COPY, EVERY = 32 };
-
-typedef struct {
-    uint32_t posted, sleepers;
-    struct {
-        uint64_t what, count, where; /* where: offset of the array in this memory; 0 where it lies outside */
-    } calls[2];
-} line;
-
-static line *line_of(const npdp_host *host, uint32_t rank)
-{
-    return (line *)(void *)(host->base + (size_t)rank * LINE_BYTES);
-}
-
-static unsigned char *small_slot(const npdp_host *host, uint32_t rank, uint32_t turn)
-{
-    const size_t number = (size_t)rank * SMALL_TURNS + turn % SMALL_TURNS;
-    return host->base + (size_t)host->ranks * LINE_BYTES + number * SMALL_BYTES;
-}
-
-static unsigned char *slot(const npdp_host *host, uint32_t rank, uint64_t turn)
-{
-    const size_t number = (size_t)rank * STAGED_TURNS + (size_t)(turn % STAGED_TURNS);
-    return small_slot(host, host->ranks, 0) + number * host->slot_bytes;
-}
+enum { SMALL_DIRECT_BYTES = 1024, STRING_BYTES = 4096 };
+enum { SUM_TO_BOTH, SUM_AND_COPY, OTHER_WAY_EVERY = 32 };
 
 size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes)
 {
     return (size_t)ranks * (LINE_BYTES + SMALL_TURNS * SMALL_BYTES + STAGED_TURNS * slot_bytes);
-}
-
-/* ---- posting and waiting ---- */
-
-static void post(npdp_host *host)
-{
-    line *mine = line_of(host, host->rank);
-    __atomic_store_n(&mine->posted, ++host->posted, __ATOMIC_SEQ_CST);
-    wake(&mine->posted, &mine->sleepers);
-}
-
-/* Whether the rank of this line has posted as often as this one; counts may wrap. */
-static int has_posted(const npdp_host *host, line *theirs)
-{
-    return (int32_t)(__atomic_load_n(&theirs->posted, __ATOMIC_ACQUIRE) - host->posted) >= 0;
-}
-
-static void sleep_until_posted(npdp_host *host, line *theirs)
-{
-    const uint32_t seen = __atomic_load_n(&theirs->posted, __ATOMIC_SEQ_CST);
-    if ((int32_t)(seen - host->posted) < 0)
-        sleep_while(&theirs->posted, &theirs->sleepers, seen);
-}
-
-/* Waits for one rank: looks, yields, sleeps once; returns whether it has posted. */
-static int wait_for(npdp_host *host, line *theirs)
-{
-    for (uint32_t i = 0; i < host->looks && !host->patient; i++) {
-        if (has_posted(host, theirs))
-            return 1;
-        look_again_soon();
-    }
-    for (uint32_t i = 0; i < host->yields && !host->patient; i++) {
-        sched_yield();
-        if (has_posted(host, theirs))
-            return 1;
-    }
-    sleep_until_posted(host, theirs);
-    return has_posted(host, theirs);
-}
-
-static int all_have_posted(npdp_host *host)
-{
-    double begun = 0;
-    int all = 1;
-    for (uint32_t rank = 0; all && rank < host->ranks; rank++) {
-        line *theirs = line_of(host, rank);
-        if (has_posted(host, theirs))
-            continue;
-        begun = begun > 0 ? begun : now_s();
-        all = wait_for(host, theirs) && now_s() - begun < 1e-9 * LONGEST_SLEEP_NS; /* many may come one by one */
-    }
-    if (begun > 0)
-        host->wait_s += now_s() - begun;
-    host->patient = !all;
-    return all;
-}
-
-/* ---- chunks and segments ---- */
-
-static size_t size_of(const npdp_host *host)
-{
-    return host->dtype == NPDP_F32 || host->dtype == NPDP_I32 ? 4 : 8;
-}
-
-/* The partition law; of a broadcast all belongs to the root, and of an all-reduce, which leaves everything everywhere,
- * each rank has whole cache lines, where the buffer begins with one: two that write to one line send it to and fro.
- * Returns where the chunk starts. */
-static size_t chunk(const npdp_host *host, uint32_t rank, size_t *length)
-{
-    if (host->kind == NPDP_BROADCAST) {
-        *length = rank == host->root ? host->count : 0;
-        return 0;
-    }
-    if (host->kind == NPDP_ALLREDUCE) {
-        const size_t line_count = CACHE_LINE_BYTES / size_of(host), lines = (host->count + line_count - 1) / line_count;
-        const size_t longest = (lines + host->ranks - 1) / host->ranks * line_count, start = rank * longest;
-        const size_t left = start < host->count ? host->count - start : 0;
-        *length = left < longest ? left : longest;
-        return left ? start : host->count;
-    }
-    const size_t size = host->count / host->ranks, longer = host->count % host->ranks;
-    *length = size + (rank < longer);
-    return rank * size + (rank < longer ? rank : longer);
-}
-
-/* Where segment k of a rank's chunk is in the buffer, in bytes; its bytes in *nbytes, 0 where there is none. */
-static size_t segment(const npdp_host *host, uint32_t rank, size_t k, size_t *nbytes)
-{
-    size_t length;
-    const size_t start = chunk(host, rank, &length), done = k * host->piece;
-    const size_t left = length > done ? length - done : 0;
-    *nbytes = (left < host->piece ? left : host->piece) * size_of(host);
-    return (start + done) * size_of(host);
-}
-
-/* Where the part of a rank's chunk lies in a slot. */
-static size_t place(const npdp_host *host, uint32_t rank)
-{
-    return host->kind == NPDP_BROADCAST ? 0 : rank * host->piece * size_of(host);
 }
 
 static int sums(const npdp_host *host)
@@ -218,7 +88,7 @@ static double of_late(double before, double byte_s)
 static void sum_one_way(npdp_host *host, size_t nbytes)
 {
     const int quicker = host->byte_s[SUM_AND_COPY] < 0.7 * host->byte_s[SUM_TO_BOTH];
-    const int way = ++host->timed % EVERY == 0 ? !quicker : quicker;
+    const int way = ++host->timed % OTHER_WAY_EVERY == 0 ? !quicker : quicker;
     const double begun = now_s();
     combine(host, way == SUM_TO_BOTH ? 2 : 1, nbytes);
     if (way == SUM_AND_COPY)
@@ -325,7 +195,8 @@ static void be_staged(npdp_host *host)
     host->last_phase = host->segments + (sums(host) && gathers(host));
 }
 
-/* Whether arrays in this memory are worked on where they are: less is quicker copied. All ranks say the same. */
+/* Whether there is so much that arrays in this memory are worked on where they are: less is quicker copied. All ranks
+ * say the same. */
 static int direct_pays(const npdp_host *host)
 {
     return host->kind != NPDP_BARRIER && host->count * size_of(host) > SMALL_DIRECT_BYTES;
@@ -398,7 +269,8 @@ int npdp_go_on(npdp_host *host)
             if (!all_alike(host, &outside))
                 return NPDP_DIFFERENT;
             host->agreed = 1;
-            if (direct_pays(host) && outside > 0 && outside < host->ranks) { /* some have put in; now the others do */
+            /* Some lie here, some do not: all go through slots. Whose lies outside has put in; now the others do */
+            if (direct_pays(host) && outside > 0 && outside < host->ranks) {
                 if (host->mode == DIRECT) {
                     be_small_or_staged(host);
                     work(host);

@@ -168,7 +168,7 @@ def test_a_ring_is_two_shapes_however_many_ranks_there_are():
 
 def test_what_is_carried_out_is_what_is_priced():
     assert cost.SEGMENT_BYTES == execute.SEGMENT_BYTES and cost.SLOT_BYTES == shared_memory.SLOT_BYTES
-    kernel = (ROOT / "csrc" / "shared_memory.c").read_text()
+    kernel = "".join((ROOT / "csrc" / name).read_text() for name in ("layout.h", "shared_memory.c"))
     for name in ("SMALL_BYTES", "SMALL_DIRECT_BYTES"):
         assert re.findall(rf"\b{name} = (\d+)", kernel) == [str(getattr(cost, name))]
     assert KERNEL_SIZES[0] <= cost.SMALL_DIRECT_BYTES < KERNEL_SIZES[1]

@@ -38,8 +38,8 @@ from npdp.collectives.schedule import Step
 
 SEGMENT_BYTES = 256 * 1024  # execute.py's
 SLOT_BYTES = 512 * 1024  # shared_memory.py's
-SMALL_BYTES = 8192  # csrc/shared_memory.c's: an all-reduce that goes with one post
-SMALL_DIRECT_BYTES = 1024  # its too: up to here arrays in shared memory are treated as others are
+SMALL_BYTES = 8192  # csrc/layout.h's: an all-reduce that goes with one post
+SMALL_DIRECT_BYTES = 1024  # csrc/shared_memory.c's: up to here arrays in shared memory are treated as others are
 
 
 class Rate(NamedTuple):
