@@ -11,7 +11,7 @@
 #include "npdp_mailbox.h"
 #include "waiting.h"
 
-enum { LINE_BYTES = 128, BOX_BYTES = 2048 };
+enum { BELL_BYTES = 128, BOX_BYTES = 2048 };
 
 typedef struct {
     uint32_t rung, sleepers;
@@ -25,18 +25,18 @@ typedef struct {
 
 static bell *bell_of(const npdp_mail *mail, uint32_t rank)
 {
-    return (bell *)(void *)(mail->base + (size_t)rank * LINE_BYTES);
+    return (bell *)(void *)(mail->base + (size_t)rank * BELL_BYTES);
 }
 
 static box *box_between(const npdp_mail *mail, uint32_t from, uint32_t to)
 {
     const size_t number = ((size_t)mail->line * mail->ranks + from) * mail->ranks + to;
-    return (box *)(void *)(mail->base + (size_t)mail->ranks * LINE_BYTES + number * BOX_BYTES);
+    return (box *)(void *)(mail->base + (size_t)mail->ranks * BELL_BYTES + number * BOX_BYTES);
 }
 
 size_t npdp_mail_bytes(uint32_t ranks)
 {
-    return (size_t)ranks * (LINE_BYTES + NPDP_MAIL_LINES * (size_t)ranks * BOX_BYTES);
+    return (size_t)ranks * (BELL_BYTES + NPDP_MAIL_LINES * (size_t)ranks * BOX_BYTES);
 }
 
 size_t npdp_mail_most(void)
