@@ -17,6 +17,7 @@ from worlds import FOLD, values
 
 from npdp import kernels
 from npdp.collectives.cost import SMALL_BYTES, SMALL_DIRECT_BYTES
+from npdp.comm.calls import described
 from npdp.partition import part
 
 if kernels.compiled is None:
@@ -181,8 +182,8 @@ def test_the_first_rank_that_called_something_else_is_named():
     assert third.begin("allreduce", np.ones(3), "sum") == DIFFERENT
     assert (first.go_on(), second.go_on()) == (DIFFERENT, DIFFERENT)
     assert [rank.different for rank in (first, second, third)] == [1, 0, 1]
-    assert first.call_of(1) == "broadcast of 3 int32 from rank 2"
-    assert second.call_of(0) == third.call_of(2) == "allreduce of 3 float64 (sum)"
+    assert described(*first.call_of(1)) == "broadcast of 3 int32 from rank 2"
+    assert described(*second.call_of(0)) == described(*third.call_of(2)) == "allreduce of 3 float64 (sum)"
 
 
 def test_waiting_is_counted_and_returns_within_moments():

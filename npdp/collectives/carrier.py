@@ -1,9 +1,9 @@
 """Which way a collective goes, and how long it takes: through shared memory, as messages, or MPI's own.
 
-    chosen     the algorithm: asked for, else the world's, else the best
-    run        at once
-    persistent_allreduce   at once, each time that what it returns is called
-    begin, finish     beside the program (overlap.py)
+    chosen                    the algorithm: asked for, else the world's, else the best
+    run                       at once
+    persistent_allreduce      at once, each time that what it returns is called
+    begin_allreduce, finish   beside the program (overlap.py)
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Carrier:
         return messages(steps, self.transport, buffer, op, call)
 
     def _call(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Call:
-        return self.transport.calls.begin(described(collective, algorithm, buffer.size, buffer.dtype, op, root))
+        return self.transport.calls.begin(described(collective, buffer.size, buffer.dtype, op, root, algorithm))
 
     def begin_allreduce(self, buffer: Buffer) -> None:
         """Begin to sum a 1-D buffer in place, beside the program; `finish` ends it.

@@ -20,7 +20,7 @@ import numpy as np
 
 from npdp import kernels
 from npdp.collectives.execute import execute, rank_steps
-from npdp.comm.calls import different
+from npdp.comm.calls import described, different
 from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
 
@@ -96,8 +96,9 @@ class Host:
             if error is not None and status == self._kernel.WAITING:
                 raise error
         if status == self._kernel.DIFFERENT:
-            mine, other = self.kernel.call_of(self.rank), self.kernel.different
-            raise different(self._transport.rank, mine, self.ranks[other], self.kernel.call_of(other))
+            other = self.kernel.different
+            mine, theirs = (described(*self.kernel.call_of(rank)) for rank in (self.rank, other))
+            raise different(self._transport.rank, mine, self.ranks[other], theirs)
 
     # Memory
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool = False) -> Buffer | None:

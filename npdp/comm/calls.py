@@ -110,11 +110,16 @@ def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationErr
 
 
 @lru_cache(maxsize=1024)
-def described(collective: str, algorithm: str, count: int, dtype: np.dtype[Any], op: str, root: int) -> str:
-    """Return a collective in words; made once, as asking a dtype for its name takes microseconds."""
+def described(collective: str, count: int, dtype: np.dtype[Any], op: str, root: int, algorithm: str = "") -> str:
+    """Return a collective in words, with its algorithm where that is to be the same on all ranks.
+
+    Made once, as asking a dtype for its name takes microseconds.
+    """
+    if collective == "barrier":
+        return collective
     order = FORTRAN if op.endswith(FORTRAN) else ""
     detail = {"broadcast": f" from rank {root}{order}", "allgather": order}.get(collective, f" ({op})")
-    return f"{collective} of {count} {dtype.name}{detail} by {algorithm}"
+    return f"{collective} of {count} {dtype.name}{detail}" + (f" by {algorithm}" if algorithm else "")
 
 
 @lru_cache(maxsize=1024)

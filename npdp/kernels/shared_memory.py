@@ -102,17 +102,12 @@ class HostRank:
         """Return whether a rank of the host is in a collective that this one has not begun."""
         return bool(lib.npdp_is_ahead(self._host, rank))
 
-    def call_of(self, rank: int) -> str:
-        """Return, in words, what a rank of the host has called."""
+    def call_of(self, rank: int) -> tuple[str, int, np.dtype[Any], str, int]:
+        """Return what a rank of the host has called: (collective, count, dtype, op, root)."""
         count = ffi.new("uint64_t *")
         what = lib.npdp_call_of(self._host, rank, count)
         kind, op, dtype, root = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
-        name = next(name for name, code in KINDS.items() if code == kind)
-        if name == "barrier":
-            return name
-        order = FORTRAN if op & lib.NPDP_FORTRAN else ""
-        details = {"broadcast": f" from rank {root}{order}", "allgather": order}
-        return f"{name} of {count[0]} {_name(DTYPES, dtype)}{details.get(name, f' ({_name(_OPS, op)})')}"
+        return _name(KINDS, kind), count[0], np.dtype(_name(DTYPES, dtype)), _name(_OPS, op), root
 
 
 def _name(codes: dict[str, int], wanted: int) -> str:
