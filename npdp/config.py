@@ -131,6 +131,12 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    for add in (_add_data, _add_model, _add_ranks, _add_server, _add_local_sgd, _add_results):
+        add(parser)
+    return parser
+
+
+def _add_data(parser: Parser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="digits", metavar="WHAT",
                       help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm")
@@ -141,6 +147,9 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                       help="scale features by the training part's mean and deviation")
     data.add_argument("--sparse", action="store_true",
                       help="read .svm as sparse data, however many features (.npz says itself what it is)")
+
+
+def _add_model(parser: Parser) -> None:
     model = parser.add_argument_group("model and training")
     model.add_argument("--model", metavar="NAME",
                        help="softmax (default for classes), linear (for numbers), mlp, sparse_linear (for sparse "
@@ -163,6 +172,9 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                        help="scale the gradient down to this norm (off)")
     model.add_argument("--seed", type=_SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
     model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
+
+
+def _add_ranks(parser: Parser) -> None:
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument("--strategy", choices=FLAGS_OF, default="allreduce",
                        help="allreduce (default): every rank has the mean gradient; ps: a parameter server; local-sgd: "
@@ -178,6 +190,9 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
+
+
+def _add_server(parser: Parser) -> None:
     server = parser.add_argument_group("parameter server (--strategy ps)")
     server.add_argument("--servers", type=_COUNT, metavar="N",
                         help="the last N ranks are servers (1); 0: every rank is worker and server of a shard")
@@ -190,16 +205,21 @@ def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
                         help="with staleness 0: do not wait for the last B of each batch, drop their gradients (0)")
     server.add_argument("--record-arrivals", metavar="FILE", help="write in which order gradients were applied")
     server.add_argument("--replay-arrivals", metavar="FILE", help="apply them in the order of a record: the same bits")
+
+
+def _add_local_sgd(parser: Parser) -> None:
     local = parser.add_argument_group("local SGD (--strategy local-sgd)")
     local.add_argument("--local-iterations", type=POSITIVE_INT, metavar="H",
                        help="updates of a rank between two averagings (8)")
     local.add_argument("--outer-momentum", type=_FRACTION, metavar="M", help="of the step to the average (0)")
     local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
+
+
+def _add_results(parser: Parser) -> None:
     out = parser.add_argument_group("results")
     out.add_argument("--metrics", metavar="FILE", help="write one JSON object a line")
     out.add_argument("--save", metavar="FILE", help="write the trained model (.npz)")
     out.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    return parser
 
 
 def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> TrainConfig:

@@ -81,9 +81,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return end
 
 
-def _epochs(
-    config: TrainConfig, world: World, job: Job, console: Console, metrics: Metrics
-) -> tuple[int, int]:
+def _epochs(config: TrainConfig, world: World, job: Job, console: Console, metrics: Metrics) -> tuple[int, int]:
     """Train all epochs; return the number of updates, and of samples that this rank has used."""
     from npdp import optim
 

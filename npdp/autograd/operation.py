@@ -40,40 +40,47 @@ def operation(
 
     def register(rule: Rule) -> Callable[..., Tensor]:
         name = rule.__name__
-
-        def apply(*inputs: TensorLike, **options: Any) -> Tensor:
-            tensors: list[Tensor] = []
-            arrays: list[Array] = []
-            parents: list[Node | Tensor | None] = []
-            batch: Batch | None = None
-            wanted = False
-            for x in inputs:
-                tensor = x if isinstance(x, Tensor) else _constant(x, inputs)
-                tensors.append(tensor)
-                arrays.append(tensor.data)
-                if tensor.batch is not batch and tensor.batch is not None:
-                    batch = tensor.batch if batch is None else joined(batch, tensor.batch)
-                if tensor.requires_grad:
-                    wanted = True
-                    parents.append(tensor.node or tensor)
-                else:
-                    parents.append(None)
-            output, vjps = rule(*arrays, **options)
-            if type(output) is not np.ndarray:
-                output = np.asarray(output)
-            shared = view and np.may_share_memory(output, arrays[0])  # indexing may copy
-            made = result(output, batch, tensors[0].version if shared else None)
-            if wanted and _mode.grad_enabled:
-                made.requires_grad = True
-                made.node = Node(name, parents, vjps, writes, _kept(keeps, tensors, made) if keeps else [])
-            return made
-
+        apply = _on_tensors(rule, keeps, writes, view)
         apply.__name__ = apply.__qualname__ = name
         apply.__doc__ = rule.__doc__
         OPERATIONS[name] = apply
         return apply
 
     return register
+
+
+def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) -> Callable[..., Tensor]:
+    """Return a rule as a function of tensors, arrays and numbers, which records it where a gradient is wanted."""
+    name = rule.__name__
+
+    def apply(*inputs: TensorLike, **options: Any) -> Tensor:
+        tensors: list[Tensor] = []
+        arrays: list[Array] = []
+        parents: list[Node | Tensor | None] = []
+        batch: Batch | None = None
+        wanted = False
+        for x in inputs:
+            tensor = x if isinstance(x, Tensor) else _constant(x, inputs)
+            tensors.append(tensor)
+            arrays.append(tensor.data)
+            if tensor.batch is not batch and tensor.batch is not None:
+                batch = tensor.batch if batch is None else joined(batch, tensor.batch)
+            if tensor.requires_grad:
+                wanted = True
+                parents.append(tensor.node or tensor)
+            else:
+                parents.append(None)
+        output, vjps = rule(*arrays, **options)
+        if type(output) is not np.ndarray:
+            output = np.asarray(output)
+        shared = view and np.may_share_memory(output, arrays[0])  # indexing may copy
+        made = result(output, batch, tensors[0].version if shared else None)
+        if wanted and _mode.grad_enabled:
+            made.requires_grad = True
+            made.node = Node(name, parents, vjps, writes, _kept(keeps, tensors, made) if keeps else [])
+        return made
+
+    return apply
 
 
 def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:

@@ -196,27 +196,22 @@ def run_threads(
         hosts: each rank's host, a number, as if there were several; only ranks of one host share memory.
 
     Raises:
-        Exception: the first that a rank raised; the other ranks are ended.
+        Exception: the first that a rank raised, that rank in its `npdp_rank`; the other ranks are ended.
     """
     if world_size < 1:
         raise ValueError(f"a world needs at least 1 rank, got {world_size}")
     world = ThreadWorld(world_size, hosts)
     results: list[Any] = [None] * world_size
 
-    def fail(rank: int, error: BaseException) -> None:
-        error.npdp_rank = rank  # type: ignore[attr-defined]
-        world.fail(rank, error)
-
     def run(rank: int) -> None:
         try:
             results[rank] = program(ThreadTransport(world, rank))
         except WorldEnded:
             pass
-        except SystemExit as leaving:
-            if leaving.code:
-                fail(rank, leaving)
         except BaseException as error:
-            fail(rank, error)
+            if not isinstance(error, SystemExit) or error.code:
+                error.npdp_rank = rank  # type: ignore[attr-defined]
+                world.fail(rank, error)
         finally:
             world.left.add(rank)
 

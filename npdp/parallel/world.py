@@ -225,7 +225,7 @@ def run_ranks(
         hosts: each rank's host, a number, as if there were several, as (0, 0, 1, 1); all on one where None.
 
     Raises:
-        Exception: the first that a rank raised; the other ranks are ended.
+        Exception: the first that a rank raised, that rank in its `npdp_rank`; the other ranks are ended.
     """
 
     def run(transport: ThreadTransport) -> T:
