@@ -68,7 +68,7 @@ class DataLoader:
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
         self.epoch = 0
-        self._number = number_loader() if self._shard is None else -1
+        self._number = number_loader() if self._shard is None else -1  # for who hands out work: the same on all ranks
         self._passes = {True: 0, False: 0}  # to train, and to look
 
     @property
@@ -112,11 +112,12 @@ class DataLoader:
             yield from ((number, self.rank) for number in range(self.iterations_per_epoch))
             return
         training = is_grad_enabled()
-        number = self._passes[training]  # an epoch may come twice, a pass does not
+        loader = 2 * self._number + (not training)  # passes to train and to look count apart, as those of two loaders
+        pass_number = self._passes[training]  # an epoch may come twice, a pass does not
         self._passes[training] += 1
         units = count_units(len(self.dataset), self.global_batch_size, self.world_size)
         parts = min(self.world_size, self.global_batch_size)
-        for unit in give(2 * self._number + (not training), number, units, parts):
+        for unit in give(loader, pass_number, units, parts):
             yield divmod(unit, parts)
 
     def _take(self, rows: Rows) -> tuple[Array, Array]:

@@ -2,7 +2,7 @@
 
     optim.SGD(parameters, lr=warm_up(cosine(0.1, iterations=1000), iterations=50))
 
-Being functions they hold no state: a run that resumes at iteration k goes on as if it had never stopped.
+Being functions they hold no state: iteration k has its learning rate, whatever came before it.
 """
 
 from __future__ import annotations

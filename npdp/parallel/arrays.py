@@ -2,6 +2,9 @@
 
 Any contiguous shape of float32, float64, int32 or int64, in C or in Fortran order, alike on all ranks. On arrays from
 `shared_empty` they need no copy.
+
+All raise TypeError or ValueError where an array, op or algorithm cannot be used, and CommunicationError
+(npdp/comm/errors.py) where ranks do not call the same, or one that is waited for has left. Cost: docs/cost.md.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ def reduce_scatter(array: Array, op: str = "sum", algorithm: str | None = None) 
     """Return the view of chunk `rank` of `array`, where the sum is now; collective, in place.
 
     The other chunks hold partial sums afterwards. Chunks follow the partition law: the first count % P are one longer.
+    `op` and `algorithm` are as in `allreduce`; there is no hierarchical, tree or mpi.
     """
     return init().reduce_scatter(array, op, algorithm)
 
@@ -51,13 +55,14 @@ def reduce_scatter(array: Array, op: str = "sum", algorithm: str | None = None) 
 def allgather(chunk: Array, out: Array, algorithm: str | None = None) -> None:
     """Leave in `out`, on every rank, all ranks' chunks in rank order; collective, in place in `out`.
 
-    `chunk` must have the size that the partition law gives this rank of `out`; it may be that view of `out`.
+    `chunk` must have the size that the partition law gives this rank of `out`; it may be that view of `out`. Algorithms
+    are those of `reduce_scatter`.
     """
     init().allgather(chunk, out, algorithm)
 
 
 def broadcast(array: Array, root: int = 0, algorithm: str | None = None) -> None:
-    """Leave in `array`, on every rank, the root's values; collective, in place."""
+    """Leave in `array`, on every rank, the root's values; collective, in place. By naive, tree or shared_memory."""
     init().broadcast(array, root, algorithm)
 
 

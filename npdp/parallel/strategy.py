@@ -17,6 +17,7 @@ from npdp.parallel.fused import FusedExchange
 from npdp.parallel.world import World
 
 UPDATES = ("replicated", "fused")
+EXCHANGED = "DataParallel: this model, or a part of it, is exchanged already; wrap it once"
 
 
 class Strategy(Protocol):
@@ -75,7 +76,7 @@ class AllReduce:
 def require_not_exchanged(parameters: Sequence[Parameter]) -> None:
     """Raise ValueError where anything exchanges one of these parameters."""
     if any(parameter.exchange is not None for parameter in parameters):
-        raise ValueError("DataParallel: this model, or a part of it, is exchanged already; wrap it once")
+        raise ValueError(EXCHANGED)
 
 
 def _exchange_of(parameters: Sequence[Parameter]) -> GradientExchange | None:
@@ -88,5 +89,5 @@ def _exchange_of(parameters: Sequence[Parameter]) -> GradientExchange | None:
     if found is None:
         return None
     if not isinstance(found, GradientExchange) or found.wrapped or set(found.parameters) != set(parameters):
-        raise ValueError("DataParallel: this model, or a part of it, is exchanged already; wrap it once")
+        raise ValueError(EXCHANGED)
     return found
