@@ -1,9 +1,11 @@
 """What the README shows can be typed: its commands run, in order, and its loop trains."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from npdp.data import ArrayDataset
 from npdp.launch import settings
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```console\n(.*?)```", README, re.S)
 COMMANDS = [line[2:].split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
@@ -54,7 +57,16 @@ def test_the_program_for_who_comes_from_elsewhere_gives_on_three_ranks_what_it_g
     assert set(npdp.run_ranks(3, run)) == set(npdp.run_ranks(1, run)) and npdp.run_ranks(1, run)[0] > 0.9
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_the_library_are_names(page):
+    packages = {"npdp": npdp, "nn": npdp.nn, "optim": npdp.optim}
+    for package, path in re.findall(r"(?<![\w./])(npdp|nn|optim)((?:\.[A-Za-z_]\w*)+)", page.read_text()):
+        module = f"npdp{path}" if package == "npdp" else ""
+        if not (module and importlib.util.find_spec(module)):
+            attrgetter(path[1:])(packages[package])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files_that_are_there(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
