@@ -165,6 +165,11 @@ def test_a_run_begins_with_what_it_will_do(capsys, monkeypatch):
         assert said in banner, banner
 
 
+def test_a_run_on_one_rank_speaks_of_no_algorithm(capsys):
+    assert fit("--ranks", "1", "--epochs", "0") == 0
+    assert " kernels, no all-reduce\n" in capsys.readouterr().out
+
+
 def test_a_run_ends_with_what_came_out_and_where_the_time_went(capsys):
     assert fit("--ranks", "2", "--epochs", "1") == 0
     done = capsys.readouterr().out.split("done ")[1]

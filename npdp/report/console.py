@@ -105,7 +105,7 @@ def banner(start: dict[str, Any]) -> str:
 
 
 _TOGETHER: dict[str, Callable[[dict[str, Any]], str]] = {  # strategy -> how ranks train together
-    "allreduce": lambda start: f"all-reduce {start['algorithm']}",
+    "allreduce": lambda start: f"all-reduce {start['algorithm']}" if start["world_size"] > 1 else "no all-reduce",
     "ps": lambda start: f"parameter server, staleness {start['staleness']}",
     "local-sgd": lambda start: f"averaged every {start['local_iterations']} iterations",
 }
