@@ -1,14 +1,14 @@
 """Reverse-mode automatic differentiation on NumPy arrays: tensors, operations, and their gradient rules."""
 
 from npdp.autograd.batch import Batch
-from npdp.autograd.engine import GradientExchange, backward
+from npdp.autograd.engine import Exchange, backward
 from npdp.autograd.tensor import Node, Tensor, is_grad_enabled, no_grad
 
 from npdp.autograd import operators  # isort: skip  (gives Tensor its arithmetic)
 
 __all__ = [
     "Batch",
-    "GradientExchange",
+    "Exchange",
     "Node",
     "Tensor",
     "backward",

@@ -21,8 +21,8 @@ from npdp.autograd.tensor import Array, Node, Tensor, Vjp
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
 
 
-class GradientExchange(Protocol):
-    """What owns parameters and is told how their gradients come along; data parallel training is one."""
+class Exchange(Protocol):
+    """What owns parameters and is told how their gradients come along; `parallel/exchange.py` has one."""
 
     def begin(self, batch: Batch | None, alone: bool) -> float:
         """Backward begins: return the weight of this rank's loss in the global one.
@@ -77,10 +77,10 @@ def _given(loss: Tensor, gradient: Any) -> Array | None:
     return given
 
 
-def _count_uses(root: Node) -> tuple[Graph, list[GradientExchange]]:
+def _count_uses(root: Node) -> tuple[Graph, list[Exchange]]:
     """Return, for all that `root` was computed from, how often each is used; and who exchanges the leaves."""
     uses: Graph = {root: 0}
-    exchanges: list[GradientExchange] = []
+    exchanges: list[Exchange] = []
     found: list[Node] = [root]
     while found:
         for parent in found.pop().parents:
@@ -97,7 +97,7 @@ def _count_uses(root: Node) -> tuple[Graph, list[GradientExchange]]:
     return uses, exchanges
 
 
-def _weight(exchanges: list[GradientExchange], loss: Tensor) -> float:
+def _weight(exchanges: list[Exchange], loss: Tensor) -> float:
     """Return this rank's weight in the global loss: 1 where nothing is exchanged."""
     if not exchanges:
         return 1.0

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from npdp.autograd.batch import Batch
 
 if TYPE_CHECKING:
-    from npdp.autograd.engine import GradientExchange
+    from npdp.autograd.engine import Exchange
 
 Array = npt.NDArray[Any]
 Vjp = Callable[..., Any]
@@ -107,7 +107,7 @@ class Tensor:
     node: Node | None = None
     batch: Batch | None = None
     hooks: list[Hook] | None = None
-    exchange: GradientExchange | None = None
+    exchange: Exchange | None = None
     version: list[int]  # counts changes in place; views of one array share the list
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
