@@ -40,9 +40,16 @@ class Block(NamedTuple):
 class Host:
     """The ranks of one host, as one of them sees them, and the memory that they share.
 
-    Attributes:
+    Args:
+        memory: what all of them map.
+        transport: of the world; how it is known whether a rank has failed or left.
         ranks: their numbers in the world.
+        first: the byte of the memory from which on arrays may lie.
+
+    Attributes:
+        ranks: as given.
         rank: this rank's place among them.
+        kernel: what carries out their collectives.
     """
 
     def __init__(self, memory: SharedMemory, transport: Transport, ranks: list[int], first: int) -> None:
@@ -50,7 +57,8 @@ class Host:
 
         self.ranks, self.rank = ranks, ranks.index(transport.rank)
         self._peers = [rank for rank in ranks if rank != transport.rank]
-        self._transport, self._memory, self._kernel = transport, memory, kernel
+        self._transport, self._memory = transport, memory
+        self._codes = kernel  # what a call of its returns: DONE, WAITING or DIFFERENT
         looks, yields = _patience(len(ranks), transport.world_size)
         self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
         self._address = np.frombuffer(memory.memory, np.uint8, 1).ctypes.data
@@ -90,12 +98,12 @@ class Host:
 
     def finish(self, status: int) -> None:
         """Go on with a collective until it is done, where the kernel returned something else; see `collective`."""
-        while status == self._kernel.WAITING:
+        while status == self._codes.WAITING:
             error = self._transport.in_vain(self._peers)
             status = self.kernel.go_on()  # what came just before counts
-            if error is not None and status == self._kernel.WAITING:
+            if error is not None and status == self._codes.WAITING:
                 raise error
-        if status == self._kernel.DIFFERENT:
+        if status == self._codes.DIFFERENT:
             other = self.kernel.different
             mine, theirs = (described(*self.kernel.call_of(rank)) for rank in (self.rank, other))
             raise different(self._transport.rank, mine, self.ranks[other], theirs)
