@@ -1,6 +1,7 @@
 """What the README shows can be typed: its commands run, in order, and its loop trains."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -70,3 +71,15 @@ def test_names_of_the_library_are_names(page):
 def test_links_lead_to_files_that_are_there(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_on_metrics_names_what_is_in_the_file(tmp_path):
+    written = {"event"}
+    for strategy in ("ps", "local-sgd"):
+        file, flags = tmp_path / strategy, ("--transport", "threads", "--ranks", "3", "--epochs", "1", "--quiet")
+        command = [sys.executable, "-m", "npdp.train", *flags, "--strategy", strategy, "--metrics", str(file)]
+        subprocess.run(command, check=True)
+        for line in map(json.loads, file.read_text().splitlines()):
+            written |= {line["event"], *line}
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert set(re.findall(r"`([a-z]\w+)`", page)) - {"numpy"} == written
