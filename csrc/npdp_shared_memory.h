@@ -18,7 +18,7 @@
 enum { NPDP_ALLREDUCE, NPDP_REDUCE_SCATTER, NPDP_ALLGATHER, NPDP_BROADCAST, NPDP_BARRIER };
 enum { NPDP_MEAN = 4 }; /* besides npdp_kernels.h's ops: the sum, which each rank divides */
 enum { NPDP_FORTRAN = 8 }; /* with an op: so the array lies. Only compared, for elements meet as they lie */
-enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT };
+enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT, NPDP_UNFINISHED };
 
 typedef struct {
     /* Set once by the caller. */
@@ -46,7 +46,8 @@ typedef struct {
 /* How many bytes at the start of the mapping these functions need. */
 size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes);
 
-/* Begins a collective and goes on. The chunks of `count` elements follow the partition law; nobody sees an all-reduce's. */
+/* Begins a collective and goes on. The chunks of `count` elements follow the partition law; nobody sees an all-reduce's.
+ * NPDP_UNFINISHED: it did nothing, for the last one was not gone on with until it was done. */
 int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
 
 /* Goes on: NPDP_DONE; NPDP_WAITING, call again; or NPDP_DIFFERENT: another rank is in another collective, and this

@@ -224,9 +224,11 @@ int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
     const uintptr_t base = (uintptr_t)host->base, at = (uintptr_t)buffer;
     const size_t first = npdp_header_bytes(host->ranks, host->slot_bytes);
     const int inside = at >= base + first && at < base + host->nbytes;
-    const uint32_t turn = host->begun++ % 2;
     line *mine = line_of(host, host->rank);
 
+    if (host->phase != host->last_phase) /* the others still wait for what this rank posts in it */
+        return NPDP_UNFINISHED;
+    const uint32_t turn = host->begun++ % 2;
     mine->calls[turn].what = (uint64_t)kind | (uint64_t)op << 8 | (uint64_t)dtype << 16 | (uint64_t)root << 32;
     mine->calls[turn].count = count;
     mine->calls[turn].where = inside ? at - base : 0;

@@ -106,6 +106,54 @@ def test_after_one_that_failed_there_are_no_more():
     run(2, program)
 
 
+def while_rank_0_waits(algorithm, do):
+    """Have rank 0 do this while it waits in an all-reduce, as a signal's handler may, and then call another."""
+    may_call = threading.Event()
+
+    def program():
+        world, array = init(), np.ones(100_000)
+        npdp.allreduce(array, algorithm=algorithm)
+        if npdp.rank() == 1:
+            assert may_call.wait(10)
+            with pytest.raises(CommunicationError, match="rank 1 waits for rank 0, which has left"):
+                npdp.allreduce(array, algorithm=algorithm)
+            return
+        look, world.transport.in_vain = world.transport.in_vain, lambda peers: do()
+        with pytest.raises((TimeoutError, CommunicationError), match="by a handler|not done"):
+            npdp.allreduce(array, algorithm=algorithm)
+        world.transport.in_vain = look
+        with pytest.raises(CommunicationError, match="is not done|after a collective that failed: "):
+            npdp.allreduce(array, algorithm=algorithm)
+        may_call.set()
+
+    run(2, program)
+
+
+by_each_way = pytest.mark.parametrize("algorithm", [pytest.param("shared_memory", marks=needs_c), "ring", "tree"])
+
+
+@by_each_way
+def test_after_one_that_was_interrupted_there_are_no_more(algorithm):
+    """The others wait for the rest of it; they would take the next one for that, or wait for ever."""
+
+    def interrupt():
+        raise TimeoutError("by a handler")
+
+    while_rank_0_waits(algorithm, interrupt)
+
+
+@by_each_way
+def test_one_within_another_is_refused(algorithm):
+    while_rank_0_waits(algorithm, lambda: npdp.allreduce(np.ones(100_000), algorithm=algorithm))
+
+
+def test_an_interrupt_without_words_is_a_failure_too():
+    made = Calls(0)
+    made.fail(KeyboardInterrupt())
+    with pytest.raises(CommunicationError, match="rank 0 calls a after a collective that failed: KeyboardInterrupt"):
+        made.begin("a")
+
+
 def test_what_came_just_before_its_sender_left_has_come():
     late, gone = threading.Event(), threading.Event()
 

@@ -23,7 +23,7 @@ from npdp.partition import part
 if kernels.compiled is None:
     pytest.skip("the C kernels are not compiled here", allow_module_level=True)
 
-from npdp.kernels.shared_memory import DIFFERENT, DONE, KINDS, WAITING, HostRank, header_bytes
+from npdp.kernels.shared_memory import DIFFERENT, DONE, KINDS, UNFINISHED, WAITING, HostRank, header_bytes
 
 LONGEST = 3000
 SLOT_BYTES = {1: 1024, 2: 1024, 3: 768, 4: 1024}  # multiples of 64 a rank
@@ -184,6 +184,17 @@ def test_the_first_rank_that_called_something_else_is_named():
     assert [rank.different for rank in (first, second, third)] == [1, 0, 1]
     assert described(*first.call_of(1)) == "broadcast of 3 int32 from rank 2"
     assert described(*second.call_of(0)) == described(*third.call_of(2)) == "allreduce of 3 float64 (sum)"
+
+
+def test_nothing_is_begun_before_the_last_one_is_done():
+    _, (first, second) = memory_and_ranks(2)
+    array = np.full(3, 1.0)
+    assert first.begin("allreduce", array, "sum") == WAITING
+    assert first.begin("broadcast", np.ones(9), "sum") == UNFINISHED
+    assert first.persistent("allreduce", np.ones(9), "sum")() == UNFINISHED
+    assert first.call_of(0) == "allreduce of 3 float64 (sum)"
+    assert second.begin("allreduce", np.full(3, 2.0), "sum") == first.go_on() == DONE
+    assert array.tolist() == [3, 3, 3]
 
 
 def test_waiting_is_counted_and_returns_within_moments():

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -24,6 +25,7 @@ from npdp.collectives.execute import carried_out, messages, rank_steps
 from npdp.collectives.overlap import Overlap
 from npdp.collectives.shared_memory import Host, gather, open_host
 from npdp.comm.calls import Call, described
+from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, Transport
 
 
@@ -45,6 +47,7 @@ class Carrier:
         self.collective_s = 0.0
         self.around: list[Callable[[], AbstractContextManager[None]]] = []
         self._overlap = Overlap()
+        self._by_messages = threading.Lock()  # held while one is under way
         self._wait_before_s = 0.0
         self._host: Host | None = None
         self._host_opened = False
@@ -199,13 +202,30 @@ class Carrier:
     def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
         if algorithm == SHARED_MEMORY:
             self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
-        elif algorithm == NATIVE:
+            return
+        if not self._by_messages.acquire(blocking=False):
+            raise CommunicationError(
+                f"rank {self.rank} calls {collective} by {algorithm}, but its last collective by messages is not done: "
+                "it was interrupted by this one, or is under way in another thread"
+            )
+        try:
+            self._exchange_messages(collective, algorithm, buffer, op, root)
+        except NotImplementedError:  # on all ranks: nothing was sent
+            raise
+        except BaseException as error:  # a signal's handler may raise anything, while the others wait for this rank
+            self.transport.calls.fail(error)
+            raise
+        finally:
+            self._by_messages.release()
+
+    def _exchange_messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
+        if algorithm == NATIVE:
             self._call(collective, algorithm, buffer, op, root)
             self.transport.native_allreduce(buffer, carried_out(op))
-        else:
-            for message in self._messages(collective, algorithm, buffer, op, root):
-                if message is not None:
-                    self.transport.wait(message)
+            return
+        for message in self._messages(collective, algorithm, buffer, op, root):
+            if message is not None:
+                self.transport.wait(message)
 
     def _messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Iterator[Any]:
         """Carry out a collective, and yield each message that is to be waited for before it can go on, or None."""

@@ -90,8 +90,12 @@ def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str
     Raises:
         CommunicationError: another rank calls something else, or has left.
     """
-    for message in messages(steps, transport, buffer, op, transport.calls.begin(what)):
-        transport.wait(message)
+    try:
+        for message in messages(steps, transport, buffer, op, transport.calls.begin(what)):
+            transport.wait(message)
+    except BaseException as error:
+        transport.calls.fail(error)
+        raise
 
 
 def messages(

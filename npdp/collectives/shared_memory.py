@@ -21,6 +21,7 @@ import numpy as np
 from npdp import kernels
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.calls import described, different
+from npdp.comm.errors import CommunicationError
 from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
 
@@ -58,7 +59,7 @@ class Host:
         self.ranks, self.rank = ranks, ranks.index(transport.rank)
         self._peers = [rank for rank in ranks if rank != transport.rank]
         self._transport, self._memory = transport, memory
-        self._codes = kernel  # what a call of its returns: DONE, WAITING or DIFFERENT
+        self._codes = kernel  # what a call of its returns: DONE, WAITING, DIFFERENT or UNFINISHED
         looks, yields = _patience(len(ranks), transport.world_size)
         self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
         self._address = np.frombuffer(memory.memory, np.uint8, 1).ctypes.data
@@ -79,7 +80,7 @@ class Host:
             root: of a broadcast, its place among `ranks`.
 
         Raises:
-            CommunicationError: another rank has called something else, or has left.
+            CommunicationError: another rank has called something else, or has left; or the last one was not finished.
         """
         status = self.kernel.begin(kind, buffer, op, root)
         if status:
@@ -105,8 +106,15 @@ class Host:
                 raise error
         if status == self._codes.DIFFERENT:
             other = self.kernel.different
-            mine, theirs = (described(*self.kernel.call_of(rank)) for rank in (self.rank, other))
-            raise different(self._transport.rank, mine, self.ranks[other], theirs)
+            raise different(self._transport.rank, self._called(self.rank), self.ranks[other], self._called(other))
+        if status == self._codes.UNFINISHED:
+            raise CommunicationError(
+                f"rank {self._transport.rank} calls a collective, but its last one, {self._called(self.rank)}, "
+                "is not done: it has failed, was interrupted, or is under way in another thread"
+            )
+
+    def _called(self, rank: int) -> str:
+        return described(*self.kernel.call_of(rank))
 
     # Memory
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool = False) -> Buffer | None:

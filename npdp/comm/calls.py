@@ -72,7 +72,7 @@ class Calls:
 
     def fail(self, error: BaseException) -> None:
         """Note that a collective of these has failed."""
-        self._failure = self._failure or str(error)
+        self._failure = self._failure or str(error) or type(error).__name__
 
     def note(self) -> str:
         """Return what tells other ranks where this one is; empty before its first call."""

@@ -20,7 +20,7 @@ from npdp.kernels.compiled import DTYPES, OPS
 
 Array = NDArray[Any]
 
-DONE, WAITING, DIFFERENT = lib.NPDP_DONE, lib.NPDP_WAITING, lib.NPDP_DIFFERENT
+DONE, WAITING, DIFFERENT, UNFINISHED = lib.NPDP_DONE, lib.NPDP_WAITING, lib.NPDP_DIFFERENT, lib.NPDP_UNFINISHED
 KINDS = {
     "allreduce": lib.NPDP_ALLREDUCE,
     "reduce_scatter": lib.NPDP_REDUCE_SCATTER,
@@ -68,7 +68,7 @@ class HostRank:
     def begin(self, kind: str, array: Array, op: str, root: int = 0) -> int:
         """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT.
 
-        Of a mean it leaves the sum.
+        Of a mean it leaves the sum. UNFINISHED: it has not begun, for the last one has not come to its end.
         """
         return _begin(  # type: ignore[no-any-return]
             self._host, KINDS[kind], _OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root
