@@ -84,6 +84,31 @@ def test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_befor
     assert waited == ["message 0", "message 1", "message 2"]
 
 
+def test_finish_may_be_called_again_where_it_was_interrupted():
+    overlap, slow = Overlap(), threading.Event()
+
+    class Interrupting:
+        """The first that is done is taken; then Ctrl-C."""
+
+        def __init__(self, done):
+            self.put, self.take, self.qsize, self.taken = done.put, done.get, done.qsize, 0
+
+        def get(self):
+            self.taken += 1
+            if self.taken == 2:
+                raise KeyboardInterrupt
+            return self.take(timeout=5)
+
+    overlap._done = Interrupting(overlap._done)
+    overlap.begin(iter(()), done_with)
+    overlap.begin(iter(["message"]), lambda message: slow.wait(5))
+    with pytest.raises(KeyboardInterrupt):
+        overlap.finish()
+    slow.set()
+    overlap.finish()
+    assert not overlap.busy
+
+
 def test_finish_says_how_long_it_had_to_wait():
     overlap = Overlap()
     overlap.begin(iter([0.05]), time.sleep)

@@ -34,7 +34,8 @@ class Overlap:
         self.busy = False
         self._work: queue.SimpleQueue[tuple[Work, Wait, Any]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._begun = 0
+        self._begun = 0  # and not yet taken from `_done`
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     def begin(self, work: Work, wait: Wait) -> None:
@@ -58,11 +59,14 @@ class Overlap:
             BaseException: the first that a piece of work raised.
         """
         before = time.perf_counter()
-        failures = [self._done.get() for _ in range(self._begun)]
-        self._begun, self.busy = 0, False
-        for failure in failures:
-            if failure is not None:
-                raise failure
+        while self._begun:
+            failure = self._done.get()
+            self._begun -= 1
+            self._failure = self._failure or failure
+        self.busy = False
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         return time.perf_counter() - before
 
     def _run(self) -> None:
