@@ -74,7 +74,7 @@ def from_json(found: Any) -> Machine:
     """Return the machine that `as_json` wrote.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none.
+        ValueError, TypeError, KeyError, OverflowError: it is none.
     """
     kernel = found["kernel"]
     return Machine(
@@ -118,7 +118,7 @@ def _seconds(found: Any) -> float:
 def _found(transport: Transport, hosts: Hosts) -> dict[str, Any]:
     wanted = key(transport, hosts)
     path = _path(wanted)
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         document = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
         if document["key"] == wanted and from_json(document["machine"]).cores >= 1:
             return {"machine": document["machine"], "file": str(path)}
