@@ -68,6 +68,7 @@ def test_orders_in_shared_memory(call, algorithm):
     ("fault", "wanted", "got"),
     [
         ("other_algorithm", "allreduce of 10 float64 (sum) by tree", "allreduce of 10 float64 (sum) by ring"),
+        ("far_ahead", "broadcast of 8 float64 from rank 0 by tree", "broadcast of 9 float64 from rank 0 by tree"),
         ("other_root", "broadcast of 200000 float64 from rank 0 by", "broadcast of 200000 float64 from rank 1 by"),
         ("mpi_on_one", "allreduce of 10 float64 (sum) by mpi", "a gathering of 1 numbers on hosts and memory"),
         ("wrong_count", "allreduce of 10 float64 (sum) by naive", "allreduce of 11 float64 (sum) by naive"),

@@ -23,7 +23,7 @@ import numpy as np
 from npdp.comm.errors import CommunicationError
 from npdp.kernels import FORTRAN
 
-KEPT = 256  # calls that a rank remembers, for ranks that are behind
+KEPT = 4096  # calls that a rank remembers, for ranks that are behind: a root may send all parameters of a model at once
 HEARS_EVERY = 64  # calls after which it reads notes though it does not wait, lest they pile up among its messages
 NOTE_AFTER_S = 1.0  # of waiting in one call; a note that nobody reads for long would be in the way of messages
 
@@ -97,8 +97,13 @@ class Calls:
     def compare(self, rank: int, note: str) -> CommunicationError | None:
         """Return the error to raise where this rank's call of that number is another than the one that a rank notes."""
         number, what = note.split(" ", 1)
-        mine = next((call for call in reversed(self._latest.copy()) if call.number == int(number)), None)
+        mine = self._kept(int(number))
         return None if mine is None or mine.what == what else different(self._rank, mine.what, rank, what)
+
+    def _kept(self, number: int) -> Call | None:
+        latest = self._latest.copy()  # at once, for another thread may begin one
+        place = number - latest[0].number if latest else -1
+        return latest[place] if 0 <= place < len(latest) else None
 
 
 def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationError:

@@ -114,6 +114,15 @@ def other_algorithm():
     npdp.allreduce(np.ones(10), algorithm="ring" if npdp.rank() else "tree")
 
 
+def far_ahead():
+    """Rank 0 sends to the others, and goes on at once, while rank 1 waits in vain for the first of that."""
+    npdp.barrier()
+    now()
+    for _ in range(1000 if npdp.rank() != 1 else 1):
+        npdp.broadcast(np.ones(9 if npdp.rank() == 1 else 8), 0, "tree")
+    npdp.allreduce(np.ones(10), algorithm="ring")
+
+
 def other_root():
     """Each waits for the other's array, and nothing is on its way."""
     npdp.barrier()
