@@ -98,11 +98,14 @@ _last: list[Callable[[], None]] = []
 
 
 def at_last(function: Callable[[], None]) -> None:
-    """Call this at the end of the process, after all that was registered with `atexit` since npdp was imported."""
+    """Call this at the end of the process, after all that was registered with `atexit` since npdp was imported.
+
+    What was given last is called first, as `atexit` does it.
+    """
     _last.append(function)
 
 
 @atexit.register
 def _end() -> None:
-    for function in _last:
+    for function in reversed(_last):
         function()

@@ -75,6 +75,11 @@ def test_what_was_to_be_done_at_exit_may_still_use_mpi():
     assert (code, stdout.split()) == (0, ["sum", "2"] * 2), stderr
 
 
+def test_a_collective_at_exit_that_others_do_not_call_is_told_so():
+    code, _, stderr = mpirun(2, "faults.py", "call_at_exit", timeout=15)
+    assert "rank 0 waits for rank 1, which has left the program" in stderr and code == 0
+
+
 def test_a_rank_that_leaves_while_others_wait_for_it_is_named():
     code, stdout, stderr = mpirun(3, "faults.py", "exit_on_one")
     assert code != 0

@@ -6,7 +6,6 @@ that waits for one that has left is told so.
 
 from __future__ import annotations
 
-import atexit
 import copy
 import os
 import sys
@@ -100,7 +99,7 @@ class MpiTransport:
         self._notes: list[Any] = []  # under way
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
-        atexit.register(self._leave)
+        environment.at_last(self._leave)
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
         tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype
