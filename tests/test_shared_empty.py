@@ -331,6 +331,11 @@ def test_where_address_space_is_short_the_mapping_is_smaller(monkeypatch):
     assert open_memories() == before
 
 
+def test_a_limit_on_address_space_leaves_half_of_it_to_the_program(monkeypatch):
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda limit: (1 << 30, 1 << 40))
+    assert memory.make(4096)[1].nbytes == 1 << 29
+
+
 @pytest.mark.parametrize("call", ["memfd_create", "ftruncate", "posix_fallocate"])
 def test_ranks_do_without_where_the_system_refuses_and_no_file_stays_open(call, monkeypatch):
     """As in a container that forbids a call, or under `ulimit -f` or `ulimit -n`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import weakref
 from typing import NamedTuple
 
@@ -59,9 +60,15 @@ class SharedMemory:
             self.memory.madvise(mmap.MADV_REMOVE, start, nbytes)
 
 
+def _most_bytes() -> int:
+    """Return as many as the host's memory has; at most half of the addresses that this process may use."""
+    memory, (limit, _) = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE, resource.getrlimit(resource.RLIMIT_AS)
+    return memory if limit == resource.RLIM_INFINITY else min(memory, limit // 2)
+
+
 def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
     """Make memory whose first bytes are reserved, and the ticket to it; None where this cannot be had."""
-    nbytes = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    nbytes = _most_bytes()
     while nbytes >= max(SMALLEST_BYTES, 2 * header_bytes):
         try:
             fd = os.memfd_create("npdp")
