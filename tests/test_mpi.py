@@ -70,6 +70,12 @@ def test_what_a_rank_forks_ends_by_itself_and_ends_nobody_else():
     assert stderr.count("KeyError: 'the fault on purpose'") == 4 and "failed:" not in stderr
 
 
+def test_a_collective_of_what_a_rank_forked_is_refused_and_spoils_nothing():
+    code, stdout, stderr = mpirun(2, "faults.py", "collective_in_a_child", timeout=15)
+    assert code == 0, stderr
+    assert stdout.count("this process was forked from a rank: it is none itself") == stdout.count("sum 2.0") == 2
+
+
 def test_what_was_to_be_done_at_exit_may_still_use_mpi():
     code, stdout, stderr = mpirun(2, "faults.py", "talk_at_exit", timeout=15)
     assert (code, stdout.split()) == (0, ["sum", "2"] * 2), stderr

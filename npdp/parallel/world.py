@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Sequence
 from math import inf, prod
 from operator import index
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from npdp import environment
 from npdp.collectives.carrier import Carrier
+from npdp.comm.errors import CommunicationError
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
@@ -192,6 +193,20 @@ def become(world: World) -> None:
 def _close(process: int) -> None:
     if _process_world is not None and os.getpid() == process:  # what a rank forks is no rank
         _process_world.close()
+
+
+def _be_no_rank() -> None:
+    world = _here.world or _process_world
+    if world is not None and world.world_size > 1:
+        world.around, world._host, world._host_opened = [_refuse], None, True
+
+
+def _refuse() -> NoReturn:
+    raise CommunicationError("this process was forked from a rank: it is none itself, and calls no collectives")
+
+
+if hasattr(os, "register_at_fork"):  # it has the rank's memory too: its collectives would take the place of the rank's
+    os.register_at_fork(after_in_child=_be_no_rank)
 
 
 def _transport() -> Transport:

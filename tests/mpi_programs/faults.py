@@ -101,6 +101,21 @@ def in_a_thread_of_the_child(_):
     thread.join()
 
 
+def collective_in_a_child():
+    """A child of each rank calls one, as if it were the rank; then the ranks do."""
+    npdp.allreduce(np.ones(1000))
+    if os.fork() == 0:
+        try:
+            npdp.allreduce(np.ones(1000))
+        except CommunicationError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.wait()
+    total = np.ones(1000)
+    npdp.allreduce(total)
+    print("sum", total[0], flush=True)
+
+
 def wrong_count():
     """Rank 1 brings another number of elements."""
     now()
