@@ -145,7 +145,7 @@ def test_the_seed_makes_the_first_values():
     assert (first["weight"] != second["weight"]).any()
 
 
-@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3), (0, 3)])
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3), (0, 3), (0, 4, 3), (2, 0, 3)])
 def test_linear_works_on_the_last_axis(shape):
     layer = nn.Linear(3, 2, dtype=np.float64)
     x = Tensor(np.arange(float(np.prod(shape))).reshape(shape), requires_grad=True)

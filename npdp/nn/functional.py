@@ -46,7 +46,7 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
     def to_bias(g: Array, out: Array | None = None) -> Array:
         return np.add.reduce(flat(g), axis=0, out=out)
 
-    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1), (to_x, to_weight, to_bias)
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], len(weight)), (to_x, to_weight, to_bias)
 
 
 def _times_weight(rows: Array, weight: Array) -> Array:
