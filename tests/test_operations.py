@@ -254,6 +254,19 @@ def test_large_numbers_do_not_overflow(dtype):
     assert np.isfinite(total.item()) and np.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_sigmoid_near_zero_is_as_precise_as_one_near_one(dtype):
+    x = Tensor(np.array([[-80, -40, -20, 0, 20]], dtype), requires_grad=True)
+    small = np.exp([-80.0, -40.0, -20.0])
+    y = x.sigmoid()
+    np.testing.assert_allclose(y.data[0], [*small / (1 + small), 0.5, 1 / (1 + small[2])], rtol=1e-6)
+    y.log().sum().backward()
+    np.testing.assert_allclose(x.grad[0, :4], [1, 1, 1, 0.5], rtol=1e-6)
+    logits = Tensor(x.data, requires_grad=True)
+    functional.bce_with_logits(logits, np.zeros_like(x.data)).backward()
+    np.testing.assert_allclose(logits.grad[0, :3] * 5, small / (1 + small), rtol=1e-6)
+
+
 def test_operations_refuse_what_has_no_meaning():
     with pytest.raises(ValueError, match="at least one axis on each side"):
         Tensor(2.0) @ Tensor([1.0])

@@ -109,3 +109,9 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     added = gradient.ndim - len(shape)
     stretched = tuple(axis + added for axis, extent in enumerate(shape) if extent == 1)
     return np.asarray(gradient.sum(axis=(*range(added), *stretched), keepdims=True).reshape(shape))
+
+
+def logistic(x: Array) -> Any:
+    """Return 1 / (1 + exp(-x)), small results as precise as large ones: (1 + tanh(x / 2)) / 2 rounds them off to 0."""
+    with np.errstate(over="ignore"):  # of exp, which is inf then, and the result 0
+        return 1 / (1 + np.exp(-1.0 * x))

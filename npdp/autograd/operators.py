@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from npdp import kernels
-from npdp.autograd.operation import FIRST, INPUTS, NOTHING, OUTPUT, operation, unbroadcast
+from npdp.autograd.operation import FIRST, INPUTS, NOTHING, OUTPUT, logistic, operation, unbroadcast
 from npdp.autograd.tensor import Array, Tensor, result
 
 Axis = Any  # None, an int, or a tuple of ints
@@ -107,7 +107,7 @@ def tanh(x: Array):
 
 @operation(keeps=OUTPUT)
 def sigmoid(x: Array):
-    y = 0.5 * (1 + np.tanh(0.5 * x))  # no overflow at either end
+    y = logistic(x)
     return y, (lambda g: g * y * (1 - y),)
 
 

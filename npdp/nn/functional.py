@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npdp import environment, kernels
-from npdp.autograd.operation import INPUTS, NOTHING, SECOND, operation
+from npdp.autograd.operation import INPUTS, NOTHING, SECOND, logistic, operation
 from npdp.autograd.tensor import Array, Vjp
 
 NARROW = 16  # outputs: up to here a layer's weight lies in memory as (out, in), above as (in, out)
@@ -158,7 +158,7 @@ def bce_with_logits(logits: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]
     loss = np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
 
     def to_logits(g: Array) -> Array:
-        return (0.5 * (1 + np.tanh(0.5 * logits)) - targets) * (g / count)
+        return (logistic(logits) - targets) * (g / count)
 
     return loss.sum() / count, (to_logits, lambda g: -logits * (g / count))
 
