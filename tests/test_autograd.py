@@ -432,6 +432,15 @@ def test_no_grad_decorates_a_function():
     assert double().node is None and (x * 2).node is not None
 
 
+def test_a_function_under_no_grad_may_call_itself():
+    @no_grad()
+    def depth(rest):
+        return 1 + depth(rest - 1) if rest else 0
+
+    assert depth(3) == 3
+    assert is_grad_enabled()
+
+
 def test_an_index_array_that_changes_later_does_not_change_the_gradient():
     x, at = Tensor(np.zeros(3), requires_grad=True), np.array([0, 1])
     picked = x[at]

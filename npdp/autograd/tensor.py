@@ -84,6 +84,9 @@ class no_grad(ContextDecorator):  # noqa: N801  (PyTorch's name)
     ) -> None:
         _mode.grad_enabled = self._before
 
+    def _recreate_cm(self) -> no_grad:  # contextlib asks: a decorated function may call itself, or run on other threads
+        return no_grad()
+
 
 class Tensor:
     """An array that remembers how it was computed.
