@@ -441,6 +441,17 @@ def test_a_function_under_no_grad_may_call_itself():
     assert is_grad_enabled()
 
 
+def test_a_leaf_that_is_its_own_loss_gets_a_gradient_of_its_own():
+    x, start = Tensor([1.0, 2.0], requires_grad=True), np.ones(2, np.float32)
+    x.backward(start)
+    x.grad += 1
+    np.testing.assert_array_equal(start, [1, 1])
+    number = Tensor(2.0, requires_grad=True)
+    number.backward()
+    number.backward()
+    assert type(number.grad) is np.ndarray and number.grad == 2
+
+
 def test_an_index_array_that_changes_later_does_not_change_the_gradient():
     x, at = Tensor(np.zeros(3), requires_grad=True), np.array([0, 1])
     picked = x[at]

@@ -47,7 +47,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     given = _given(loss, gradient)
     if loss.node is None:
         start = np.ones(loss.shape, loss.dtype) if given is None else given
-        loss.grad = start if loss.grad is None else loss.grad + start
+        _accumulate(loss, lambda g: g, start, writes=False)
         return
     graph, exchanges = _count_uses(loss.node)
     weight = _weight(exchanges, loss)
