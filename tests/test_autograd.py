@@ -452,6 +452,15 @@ def test_a_leaf_that_is_its_own_loss_gets_a_gradient_of_its_own():
     assert type(number.grad) is np.ndarray and number.grad == 2
 
 
+def test_iterating_gives_rows_and_a_number_has_none():
+    x = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    first, second = x
+    (first * second).sum().backward()
+    np.testing.assert_array_equal(x.grad, [[3, 4], [1, 2]])
+    with pytest.raises(TypeError, match="unsized"):
+        list(Tensor(1.0))
+
+
 def test_an_index_array_that_changes_later_does_not_change_the_gradient():
     x, at = Tensor(np.zeros(3), requires_grad=True), np.array([0, 1])
     picked = x[at]

@@ -12,7 +12,7 @@ all that `backward` (engine.py) walks; a node holds no result, so what nobody ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -175,6 +175,9 @@ class Tensor:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def __iter__(self) -> Iterator[Tensor]:  # else Python takes a number for an empty sequence
+        return map(self.__getitem__, range(len(self)))
 
     def __repr__(self) -> str:
         suffix = f", made by {self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
