@@ -166,7 +166,7 @@ def test_rows_taken_repeatedly_get_every_gradient(rows, seed):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("number", [2, 2.5, True, np.float64(2.5), np.int64(2)], ids=repr)
+@pytest.mark.parametrize("number", [2, 2.5, True, np.float64(2.5), np.float32(2.5), np.int64(2)], ids=repr)
 def test_a_number_takes_the_dtype_of_the_tensor_beside_it(dtype, number):
     x = Tensor(np.array([1.0, 2.0], dtype), requires_grad=True)
     results = [x + number, number - x, x * number, number / x, x / number, x**number, number**x,

@@ -84,8 +84,8 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
 
 
 def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
-    """Return a number or array as a tensor; a Python number takes the dtype of the tensor beside it."""
-    if isinstance(value, (bool, int, float, np.integer)):
+    """Return a number or array as a tensor; a number takes the dtype of the tensor beside it."""
+    if isinstance(value, (bool, int, float, np.integer, np.floating)):
         dtypes = [x.data.dtype for x in inputs if isinstance(x, Tensor)]
         beside = next((dtype for dtype in dtypes if dtype.kind == "f"), dtypes[0] if dtypes else np.dtype(np.float32))
         keeps_dtype = beside.kind == "f" or (beside.kind in "iu" and not isinstance(value, float))
