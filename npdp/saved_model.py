@@ -68,15 +68,15 @@ def load(path: str) -> SavedModel:
         InputError: no such file, not one of npdp's, or one whose parameters do not fit its model.
     """
     description, arrays = _read(path)
-    model = models.build(
-        description["model"], description["features"], description["classes"], tuple(description["hidden"]),
-        description["dtype"],
-    )  # fmt: skip
     prefix = "parameter/"
     state = {name[len(prefix) :]: values for name, values in arrays.items() if name.startswith(prefix)}
     try:
+        model = models.build(
+            description["model"], description["features"], description["classes"], tuple(description["hidden"]),
+            description["dtype"],
+        )  # fmt: skip
         model.load_state_dict(state)
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:  # sizes that are wrong may be larger than memory
         raise InputError(f"{path}: {error}") from None
     return SavedModel(model.eval(), description, _scaling(path, description["features"], arrays))
 

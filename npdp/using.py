@@ -79,6 +79,8 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool) 
     with no_grad():
         for inputs, _ in blocks(dataset, 0, len(dataset)):
             outputs: Tensor = saved.model(inputs)
+            if np.isnan(outputs.data).any():  # which would pass for the first class
+                raise InputError(f"{samples}: {model} has no answer but NaN: are its parameters finite?")
             if probabilities:
                 rows = operators.softmax(outputs, axis=1).data
                 lines += [",".join(f"{value:.6g}" for value in row) for row in rows]

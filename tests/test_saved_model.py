@@ -122,6 +122,7 @@ NO_MODELS = {
     "other widths": (GOOD | {"description": text_of(hidden=[7])}, "0.weight: wanted shape (7, 5), got (4, 5)"),
     "unknown model": (GOOD | {"description": text_of(model="resnet")}, "got 'resnet'"),
     "a model file that is gone": (GOOD | {"description": text_of(model="gone.py:make")}, "no file gone.py"),
+    "features beyond memory": (GOOD | {"description": text_of(features=10**14)}, "Unable to allocate"),
     "parameter missing": ({"description": text_of()}, "missing: 0.weight"),
     "parameter too much": (WHOLE | {"parameter/9.bias": np.zeros(3)}, "not in this model: 9.bias"),
     "half of the scaling": (WHOLE | {"scaling/mean": np.zeros(5)}, "with 5 numbers as deviation, got none"),
@@ -325,6 +326,15 @@ def test_predict_refuses_what_does_not_fit(folder, tmp_path):
             answers(folder, "digits", tmp_path / name)
     with pytest.raises(InputError, match="gives numbers, not classes"):
         answers(folder, "numbers", folder / "numbers.csv", probabilities=True)
+
+
+def test_predict_refuses_an_answer_that_is_nan(tmp_path):
+    wrong = a_model()
+    wrong.model.load_state_dict({name: values * np.nan for name, values in wrong.model.state_dict().items()})
+    saved_model.save(f"{tmp_path}/nan.npz", wrong)
+    np.save(tmp_path / "row.npy", np.zeros((2, 5)))
+    with pytest.raises(InputError, match="row.npy: .*nan.npz has no answer but NaN"):
+        using.predict(f"{tmp_path}/nan.npz", f"{tmp_path}/row.npy", None, False)
 
 
 @pytest.mark.usefixtures("digits")
