@@ -101,7 +101,7 @@ def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
         wanted = inspect.signature(make).parameters
         model = make(**{key: value for key, value in offered.items() if key in wanted})
     except (Exception, SystemExit) as error:  # a rank that exits alone would leave the others waiting
-        raise InputError(f"--model: {name} failed: {_one_line(error)}") from error
+        raise InputError(f"--model: {name} failed: {_one_line(error)} ({_place(path, error)})") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"--model: {name} must return an npdp.nn.Module, got {type(model).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -123,10 +123,15 @@ def _import(path: str) -> Any:
             code = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        place = f"{path}, line {lines[-1]}" if lines else path
-        raise InputError(f"--model: {place}: {_one_line(error)}") from error
+        raise InputError(f"--model: {_place(path, error)}: {_one_line(error)}") from error
     return module
+
+
+def _place(path: str, error: BaseException) -> str:
+    """Return the user's file, with the last line of it that led to an error, if one did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == os.path.abspath(path)]
+    return f"{path}, line {lines[-1]}" if lines else path
 
 
 def _one_line(error: BaseException) -> str:

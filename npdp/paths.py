@@ -52,6 +52,8 @@ def _file(path: str) -> object:
 def require_writable(flag: str, path: str) -> None:
     """Raise InputError where a file cannot be written at `path`."""
     folder = os.path.dirname(os.path.abspath(path))
+    if not path:
+        raise InputError(f"{flag}: wanted a file to write, got no name")
     if os.path.isdir(path):
         raise InputError(f"{flag}: wanted a file to write, {path} is a directory")
     if not os.path.isdir(folder):

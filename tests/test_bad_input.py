@@ -161,6 +161,17 @@ def test_the_command_refuses_as_the_module_does(case, folder, capsys):
     assert said in refusal(capsys, cli.main, "train", *flags.format(folder=folder).split())
 
 
+def test_a_mistake_in_a_model_file_is_told_with_its_line_where_the_path_is_relative(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert "imports.py, line 2: ModuleNotFoundError" in refusal(capsys, train.main, "--model", "imports.py:make")
+    assert "(raises.py, line " in refusal(capsys, train.main, "--model", "raises.py:make")
+
+
+@pytest.mark.parametrize("flag", ["--metrics", "--save"])
+def test_a_file_without_a_name_is_refused(flag, capsys):
+    assert f"{flag}: wanted a file to write, got no name" in refusal(capsys, train.main, flag, "")
+
+
 def test_the_command_refuses_wrong_flags_before_it_starts_ranks(capsys, monkeypatch):
     monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
     assert "got '0'" in refusal(capsys, cli.main, "train", "--ranks", "3", "--global-batch-size", "0")
