@@ -240,6 +240,14 @@ def test_hooks_run_in_order_and_may_replace_the_gradient():
     assert x.grad[0] == 24
 
 
+def test_a_hook_that_changes_what_it_sees_changes_no_other_gradient():
+    x, y, start = leaf(1.0, 2.0), leaf(3.0, 4.0), np.ones(2)
+    x.register_hook(lambda g: np.multiply(g, 10, out=g))
+    y.register_hook(lambda g: np.multiply(g, 100, out=g))
+    (x + y).backward(start)
+    np.testing.assert_array_equal([x.grad, y.grad, start], [[10, 10], [100, 100], [1, 1]])
+
+
 def test_a_hook_runs_when_its_gradient_is_complete_before_the_rest_of_backward():
     first, last, order = leaf(2.0), leaf(3.0), []
     first.register_hook(lambda g: order.append(("first", last.grad is not None)))

@@ -163,9 +163,7 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
 def _complete_leaf(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: float) -> None:
     """Run the hooks of a leaf, which see the local gradient, and tell its owner."""
     if leaf.hooks is not None:
-        gradient = pending.pop(leaf)
-        if isinstance(gradient, np.generic):  # of a number: hooks get an array all the same
-            gradient = np.asarray(gradient)
+        gradient = np.array(pending.pop(leaf))  # an array of its own, which a hook may change
         local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
         for hook in leaf.hooks:
             replaced = hook(local)
