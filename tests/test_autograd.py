@@ -369,6 +369,19 @@ def test_results_and_parameters_are_not_changed_while_recording():
     np.testing.assert_array_equal(x.data, [2, 3])
 
 
+@pytest.mark.parametrize("change", ["copy_", "add_", "mul_", "__setitem__"])
+def test_a_value_with_a_gradient_is_not_written_while_recording(change):
+    x, value = Tensor(np.ones(2)), leaf(3.0, 4.0)
+    write = getattr(x, change)
+    arguments = [slice(None), value] if change == "__setitem__" else [value]
+    with pytest.raises(RuntimeError, match="a change in place is not recorded"):
+        write(*arguments)
+    np.testing.assert_array_equal(x.data, [1, 1])
+    with no_grad():
+        write(*arguments)
+    assert (x.data >= 3).all()
+
+
 def test_changes_in_place_keep_the_dtype():
     x = Tensor(np.ones(2, np.float32))
     x.add_(np.full(2, 0.5), alpha=2).mul_(3.0).copy_(x.data.astype(np.float64))
@@ -377,6 +390,8 @@ def test_changes_in_place_keep_the_dtype():
     np.testing.assert_array_equal(x.data, [6, 6])
     with pytest.raises(TypeError):
         Tensor([1, 2]).copy_(np.array([1.5, 2.5]))
+    with pytest.raises(TypeError):
+        Tensor([1, 2]).mul_(0.5)
 
 
 def test_an_optimiser_step_between_forward_and_backward_is_noticed():

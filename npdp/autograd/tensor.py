@@ -214,8 +214,9 @@ class Tensor:
         return result(self.data, self.batch, self.version)
 
     # In place: refused where it would make a recorded gradient wrong
-    def _write(self, change: Callable[[Array], None]) -> Tensor:
-        if self.node is not None or (self.requires_grad and _mode.grad_enabled):
+    def _write(self, change: Callable[[Array], None], values: Any = None) -> Tensor:
+        wanted = self.requires_grad or (isinstance(values, Tensor) and values.requires_grad)
+        if self.node is not None or (wanted and _mode.grad_enabled):
             raise RuntimeError(NOT_RECORDED)
         change(self.data)
         self.version[0] += 1
@@ -223,23 +224,23 @@ class Tensor:
 
     def copy_(self, values: Any) -> Tensor:
         """Write `values` into the array, in place; returns self."""
-        return self._write(lambda data: np.copyto(data, np.asarray(values), casting="same_kind"))
+        return self._write(lambda data: np.copyto(data, np.asarray(values), casting="same_kind"), values)
 
     def add_(self, values: Any, alpha: float = 1) -> Tensor:
         """Add alpha x `values`, in place; returns self."""
-        values = np.asarray(values)
-        return self._write(lambda data: np.add(data, np.multiply(alpha, values, dtype=data.dtype), out=data))
+        array = np.asarray(values)
+        return self._write(lambda data: np.add(data, np.multiply(alpha, array, dtype=data.dtype), out=data), values)
 
     def mul_(self, values: Any) -> Tensor:
         """Multiply by `values`, in place; returns self."""
-        return self._write(lambda data: np.multiply(data, np.asarray(values, dtype=data.dtype), out=data))
+        return self._write(lambda data: np.multiply(data, np.asarray(values), out=data, dtype=data.dtype), values)
 
     def zero_(self) -> Tensor:
         """Write zeros, in place; returns self."""
         return self._write(lambda data: data.fill(0))
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        self._write(lambda data: data.__setitem__(index, np.asarray(values)))
+        self._write(lambda data: data.__setitem__(index, np.asarray(values)), values)
 
     __hash__ = object.__hash__
 

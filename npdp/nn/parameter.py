@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.rows import RowGradient, Rows
-from npdp.autograd.tensor import NOT_RECORDED, Array, Hook, Tensor, TensorLike, is_grad_enabled
+from npdp.autograd.tensor import Array, Hook, Tensor, TensorLike
 
 LINE_BYTES = 64
 READ_ONLY = (
@@ -77,9 +77,9 @@ class Parameter(Tensor):
         if self.place is not None and not self.data.flags.writeable:
             raise ValueError(READ_ONLY)
 
-    def _write(self, change: Callable[[Array], None]) -> Tensor:
+    def _write(self, change: Callable[[Array], None], values: Any = None) -> Tensor:
         self.require_writeable()
-        return super()._write(change)
+        return super()._write(change, values)
 
     # Operators in place write, where `p = p - lr * p.grad` would only bind a name to a result
     def __iadd__(self, other: TensorLike) -> Tensor:
@@ -95,9 +95,7 @@ class Parameter(Tensor):
         return self._change(np.divide, other)
 
     def _change(self, ufunc: np.ufunc, other: TensorLike) -> Tensor:
-        if isinstance(other, Tensor) and other.requires_grad and is_grad_enabled():
-            raise RuntimeError(NOT_RECORDED)
-        return self._write(lambda data: ufunc(data, np.asarray(other), out=data, dtype=data.dtype))
+        return self._write(lambda data: ufunc(data, np.asarray(other), out=data, dtype=data.dtype), other)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (np.array(self.data), self.requires_grad) + ((True,) if self.sparse else ())
