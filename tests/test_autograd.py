@@ -271,7 +271,7 @@ def test_hooks_are_for_leaves_with_a_gradient():
 def test_exchanges_that_weigh_one_loss_differently_are_refused():
     class Exchange:
         def __init__(self, weight):
-            self.begin = lambda batch, alone: weight
+            self.begin, self.number = lambda batch, alone: weight, 1
 
     x, y = leaf(1.0), leaf(2.0)
     x.exchange, y.exchange = Exchange(0.5), Exchange(0.25)

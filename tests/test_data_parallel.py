@@ -214,6 +214,19 @@ def test_two_models_behind_one_loss():
     assert_as_on_one_rank(program)
 
 
+def test_two_models_behind_one_loss_that_each_rank_adds_up_in_another_order():
+    """They meet in the order in which they were wrapped, not in that in which backward finds them."""
+
+    def program(way):
+        first, second = way.wrap(mlp(1)), way.wrap(mlp(2))
+        x, y = next(iter(loader(7)))
+        losses = [criterion(model(x), y) for model in (first, second)]
+        sum(losses[:: -1 if npdp.rank() % 2 else 1]).backward()
+        return gradients(first) | {f"second {name}": g for name, g in gradients(second).items()}
+
+    assert_as_on_one_rank(program)
+
+
 class Chooser(nn.Module):
     """Odd ranks do without the last layer, whose bucket is the first to leave."""
 

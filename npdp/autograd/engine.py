@@ -22,7 +22,13 @@ Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often e
 
 
 class Exchange(Protocol):
-    """What owns parameters and is told how their gradients come along; `parallel/exchange.py` has one."""
+    """What owns parameters and is told how their gradients come along; `parallel/exchange.py` has one.
+
+    Attributes:
+        number: among this rank's exchanges; the same on all ranks.
+    """
+
+    number: int
 
     def begin(self, batch: Batch | None, alone: bool) -> float:
         """Backward begins: return the weight of this rank's loss in the global one.
@@ -103,6 +109,7 @@ def _weight(exchanges: list[Exchange], loss: Tensor) -> float:
         return 1.0
     if len(exchanges) == 1:
         return exchanges[0].begin(loss.batch, True)
+    exchanges.sort(key=lambda exchange: exchange.number)  # they meet in this order, whatever graph a rank's loss has
     weights = [exchange.begin(loss.batch, False) for exchange in exchanges]
     if any(weight != weights[0] for weight in weights[1:]):
         raise RuntimeError(

@@ -45,6 +45,7 @@ class GradientExchange:
         overlap: whether, across hosts, backward goes on while a bucket is on the wire.
 
     Attributes:
+        number: among this world's exchanges, which all ranks make in the same order.
         in_step: whether all ranks make each backward together, so that it may be collective.
         syncing: False under `no_sync`.
         wrapped: whether a DataParallel has it; a DistributedOptimizer's own may still be taken by one.
@@ -69,6 +70,7 @@ class GradientExchange:
             raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
         self.world = world
         world.exchanges += 1
+        self.number = world.exchanges
         self.parameters = list(parameters)
         self.flats = lay_flat(self.parameters)
         self.sparse = SparseExchange(self.parameters, world)
