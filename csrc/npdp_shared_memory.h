@@ -47,6 +47,7 @@ typedef struct {
 size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes);
 
 /* Begins a collective and goes on. The chunks of `count` elements follow the partition law; nobody sees an all-reduce's.
+ * root: of a broadcast; with others it is only compared.
  * NPDP_UNFINISHED: it did nothing, for the last one was not gone on with until it was done. */
 int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
 

@@ -26,6 +26,7 @@ from worlds import (
 
 import npdp
 from npdp import nn, optim
+from npdp.comm.errors import CommunicationError
 from npdp.data import ArrayDataset, DataLoader
 
 
@@ -225,6 +226,19 @@ def test_two_models_behind_one_loss_that_each_rank_adds_up_in_another_order():
         return gradients(first) | {f"second {name}": g for name, g in gradients(second).items()}
 
     assert_as_on_one_rank(program)
+
+
+@pytest.mark.parametrize("options", [{}, {"algorithm": "ring"}, {"hosts": (0, 1, 0)}], ids=str)
+def test_ranks_that_use_different_models_are_told_so(options):
+    """The two are as large as each other: what one rank has of one would be added to what another has of the other."""
+
+    def program():
+        first, second = nn.DataParallel(mlp(1)), nn.DataParallel(mlp(2))
+        x, y = next(iter(loader(7)))
+        criterion((second if npdp.rank() == 1 else first)(x), y).backward()
+
+    with pytest.raises(CommunicationError, match="bucket [12].*, rank . allreduce of .*, bucket [12]"):
+        run(3, program, **options)
 
 
 class Chooser(nn.Module):

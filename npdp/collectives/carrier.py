@@ -141,14 +141,15 @@ class Carrier:
             self._chosen[key] = found
         return found
 
-    def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int = 0) -> None:
+    def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, which: int = 0) -> None:
         """Carry out a collective with the algorithm chosen; of a mean, the sum.
 
         Args:
             op: sum, mean, min, max or prod; with FORTRAN behind it where the buffer is an array in that order.
+            which: the root of a broadcast; the number of a bucket, counted from 1, that an all-reduce sums.
         """
         if self.around or self._overlap.busy:
-            self._run_apart(collective, buffer, op, algorithm, root)
+            self._run_apart(collective, buffer, op, algorithm, which)
             return
         algorithm = (  # found at once, as a rule: small collectives take a microsecond
             self._chosen.get((collective, buffer.nbytes, algorithm, self.algorithm))
@@ -158,14 +159,14 @@ class Carrier:
             return
         before = time.perf_counter()
         if algorithm == SHARED_MEMORY:  # as Host.collective does it, with a call less
-            status = self._host.kernel.begin(collective, buffer, op, root)  # type: ignore[union-attr]
+            status = self._host.kernel.begin(collective, buffer, op, which)  # type: ignore[union-attr]
             if status:
                 self._host.finish(status)  # type: ignore[union-attr]
         else:
-            self._carry_out(collective, algorithm, buffer, op, root)
+            self._carry_out(collective, algorithm, buffer, op, which)
         self.collective_s += time.perf_counter() - before
 
-    def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root: int) -> None:
+    def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, which: int) -> None:
         """Carry out a collective within all contexts, after what was begun before it."""
         around, self.around = self.around, []
         try:
@@ -173,25 +174,25 @@ class Carrier:
                 for context in around:
                     stack.enter_context(context())
                 self.finish()  # choosing may be collective too
-                self.run(collective, buffer, op, algorithm, root)
+                self.run(collective, buffer, op, algorithm, which)
         finally:
             self.around = around
 
-    def persistent_allreduce(self, buffer: Buffer) -> Callable[[], None]:
+    def persistent_allreduce(self, buffer: Buffer, which: int = 0) -> Callable[[], None]:
         """Return what sums a 1-D buffer in place, each time that it is called, on all ranks.
 
         MPI's word for a collective of which all that does not change is settled beforehand. Through shared memory that
         is most of what a small one costs in Python.
         """
         if self.world_size == 1 or self.chosen("allreduce", buffer.nbytes) != SHARED_MEMORY or self._host is None:
-            return lambda: self.run("allreduce", buffer, "sum", None)
+            return lambda: self.run("allreduce", buffer, "sum", None, which)
         host, algorithm, choices = self._host, self.algorithm, self._chosen
-        collective = host.persistent("allreduce", buffer, "sum")
+        collective = host.persistent("allreduce", buffer, "sum", which)
 
         def allreduce() -> None:
             as_settled = self._host is host and self._chosen is choices and self.algorithm == algorithm
             if not as_settled or self.around or self._overlap.busy:
-                self.run("allreduce", buffer, "sum", None)
+                self.run("allreduce", buffer, "sum", None, which)
                 return
             before = time.perf_counter()
             collective()
@@ -199,9 +200,9 @@ class Carrier:
 
         return allreduce
 
-    def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
+    def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> None:
         if algorithm == SHARED_MEMORY:
-            self._host.collective(collective, buffer, op, root)  # type: ignore[union-attr]
+            self._host.collective(collective, buffer, op, which)  # type: ignore[union-attr]
             return
         if not self._by_messages.acquire(blocking=False):
             raise CommunicationError(
@@ -209,7 +210,7 @@ class Carrier:
                 "it was interrupted by this one, or is under way in another thread"
             )
         try:
-            self._exchange_messages(collective, algorithm, buffer, op, root)
+            self._exchange_messages(collective, algorithm, buffer, op, which)
         except NotImplementedError:  # on all ranks: nothing was sent
             raise
         except BaseException as error:  # a signal's handler may raise anything, while the others wait for this rank
@@ -218,29 +219,30 @@ class Carrier:
         finally:
             self._by_messages.release()
 
-    def _exchange_messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> None:
+    def _exchange_messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> None:
         if algorithm == NATIVE:
-            self._call(collective, algorithm, buffer, op, root)
+            self._call(collective, algorithm, buffer, op, which)
             self.transport.native_allreduce(buffer, carried_out(op))
             return
-        for message in self._messages(collective, algorithm, buffer, op, root):
+        for message in self._messages(collective, algorithm, buffer, op, which):
             if message is not None:
                 self.transport.wait(message)
 
-    def _messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Iterator[Any]:
+    def _messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> Iterator[Any]:
         """Carry out a collective, and yield each message that is to be waited for before it can go on, or None."""
         if algorithm == HIERARCHICAL and self._across is None:
             self._across = AcrossHosts(self.hosts, self.rank, self.host)
-        call = self._call(collective, algorithm, buffer, op, root)
+        call = self._call(collective, algorithm, buffer, op, which)
         if algorithm == HIERARCHICAL:
             return self._across.allreduce(buffer, op, self.transport, call)  # type: ignore[union-attr]
+        root = which if collective == "broadcast" else 0
         steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
         return messages(steps, self.transport, buffer, op, call)
 
-    def _call(self, collective: str, algorithm: str, buffer: Buffer, op: str, root: int) -> Call:
-        return self.transport.calls.begin(described(collective, buffer.size, buffer.dtype, op, root, algorithm))
+    def _call(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> Call:
+        return self.transport.calls.begin(described(collective, buffer.size, buffer.dtype, op, which, algorithm))
 
-    def begin_allreduce(self, buffer: Buffer) -> None:
+    def begin_allreduce(self, buffer: Buffer, which: int = 0) -> None:
         """Begin to sum a 1-D buffer in place, beside the program; `finish` ends it.
 
         Until then nobody may touch the buffer. What is begun is carried out in this order, before any other collective.
@@ -250,12 +252,12 @@ class Carrier:
             self._wait_before_s = self.wait_s
         before = time.perf_counter()
         if algorithm == SHARED_MEMORY:
-            work: Iterator[Any] = _later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", 0))
+            work: Iterator[Any] = _later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", which))
         elif algorithm == NATIVE:
-            self._call("allreduce", algorithm, buffer, "sum", 0)
+            self._call("allreduce", algorithm, buffer, "sum", which)
             work = _later(lambda: self.transport.native_allreduce(buffer, "sum"))
         else:
-            work = self._messages("allreduce", algorithm, buffer, "sum", 0)
+            work = self._messages("allreduce", algorithm, buffer, "sum", which)
         self._overlap.begin(work, self.transport.wait)
         self.collective_s += time.perf_counter() - before
 

@@ -73,22 +73,22 @@ class Host:
         return rank in self._peers and self.kernel.is_ahead(self.ranks.index(rank))
 
     # Collectives
-    def collective(self, kind: str, buffer: Buffer, op: str = "sum", root: int = 0) -> None:
+    def collective(self, kind: str, buffer: Buffer, op: str = "sum", which: int = 0) -> None:
         """Carry out `kind` on a 1-D contiguous buffer, in place; collective over the host's ranks.
 
         Args:
-            root: of a broadcast, its place among `ranks`.
+            which: the root of a broadcast, its place among `ranks`; the number of a bucket.
 
         Raises:
             CommunicationError: another rank has called something else, or has left; or the last one was not finished.
         """
-        status = self.kernel.begin(kind, buffer, op, root)
+        status = self.kernel.begin(kind, buffer, op, which)
         if status:
             self.finish(status)
 
-    def persistent(self, kind: str, buffer: Buffer, op: str) -> Callable[[], None]:
+    def persistent(self, kind: str, buffer: Buffer, op: str, which: int = 0) -> Callable[[], None]:
         """Return what carries out `kind` on this buffer, as `collective` does, each time that it is called."""
-        begin = self.kernel.persistent(kind, buffer, op)
+        begin = self.kernel.persistent(kind, buffer, op, which)
 
         def collective() -> None:
             status = begin()

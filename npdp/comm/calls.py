@@ -115,7 +115,7 @@ def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationErr
 
 
 @lru_cache(maxsize=1024)
-def described(collective: str, count: int, dtype: np.dtype[Any], op: str, root: int, algorithm: str = "") -> str:
+def described(collective: str, count: int, dtype: np.dtype[Any], op: str, which: int, algorithm: str = "") -> str:
     """Return a collective in words, with its algorithm where that is to be the same on all ranks.
 
     Made once, as asking a dtype for its name takes microseconds.
@@ -123,7 +123,8 @@ def described(collective: str, count: int, dtype: np.dtype[Any], op: str, root: 
     if collective == "barrier":
         return collective
     order = FORTRAN if op.endswith(FORTRAN) else ""
-    detail = {"broadcast": f" from rank {root}{order}", "allgather": order}.get(collective, f" ({op})")
+    summed = f" ({op})" + (f", bucket {which}" if which else "")
+    detail = {"broadcast": f" from rank {which}{order}", "allgather": order}.get(collective, summed)
     return f"{collective} of {count} {dtype.name}{detail}" + (f" by {algorithm}" if algorithm else "")
 
 

@@ -65,19 +65,19 @@ class HostRank:
         host.rank, host.ranks, host.looks, host.yields = rank, ranks, looks, yields
         host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
 
-    def begin(self, kind: str, array: Array, op: str, root: int = 0) -> int:
+    def begin(self, kind: str, array: Array, op: str, which: int = 0) -> int:
         """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT.
 
         Of a mean it leaves the sum. UNFINISHED: it has not begun, for the last one has not come to its end.
         """
         return _begin(  # type: ignore[no-any-return]
-            self._host, KINDS[kind], _OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, root
+            self._host, KINDS[kind], _OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, which
         )
 
-    def persistent(self, kind: str, array: Array, op: str) -> Callable[[], int]:
+    def persistent(self, kind: str, array: Array, op: str, which: int = 0) -> Callable[[], int]:
         """Return what begins a collective on `array`, as `begin` does, each time that it is called."""
         numbers = KINDS[kind], _OPS[op], _CODES[array.dtype.num]
-        return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, 0)
+        return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, which)
 
     def go_on(self) -> int:
         """Go on for up to 10 ms; return DONE, WAITING or DIFFERENT."""
@@ -103,11 +103,11 @@ class HostRank:
         return bool(lib.npdp_is_ahead(self._host, rank))
 
     def call_of(self, rank: int) -> tuple[str, int, np.dtype[Any], str, int]:
-        """Return what a rank of the host has called: (collective, count, dtype, op, root)."""
+        """Return what a rank of the host has called: (collective, count, dtype, op, root or bucket)."""
         count = ffi.new("uint64_t *")
         what = lib.npdp_call_of(self._host, rank, count)
-        kind, op, dtype, root = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
-        return _name(KINDS, kind), count[0], np.dtype(_name(DTYPES, dtype)), _name(_OPS, op), root
+        kind, op, dtype, which = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
+        return _name(KINDS, kind), count[0], np.dtype(_name(DTYPES, dtype)), _name(_OPS, op), which
 
 
 def _name(codes: dict[str, int], wanted: int) -> str:

@@ -36,12 +36,13 @@ class World(Carrier):
     Attributes:
         closing: called, in this order, when this rank's program ends well.
         exchanges: how many exchanges of gradients it has.
+        buckets: how many buckets these have.
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
         super().__init__(transport, algorithm)
         self.closing: list[Callable[[], None]] = []
-        self.exchanges = 0
+        self.exchanges = self.buckets = 0
         self._number = np.zeros(1, np.int64)  # for barriers and counts
 
     def narrow(self, transport: Transport) -> None:
