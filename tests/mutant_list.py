@@ -447,8 +447,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_data_parallel.py::test_two_models_behind_one_loss_that_each_rank_adds_up_in_another"
                "_order"),
         Mutant("npdp/parallel/exchange.py",
-               "UNSYNCED if any(exchange.unsynced for exchange in exchanges) else None",
-               "UNSYNCED if self.unsynced else None",
+               "isinstance(p.exchange, GradientExchange) and p.exchange._local)",
+               "p.exchange is flat.parameters[0].exchange and p.exchange._local)",
                "tests/test_data_parallel.py::test_two_models_under_one_optimiser_do_not_mistake_each_others_gr"
                "adients"),
         Mutant("npdp/parallel/buckets.py",

@@ -173,6 +173,25 @@ def test_step_refuses_gradients_that_were_never_exchanged():
     run(2, program)
 
 
+@pytest.mark.parametrize("update", ["replicated", "fused"])
+def test_zero_grad_of_another_optimiser_does_not_make_gradients_exchanged(update):
+    def program():
+        model = mlp()
+        *front, weight, bias = model.parameters()
+        first, second = optim.SGD(front), optim.SGD([weight, bias])
+        model = nn.DataParallel(model, update=update)
+        inputs, labels = next(iter(loader(4)))
+        with model.no_sync():
+            criterion(model(inputs), labels).backward()
+        first.zero_grad()
+        with pytest.raises(RuntimeError, match="no_sync"):
+            second.step()
+        model.zero_grad()
+        second.step()
+
+    run(2, program)
+
+
 def test_two_models_under_one_optimiser_do_not_mistake_each_others_gradients():
     """Their gradients lie in the same flat array; one is accumulated under no_sync, the other is synced."""
 

@@ -146,7 +146,7 @@ class FlatParameters:
         grad: (count,) all gradients; a parameter's `.grad` is a view of it once backward has written it.
         flags: where each parameter's flag is in `grad`; 0 except during an exchange.
         grad_shared: whether `grad` lies where the ranks of a host share memory.
-        unsynced: why these gradients are not ready for an update, if they are not.
+        unsynced: returns why some of these gradients are not ready for an update, if any is not; None where all are.
         stepper: carries out an optimiser's whole step on them, `stepper(optimizer, slab)`, where that is not left to
             the optimiser: the gradients are still to be summed then.
         optimizers: weak references to the optimisers that have some of these parameters.
@@ -164,7 +164,7 @@ class FlatParameters:
         self.data = allocate(self.starts[-1], self.dtype)
         self.grad = allocate(self.starts[-1], self.dtype)
         self.grad_shared = False
-        self.unsynced: str | None = None
+        self.unsynced: Callable[[], str | None] | None = None
         self.stepper: Callable[[Any, Any], None] | None = None
         self.optimizers: list[Any] = []
         self.moves = 0

@@ -212,7 +212,8 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
         for slab in self.slabs:
-            slab.flat.unsynced = None
+            if slab.flat.unsynced and not slab.flat.unsynced():  # another optimiser may have some of these
+                slab.flat.unsynced = None
         for parameter in self.sparse_parameters:
             parameter.unsynced = None
 
@@ -223,8 +224,8 @@ class Optimizer:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
         """
         for slab in self.slabs:  # before anything is changed
-            if slab.flat.unsynced:
-                raise RuntimeError(f"{type(self).__name__}.step: {slab.flat.unsynced}")
+            if slab.flat.unsynced and (why := slab.flat.unsynced()):
+                raise RuntimeError(f"{type(self).__name__}.step: {why}")
         rows = self._row_gradients() if self.sparse_parameters else []
         for slab in self.slabs:
             if slab.flat.stepper is not None:
@@ -244,8 +245,7 @@ class Optimizer:
         for parameter in self.sparse_parameters:
             if parameter.unsynced:
                 raise RuntimeError(f"{type(self).__name__}.step: {parameter.unsynced}")
-            gradient = row_gradient(parameter)
-            if gradient is not None:
+            if (gradient := row_gradient(parameter)) is not None:
                 found.append((parameter, gradient))
         return found
 

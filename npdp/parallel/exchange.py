@@ -23,7 +23,7 @@ import numpy as np
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import Parameter, lay_flat, put_in, row_gradient
+from npdp.nn.parameter import FlatParameters, Parameter, lay_flat, put_in, row_gradient
 from npdp.optim import Optimizer
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
 from npdp.parallel.sparse import UNSYNCED, SparseExchange
@@ -169,11 +169,6 @@ class GradientExchange:
         """End what this strategy has running beside the program; return what metrics say of it. Collective."""
         return {}
 
-    @property
-    def unsynced(self) -> bool:
-        """Whether there are gradients that have not been exchanged."""
-        return self._local and any(parameter.grad is not None for parameter in self.parameters)
-
     # How it does it
     def _weight(self, batch: Batch | None) -> float:
         return loss_weight(batch, self.world.world_size)
@@ -205,8 +200,7 @@ class GradientExchange:
     def _tell_the_optimizers(self) -> None:
         """Say in flat arrays, which others may share, and in sparse parameters, whether anything is still local."""
         for flat in self.flats:
-            exchanges = {p.exchange for p in flat.parameters if isinstance(p.exchange, GradientExchange)}
-            flat.unsynced = UNSYNCED if any(exchange.unsynced for exchange in exchanges) else None
+            flat.unsynced = partial(_unsynced, flat) if _unsynced(flat) else None
         for parameter in self.sparse.parameters:
             parameter.unsynced = UNSYNCED if self._local and parameter.grad is not None else None
 
@@ -232,6 +226,12 @@ class GradientExchange:
                 parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
+
+
+def _unsynced(flat: FlatParameters) -> str | None:
+    """Return why gradients there are not ready for an update, where any has not been exchanged."""
+    exchanged = (p for p in flat.parameters if isinstance(p.exchange, GradientExchange) and p.exchange._local)
+    return UNSYNCED if any(vars(p).get("grad") is not None for p in exchanged) else None  # not through what hides it
 
 
 def weight_within_part(batch: Batch, number: int) -> float:
