@@ -3,6 +3,8 @@
 Each program runs once on one unwrapped rank and then on 1 to 5 ranks (worlds.py), in float64, to 1e-12.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -467,3 +469,30 @@ def test_gradients_stay_where_a_later_backward_fails():
         return all(np.array_equal(p.grad, g) for p, g in zip(model.parameters(), before))
 
     assert npdp.run_ranks(2, program) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("plan", "like"),
+    [("Ss", "s"), ("SsS", "s"), ("Ls", "s"), ("sSs", "ss"), ("lSs", "lSs"), ("slSs", "slSs"), ("slLs", "slLs")],
+)
+def test_what_a_backward_that_failed_has_added_is_not_taken_for_a_global_gradient(plan, like):
+    """Synced backwards and local ones; in capitals those that fail when the last layer's gradients are complete."""
+
+    def program(plan):
+        model = nn.DataParallel(mlp())
+        first, *_ = model.parameters()
+
+        def fail(gradient):
+            raise ArithmeticError
+
+        inputs, labels = next(iter(loader(7)))
+        for step in plan:
+            remove = first.register_hook(fail) if step.isupper() else lambda: None
+            with nullcontext() if step.islower() else pytest.raises(ArithmeticError), model.syncing(step in "sS"):
+                criterion(model(inputs), labels).backward()
+            remove()
+        return gradients(model)
+
+    (wanted,) = run(1, program, like)
+    for got in run(3, program, plan):
+        assert_close(got, wanted)

@@ -138,9 +138,12 @@ class GradientExchange:
             self._tell_the_optimizers()
 
     def cancel(self) -> None:
-        """Backward has failed: gradients that were put aside come back."""
-        for parameter, before in self._aside.items():
+        """Backward has failed: global gradients are as before; local ones keep, as on one rank, what it has added."""
+        if self.world.world_size == 1 or self._local:
+            return
+        for parameter in self.parameters:
             parameter.grad = None
+        for parameter, before in self._aside.items():
             _add_to_grad(parameter, before)
         self._aside = {}
 

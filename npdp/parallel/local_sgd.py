@@ -111,6 +111,9 @@ class ParameterAveraging(GradientExchange):
     def finish(self) -> None:
         """Gradients stay here."""
 
+    def cancel(self) -> None:
+        """Gradients stay here."""
+
     # What the optimiser calls
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
         if self._has_outer and not self._steps.get(slab):
