@@ -257,6 +257,31 @@ def bias(layer, count, dtype):
     layer.bias = nn.Parameter(np.zeros(count, dtype))
 
 
+def frozen(model, number):
+    for parameter in model[number].parameters():
+        parameter.requires_grad = False
+    return model
+
+
+@pytest.mark.parametrize(
+    ("wrap", "text"),
+    [
+        (lambda model, odd: nn.DataParallel(model, update="fused" if odd else "replicated"), "AllReduce.*fused"),
+        (lambda model, odd: nn.DataParallel(model, bucket_cap_mb=1 + odd), "bucket_cap_mb=2.* has .*bucket_cap_mb=1"),
+        (lambda model, odd: nn.DataParallel(model, strategy=npdp.LocalSGD(2, 0.5, 1 - odd / 2)), "outer_lr=0.5"),
+        (lambda model, odd: nn.DataParallel(frozen(model, odd)), "0.weight, rank 0 has 1.weight"),
+    ],
+    ids=["update", "buckets", "local SGD", "frozen"],
+)
+def test_ranks_that_train_otherwise_are_refused_when_they_wrap(wrap, text):
+    def program():
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        with pytest.raises(InputError, match=f"trained parameters differ between ranks: rank 1 has .*{text}"):
+            wrap(model, npdp.rank() == 1)
+
+    run(3, program)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -21,6 +21,7 @@ import numpy as np
 from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.nn.module import Module, StateDict, as_tensor
+from npdp.parallel.agreement import require_equal
 from npdp.parallel.replicas import broadcast_parameters
 from npdp.parallel.strategy import AllReduce, Strategy
 from npdp.parallel.world import init
@@ -48,7 +49,7 @@ class DataParallel(Module):
             above are for all-reduce.
 
     Raises:
-        InputError: the ranks' models differ; the first difference is named.
+        InputError: the ranks' models or arguments differ; the first difference is named.
     """
 
     module: Module
@@ -71,6 +72,8 @@ class DataParallel(Module):
         self.strategy.require_free(trained)
         if world.world_size > 1:
             broadcast_parameters(module.named_parameters())
+            names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+            require_equal(world, "strategies and trained parameters", [repr(self.strategy), *names])
         self.exchange = self.strategy.exchange(trained, world)
         self.exchange.wrapped = True
         self.world = self.exchange.world

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from npdp.nn.parameter import Parameter
 from npdp.parallel.exchange import GradientExchange
@@ -40,7 +40,7 @@ class ParameterServer:
     backup_workers: int = 0
     damped: bool = False
     record: bool = False
-    replay: tuple[tuple[Arrival, ...], ...] = ()
+    replay: tuple[tuple[Arrival, ...], ...] = field(default=(), repr=False)  # long
 
     name = "ps"
     update = "server"
