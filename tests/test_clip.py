@@ -63,3 +63,12 @@ def test_a_gradient_that_is_no_number_still_shows(number, after):
     params = with_gradients(np.array([number, 1], np.float32))
     np.testing.assert_equal(optim.clip_grad_norm_(params, 1.0), float(number))
     np.testing.assert_array_equal(params[0].grad, after)
+
+
+@pytest.mark.parametrize("max_norm", [-1.0, math.nan])
+def test_a_norm_that_there_is_not_is_refused(max_norm):
+    """A negative one would turn gradients round, NaN leave them as they are."""
+    params = with_gradients(np.ones(2))
+    with pytest.raises(ValueError, match=f"max_norm must be at least 0, got {max_norm}"):
+        optim.clip_grad_norm_(params, max_norm)
+    assert (params[0].grad == 1).all()

@@ -19,7 +19,12 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
 
     After `backward` under DataParallel the gradients are the global ones on every rank, so every rank finds
     the same norm and nothing is communicated. Parameters without a gradient do not count; of a sparse one, its rows do.
+
+    Raises:
+        ValueError: `max_norm` is negative or NaN.
     """
+    if not max_norm >= 0:
+        raise ValueError(f"clip_grad_norm_: max_norm must be at least 0, got {max_norm}")
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     gradients = [gradient.values if isinstance(gradient, RowGradient) else gradient for gradient in found]
     norm = math.sqrt(sum(_sum_of_squares(gradient.ravel(order="K")) for gradient in gradients))
