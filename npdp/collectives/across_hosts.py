@@ -84,8 +84,11 @@ class AcrossHosts:
         self._carriers = tuple(group[self._place] for group in groups) if self._even else self._leaders
         self._gatherings: dict[tuple[int, int], Gathering] = {}
 
-    def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: Call) -> Iterator[Any]:
+    def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: Call, which: int = 0) -> Iterator[Any]:
         """Leave the sum, or other op, in a 1-D contiguous buffer; collective, in place.
+
+        Args:
+            which: the number of a bucket, which the ranks of a host compare where they first meet.
 
         Yields:
             Each message that is to be waited for before it can go on; None before it waits for something else.
@@ -97,18 +100,18 @@ class AcrossHosts:
             steps = _steps_by_messages(self._hosts, self._rank, buffer.size, buffer.itemsize, small)
             yield from messages(steps, transport, buffer, op, call)
         elif small:
-            yield from self._gathered(buffer, op, transport, call)
+            yield from self._gathered(buffer, op, transport, call, which)
         else:
-            yield from self._in_pieces(buffer, op, transport, call)
+            yield from self._in_pieces(buffer, op, transport, call, which)
 
-    def _in_host(self, collective: str, buffer: Buffer, op: str = "sum") -> None:
+    def _in_host(self, collective: str, buffer: Buffer, op: str = "sum", which: int = 0) -> None:
         if self._places > 1:
-            self._host.collective(collective, buffer, op)  # type: ignore[union-attr]
+            self._host.collective(collective, buffer, op, which)  # type: ignore[union-attr]
 
-    def _gathered(self, buffer: Buffer, op: str, transport: Transport, call: Call) -> Iterator[Any]:
+    def _gathered(self, buffer: Buffer, op: str, transport: Transport, call: Call, which: int) -> Iterator[Any]:
         steps, sums, mine, first, others = self._gathering(buffer.size, buffer.dtype)
         mine[:] = buffer
-        self._in_host("allreduce", mine, op)
+        self._in_host("allreduce", mine, op, which)
         if self._place == 0:
             yield from messages(steps, transport, sums, op, call)
             for other in others:
@@ -130,10 +133,10 @@ class AcrossHosts:
             self._gatherings[count, dtype.num] = found
         return found
 
-    def _in_pieces(self, buffer: Buffer, op: str, transport: Transport, call: Call) -> Iterator[Any]:
+    def _in_pieces(self, buffer: Buffer, op: str, transport: Transport, call: Call, which: int) -> Iterator[Any]:
         cuts = bounds(buffer.size, number_of_pieces(buffer.nbytes, len(self._leaders), len(self._hosts)))
         pieces = [buffer[start:stop] for start, stop in pairwise(cuts)]
-        self._into(pieces[0], op)
+        self._into(pieces[0], op, which)
         for number, piece in enumerate(pieces):
             meanwhile = self._inside(pieces, number, op)
             yield from self._cross(piece, op, transport, call, meanwhile)
@@ -150,9 +153,9 @@ class AcrossHosts:
             self._into(pieces[crossing + 1], op)
             yield
 
-    def _into(self, piece: Buffer, op: str) -> None:
+    def _into(self, piece: Buffer, op: str, which: int = 0) -> None:
         """Leave the host's sum where it will cross: on each rank its slice, or all on the leader."""
-        self._in_host("reduce_scatter" if self._even else "allreduce", piece, op)
+        self._in_host("reduce_scatter" if self._even else "allreduce", piece, op, which)
 
     def _out(self, piece: Buffer) -> None:
         """Leave on all ranks of the host what has crossed."""

@@ -234,7 +234,7 @@ class Carrier:
             self._across = AcrossHosts(self.hosts, self.rank, self.host)
         call = self._call(collective, algorithm, buffer, op, which)
         if algorithm == HIERARCHICAL:
-            return self._across.allreduce(buffer, op, self.transport, call)  # type: ignore[union-attr]
+            return self._across.allreduce(buffer, op, self.transport, call, which)  # type: ignore[union-attr]
         root = which if collective == "broadcast" else 0
         steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
         return messages(steps, self.transport, buffer, op, call)
