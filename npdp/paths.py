@@ -58,6 +58,8 @@ def require_writable(flag: str, path: str) -> None:
         raise InputError(f"{flag}: wanted a file to write, {path} is a directory")
     if not os.path.isdir(folder):
         raise InputError(f"{flag}: wanted a file to write, but there is no directory {folder}")
+    if len(os.fsencode(os.path.basename(path))) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise InputError(f"{flag}: wanted a file to write, but its name is too long: {os.path.basename(path)[:40]}...")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise InputError(f"{flag}: no permission to write {path}")
 

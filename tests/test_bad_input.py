@@ -168,8 +168,11 @@ def test_a_mistake_in_a_model_file_is_told_with_its_line_where_the_path_is_relat
 
 
 @pytest.mark.parametrize("flag", ["--metrics", "--save"])
-def test_a_file_without_a_name_is_refused(flag, capsys):
+def test_a_file_with_no_name_or_too_long_a_one_is_refused(flag, capsys):
     assert f"{flag}: wanted a file to write, got no name" in refusal(capsys, train.main, flag, "")
+    assert f"{flag}: wanted a file to write, but its name is too long: ooo" in refusal(
+        capsys, train.main, flag, "o" * 300
+    )
 
 
 def test_the_command_refuses_wrong_flags_before_it_starts_ranks(capsys, monkeypatch):

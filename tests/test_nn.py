@@ -103,6 +103,15 @@ def test_state_dict_is_a_copy():
     assert model.weight.dtype == np.float32
 
 
+def test_a_state_dict_of_pytorch_has_a_shared_layer_under_each_of_its_paths():
+    shared = nn.Linear(2, 2, bias=False)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    model.load_state_dict({"0.weight": np.eye(2), "2.weight": np.eye(2)})
+    assert np.array_equal(shared.weight.data, np.eye(2)) and list(model.state_dict()) == ["0.weight"]
+    with pytest.raises(ValueError, match="missing: 0.weight"):
+        model.load_state_dict({"2.weight": np.eye(2)})
+
+
 def test_load_state_dict_names_all_faults_and_changes_nothing():
     model = Model()
     before = model.state_dict()

@@ -60,10 +60,16 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield (path, parameter); one that is used in several places comes once, under its first path."""
         seen: set[int] = set()
+        for path, parameter in self._all_paths():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield path, parameter
+
+    def _all_paths(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield (path, parameter) for each place where a parameter is used."""
         for path, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Parameter) and id(value) not in seen:
-                    seen.add(id(value))
+                if isinstance(value, Parameter):
                     yield (f"{path}.{name}" if path else name), value
 
     def parameters(self) -> Iterator[Parameter]:
@@ -94,13 +100,15 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy values in, in place; nothing is changed where anything does not fit.
 
+        Of a parameter that is used in several places the value under its first path counts; PyTorch's has them all.
+
         Raises:
             ValueError: names that are missing or not known, or shapes that differ; all are named.
         """
-        parameters = dict(self.named_parameters())
+        parameters, paths = dict(self.named_parameters()), dict(self._all_paths())
         values = {name: np.asarray(value) for name, value in state.items()}
         faults = [f"missing: {name}" for name in parameters if name not in values]
-        faults += [f"not in this model: {name}" for name in values if name not in parameters]
+        faults += [f"not in this model: {name}" for name in values if name not in paths]
         faults += [
             f"{name}: wanted shape {parameter.shape}, got {values[name].shape}"
             for name, parameter in parameters.items()
