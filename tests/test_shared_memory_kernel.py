@@ -192,7 +192,7 @@ def test_nothing_is_begun_before_the_last_one_is_done():
     assert first.begin("allreduce", array, "sum") == WAITING
     assert first.begin("broadcast", np.ones(9), "sum") == UNFINISHED
     assert first.persistent("allreduce", np.ones(9), "sum")() == UNFINISHED
-    assert first.call_of(0) == "allreduce of 3 float64 (sum)"
+    assert described(*first.call_of(0)) == "allreduce of 3 float64 (sum)"
     assert second.begin("allreduce", np.full(3, 2.0), "sum") == first.go_on() == DONE
     assert array.tolist() == [3, 3, 3]
 
