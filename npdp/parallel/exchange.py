@@ -143,9 +143,7 @@ class GradientExchange:
             return
         for parameter in self.parameters:
             parameter.grad = None
-        for parameter, before in self._aside.items():
-            _add_to_grad(parameter, before)
-        self._aside = {}
+        self._add_what_was_aside()
 
     def synchronize(self) -> None:
         """Give every rank the newest parameters, where it does not have them anyway; collective."""
@@ -196,6 +194,9 @@ class GradientExchange:
             _take_in(bucket, self.world.world_size)
         if self.sparse.parameters:
             self.sparse.sum()
+        self._add_what_was_aside()
+
+    def _add_what_was_aside(self) -> None:
         for parameter, before in self._aside.items():
             _add_to_grad(parameter, before)
         self._aside = {}
