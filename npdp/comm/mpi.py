@@ -22,8 +22,7 @@ from npdp.comm.transport import Buffer, check_message, elsewhere, host_number, n
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
-TAG_NOTE = 8192  # above the numbers of dtypes, below the tags of calls
-FIRST_TAG_OF_CALLS = 2**14  # MPI has tags up to 2^15 - 1 at least
+FIRST_TAG_OF_CALLS = 2**14  # above the numbers of dtypes; MPI has tags up to 2^15 - 1 at least
 MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
 
 
@@ -88,6 +87,7 @@ class MpiTransport:
         self._patience = OWN_CORE if local <= (os.cpu_count() or 1) else SHARED_CORE
         self._data = mpi.COMM_WORLD.Dup()
         self._control = mpi.COMM_WORLD.Dup()
+        self._noting = self._data.Dup()  # for notes: one that is read late is not to be taken for data
         self._tags = range(FIRST_TAG_OF_CALLS, mpi.COMM_WORLD.Get_attr(mpi.TAG_UB) + 1)
         self._ops = {"sum": mpi.SUM, "min": mpi.MIN, "max": mpi.MAX, "prod": mpi.PROD}
         self._ranks = list(range(self.world_size))  # in MPI's world
@@ -96,7 +96,7 @@ class MpiTransport:
         self.is_elsewhere: Callable[[int], bool] = nobody
         self.wait_s = 0.0
         self.calls = Calls(self.rank, self._tags, self._heard)
-        self._notes: list[Any] = []  # under way
+        self._notes: list[Any] = []  # this rank's, under way
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
         environment.at_last(self._leave)
@@ -149,6 +149,7 @@ class MpiTransport:
         forked = copy.copy(self)
         group = self._data.Get_group().Incl(list(ranks))
         forked._data = self._data.Create_group(group)
+        forked._noting = self._noting.Create_group(group)
         forked._ranks = [self._ranks[rank] for rank in ranks]
         forked.rank, forked.world_size = list(ranks).index(self.rank), len(ranks)
         forked.is_elsewhere, forked.wait_s = nobody, 0.0
@@ -187,13 +188,13 @@ class MpiTransport:
         """Tell the others what this rank waits in, and hear them."""
         if self.calls.note_is_due():
             others, mine = set(range(self.world_size)) - {self.rank}, self.calls.note().encode()
-            self._notes = [self._data.Isend(mine, peer, TAG_NOTE) for peer in others]
+            self._notes = [self._noting.Isend(mine, peer) for peer in others]
         return self._heard()
 
     def _heard(self) -> CommunicationError | None:
         """Read the others' notes; return the error to raise where one of them is in something else."""
         status = self._mpi.Status()
-        while (coming := self._data.Improbe(self._mpi.ANY_SOURCE, TAG_NOTE, status)) is not None:
+        while (coming := self._noting.Improbe(status=status)) is not None:
             note = bytearray(status.Get_count(self._mpi.BYTE))
             coming.Recv(note)
             error = self.calls.compare(status.Get_source(), note.decode())

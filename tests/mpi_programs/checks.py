@@ -18,6 +18,7 @@ from worlds import DTYPES, Parallel, do, folded, loader, mlp, train, values
 import npdp
 from npdp import kernels
 from npdp.collectives.choose import ALGORITHMS, SCHEDULES
+from npdp.comm.calls import NOTE_AFTER_S
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.checks import OPS
 from npdp.parallel.replicas import parameters_sha256
@@ -102,6 +103,21 @@ def check_that_a_slow_rank_is_waited_for():
     if RANK == WORLD_SIZE - 1:
         time.sleep(0.7)  # longer than a rank waits before it asks whether it is in vain
     npdp.barrier()
+
+
+def check_that_what_a_waiting_rank_notes_is_no_message():
+    """Who comes late finds all that it needs in the collective, so it has not read the others' notes after that."""
+    transport = init().transport
+    if RANK == WORLD_SIZE - 1:
+        time.sleep(NOTE_AFTER_S + 0.7)
+    for _ in range(2):
+        npdp.allreduce(np.ones(2), "sum", "naive")
+    got = [np.zeros(2) for _ in PEERS]
+    handles = [transport.receive(buffer, peer) for buffer, peer in zip(got, PEERS)]
+    handles += [transport.send(np.full(2, RANK + 1.0), peer) for peer in PEERS]
+    for handle in handles:
+        transport.wait(handle)
+    assert [buffer.tolist() for buffer in got] == [[peer + 1, peer + 1] for peer in PEERS]
 
 
 def check_small_things():

@@ -10,7 +10,6 @@ import numpy as np
 
 import npdp
 from npdp.comm.errors import CommunicationError
-from npdp.comm.mpi import TAG_NOTE
 
 
 def now():
@@ -169,7 +168,7 @@ def waited_for():
     for _ in range(130):
         npdp.allreduce(np.ones(10), algorithm="ring")
     transport = npdp.init().transport
-    print("notes left:", transport._data.Iprobe(transport._mpi.ANY_SOURCE, TAG_NOTE), flush=True)
+    print("notes left:", transport._noting.Iprobe(), flush=True)
 
 
 def talk_at_exit():
