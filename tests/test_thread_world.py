@@ -151,6 +151,23 @@ def test_different_counts_are_an_error_and_no_hang(algorithm):
         run(3, lambda: npdp.allreduce(np.ones(12 + 3 * npdp.rank()), algorithm=algorithm))
 
 
+@pytest.mark.parametrize(
+    ("sent", "said"), [((3, "f8"), "got 24:"), ((1, "f8"), "got 8:"), ((2, "i8"), "got 16 of another dtype")]
+)
+def test_a_message_of_another_size_or_dtype_is_refused(sent, said):
+    """One that belongs to no collective, where calls are compared before."""
+
+    def program():
+        transport = init().transport
+        if npdp.rank() == 0:
+            transport.wait(transport.send(np.ones(*sent), 1))
+        else:
+            transport.wait(transport.receive(np.ones(2), 0))
+
+    with pytest.raises(CommunicationError, match=f"rank 1: wanted 16 bytes.* from rank 0, {said}"):
+        run(2, program)
+
+
 def test_different_dtypes_are_an_error_and_no_hang():
     with pytest.raises(CommunicationError):
         run(2, lambda: npdp.allreduce(np.ones(6, "float64" if npdp.rank() else "float32")))

@@ -211,9 +211,6 @@ class Optimizer:
         """Forget the gradients: every `.grad` is None, and the next backward writes, not adds."""
         for parameter in self.parameters:
             parameter.grad = None
-        for slab in self.slabs:
-            if slab.flat.unsynced and not slab.flat.unsynced():  # another optimiser may have some of these
-                slab.flat.unsynced = None
         for parameter in self.sparse_parameters:
             parameter.unsynced = None
 
