@@ -6,7 +6,7 @@ RANKS ?= 4
 FLAGS ?=
 BIN := .venv/bin
 BUILD_INPUTS := pyproject.toml setup.py MANIFEST.in npdp/kernels/_build.py $(wildcard csrc/*.c csrc/*.h)
-C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -Icsrc
+C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
