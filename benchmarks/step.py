@@ -22,7 +22,7 @@ from machine import clean_environment, keep
 WORKER = str(Path(__file__).with_name("worker.py"))
 TRIES = 3  # torchrun aborts now and then when its ranks leave
 PYTHONS: dict[str, str] = {}  # of contenders that are installed elsewhere
-ON_SEVERAL_RANKS = {"horovod": "horovod", "jax": "mpi4jax"}  # contenders, and what they need beside the extra `dev`
+ON_SEVERAL_RANKS = {"horovod": "horovod", "jax": "mpi4jax"}  # contenders, and the module that each needs
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 

@@ -87,7 +87,7 @@ class GradientExchange:
         for flat in self.flats:
             numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
             self.buckets += cut_buckets(flat, numbers, bucket_cap_mb, first_bucket_mb)
-        self._first_number = world.buckets + 1
+        self._first_number = world.buckets + 1  # others' may be as large: ranks must not take them for these
         world.buckets += len(self.buckets)
         self._overlaps = overlap and world.spans_hosts
         self._sends: list[Callable[[], None]] = []  # per bucket, once one leaves: some strategies never send any
@@ -208,16 +208,17 @@ class GradientExchange:
         for parameter in self.sparse.parameters:
             parameter.unsynced = UNSYNCED if self._local and parameter.grad is not None else None
 
-    def _sending(self, place: int, bucket: Bucket) -> Callable[[], None]:
-        """Return what sums this bucket; across hosts it only begins to, and backward goes on."""
-        number = self._first_number + place  # others may be as large: ranks must not take them for this one
+    def _sending(self, buffer: Array, number: int) -> Callable[[], None]:
+        """Return what sums the bucket of this number; across hosts it only begins to, and backward goes on."""
         if self._overlaps:
-            return partial(self.world.begin_allreduce, bucket.buffer, number)
-        return self.world.persistent_allreduce(bucket.buffer, number)
+            return partial(self.world.begin_allreduce, buffer, number)
+        return self.world.persistent_allreduce(buffer, number)
 
     def _leave(self) -> None:
         """Send the next bucket."""
-        self._sends = self._sends or [self._sending(*numbered) for numbered in enumerate(self.buckets)]
+        self._sends = self._sends or [
+            self._sending(bucket.buffer, number) for number, bucket in enumerate(self.buckets, self._first_number)
+        ]
         bucket, send = self.buckets[self._next], self._sends[self._next]
         self._next += 1
         flat = bucket.flat
