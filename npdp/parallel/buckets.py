@@ -1,7 +1,9 @@
 """Buckets: runs of gradients, side by side in memory, that travel as one buffer.
 
-    grad    | 0.weight f | 0.bias f | 2.weight f | 2.bias f |       f: the parameter's flag, "this rank used it"
-    buckets |<------- bucket 1 ---->|<------- bucket 0 ----->|      in the order in which backward completes them
+    grad    | 0.weight f | 0.bias f m | 2.weight f | 2.bias f m |     f: the parameter's flag, "this rank used it"
+    buckets |<------ bucket 1 ------>|<------ bucket 0 -------->|     in the order in which backward completes them
+
+m: the bucket's mark, a few bits of its last value, by which ranks see that their parameters are no longer the same.
 
 Backward writes each gradient straight into its place, from the last layer to the first, so buckets are cut from
 the end, and leave in this order on every rank.
@@ -21,12 +23,28 @@ ACROSS_HOSTS_MB = 0.25  # a bucket is on the wire while backward goes on: the so
 
 
 class Bucket(NamedTuple):
-    """Parameters that travel together, and the buffer that holds their gradients and flags."""
+    """Parameters that travel together.
+
+    Attributes:
+        flat: the arrays in which they are.
+        numbers: theirs, there.
+        parameters: those.
+        buffer: their gradients and flags, and the mark.
+        mark: where it is in `flat.grad`.
+        bits: `flat.data` as whole numbers.
+    """
 
     flat: FlatParameters
     numbers: range
     parameters: list[Parameter]
     buffer: Array
+    mark: int
+    bits: Array
+
+    def marked(self) -> int:
+        """Return what the bucket's mark is to be, as this rank's parameters are: 8 bits of the last value."""
+        last: int = self.bits.item(self.mark - 2)
+        return last & 0xFF
 
 
 def cut_buckets(
@@ -40,6 +58,7 @@ def cut_buckets(
     A bucket ends where it has reached its size, in MB of 2^20 bytes, or where a parameter is not among them.
     """
     buckets: list[Bucket] = []
+    bits = flat.data.view(f"i{flat.dtype.itemsize}")
     last = numbers[-1] + 1
     for place in reversed(range(len(numbers))):
         first = numbers[place]
@@ -48,6 +67,7 @@ def cut_buckets(
         gap = place == 0 or numbers[place - 1] != first - 1
         if gap or nbytes >= cap * MB:
             buffer = flat.grad[flat.starts[first] : flat.starts[last]]
-            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer))
+            mark = flat.flags[last - 1] + 1  # behind the last value and its flag
+            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark, bits))
             last = numbers[place - 1] + 1
     return buckets

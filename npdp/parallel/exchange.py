@@ -191,7 +191,7 @@ class GradientExchange:
         if self._overlaps:
             self.world.finish()
         for bucket in self.buckets:
-            _take_in(bucket, self.world.world_size)
+            _take_in(bucket, self.world)
         if self.sparse.parameters:
             self.sparse.sum()
         self._add_what_was_aside()
@@ -229,6 +229,7 @@ class GradientExchange:
                 flat.grad[flat.flags[number]] = 1
             elif gradient is not parameter.grad_buffer:
                 parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
+        flat.grad[bucket.mark] = bucket.marked()
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
 
@@ -245,14 +246,24 @@ def weight_within_part(batch: Batch, number: int) -> float:
     return batch.count / (stop - start) if stop > start else 0.0
 
 
-def _take_in(bucket: Bucket, world_size: int) -> None:
-    """After the exchange: a parameter that any rank used has a gradient; flags are put back to 0."""
+def _take_in(bucket: Bucket, world: World) -> None:
+    """After the exchange: a parameter that any rank used has a gradient; the mark and the flags are put back to 0.
+
+    Raises:
+        RuntimeError: the marks differ.
+    """
     grad, flags = bucket.flat.grad, bucket.flat.flags
+    marks, grad[bucket.mark] = grad.item(bucket.mark), 0
+    if marks != world.world_size * bucket.marked():
+        raise RuntimeError(
+            f"rank {world.rank}: before this backward the ranks' parameters were not the same any more: a rank has "
+            "skipped step(), has another learning rate, or has set values of its own"
+        )
     for number, parameter in zip(bucket.numbers, bucket.parameters):
         unused_on = grad.item(flags[number])
         if unused_on:
             grad[flags[number]] = 0
-            if parameter.grad is None and unused_on < world_size:
+            if parameter.grad is None and unused_on < world.world_size:
                 parameter.grad = parameter.grad_buffer
 
 

@@ -32,6 +32,7 @@ NO_GRAD = (
     'with update="fused" the gradient is summed while the parameters are updated, and stored nowhere: '
     'use update="replicated" to look at .grad or to clip it'
 )
+_MARK = 2**32  # in one sum of whole numbers: marks times this, and how many parameters have no gradient
 
 
 class FusedExchange(ExchangeAtStep):
@@ -56,7 +57,7 @@ class FusedExchange(ExchangeAtStep):
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
         if slab not in self._ready:
             self._share_state(slab)
-        self._settle_who_is_used(slab)
+        self._settle_who_is_used(optimizer, slab)
         runs = slab.runs()  # the same on all ranks
         self.exchanged_bytes += slab.flat.grad.nbytes
         if self._everyones[slab.flat] is not None:
@@ -64,9 +65,20 @@ class FusedExchange(ExchangeAtStep):
         elif runs:
             self._update_own(optimizer, slab, runs)
 
-    def _settle_who_is_used(self, slab: Slab) -> None:
-        """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others."""
-        if not self.world.sum(len(move_in(slab))):
+    def _settle_who_is_used(self, optimizer: Optimizer, slab: Slab) -> None:
+        """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others.
+
+        Raises:
+            RuntimeError: the learning rate is not the same on all ranks.
+        """
+        mark = hash(optimizer.current_lr) & 0xFFFF  # that of a number is the same on all ranks
+        marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(slab))), _MARK)
+        if marks != self.world.world_size * mark:
+            raise RuntimeError(
+                f"{type(optimizer).__name__}.step: the learning rate of rank {self.world.rank} is "
+                f"{optimizer.current_lr:g}, and of another rank another; each updates a part of the parameters"
+            )
+        if not unused:
             return
         used = np.array([parameter.grad is not None for parameter in slab.parameters], np.int32)
         self.world.allreduce(used, algorithm="auto")

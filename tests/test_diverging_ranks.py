@@ -1,0 +1,57 @@
+"""Ranks that do not train alike are told so: whose parameters differ by the next backward, fused in the step."""
+
+import numpy as np
+import pytest
+from worlds import run
+
+import npdp
+from npdp import nn, optim
+
+LAST = 1  # the rank that does something else; with three ranks there are others before and after
+
+
+def trains(differs, update: str = "replicated", iterations: int = 6) -> None:
+    """Train for some iterations; in the third one rank does what `differs` says instead of its step."""
+    world = npdp.init()
+    npdp.manual_seed(0)
+    model = nn.DataParallel(nn.Linear(3, 2), update=update)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = np.random.default_rng(world.rank).standard_normal((2, 4, 3), dtype=np.float32)
+    for iteration in range(iterations):
+        optimizer.zero_grad()
+        nn.MSELoss()(model(x), y[:, :2]).backward()
+        if iteration == 2 and world.rank == LAST:
+            differs(model, optimizer)
+        else:
+            optimizer.step()
+
+
+def skips_the_step(model, optimizer) -> None:
+    pass
+
+
+def has_another_learning_rate(model, optimizer) -> None:
+    optimizer.lr *= 1.25
+    optimizer.step()
+
+
+def sets_a_value(model, optimizer) -> None:
+    optimizer.step()
+    with npdp.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+
+
+@pytest.mark.parametrize("differs", [skips_the_step, has_another_learning_rate, sets_a_value])
+@pytest.mark.parametrize("algorithm", ["auto", "ring"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_whose_parameters_differ_are_told_so(world_size, algorithm, differs):
+    with pytest.raises(RuntimeError, match="parameters were not the same any more: a rank has skipped"):
+        run(world_size, trains, differs, algorithm=algorithm)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_of_which_one_would_update_its_part_with_another_learning_rate_are_told_so(world_size):
+    """Fused, in the step itself: parameters are there once, so that their hash would be the same on all ranks."""
+    with pytest.raises(RuntimeError, match=r"SGD.step: the learning rate of rank \d is 0.1(25)?, and of another rank"):
+        run(world_size, trains, has_another_learning_rate, "fused")
