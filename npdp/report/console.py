@@ -88,7 +88,7 @@ def own_terminal_width() -> int:
 
 def banner(start: dict[str, Any]) -> str:
     """Return what a run will do, from its `start` event."""
-    threads = start["blas_threads"]
+    threads, iterations, epochs = start["blas_threads"], start["iterations_per_epoch"], start["epochs"]
     local = start["local_batch_size"]
     each = f"{local[0]} a rank" if local[0] == local[-1] else f"{local[0]} or {local[-1]} a rank"
     momentum = f", momentum {start['momentum']:g}" if start["optimizer"] == "sgd" else ""
@@ -97,8 +97,8 @@ def banner(start: dict[str, Any]) -> str:
         f"  data      {start['data']}\n"
         f"  ranks     {_ranks(start)} on {start['transport']}, {threads} BLAS thread{'s' * (threads != 1)} each, "
         f"{start['backend']} kernels, {_TOGETHER[start['strategy']](start)}\n"
-        f"  batch     {start['global_batch_size']} globally, {each}; {start['iterations_per_epoch']} iterations an "
-        f"epoch, {start['epochs']} epochs\n"
+        f"  batch     {start['global_batch_size']} globally, {each}; {iterations} iteration{'s' * (iterations != 1)} "
+        f"an epoch, {epochs} epoch{'s' * (epochs != 1)}\n"
         f"  optimizer {start['optimizer']}, learning rate {start['learning_rate']:g} ({start['lr_schedule']})"
         f"{momentum}, {start['dtype']}"
     )
