@@ -206,6 +206,14 @@ def test_values_are_numpys():
         np.testing.assert_allclose(got.data, wanted, rtol=1e-15, atol=1e-15)
 
 
+def test_reductions_take_pytorchs_names_too():
+    x = Tensor(np.arange(6.0).reshape(2, 3))
+    assert np.array_equal(x.sum(dim=1, keepdim=True).data, x.sum(axis=1, keepdims=True).data)
+    assert np.array_equal(x.mean(dim=0).data, x.mean(0).data)
+    assert np.array_equal(x.argmax(dim=1, keepdim=True).data, [[2], [2]]) and x.argmax().item() == 5
+    assert np.array_equal(x.logsumexp(dim=0).data, x.logsumexp(0).data)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize(("rows", "wide", "narrow"), [(7, 5, 3), (7, 3, 5), (3001, 300, 2), (1000, 60, 40)])
 def test_linear_takes_weights_of_either_layout_and_any_size(rows, wide, narrow, order):
