@@ -1,0 +1,88 @@
+"""Gradients of this rank alone are not taken for global ones: after no_sync, and after a backward that failed."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from worlds import assert_close, criterion, gradients, loader, mlp, run
+
+import npdp
+from npdp import nn, optim
+
+
+def test_step_refuses_gradients_that_were_never_exchanged():
+    def program():
+        model = nn.DataParallel(mlp())
+        optimizer = optim.SGD(model.parameters())
+        inputs, labels = next(iter(loader(6)))
+        with model.no_sync():
+            criterion(model(inputs), labels).backward()
+        with pytest.raises(RuntimeError, match=r"SGD.step: these gradients were accumulated under no_sync\(\)"):
+            optimizer.step()
+        criterion(model(inputs), labels).backward()
+        optimizer.step()
+        with model.no_sync():
+            criterion(model(inputs), labels).backward()
+        optimizer.zero_grad()
+        optimizer.step()
+
+    run(2, program)
+
+
+@pytest.mark.parametrize("update", ["replicated", "fused"])
+def test_zero_grad_of_another_optimiser_does_not_make_gradients_exchanged(update):
+    def program():
+        model = mlp()
+        *front, weight, bias = model.parameters()
+        first, second = optim.SGD(front), optim.SGD([weight, bias])
+        model = nn.DataParallel(model, update=update)
+        inputs, labels = next(iter(loader(4)))
+        with model.no_sync():
+            criterion(model(inputs), labels).backward()
+        first.zero_grad()
+        with pytest.raises(RuntimeError, match="no_sync"):
+            second.step()
+        model.zero_grad()
+        second.step()
+
+    run(2, program)
+
+
+def test_gradients_stay_where_a_later_backward_fails():
+    def program():
+        model = nn.DataParallel(nn.Linear(2, 1))
+        loss = model(np.ones((2, 2), np.float32)).mean()
+        loss.backward()
+        before = [parameter.grad.copy() for parameter in model.parameters()]
+        with pytest.raises(RuntimeError, match="retain_graph"):
+            loss.backward()
+        return all(np.array_equal(p.grad, g) for p, g in zip(model.parameters(), before))
+
+    assert npdp.run_ranks(2, program) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("plan", "like"),
+    [("Ss", "s"), ("SsS", "s"), ("Ls", "s"), ("sSs", "ss"), ("lSs", "lSs"), ("slSs", "slSs"), ("slLs", "slLs")],
+)
+def test_what_a_backward_that_failed_has_added_is_not_taken_for_a_global_gradient(plan, like):
+    """Synced backwards and local ones; in capitals those that fail when the last layer's gradients are complete."""
+
+    def program(plan):
+        model = nn.DataParallel(mlp())
+        first, *_ = model.parameters()
+
+        def fail(gradient):
+            raise ArithmeticError
+
+        inputs, labels = next(iter(loader(7)))
+        for step in plan:
+            remove = first.register_hook(fail) if step.isupper() else lambda: None
+            with nullcontext() if step.islower() else pytest.raises(ArithmeticError), model.syncing(step in "sS"):
+                criterion(model(inputs), labels).backward()
+            remove()
+        return gradients(model)
+
+    (wanted,) = run(1, program, like)
+    for got in run(3, program, plan):
+        assert_close(got, wanted)
