@@ -36,14 +36,14 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_in_a_world_of_threads(what):
+def test_ranks_on_threads_that_call_different_collectives_are_told_so(what):
     ranks, program = DIFFERENT[what]
     with pytest.raises(CommunicationError, match=NOT_THE_SAME):
         run(ranks, lambda: program(npdp.rank()))
 
 
 @needs_c
-def test_a_mean_and_a_sum_through_shared_memory():
+def test_a_mean_does_not_meet_a_sum_in_shared_memory():
     with pytest.raises(CommunicationError, match=r"of 9 float32 \((mean|sum)\), rank . allreduce of 9 float32 \((m|s)"):
         run(2, lambda: npdp.allreduce(np.ones(9, np.float32), "mean" if npdp.rank() else "sum"))
 
@@ -53,7 +53,7 @@ def test_a_mean_and_a_sum_through_shared_memory():
     "call",
     [npdp.allreduce, npdp.reduce_scatter, npdp.broadcast, lambda array: npdp.allgather(array.reshape(-1)[:6], array)],
 )
-def test_orders_in_shared_memory(call, algorithm):
+def test_ranks_whose_arrays_lie_in_different_orders_are_told_so(call, algorithm):
     hosts = None if algorithm == "shared_memory" else (0, 0, 1, 1)  # where messages between hosts are alike
 
     def program():
@@ -74,7 +74,7 @@ def test_orders_in_shared_memory(call, algorithm):
         ("wrong_count", "allreduce of 10 float64 (sum) by naive", "allreduce of 11 float64 (sum) by naive"),
     ],
 )
-def test_under_mpi(fault, wanted, got):
+def test_ranks_under_mpi_that_call_different_collectives_are_told_so(fault, wanted, got):
     code, stdout, stderr = mpirun(3, "faults.py", fault)
     took = time.monotonic() - float(stdout.split()[1])
     assert code == 1 and took < 8, (code, took)

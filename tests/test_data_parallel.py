@@ -52,7 +52,7 @@ def test_the_algorithm_makes_no_difference_but_rounding(algorithm):
     assert_as_on_one_rank(program, [3, 4])
 
 
-def test_the_users_loop_as_it_stands():
+def test_the_users_loop_gives_what_one_rank_gets():
     """The README's; the model is wrapped after the optimiser has been made."""
 
     def program(way):
@@ -176,7 +176,7 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize("bucket_cap_mb", [1e-6, 3e-4, 25])
 @pytest.mark.parametrize("batch_size", [1, 3, 13])
-def test_unused_partly_used_frozen_and_tied_parameters(batch_size, bucket_cap_mb):
+def test_unused_partly_used_frozen_and_tied_parameters_get_one_ranks_gradients(batch_size, bucket_cap_mb):
     def program(way):
         model = way.wrap(Odd())
         seen = {}

@@ -167,7 +167,7 @@ def test_every_dtype_op_and_edge_gives_what_numpy_gives(hosts, way):
 @needs_c
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 0, 0, 1, 1)], ids=str)
-def test_arrays_in_shared_memory_and_elsewhere(hosts, memory):
+def test_it_gives_what_numpy_gives_wherever_arrays_lie(hosts, memory):
     def program():
         arrays = Arrays(LONGEST, DTYPES)
         return [

@@ -109,7 +109,7 @@ def test_hosts_differ_by_name_and_only_what_goes_between_them_takes_the_link(two
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_more_hosts_with_a_rank_each(allowed, count):
+def test_more_hosts_have_a_rank_each_and_leave_nothing(allowed, count):
     program = "import socket; from mpi4py import MPI; print(MPI.COMM_WORLD.gather(socket.gethostname()) or '', end='')"
     with hosts.hosts(count, RATE) as names:
         code, stdout, stderr = on_hosts(names, 1, "-c", program)

@@ -97,7 +97,7 @@ def steps(way, optimizers, model, batches=None, backwards=None, epochs=2, betwee
 @pytest.mark.parametrize(
     "options", [{"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "dampening": 0.3}, {}], ids=str
 )
-def test_sgd_in_all_its_forms(options):
+def test_sgd_in_all_its_forms_trains_to_the_same_bits(options):
     def program(way):
         model = mlp()
         return steps(way, [optim.SGD(model.parameters(), lr=0.2, weight_decay=0.01, **options)], model)
@@ -114,7 +114,7 @@ class TwoDtypes(nn.Module):
         return self.last(self.first(x).tanh())
 
 
-def test_a_model_of_two_dtypes():
+def test_a_model_of_two_dtypes_trains_to_the_same_bits():
     def program(way):
         model = TwoDtypes()
         return steps(way, [optim.SGD(model.parameters(), lr=0.2, momentum=0.9)], model)
@@ -122,7 +122,7 @@ def test_a_model_of_two_dtypes():
     assert_bits(program)
 
 
-def test_two_optimisers_over_halves_of_a_model():
+def test_two_optimisers_over_halves_of_a_model_train_to_the_same_bits():
     def program(way):
         model = mlp()
         halves = [optim.SGD(model[0].parameters(), lr=0.2, momentum=0.9), optim.Adam(model[2].parameters(), lr=0.01)]
@@ -193,7 +193,7 @@ def test_a_gradient_that_is_thrown_away_changes_nothing():
     assert_bits(program)
 
 
-def test_parameters_that_only_some_workers_use():
+def test_parameters_that_only_some_workers_use_get_the_same_bits():
     def program(way):
         model = mlp()
         optimizer = optim.SGD(model.parameters(), lr=0.2, momentum=0.9, weight_decay=0.1)
@@ -224,7 +224,7 @@ def test_gradients_add_up_where_nobody_zeroes_them_and_what_is_unused_stays(zero
     assert_bits(program, bits=zeroes == "before")
 
 
-def test_no_sync_and_accumulation_by_hand():
+def test_no_sync_and_accumulation_by_hand_train_to_the_same_bits():
     def program(way):
         model = mlp()
         optimizer = optim.SGD(model.parameters(), lr=0.3, momentum=0.9)

@@ -171,6 +171,6 @@ def anything(seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_anything_goes(seed):
+def test_any_run_uses_each_sample_once_or_counts_it_as_unused(seed):
     anything(seed)
 

@@ -43,7 +43,7 @@ def test_bounds_are_where_the_parts_meet(count, parts):
         (5, 1, [0, 5]),
     ],
 )
-def test_examples_by_hand(count, parts, cuts):
+def test_cuts_are_those_made_by_hand(count, parts, cuts):
     assert bounds(count, parts) == cuts
 
 

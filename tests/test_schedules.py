@@ -89,7 +89,7 @@ def test_naive_and_tree_send_the_whole_buffer_on_each_edge(world_size):
 
 
 @pytest.mark.parametrize("world_size", range(1, 65))
-def test_numbers_of_steps(world_size):
+def test_algorithms_take_as_many_steps_as_theory_says(world_size):
     doublings = math.ceil(math.log2(world_size))
     steps = {name: len(schedule("allreduce", name, world_size)) for name in SCHEDULES["allreduce"]}
     assert steps["ring"] == 2 * (world_size - 1)

@@ -144,7 +144,7 @@ def test_arrays_that_live_at_the_same_time_never_share_a_byte(world_size, plan):
     assert run(world_size, program) == [[]] * world_size
 
 
-def test_a_thousand_living_arrays_and_some():
+def test_more_than_a_thousand_living_arrays_keep_their_values():
     """What each rank has released is said in one all-reduce, which is no small one any more then."""
 
     def program():
