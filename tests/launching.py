@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -97,6 +99,15 @@ def _python(program: tuple[str, ...], timeout: float, before: tuple[str, ...], s
         pytest.fail(f"{program} did not end within {timeout} s; stdout:\n{late[0]}\nstderr:\n{late[1]}")
     assert not left, f"{program}: ranks {left} were left over; stderr:\n{stderr}"
     return Outcome(process.returncode, stdout, stderr)
+
+
+def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:
+    """Run a command's `main` in this process; argparse leaves by SystemExit after --help and --version."""
+    with mock.patch.dict(os.environ):
+        try:
+            return main(list(arguments))
+        except SystemExit as left:
+            return int(left.code or 0)
 
 
 def end(mark: str) -> list[int]:

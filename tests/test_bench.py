@@ -1,35 +1,31 @@
-"""npdp bench: sizes, refusals, results that are checked while timing, and what is written of it."""
+"""npdp bench: results that are checked while timing, and what is printed and written of them."""
 
 import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from unittest import mock
 
 import numpy as np
 import pytest
-from launching import mpirun, needs_mpi, python
+from launching import exit_code, mpirun, needs_mpi, python
 from worlds import run
 
 import npdp
-from npdp import cli, kernels
+from npdp import kernels
 from npdp.bench import flags
 from npdp.bench import run as bench
 from npdp.bench.accuracy import accuracy, accuracy_text
 from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, Case
 from npdp.bench.inputs import PERIOD, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.models import MODELS
-from npdp.bench.sizes import parse_sizes
 from npdp.bench.timing import Contender, time_in_turn
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.comm.transport import NoTransport
-from npdp.errors import InputError
 from npdp.parallel import checks
 from npdp.parallel.world import World
-from npdp.report.table import Column, header, line, size_text
+from npdp.report.table import Column, header, line
 
 THREADS = ("--transport", "threads", "--ranks")
 COLLECTIVES = tuple(CASES)
@@ -46,14 +42,6 @@ def own_cache(tmp_path_factory):
         yield
 
 
-def exit_code(*arguments: str, main=bench.main) -> int:
-    with mock.patch.dict(os.environ):
-        try:
-            return main(list(arguments))
-        except SystemExit as left:
-            return int(left.code or 0)
-
-
 def cells(out: str) -> list[tuple[int, int, str, float, float, str, int]]:
     """Return the rows of a printed table, without what was predicted."""
     form = r"\s*(\d+)\s+(\d+)\s+(\w[\w ]*?)\s+([\d.]+)\s+(?:[\d.]+|-)\s+([\d.]+)\s+([\d.]+|-)\s+(\d+)"
@@ -63,124 +51,15 @@ def cells(out: str) -> list[tuple[int, int, str, float, float, str, int]]:
     ]
 
 
-# Sizes
-@pytest.mark.parametrize(("text", "factor", "sizes"), [
-    ("64", 2, [64]),
-    ("1K", 2, [1024]),
-    ("1k,2M,1G", 2, [1024, 2 << 20, 1 << 30]),
-    ("1K:8K", 2, [1024, 2048, 4096, 8192]),
-    ("1K:64K", 4, [1024, 4096, 16384, 65536]),
-    ("1K:5K", 2, [1024, 2048, 4096]),
-    ("1M, 8 ,8:32", 2, [8, 16, 32, 1 << 20]),
-])  # fmt: skip
-def test_sizes_are_lists_and_ranges_in_powers_of_1024(text, factor, sizes):
-    assert list(parse_sizes(text, factor)) == sizes
-
-
-@pytest.mark.parametrize("text", ["", "K", "1X", "1.5K", "-1", "0", "1K:", ":1K", "1K,", "2K:1K", "1K:2K:4K",
-                                  "9" * 5000])  # fmt: skip
-def test_other_texts_are_no_sizes(text):
-    with pytest.raises(InputError, match="--sizes: wanted"):
-        parse_sizes(text, 2)
-
-
-def test_a_size_is_written_as_it_is_read():
-    for text in ("1", "1000", "1K", "1025", "64K", "1M", "3G"):
-        assert size_text(*parse_sizes(text, 2)) == text
-
-
-def test_sizes_are_whole_elements_of_the_type():
-    config = flags.parse(["allreduce", "--sizes", "9,15,16,1001", "--dtype", "float64"])
-    assert config.sizes == (8, 16, 1000)
-
-
-# Refusals
-@pytest.mark.parametrize(("arguments", "said"), [
-    ("", "the following arguments are required: WHAT"),
-    ("alltoall", "invalid choice: 'alltoall'"),
-    ("allreduce --sizes 1X", "got '1X'"),
-    ("allreduce --sizes 2", "2 bytes are less than one float32"),
-    ("allreduce --sizes 900G --ranks 2", "900G on 2 ranks takes 7,731 GB"),
-    ("allreduce --factor 1", "--factor: wanted a whole number, at least 2, got '1'"),
-    ("allreduce --rounds 0", "--rounds: wanted a whole number, at least 1"),
-    ("allreduce --ranks 0", "--ranks: wanted a whole number, at least 1"),
-    ("allreduce --algorithm ring,fast", "--algorithm: no 'fast'; there are auto, naive, ring, "),
-    ("broadcast --algorithm ring", "--algorithm: no 'ring'; there are auto, naive, tree"),
-    ("broadcast --op sum", "unrecognized arguments: --op sum"),
-    ("allreduce --op and", "--op: invalid choice: 'and'"),
-    ("allreduce --op mean --dtype int64", "the mean of int64 is no int64"),
-    ("allreduce --dtype float16", "--dtype: invalid choice"),
-    ("allreduce --algorithm mpi", "one rank runs without MPI"),
-    ("allreduce --algorithm ring,mpi --transport threads --ranks 2", "--transport threads has none"),
-    ("iteration --algorithm mpi --transport threads --ranks 2", "--transport threads has none"),
-    ("iteration --models lin10,vgg", "--models: no 'vgg'; there are lin10, softmax, mlp, mlpbig"),
-    ("calibrate", "constants are measured between ranks: give --ranks 2 or more"),
-    ("calibrate --ranks 2 --rounds 3", "unrecognized arguments: --rounds 3"),
-    ("iteration --sizes 1K", "unrecognized arguments: --sizes 1K"),
-    ("allreduce --json /no/such/directory/o.json", "--json: wanted a file to write"),
-    ("allreduce --plot o.txt", "--plot: wanted a file that ends in .png, .svg, .pdf, got 'o.txt'"),
-])  # fmt: skip
-def test_what_cannot_be_used_is_refused_in_one_line_before_any_rank_starts(arguments, said, capsys, monkeypatch):
-    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
-    monkeypatch.setattr("npdp.bench.run.measure", lambda *_: pytest.fail("something was measured"))
-    for main, before in ((bench.main, ()), (cli.main, ("bench",))):
-        assert exit_code(*before, *arguments.split(), main=main) == 2
-        out, error = capsys.readouterr()
-        assert out == "" and said in error
-        assert re.fullmatch(r"npdp: error: [^\n]+\n", error)
-
-
-def test_a_plot_without_matplotlib_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert exit_code("allreduce", "--sizes", "8", "--plot", f"{tmp_path}/o.png") == 2
-    out, error = capsys.readouterr()
-    assert (out, error.count("\n")) == ("", 1) and "pip install 'npdp[plot]'" in error
-
-
-@needs_matplotlib
-def test_one_file_for_both_is_refused(tmp_path, capsys):
-    path = f"{tmp_path}/o.png"
-    assert exit_code("allreduce", "--sizes", "8", "--json", path, "--plot", path) == 2
-    assert "name the same file" in capsys.readouterr().err
-
-
-def test_ranks_that_nobody_started_are_refused(capsys):
-    assert exit_code("allreduce", "--ranks", "3") == 2
-    said = capsys.readouterr().err
-    assert "--ranks 3, but this is a world of 1" in said and "npdp bench allreduce --ranks 3" in said
-
-
+# What a world cannot do
 def test_an_algorithm_that_the_world_cannot_use_is_refused(capsys, monkeypatch):
     monkeypatch.setattr("npdp.parallel.world.World.shares_memory", False)
-    assert exit_code("allreduce", *THREADS, "2", "--sizes", "8", "--algorithm", "shared_memory") == 2
+    assert exit_code(bench.main, "allreduce", *THREADS, "2", "--sizes", "8", "--algorithm", "shared_memory") == 2
     assert "--algorithm shared_memory: " in capsys.readouterr().err
-    assert exit_code("allreduce", *THREADS, "2", "--sizes", "8") == 0
+    assert exit_code(bench.main, "allreduce", *THREADS, "2", "--sizes", "8") == 0
     out = capsys.readouterr().out
     assert "without   hierarchical, shared_memory, mpi: not in this world" in out
     assert "shared_memory" not in {row[2] for row in cells(out)}
-
-
-# Flags
-@pytest.mark.parametrize("what", [*COLLECTIVES, "iteration"])
-def test_each_benchmark_has_help_with_examples(what, capsys):
-    assert exit_code("bench", what, "--help", main=cli.main) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(f"usage: npdp bench {what}")
-    assert f"npdp bench {what} --ranks 2" in out.split("examples:")[1]
-
-
-def test_flags_know_what_the_library_knows():
-    assert flags.OPS == checks.OPS
-    assert {name: np.dtype(name).itemsize for name in flags.ITEM_BYTES} == flags.ITEM_BYTES
-    assert tuple(map(np.dtype, flags.ITEM_BYTES)) == checks.DTYPES
-    assert tuple(MODELS) == flags.MODELS
-    assert set(BUS_FACTORS) == set(CASES) == set(flags.SCHEDULES)
-
-
-def test_flags_are_read_before_numpy_is_loaded():
-    program = "import sys\nfrom npdp import cli\nfrom npdp.bench import flags, run\nflags.parse(['allreduce'])\n" \
-              "print({'numpy', 'mpi4py'} & set(sys.modules))"  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
 
 
 # What is timed, and its check
@@ -272,7 +151,7 @@ def test_a_collective_that_is_wrong_is_found(what, fault, capsys, monkeypatch, t
     monkeypatch.setattr(npdp, what, wrong)
     path = tmp_path / "o.json"
     arguments = ("--sizes", "64,100K", "--algorithm", "naive,auto", "--json", str(path))
-    assert exit_code(what, *THREADS, "3", *arguments) == 1
+    assert exit_code(bench.main, what, *THREADS, "3", *arguments) == 1
     out = capsys.readouterr().out
     assert "WRONG: " in out.splitlines()[-1]
     assert all((row[-1] > 0) == (row[2] != MEMORY_COPY) for row in cells(out))
@@ -283,7 +162,7 @@ def test_a_collective_that_is_wrong_is_found(what, fault, capsys, monkeypatch, t
 # What is predicted
 def test_predictions_stand_beside_what_was_measured(tmp_path, capsys):
     path = tmp_path / "o.json"
-    assert exit_code("allreduce", *THREADS, "3", "--sizes", "64,64K", "--json", str(path)) == 0
+    assert exit_code(bench.main, "allreduce", *THREADS, "3", "--sizes", "64,64K", "--json", str(path)) == 0
     out = capsys.readouterr().out
     kept = json.loads(path.read_text())
     assert kept["constants"] is None or kept["constants"].startswith(os.environ["XDG_CACHE_HOME"])
@@ -317,16 +196,17 @@ def test_constants_are_measured_where_there_are_none_and_then_kept(capsys, tmp_p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said = "constants for auto measured in "
     command = ("allreduce", *THREADS, "2", "--sizes", "64", "--algorithm", "ring", "--rounds", "1")
-    assert exit_code("calibrate", *THREADS, "2", "--show") == 0
+    assert exit_code(bench.main, "calibrate", *THREADS, "2", "--show") == 0
     assert "constants built in: nobody has measured yet" in capsys.readouterr().out
-    assert exit_code(*command) == 0
+    assert exit_code(bench.main, *command) == 0
     out = capsys.readouterr().out
     (file,) = (tmp_path / "npdp").iterdir()
     assert out.count(said) == 1 and f"kept in {file}" in out
     first = file.read_text()
-    assert exit_code(*command) == 0 and said not in capsys.readouterr().out and file.read_text() == first
-    assert exit_code(*command, "--calibrate") == 0 and said in capsys.readouterr().out and file.read_text() != first
-    assert exit_code("calibrate", *THREADS, "2", "--show") == 0
+    assert exit_code(bench.main, *command) == 0 and said not in capsys.readouterr().out and file.read_text() == first
+    assert exit_code(bench.main, *command, "--calibrate") == 0
+    assert said in capsys.readouterr().out and file.read_text() != first
+    assert exit_code(bench.main, "calibrate", *THREADS, "2", "--show") == 0
     out = capsys.readouterr().out
     assert f"constants {file}" in out and said not in out
 
@@ -399,7 +279,7 @@ def test_a_table_has_columns_as_wide_as_its_rows():
 
 @pytest.mark.parametrize("what", COLLECTIVES)
 def test_every_algorithm_stands_beside_a_memory_copy_at_each_size(what, capsys):
-    assert exit_code(what, *THREADS, "3", "--sizes", "8:512", "--factor", "64", "--dtype", "int64") == 0
+    assert exit_code(bench.main, what, *THREADS, "3", "--sizes", "8:512", "--factor", "64", "--dtype", "int64") == 0
     out, error = capsys.readouterr()
     assert error == ""
     names = [*(name for name in algorithms_of(what) if name not in (HIERARCHICAL, NATIVE, *LACKING)), MEMORY_COPY]
@@ -412,22 +292,22 @@ def test_every_algorithm_stands_beside_a_memory_copy_at_each_size(what, capsys):
 
 
 def test_auto_can_be_timed_and_ordinary_buffers_too(capsys):
-    assert exit_code("allreduce", *THREADS, "2", "--sizes", "64", "--algorithm", "auto,ring", "--buffers", "ordinary",
-                     "--op", "max") == 0  # fmt: skip
+    assert exit_code(bench.main, "allreduce", *THREADS, "2", "--sizes", "64", "--algorithm", "auto,ring",
+                     "--buffers", "ordinary", "--op", "max") == 0  # fmt: skip
     out = capsys.readouterr().out
     assert [row[2] for row in cells(out)] == ["auto", "ring", MEMORY_COPY]
     assert "ordinary, in place" in out and "allreduce of float32, max" in out
 
 
 def test_one_rank_needs_no_mpi_and_sends_nothing(capsys):
-    assert exit_code("allreduce", "--sizes", "1K") == 0
+    assert exit_code(bench.main, "allreduce", "--sizes", "1K") == 0
     rows = cells(capsys.readouterr().out)
     assert {row[5] for row in rows[:-1]} == {"0.00"} and "mpi" not in {row[2] for row in rows}
 
 
 def test_the_json_file_has_figures_command_and_machine(tmp_path, capsys):
     arguments = ["allreduce", *THREADS, "4", "--sizes", "64,4K", "--algorithm", "ring", "--json", f"{tmp_path}/o.json"]
-    assert exit_code(*arguments, "--rounds", "7") == 0
+    assert exit_code(bench.main, *arguments, "--rounds", "7") == 0
     kept = json.loads((tmp_path / "o.json").read_text())
     assert kept["command"] == f"npdp bench {' '.join(arguments)} --rounds 7"
     assert {"processor", "cores", "system", "versions", "blas", "date"} <= kept["machine"].keys()
@@ -446,14 +326,15 @@ def test_the_json_file_has_figures_command_and_machine(tmp_path, capsys):
 @pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_the_plot_is_a_picture(ending, begins, tmp_path, capsys):
     path = tmp_path / f"o.{ending}"
-    assert exit_code("allreduce", *THREADS, "4", "--sizes", "64,4K", "--algorithm", "ring", "--plot", str(path)) == 0
+    arguments = ("--sizes", "64,4K", "--algorithm", "ring", "--plot", str(path))
+    assert exit_code(bench.main, "allreduce", *THREADS, "4", *arguments) == 0
     assert path.read_bytes().startswith(begins) and path.stat().st_size > 5000
 
 
 @needs_matplotlib
 def test_the_plot_has_a_line_an_algorithm_and_a_dashed_one_for_the_copys_speed(tmp_path):
     with mock.patch("npdp.bench.collectives.plot_times") as plot:
-        assert exit_code("allreduce", *THREADS, "4", "--sizes", "64,4K", "--algorithm", "ring,tree",
+        assert exit_code(bench.main, "allreduce", *THREADS, "4", "--sizes", "64,4K", "--algorithm", "ring,tree",
                          "--plot", f"{tmp_path}/o.png") == 0  # fmt: skip
     (_, title, lines, bounds), _ = plot.call_args
     assert "allreduce" in title and "4 ranks" in title
@@ -465,7 +346,7 @@ def test_the_plot_has_a_line_an_algorithm_and_a_dashed_one_for_the_copys_speed(t
 def test_iterations_of_the_models_are_timed(tmp_path, capsys):
     path = tmp_path / "o.json"
     arguments = ("--models", "lin10,softmax", "--rounds", "2", "--json", str(path))
-    assert exit_code("iteration", *THREADS, "2", *arguments) == 0
+    assert exit_code(bench.main, "iteration", *THREADS, "2", *arguments) == 0
     out = capsys.readouterr().out
     for update in ("alone", "replicated", "fused"):
         assert re.search(rf"^lin10 +{update} +32 +[\d.]+ +[\d,]+$", out, re.MULTILINE)

@@ -9,25 +9,15 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
-from unittest import mock
 
 import pytest
-from launching import mpirun, needs_mpi
+from launching import exit_code, mpirun, needs_mpi
 
 import npdp
 from npdp import cli, train
 from npdp.report.console import TERMINAL
 
 BACK_TO_THE_START = "\r\x1b[K"
-
-
-def exit_code(main, *arguments: str) -> int:
-    """Run in this process; argparse leaves by SystemExit after --help and --version."""
-    with mock.patch.dict(os.environ):
-        try:
-            return main(list(arguments))
-        except SystemExit as left:
-            return int(left.code or 0)
 
 
 @pytest.fixture(scope="module")
