@@ -181,7 +181,8 @@ def test_several_backwards_add_up_with_and_without_no_sync(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_step_on_gradients_that_were_not_exchanged_is_refused(way):
+@pytest.mark.parametrize("who", ["optimizer", "model"])
+def test_a_step_on_gradients_that_were_not_exchanged_is_refused_until_they_are_zeroed(way, who):
     def program():
         mine = way()
         model = linear()
@@ -193,7 +194,7 @@ def test_a_step_on_gradients_that_were_not_exchanged_is_refused(way):
         with pytest.raises(RuntimeError, match="accumulated under no_sync"):
             optimizer.step()
         assert np.array_equal(model.weight.data, before)
-        optimizer.zero_grad()
+        (optimizer if who == "optimizer" else model).zero_grad()
         optimizer.step()
         with mine.no_sync(wrapped):
             criterion(wrapped(inputs), labels).backward()

@@ -44,7 +44,7 @@ class Parameter(Tensor):
     Attributes:
         fetch: of a sparse parameter, called with the rows, (k,) sorted and each once, that a forward is about to read,
             where `data` does not hold all rows by itself; it puts them there.
-        unsynced: of a sparse parameter, why its gradient is not ready for an update, if it is not.
+        unsynced: of a sparse parameter, as that of `FlatParameters`.
         optimizer: of a sparse parameter, weak reference to its optimiser, once it has one.
         place: (the flat arrays that it lies in, its number there), once it has been laid flat.
         data_buffer: its values there; `data` is this array unless the user has put another in its place.
@@ -54,7 +54,7 @@ class Parameter(Tensor):
     data_buffer: Array | None = None
     sparse: bool = False
     fetch: Callable[[Rows], None] | None = None
-    unsynced: str | None = None
+    unsynced: Callable[[], str | None] | None = None
     optimizer: Callable[[], Any] | None = None
 
     def __init__(self, data: Any, requires_grad: bool = True, sparse: bool = False) -> None:

@@ -185,6 +185,8 @@ class Optimizer:
             slab.flat.optimizers.append(weakref.ref(self))
         for parameter in self.sparse_parameters:
             parameter.optimizer = weakref.ref(self)
+        flats = [slab.flat for slab in self.slabs]
+        self._holders: list[FlatParameters | Parameter] = [*flats, *self.sparse_parameters]  # of gradients
 
     def _places(self, flats: list[FlatParameters]) -> Iterator[tuple[FlatParameters, list[int]]]:
         for flat in flats:
@@ -211,8 +213,6 @@ class Optimizer:
         """Forget the gradients: every `.grad` is None, and the next backward writes, not adds."""
         for parameter in self.parameters:
             parameter.grad = None
-        for parameter in self.sparse_parameters:
-            parameter.unsynced = None
 
     def step(self) -> None:
         """Update all parameters that have a gradient, in place.
@@ -220,8 +220,8 @@ class Optimizer:
         Raises:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
         """
-        for slab in self.slabs:  # before anything is changed
-            if slab.flat.unsynced and (why := slab.flat.unsynced()):
+        for holder in self._holders:  # before anything is changed
+            if holder.unsynced and (why := holder.unsynced()):
                 raise RuntimeError(f"{type(self).__name__}.step: {why}")
         rows = self._row_gradients() if self.sparse_parameters else []
         for slab in self.slabs:
@@ -237,14 +237,9 @@ class Optimizer:
         self.iteration += 1
 
     def _row_gradients(self) -> list[tuple[Parameter, RowGradient]]:
-        """Return the sparse parameters that have a gradient, and it; refuse what must be before anything is changed."""
-        found = []
-        for parameter in self.sparse_parameters:
-            if parameter.unsynced:
-                raise RuntimeError(f"{type(self).__name__}.step: {parameter.unsynced}")
-            if (gradient := row_gradient(parameter)) is not None:
-                found.append((parameter, gradient))
-        return found
+        """Return the sparse parameters that have a gradient, and it; TypeError where it is no `RowGradient`."""
+        gradients = ((parameter, row_gradient(parameter)) for parameter in self.sparse_parameters)
+        return [(parameter, gradient) for parameter, gradient in gradients if gradient is not None]
 
     def update(self, slab: Slab, run: Run, grad: Gradient | None = None) -> None:
         """Update one run, in place, from its gradient in the flat array, or from `grad`, as long as the run."""

@@ -23,13 +23,18 @@ import numpy as np
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import FlatParameters, Parameter, lay_flat, put_in, row_gradient
+from npdp.nn.parameter import Parameter, lay_flat, put_in, row_gradient
 from npdp.optim import Optimizer
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
-from npdp.parallel.sparse import UNSYNCED, SparseExchange
+from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
 from npdp.partition import part
+
+UNSYNCED = (
+    "these gradients were accumulated under no_sync() and have not been exchanged; "
+    "run the last backward before step() outside no_sync()"
+)
 
 Gradient = Array | RowGradient  # of a dense parameter, of a sparse one
 
@@ -204,9 +209,9 @@ class GradientExchange:
     def _tell_the_optimizers(self) -> None:
         """Say in flat arrays, which others may share, and in sparse parameters, whether anything is still local."""
         for flat in self.flats:
-            flat.unsynced = partial(_unsynced, flat) if _unsynced(flat) else None
+            flat.unsynced = partial(_unsynced, flat.parameters) if _unsynced(flat.parameters) else None
         for parameter in self.sparse.parameters:
-            parameter.unsynced = UNSYNCED if self._local and parameter.grad is not None else None
+            parameter.unsynced = partial(_unsynced, [parameter]) if _unsynced([parameter]) else None
 
     def _sending(self, buffer: Array, number: int) -> Callable[[], None]:
         """Return what sums the bucket of this number; across hosts it only begins to, and backward goes on."""
@@ -234,9 +239,9 @@ class GradientExchange:
         self.exchanged_bytes += bucket.buffer.nbytes
 
 
-def _unsynced(flat: FlatParameters) -> str | None:
-    """Return why gradients there are not ready for an update, where any has not been exchanged."""
-    exchanged = (p for p in flat.parameters if isinstance(p.exchange, GradientExchange) and p.exchange._local)
+def _unsynced(parameters: list[Parameter]) -> str | None:
+    """Return why these gradients are not ready for an update, where any has not been exchanged."""
+    exchanged = (p for p in parameters if isinstance(p.exchange, GradientExchange) and p.exchange._local)
     return UNSYNCED if any(vars(p).get("grad") is not None for p in exchanged) else None  # not through what hides it
 
 

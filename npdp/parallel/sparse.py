@@ -27,10 +27,6 @@ from npdp.parallel.world import World
 
 WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
 UNUSED = -1  # instead of a count of rows: this rank did not use the parameter
-UNSYNCED = (
-    "these gradients were accumulated under no_sync() and have not been exchanged; "
-    "run the last backward before step() outside no_sync()"
-)
 
 
 class SparseExchange:

@@ -42,7 +42,6 @@ from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parallel.parameter_server.settings import Settings
 from npdp.parallel.parameter_server.work import SampleCount, Work
-from npdp.parallel.sparse import UNSYNCED
 from npdp.parallel.world import World
 
 WHY_HIDDEN = (
@@ -104,7 +103,6 @@ class ServerExchange(ExchangeAtStep):
         for parameter in self.sparse.parameters:
             if parameter.grad is None:  # every worker pushes every step, be it no rows
                 parameter.grad = no_rows(parameter.shape, parameter.dtype)  # type: ignore[assignment]
-            parameter.unsynced = None if self.syncing else UNSYNCED
         super().finish()
 
     # What the optimiser calls
