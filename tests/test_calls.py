@@ -95,16 +95,21 @@ def test_a_message_larger_than_wanted_is_not_written():
     assert "rank 1 is told so and has 0 elements overwritten" in stdout
 
 
-def test_after_one_that_failed_there_are_no_more():
+@pytest.mark.parametrize("beside_the_program", [False, True])
+def test_after_one_that_failed_there_are_no_more(beside_the_program):
     """Its messages may still come, into arrays that are something else by then."""
 
     def program():
+        world, array = init(), np.ones(1000 + npdp.rank())
         with pytest.raises(CommunicationError, match=NOT_THE_SAME):
-            npdp.allreduce(np.ones(1000 + npdp.rank()), algorithm="ring")
+            if beside_the_program:
+                world.begin_allreduce(array)
+                world.finish()
+            world.allreduce(array)
         with pytest.raises(CommunicationError, match="of 8 int32 .* after a collective that failed: rank .* calls"):
             npdp.allreduce(np.ones(8, np.int32), algorithm="ring")
 
-    run(2, program)
+    run(2, program, algorithm="ring")
 
 
 def while_rank_0_waits(algorithm, do):

@@ -26,8 +26,8 @@ def program(way):
     return train(way, mlp(), loader(5))
 
 
-def done_with(message):
-    """Wait for nothing."""
+def ignore(what):
+    """Neither wait for a message nor look at a failure."""
 
 
 # The thread
@@ -47,7 +47,7 @@ def test_work_goes_on_in_the_order_in_which_it_was_begun_on_another_thread():
             seen.append((number, part, here()))
             yield f"message {number}.{part}" if part else None
 
-    overlap = Overlap()
+    overlap = Overlap(ignore)
     for number in range(3):
         overlap.begin(work(number), wait)
     assert overlap.busy
@@ -73,7 +73,7 @@ def test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_befor
         yield f"message {number}"
         seen.append((number, here()))
 
-    overlap = Overlap()
+    overlap = Overlap(ignore)
     for number in range(3):
         overlap.begin(work(number), waited.append)
         assert seen[-1] == (number, here())
@@ -85,7 +85,7 @@ def test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_befor
 
 
 def test_finish_may_be_called_again_where_it_was_interrupted():
-    overlap, slow = Overlap(), threading.Event()
+    overlap, slow = Overlap(ignore), threading.Event()
 
     class Interrupting:
         """The first that is done is taken; then Ctrl-C."""
@@ -100,7 +100,7 @@ def test_finish_may_be_called_again_where_it_was_interrupted():
             return self.take(timeout=5)
 
     overlap._done = Interrupting(overlap._done)
-    overlap.begin(iter(()), done_with)
+    overlap.begin(iter(()), ignore)
     overlap.begin(iter(["message"]), lambda message: slow.wait(5))
     with pytest.raises(KeyboardInterrupt):
         overlap.finish()
@@ -110,34 +110,36 @@ def test_finish_may_be_called_again_where_it_was_interrupted():
 
 
 def test_finish_says_how_long_it_had_to_wait():
-    overlap = Overlap()
+    overlap = Overlap(ignore)
     overlap.begin(iter([0.05]), time.sleep)
     assert 0.02 < overlap.finish() < 5
     assert overlap.finish() < 0.02
 
 
 def test_the_first_failure_is_raised_where_the_program_waits_and_the_thread_lives_on():
-    overlap, done = Overlap(), []
+    failures, done = [], []
+    overlap = Overlap(failures.append)
 
     def fail(text):
         yield None
         raise ValueError(text)
 
-    overlap.begin(fail("first"), done_with)
-    overlap.begin(fail("second"), done_with)
+    overlap.begin(fail("first"), ignore)
+    overlap.begin(fail("second"), ignore)
     with pytest.raises(ValueError, match="first"):
         overlap.finish()
-    overlap.begin((done.append(number) for number in range(2)), done_with)
+    assert [str(failure) for failure in failures] == ["first", "second"]
+    overlap.begin((done.append(number) for number in range(2)), ignore)
     overlap.finish()
     assert done == [0, 1]
 
 
 def test_a_failure_before_anything_is_waited_for_is_raised_at_once_and_the_thread_lives_on():
-    overlap, done = Overlap(), []
+    overlap, done = Overlap(ignore), []
     with pytest.raises(ZeroDivisionError):
-        overlap.begin((1 / number for number in (0,)), done_with)
+        overlap.begin((1 / number for number in (0,)), ignore)
     overlap.finish()
-    overlap.begin((done.append(number) for number in range(2)), done_with)
+    overlap.begin((done.append(number) for number in range(2)), ignore)
     overlap.finish()
     assert done == [0, 1]
 

@@ -46,7 +46,7 @@ class Carrier:
         self.algorithm = algorithm
         self.collective_s = 0.0
         self.around: list[Callable[[], AbstractContextManager[None]]] = []
-        self._overlap = Overlap()
+        self._overlap = Overlap(transport.calls.fail)
         self._by_messages = threading.Lock()  # held while one is under way
         self._wait_before_s = 0.0
         self._host: Host | None = None

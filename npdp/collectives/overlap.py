@@ -26,11 +26,15 @@ Wait = Callable[[Any], None]
 class Overlap:
     """Carries out pieces of work in order, on a thread of its own.
 
+    Args:
+        failed: called at once with what a piece of work raised there; `finish` raises it.
+
     Attributes:
         busy: whether something has been begun since the last `finish`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
         self.busy = False
         self._work: queue.SimpleQueue[tuple[Work, Wait, Any]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -77,6 +81,7 @@ class Overlap:
                     if message is not None:
                         wait(message)
             except BaseException as failure:  # it is the program's, in whose name this is done
+                self._failed(failure)
                 self._done.put(failure)
             else:
                 self._done.put(None)

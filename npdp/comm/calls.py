@@ -71,7 +71,7 @@ class Calls:
         return call
 
     def fail(self, error: BaseException) -> None:
-        """Note that a collective of these has failed."""
+        """Note that a collective of these has failed, as whoever carries it out does: there are no more after it."""
         self._failure = self._failure or str(error) or type(error).__name__
 
     def note(self) -> str:

@@ -103,13 +103,13 @@ class MpiTransport:
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
         tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype
-        return self._data.Isend(buffer, peer, tag), None, peer, call
+        return self._data.Isend(buffer, peer, tag), None, peer
 
     def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
-        return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG if call is None else call.tag), buffer, peer, call
+        return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG if call is None else call.tag), buffer, peer
 
     def wait(self, handle: Any) -> None:
-        request, wanted, peer, call = handle
+        request, wanted, peer = handle
         status = self._mpi.Status()  # one transport may serve two threads
         try:
             if not request.Test(status):
@@ -117,10 +117,7 @@ class MpiTransport:
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
-            too_large = CommunicationError(check_message(wanted, None, True, self.rank, peer))
-            if call is not None:
-                self.calls.fail(too_large)
-            raise too_large from None
+            raise CommunicationError(check_message(wanted, None, True, self.rank, peer)) from None
         if wanted is not None:
             self._check(wanted, peer, status)
 
@@ -132,8 +129,8 @@ class MpiTransport:
             return bool(done)
 
         if not arrived():
-            self._wait(arrived, [peer for _, _, peer, _ in handles])
-        _, wanted, peer, _ = handles[found[0]]
+            self._wait(arrived, [peer for _, _, peer in handles])
+        _, wanted, peer = handles[found[0]]
         self._check(wanted, peer, status)
         return found[0]
 
@@ -165,11 +162,7 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peers: list[int]) -> None:
         before = time.perf_counter()
-        try:
-            wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers))
-        except CommunicationError as error:
-            self.calls.fail(error)
-            raise
+        wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers))
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:

@@ -121,8 +121,6 @@ class ThreadTransport:
         if handle.error:
             error = CommunicationError(handle.error)
         if error is not None:
-            if handle.call is not None:
-                self.calls.fail(error)
             raise error
 
     def wait_any(self, handles: Sequence[_Message]) -> int:

@@ -51,7 +51,7 @@ class Transport(Protocol):
 
         Raises:
             CommunicationError: the message has another size than was wanted, or the peer has left or calls something
-                else; then there are no more collectives by messages.
+                else.
         """
 
     def wait_any(self, handles: Sequence[Handle]) -> int:
