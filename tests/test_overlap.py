@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from worlds import Parallel, assert_as_on_one_rank, assert_close, criterion, loader, mlp, record, run, train
+from worlds import Parallel, Plain, assert_close, criterion, loader, mlp, record, run, train
 
 import npdp
 from npdp import nn
@@ -14,16 +14,16 @@ from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 
 
-class AcrossHosts(Parallel):
-    """Data parallel on ranks that take themselves to be on several hosts."""
-
-    def wrap(self, model):
-        init()._spans_hosts = True
-        return super().wrap(model)
+def across_hosts(world_size, program, *arguments, **options):
+    """Run a program on ranks of which each has a host to itself."""
+    return run(world_size, program, *arguments, hosts=range(world_size), **options)
 
 
-def program(way):
-    return train(way, mlp(), loader(5))
+def assert_as_on_one_rank_across_hosts(program, world_sizes, way):
+    (wanted,) = run(1, program, Plain())
+    for world_size in world_sizes:
+        for got in across_hosts(world_size, program, way):
+            assert_close(got, wanted)
 
 
 def ignore(what):
@@ -167,24 +167,25 @@ def test_nobody_waits_where_an_all_reduce_begins(hosts, late, count):
 # Data parallel over it
 @pytest.mark.parametrize("options", [{}, {"bucket_cap_mb": 1e-6, "first_bucket_mb": 1e-6}], ids=["one bucket", "many"])
 def test_training_across_hosts_gives_what_one_rank_gets(options):
-    assert_as_on_one_rank(program, [2, 3, 4], AcrossHosts(**options))
+    def program(way):
+        return train(way, mlp(), loader(5))
+
+    assert_as_on_one_rank_across_hosts(program, [2, 3, 4], Parallel(**options))
 
 
 def test_overlap_changes_no_bit():
     def sha256(overlap):
-        init()._spans_hosts = True
         model = mlp()
         train(Parallel(overlap=overlap, bucket_cap_mb=1e-6), model, loader(5))
         return parameters_sha256(model.named_parameters())
 
     for algorithm in ("naive", "ring", "tree"):
-        together = run(3, sha256, True, algorithm=algorithm)
-        assert together == run(3, sha256, False, algorithm=algorithm) and len(set(together)) == 1
+        together = across_hosts(3, sha256, True, algorithm=algorithm)
+        assert together == across_hosts(3, sha256, False, algorithm=algorithm) and len(set(together)) == 1
 
 
 def test_a_collective_in_the_midst_of_backward_comes_after_the_buckets_that_have_left():
     def seen():
-        init()._spans_hosts = True
         model = nn.DataParallel(mlp(), bucket_cap_mb=1e-6)
         means = []
         parameter = dict(model.named_parameters())["0.weight"]
@@ -193,13 +194,12 @@ def test_a_collective_in_the_midst_of_backward_comes_after_the_buckets_that_have
         criterion(model(inputs), labels).backward()
         return means
 
-    assert run(3, seen, algorithm="ring") == [[1.0]] * 3
+    assert across_hosts(3, seen, algorithm="ring") == [[1.0]] * 3
 
 
 def test_the_time_that_backward_hides_does_not_count_as_waiting():
     def times():
         world = init()
-        world._spans_hosts = True
         record(delay_s=0.02)
         world.clear_times()
         world.begin_allreduce(np.zeros(4))
@@ -213,7 +213,6 @@ def test_the_time_that_backward_hides_does_not_count_as_waiting():
 
 def test_a_rank_that_fails_in_backward_ends_all():
     def fails():
-        init()._spans_hosts = True
         model = nn.DataParallel(mlp(), bucket_cap_mb=1e-6)
         if npdp.rank() == 1:
             dict(model.named_parameters())["0.weight"].register_hook(lambda gradient: 1 / 0)
@@ -221,7 +220,7 @@ def test_a_rank_that_fails_in_backward_ends_all():
         criterion(model(inputs), labels).backward()
 
     with pytest.raises(ZeroDivisionError):
-        run(3, fails, algorithm="ring")
+        across_hosts(3, fails, algorithm="ring")
 
 
 def test_gradients_that_are_not_zeroed_add_up_across_hosts():
@@ -232,8 +231,4 @@ def test_gradients_that_are_not_zeroed_add_up_across_hosts():
             criterion(wrapped(inputs), labels).backward()
         return {name: np.array(parameter.grad) for name, parameter in model.named_parameters()}
 
-    from worlds import Plain
-
-    (wanted,) = run(1, gradients, Plain())
-    for got in run(2, gradients, AcrossHosts()):
-        assert_close(got, wanted)
+    assert_as_on_one_rank_across_hosts(gradients, [2], Parallel())
