@@ -178,8 +178,7 @@ def end_event(
     communication_s, wait_s = world.communication_s, world.wait_s  # of training alone
     of_strategy = job.model.exchange.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
-    exchanged = job.model.exchange.exchanged_bytes + job.model.exchange.sparse.exchanged_bytes
-    totals = np.array([samples, communication_s, wait_s, exchanged], np.float64)
+    totals = np.array([samples, communication_s, wait_s, job.model.exchange.exchanged_bytes], np.float64)
     peak = np.array([max(environment.peak_memory_bytes(), server_peak)], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
     require_equal(world, "trained parameters", [sha256], RuntimeError)

@@ -492,7 +492,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "gap = place == 0",
                "tests/test_replicas.py::test_no_two_buckets_share_an_element_and_all_trained_parameters_are_in_one"),
         Mutant("npdp/parallel/data_parallel.py",
-               "            broadcast_parameters(module.named_parameters())\n",
+               "            broadcast_parameters(named)\n",
                "            pass\n",
                "tests/test_replicas.py::test_wrapping_gives_all_ranks_the_values_of_rank_0"),
         Mutant("npdp/parallel/data_parallel.py",

@@ -67,12 +67,13 @@ class DataParallel(Module):
         module._note_holder(self)
         self.strategy = strategy or AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
         world = init()
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        named = list(module.named_parameters())
+        trained = [parameter for _, parameter in named if parameter.requires_grad]
+        self._frozen = [parameter for _, parameter in named if not parameter.requires_grad]
         self.strategy.require_free(trained)
         if world.world_size > 1:
-            broadcast_parameters(module.named_parameters())
-            names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+            broadcast_parameters(named)
+            names = [name for name, parameter in named if parameter.requires_grad]
             require_equal(world, "strategies and trained parameters", [repr(self.strategy), *names])
         self.exchange = self.strategy.exchange(trained, world)
         self.exchange.wrapped = True

@@ -29,7 +29,6 @@ from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_M
 from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
-from npdp.partition import part
 
 UNSYNCED = (
     "these gradients were accumulated under no_sync() and have not been exchanged; "
@@ -198,7 +197,7 @@ class GradientExchange:
         for bucket in self.buckets:
             _take_in(bucket, self.world)
         if self.sparse.parameters:
-            self.sparse.sum()
+            self.exchanged_bytes += self.sparse.sum()
         self._add_what_was_aside()
 
     def _add_what_was_aside(self) -> None:
@@ -243,12 +242,6 @@ def _unsynced(parameters: list[Parameter]) -> str | None:
     """Return why these gradients are not ready for an update, where any has not been exchanged."""
     exchanged = (p for p in parameters if isinstance(p.exchange, GradientExchange) and p.exchange._local)
     return UNSYNCED if any(vars(p).get("grad") is not None for p in exchanged) else None  # not through what hides it
-
-
-def weight_within_part(batch: Batch, number: int) -> float:
-    """Return the weight of a piece in the mean over part `number` of its batch: 1 where it is the whole part."""
-    start, stop = part(batch.global_count, batch.parts, number)
-    return batch.count / (stop - start) if stop > start else 0.0
 
 
 def _take_in(bucket: Bucket, world: World) -> None:

@@ -26,8 +26,9 @@ from npdp.autograd.tensor import Array, Tensor
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import refuse_sparse, require_own_arrays
-from npdp.parallel.exchange import GradientExchange, weight_within_part
+from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.strategy import require_not_exchanged
+from npdp.parallel.weight import weight_within_part
 from npdp.parallel.world import World
 
 

@@ -38,31 +38,30 @@ class SparseExchange:
 
     Attributes:
         parameters: the sparse ones.
-        exchanged_bytes: of rows and values that this rank has given to exchanges.
     """
 
     def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
         self.world = world
         self.parameters = [parameter for parameter in parameters if parameter.sparse]
-        self.exchanged_bytes = 0
         self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
         self._lines = _Lines(world)
 
-    def sum(self) -> None:
-        """Leave in each parameter's gradient the sum of all ranks'; collective."""
+    def sum(self) -> int:
+        """Leave in each parameter's gradient the sum of all ranks'; return the bytes of this rank's own. Collective."""
         gradients = [row_gradient(parameter) for parameter in self.parameters]
         counts = self._counts(gradients)
         starts = np.cumsum([0, *(self._words(p) * max(0, *of_ranks) for p, of_ranks in zip(self.parameters, counts))])
-        mine = self._lines.mine(int(starts[-1]))
+        mine, given_bytes = self._lines.mine(int(starts[-1])), 0
         for gradient, start in zip(gradients, starts):
             if gradient is not None:
                 _write(mine[start:], gradient)
-                self.exchanged_bytes += gradient.values.nbytes + len(gradient.rows) * WORD.itemsize
+                given_bytes += gradient.values.nbytes + len(gradient.rows) * WORD.itemsize
         lines = self._lines.everyones()
         for parameter, start, of_ranks in zip(self.parameters, starts, counts):
             if max(of_ranks) != UNUSED:
                 total = self._sum(parameter, [line[start:] for line in lines], of_ranks)
                 parameter.grad = total  # type: ignore[assignment]  # a tensor's is an array, a sparse parameter's is not
+        return given_bytes
 
     def _counts(self, gradients: list[RowGradient | None]) -> list[list[int]]:
         """Return for each parameter how many rows each rank has; UNUSED where it has no gradient."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from npdp.autograd import Batch
 from npdp.autograd.batch import MIXED, SUMMED
+from npdp.partition import part
 
 
 def loss_weight(batch: Batch | None, world_size: int) -> float:
@@ -25,3 +26,9 @@ def loss_weight(batch: Batch | None, world_size: int) -> float:
     if batch is None or batch.parts != world_size:
         return 1 / world_size
     return batch.count / batch.global_count if batch.global_count else 0.0
+
+
+def weight_within_part(batch: Batch, number: int) -> float:
+    """Return the weight of a piece in the mean over part `number` of its batch: 1 where it is the whole part."""
+    start, stop = part(batch.global_count, batch.parts, number)
+    return batch.count / (stop - start) if stop > start else 0.0

@@ -22,7 +22,6 @@ from npdp.comm.errors import WorldEnded
 from npdp.nn.parameter import Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import ExchangeAtStep, move_in
-from npdp.parallel.exchange import weight_within_part
 from npdp.parallel.parameter_server import arrivals
 from npdp.parallel.parameter_server.client import Client, MakeMessage, RemoteShard
 from npdp.parallel.parameter_server.messages import (
@@ -42,6 +41,7 @@ from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parallel.parameter_server.settings import Settings
 from npdp.parallel.parameter_server.work import SampleCount, Work
+from npdp.parallel.weight import weight_within_part
 from npdp.parallel.world import World
 
 WHY_HIDDEN = (
