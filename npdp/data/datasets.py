@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -98,8 +99,6 @@ class ArrayDataset:
         Returns:
             32 hexadecimal digits.
         """
-        import hashlib
-
         digest = hashlib.blake2b(digest_size=16)
         shape = (len(self), *self.sample_shape)
         digest.update(f"{shape} {self.dtype.str} {self._y.shape} {self._y.dtype.str}".encode())

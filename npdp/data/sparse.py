@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,6 @@ class SparseDataset(ArrayDataset):
         Returns:
             32 hexadecimal digits.
         """
-        import hashlib
-
         digest = hashlib.blake2b(digest_size=16)
         sizes = f"{self._x.shape} {len(self._x.values)} {self.dtype.str} {self._y.shape} {self._y.dtype.str}"
         digest.update(sizes.encode())
