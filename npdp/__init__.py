@@ -45,23 +45,11 @@ if TYPE_CHECKING:
     from npdp.errors import InputError as InputError
     from npdp.parallel.arrays import (
         allgather as allgather,
-    )
-    from npdp.parallel.arrays import (
         allreduce as allreduce,
-    )
-    from npdp.parallel.arrays import (
         barrier as barrier,
-    )
-    from npdp.parallel.arrays import (
         broadcast as broadcast,
-    )
-    from npdp.parallel.arrays import (
         global_mean as global_mean,
-    )
-    from npdp.parallel.arrays import (
         reduce_scatter as reduce_scatter,
-    )
-    from npdp.parallel.arrays import (
         shared_empty as shared_empty,
     )
     from npdp.parallel.data_parallel import DistributedDataParallel as DistributedDataParallel
@@ -69,14 +57,8 @@ if TYPE_CHECKING:
     from npdp.parallel.replicas import broadcast_parameters as broadcast_parameters
     from npdp.parallel.world import (
         init as init,
-    )
-    from npdp.parallel.world import (
         rank as rank,
-    )
-    from npdp.parallel.world import (
         run_ranks as run_ranks,
-    )
-    from npdp.parallel.world import (
         world_size as world_size,
     )
     from npdp.random import manual_seed as manual_seed
