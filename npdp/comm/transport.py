@@ -50,8 +50,7 @@ class Transport(Protocol):
         """Return when it is done.
 
         Raises:
-            CommunicationError: the message has another size than was wanted, or the peer has left or calls something
-                else.
+            CommunicationError: the message has another size than wanted, or the peer has left or calls something else.
         """
 
     def wait_any(self, handles: Sequence[Handle]) -> int:
