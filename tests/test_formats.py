@@ -140,6 +140,12 @@ def test_svmlight_reads_what_scikit_learn_writes(table: np.ndarray, comment: str
     np.testing.assert_allclose(part.x, table, rtol=1e-15)
 
 
+def test_names_of_months_are_a_header(tmp_path: Path) -> None:
+    path = in_file("sales.csv", "2023_01,2023_02,2023_03\n1,2,3\n")(tmp_path)
+    part = csv.read(path, "2023_02").train
+    assert part.x.tolist() == [[1, 3]] and part.y.tolist() == [2]
+
+
 def test_svmlight_counts_features_from_1(tmp_path: Path) -> None:
     part = svmlight.read(in_file("data.svm", "+1 3:0.5 4:-2 # a comment\n-1 1:4\n")(tmp_path)).train
     assert part.x.tolist() == [[0, 0, 0.5, -2], [4, 0, 0, 0]] and part.y.tolist() == [1, -1]
@@ -326,7 +332,7 @@ REFUSED = {
     "y 2-D": (in_file("d.npz", npz_bytes(x=X, y=X)), "y of shape (N,) or (N, 1), got (3, 2) and (3, 2)"),
     "scalar": (in_file("d.npz", npz_bytes(x=np.float64(3), y=Y)), "array y: expected x of shape (N, ...)"),
     "npz nan": (in_file("d.npz", npz_bytes(x=np.array([[1, 2], [3, np.nan]]), y=Y[:2])),
-                "row 1: expected finite features within float32, got nan"),
+                "d.npz, x and y, row 1: expected finite features within float32, got nan"),
     "npz too large": (in_file("d.npz", npz_bytes(x=np.array([[1, 2], [3, 1e300]]), y=Y[:2])), "got 1e+300"),
     "npz y inf": (in_file("d.npz", npz_bytes(x=X, y=np.array([1, 2, -np.inf]))), "row 2: expected finite targets"),
     "npz negative": (in_file("d.npz", npz_bytes(x=X, y=Y - 1)), "row 0: labels must be integers from 0 up, got -1"),
@@ -349,6 +355,7 @@ REFUSED = {
     "csv text line 1": (in_file("d.csv", "1,x,2\n3,4,5\n"), "d.csv, line 1, column 2: expected a number, got 'x'"),
     "csv underscore": (in_file("d.csv", "1,2\n3,1_0\n"), "line 2, column 2: expected a number, got '1_0'"),
     "csv empty field": (in_file("d.csv", "1,2,3\n3,,4\n"), "line 2, column 2: expected a number, got an empty field"),
+    "csv underscore above": (in_file("d.csv", "1_0,2\n3,4\n"), "line 1, column 1: expected a number, got '1_0'"),
     "csv nan": (in_file("d.csv", "1,2\nnan,4\n"), "line 2, column 1: expected a finite number, got nan"),
     "csv inf": (in_file("d.csv", "a,b\n1,2\n3,-inf\n"), "line 3, column 2 ('b'): expected a finite number, got -inf"),
     "csv overflow": (in_file("d.csv", "1,2\n1e999,4\n"), "line 2, column 1: expected a finite number, got inf"),

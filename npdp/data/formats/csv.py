@@ -55,6 +55,8 @@ def _parse(path: str, rows: Reader, target: str | None, number: Callable[[str], 
     if first is None:
         raise InputError(f"{path}: expected rows of numbers, got blank lines only")
     names = None if any(map(_is_number, first)) else [name.strip() for name in first]
+    if not names and "_" in "".join(first):  # of the first line, see `read`
+        number = _strict_float
     columns = len(first)
     if columns < 2:
         raise InputError(f"{path}, line {rows.line_num}: expected features and a target, got only one column")
@@ -103,7 +105,7 @@ def _blank(row: list[str]) -> bool:
 
 def _is_number(field: str) -> bool:
     try:
-        float(field)
+        _strict_float(field)
     except ValueError:
         return False
     return True

@@ -87,7 +87,7 @@ def _parts(place: Callable[[str], str], names: list[str], source: str, read: Cal
                              f"got {x.shape} and {y.shape}")
         if len(x) != len(y):
             raise InputError(f"{place(y_name)}: expected {len(x)} labels, one for each row of {x_name}, got {len(y)}")
-        return Part(x, y.reshape(len(y)), lambda row: f"{place(y_name)}, row {row}")
+        return Part(x, y.reshape(len(y)), lambda row: f"{source}, {x_name} and {y_name}, row {row}")
 
     train = part("x", "y")
     test = part("x_test", "y_test") if {"x_test", "y_test"} & set(names) else None
