@@ -229,6 +229,23 @@ def test_without_standard_output_a_run_is_silent_and_does_its_work(ranks, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
 
 
+def test_without_standard_error_nothing_takes_its_place():
+    done = subprocess.run(["sh", "-c", f'exec "{sys.executable}" -m npdp predict missing.npz digits 2>&-'],
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_a_name_that_standard_output_cannot_encode_is_escaped(encoding, tmp_path):
+    data = os.fsencode(tmp_path) + "/sch\u00f6n-".encode() + b"\xff.csv"
+    with open(data, "w") as file:
+        file.write("1,2,0\n3,4,1\n")
+    command = [sys.executable, "-m", "npdp", "train", "--data", data, "--epochs", "1"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True)
+    name = {"ascii": rb"sch\xf6n-\udcff.csv", "utf-8:strict": "sch\u00f6n-".encode() + rb"\udcff.csv"}[encoding]
+    assert (done.returncode, done.stderr) == (0, b"") and name in done.stdout
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_a_full_disk_behind_standard_output_is_told_of_in_one_line_and_costs_no_model(model, tmp_path):
     for command in (f"train --epochs 1 --save {tmp_path}/m.npz", f"predict {model} digits", f"evaluate {model}"):

@@ -61,12 +61,18 @@ class Console:
     def _write(self, text: str) -> None:
         """Write in the place of the live line; a reader who has gone (`| head`), or a full disk, ends no training."""
         try:
-            sys.stdout.write(CLEAR * self._live + text)
+            sys.stdout.write(_escaped(CLEAR * self._live + text))
             sys.stdout.flush()
         except OSError as error:
             self.speaks, self._width = False, 0
             self.fault = None if isinstance(error, BrokenPipeError) else error
             discard_output()
+
+
+def _escaped(text: str) -> str:
+    """Return what standard output can encode: of a file's name, say, the rest is escaped, as on standard error."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _terminal_width() -> int:
@@ -155,5 +161,6 @@ def discard_output() -> None:
 
 def refuse(message: str) -> None:
     """Print what went wrong, in one line, on standard error, where that is still there."""
-    with contextlib.suppress(OSError):
-        print(f"npdp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # as after 2>&-; print would take standard output
+        with contextlib.suppress(OSError):
+            print(f"npdp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
