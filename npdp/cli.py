@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import npdp
 from npdp.errors import InputError, OutputError
 from npdp.flag_parser import Parser
-from npdp.on_ranks import RankFlags
+from npdp.on_ranks import RankFlags, interrupted
 from npdp.report.console import discard_output, refuse
 
 EXAMPLES = """
@@ -183,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         discard_output()
         return 1
+    except KeyboardInterrupt as error:
+        return interrupted(error)
 
 
 if __name__ == "__main__":

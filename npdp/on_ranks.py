@@ -6,6 +6,7 @@ What one rank cannot use no rank uses: all share the verdict, and leave together
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -48,6 +49,16 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
         if launched is None or launched.rank == 0:
             refuse(str(error))
         return _agreed(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt as error:
+        return interrupted(error)
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """Say that Ctrl-C has ended this process and return its exit code; a launcher's rank raises it, to end them all."""
+    if environment.launch() is not None:
+        raise error
+    refuse("ended by SIGINT")
+    return 128 + signal.SIGINT
 
 
 def _agreed(code: int) -> int:

@@ -4,17 +4,19 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
 from launching import exit_code, mpirun, needs_mpi
 
 import npdp
-from npdp import cli, train
+from npdp import cli, on_ranks, train
 from npdp.report.console import TERMINAL
 
 BACK_TO_THE_START = "\r\x1b[K"
@@ -227,6 +229,30 @@ def test_without_standard_output_a_run_is_silent_and_does_its_work(ranks, tmp_pa
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
+
+
+@pytest.mark.parametrize("command", ["train", "predict model.npz digits", "bench broadcast"])
+def test_ctrl_c_is_one_line_and_the_exit_code_that_a_shell_gives_it(command, capsys, monkeypatch):
+    for work in ("npdp.train._train", "npdp.using.predict", "npdp.bench.run.measure"):
+        monkeypatch.setattr(work, mock.Mock(side_effect=KeyboardInterrupt))
+    assert exit_code(cli.main, *command.split()) == 130
+    assert capsys.readouterr() == ("", "npdp: error: ended by SIGINT\n")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(KeyboardInterrupt):  # a rank that left with a code would leave the others waiting
+        on_ranks.interrupted(KeyboardInterrupt())
+
+
+def test_ctrl_c_ends_a_world_of_threads_in_one_line(tmp_path):
+    metrics = tmp_path / "m"
+    flags = ("--transport", "threads", "--ranks", "2", "--epochs", "1000000", "--quiet", "--metrics", str(metrics))
+    process = subprocess.Popen([sys.executable, "-m", "npdp.train", *flags], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 20
+    while not (metrics.exists() and '"epoch"' in metrics.read_text()) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "npdp: error: ended by SIGINT\n"
+    assert process.returncode == 130
 
 
 def test_without_standard_error_nothing_takes_its_place():
