@@ -73,7 +73,7 @@ def env(arguments: Sequence[str]) -> int:
 
     lines = launch.env_lines()
     if lines:
-        print(lines)
+        _print(lines)
     return 0
 
 

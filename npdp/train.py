@@ -19,6 +19,7 @@ from npdp.elastic.inject import Pace
 from npdp.errors import InputError, OutputError
 from npdp.report.console import Console, banner, summary
 from npdp.report.metrics import Metrics
+from npdp.report.results import write_results
 
 if TYPE_CHECKING:
     from npdp.job import Job
@@ -135,28 +136,12 @@ def _open_metrics(path: str | None) -> Metrics:
 
 
 def _write_results(config: TrainConfig, job: Job, metrics: Metrics, console: Console) -> None:
-    """Write the files that flags name, each whether or not the others could be.
-
-    Raises:
-        OutputError: those that could not, and standard output if it could not.
-    """
-    faults = [] if console.fault is None else [_not_written("standard output", console.fault)]
-    for flag, path, write in (
+    """Write the files that flags name; OutputError names those that could not be."""
+    write_results(console, (
         ("--metrics", config.metrics, metrics.close),
         ("--save", config.save, lambda: _save(config, job)),
         ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(config, job)),
-    ):
-        try:
-            if path is not None:
-                write()
-        except OSError as error:
-            faults.append(_not_written(f"{flag}: {path}", error))
-    if faults:
-        raise OutputError("; ".join(faults))
-
-
-def _not_written(what: str, error: OSError) -> str:
-    return f"{what} could not be written: {error.strerror or error}"
+    ))  # fmt: skip
 
 
 def _save_arrivals(config: TrainConfig, job: Job) -> None:

@@ -322,6 +322,16 @@ def test_the_json_file_has_figures_command_and_machine(tmp_path, capsys):
         assert row["busbw"] == (None if row["algorithm"] == MEMORY_COPY else pytest.approx(row["algbw"] * 1.5))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("what", [
+    "broadcast --sizes 64 --rounds 1", "iteration --models lin10 --rounds 1", "calibrate"])  # fmt: skip
+def test_figures_that_cannot_be_kept_are_told_of_in_one_line_and_printed_all_the_same(what, capsys):
+    assert exit_code(*what.split(), *THREADS, "2", "--json", "/dev/full") == 1
+    out, error = capsys.readouterr()
+    assert error == "npdp: error: rank 0: --json: /dev/full could not be written: No space left on device\n"
+    assert "fused" in out or "auto takes" in out
+
+
 @needs_matplotlib
 @pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_the_plot_is_a_picture(ending, begins, tmp_path, capsys):

@@ -9,17 +9,24 @@ from npdp.bench.flags import CalibrateConfig
 from npdp.collectives.choose import SCHEDULES
 from npdp.collectives.constants import as_json, key
 from npdp.collectives.cost import Hosts, Kernel, Link, Machine, Rate, Way
+from npdp.errors import OutputError
+from npdp.parallel.agreement import agree
 from npdp.parallel.calibrate import calibrate
 from npdp.parallel.world import World, init
 from npdp.report.console import Console
 from npdp.report.machine import keep
+from npdp.report.results import write_results
 from npdp.report.table import runs_text, size_text
 
 SIZES = tuple(1 << power for power in range(3, 27))
 
 
 def measure(config: CalibrateConfig, command: str) -> int:
-    """Measure the constants, or only show what there is; collective. Returns the exit code."""
+    """Measure the constants, or only show what there is; collective. Returns the exit code.
+
+    Raises:
+        OutputError: the file, or standard output, that could not be written.
+    """
     world = init()
     console = Console(world.rank == 0)
     console.say(f"npdp {__version__}: what collectives cost, on {world.world_size} ranks, {_where(world)}")
@@ -32,9 +39,15 @@ def measure(config: CalibrateConfig, command: str) -> int:
     for collective in SCHEDULES:
         auto = {nbytes: world.chosen(collective, nbytes, "auto") for nbytes in SIZES}
         console.say(f"{collective}: auto takes {runs_text(auto)}")
-    if world.rank == 0 and config.json is not None:
-        keep(config.json, command, key=key(world.transport, world.hosts), constants=as_json(machine))
+    files = (("--json", config.json, lambda: _keep(config, world, command)),)
+    agree(world, lambda: write_results(console, files) if world.rank == 0 else None, OutputError)
     return 0
+
+
+def _keep(config: CalibrateConfig, world: World, command: str) -> None:
+    assert config.json is not None
+    key_of_world, machine = key(world.transport, world.hosts), as_json(world.constants.machine)
+    keep(config.json, command, key=key_of_world, constants=machine)
 
 
 def have_constants(anew: bool) -> None:

@@ -15,11 +15,13 @@ from npdp.bench.inputs import Array
 from npdp.bench.timing import Timing, time_in_turn
 from npdp.collectives.auto import candidates, price
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, algorithms_of
-from npdp.errors import InputError
+from npdp.errors import InputError, OutputError
+from npdp.parallel.agreement import agree
 from npdp.parallel.world import World, init
 from npdp.report.console import Console
 from npdp.report.machine import describe, keep
 from npdp.report.plot import Points, plot_times
+from npdp.report.results import write_results
 from npdp.report.table import Column, header, line, runs_text, size_text
 
 Row = dict[str, Any]
@@ -45,6 +47,7 @@ def measure(config: CollectiveConfig, command: str) -> int:
 
     Raises:
         InputError: an algorithm that this world cannot use.
+        OutputError: a file, or standard output, that could not be written.
     """
     world = init()
     console = Console(world.rank == 0)
@@ -65,8 +68,7 @@ def measure(config: CollectiveConfig, command: str) -> int:
     errors = sum(row["errors"] for row in rows)
     if errors:
         console.say(f"WRONG: {errors} elements are not what they must be; see the column errors")
-    if world.rank == 0:
-        _write(config, world, command, rows, auto)
+    agree(world, lambda: _write(config, world, command, rows, auto, console) if world.rank == 0 else None, OutputError)
     return 1 if errors else 0
 
 
@@ -152,22 +154,33 @@ def _buffers(world: World, config: CollectiveConfig) -> str:
     return "shared" if config.buffers == "shared" and world.host is not None else "ordinary"
 
 
-def _write(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
-    """Write the files that are wanted."""
-    if config.json is not None:
-        op = {"op": config.op} if config.what in REDUCTIONS else {}
-        keep(
-            config.json, command, benchmark=config.what, world_size=world.world_size, transport=world.transport.name,
-            dtype=config.dtype, **op, buffers=_buffers(world, config), auto=auto, constants=world.constants.file,
-            accuracy=accuracy(rows, auto, _candidates(world, config)), rows=rows,
-        )  # fmt: skip
-    if config.plot is not None:
-        factor = BUS_FACTORS[config.what](world.world_size)
-        lines = dict(_lines(rows))
-        bound = [(nbytes, time_us * factor) for nbytes, time_us in lines[MEMORY_COPY]]
-        title = f"{config.what}, {config.dtype}, {world.world_size} ranks on {world.transport.name}"
-        bounds = {f"{factor:.3g} x bytes at copy speed": bound} if factor else {}
-        plot_times(config.plot, title, lines, bounds)
+def _write(
+    config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str], console: Console
+) -> None:
+    write_results(console, (
+        ("--json", config.json, lambda: _keep(config, world, command, rows, auto)),
+        ("--plot", config.plot, lambda: _plot(config, world, rows)),
+    ))  # fmt: skip
+
+
+def _keep(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
+    assert config.json is not None
+    op = {"op": config.op} if config.what in REDUCTIONS else {}
+    keep(
+        config.json, command, benchmark=config.what, world_size=world.world_size, transport=world.transport.name,
+        dtype=config.dtype, **op, buffers=_buffers(world, config), auto=auto, constants=world.constants.file,
+        accuracy=accuracy(rows, auto, _candidates(world, config)), rows=rows,
+    )  # fmt: skip
+
+
+def _plot(config: CollectiveConfig, world: World, rows: list[Row]) -> None:
+    assert config.plot is not None
+    factor = BUS_FACTORS[config.what](world.world_size)
+    lines = dict(_lines(rows))
+    bound = [(nbytes, time_us * factor) for nbytes, time_us in lines[MEMORY_COPY]]
+    title = f"{config.what}, {config.dtype}, {world.world_size} ranks on {world.transport.name}"
+    bounds = {f"{factor:.3g} x bytes at copy speed": bound} if factor else {}
+    plot_times(config.plot, title, lines, bounds)
 
 
 def _lines(rows: list[Row]) -> Iterator[tuple[str, Points]]:

@@ -8,12 +8,13 @@ from npdp import __version__, environment, kernels, manual_seed
 from npdp.bench.flags import IterationConfig
 from npdp.bench.models import MODELS, iteration
 from npdp.bench.timing import Contender, Timing, time_in_turn
-from npdp.errors import InputError
-from npdp.parallel.agreement import require_equal
+from npdp.errors import InputError, OutputError
+from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import World, init
 from npdp.report.console import Console
 from npdp.report.machine import describe, keep
+from npdp.report.results import write_results
 from npdp.report.table import Column, header, line
 
 MOST_CALLS = 1000
@@ -34,6 +35,7 @@ def measure(config: IterationConfig, command: str) -> int:
 
     Raises:
         InputError: an algorithm that this world cannot use.
+        OutputError: the file, or standard output, that could not be written.
     """
     try:
         world = init(config.algorithm)
@@ -48,13 +50,18 @@ def measure(config: IterationConfig, command: str) -> int:
         for row in _rows(world, name, config.rounds):
             console.say(line(COLUMNS, row))
             rows.append(row)
-    if world.rank == 0 and config.json is not None:
-        keep(
-            config.json, command, benchmark="iteration", world_size=world.world_size, transport=world.transport.name,
-            algorithm=config.algorithm, backend=kernels.backend(), blas_threads=environment.blas_threads_in_use(),
-            rows=rows,
-        )  # fmt: skip
+    files = (("--json", config.json, lambda: _keep(config, world, command, rows)),)
+    agree(world, lambda: write_results(console, files) if world.rank == 0 else None, OutputError)
     return 0
+
+
+def _keep(config: IterationConfig, world: World, command: str, rows: list[dict[str, Any]]) -> None:
+    assert config.json is not None
+    keep(
+        config.json, command, benchmark="iteration", world_size=world.world_size, transport=world.transport.name,
+        algorithm=config.algorithm, backend=kernels.backend(), blas_threads=environment.blas_threads_in_use(),
+        rows=rows,
+    )  # fmt: skip
 
 
 def _rows(world: World, name: str, rounds: int) -> list[dict[str, Any]]:

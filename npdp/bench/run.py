@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `npdp.bench` on this rank.
 
     Returns:
-        The exit code: 0; 1 where a result was wrong; 2 where flags cannot be used.
+        The exit code: 0; 1 where a result was wrong or could not be written; 2 where flags cannot be used.
     """
     given = sys.argv[1:] if arguments is None else arguments
     return on_ranks.main(
