@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other; results are kept in benchmarks/results. Nothing else should run meanwhile.
+"""Steps, commands, epochs and all-reduces on one host, in turn, kept in benchmarks/results; nothing else should run.
 
     python benchmarks/run.py
 """
