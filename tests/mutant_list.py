@@ -781,7 +781,7 @@ MUTANTS: dict[str, list[Mutant]] = {
     ],
     "autograd": [
         Mutant("npdp/nn/layers.py",
-               "self._uses = self._uses + 1 if rows == self._rows else 0",
+               "self._uses = self._uses + 1 if batch is self._batch else 0",
                "self._uses = 0",
                "tests/test_nn.py::test_a_dropout_that_is_used_twice_has_two_masks"),
         Mutant("npdp/nn/parameter.py",

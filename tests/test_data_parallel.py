@@ -242,6 +242,24 @@ def test_dropout_masks_the_same_rows_however_many_ranks_share_them():
     assert_as_on_one_rank(lambda way: train(way, mlp(dropout=0.4), loader(5)))
 
 
+@pytest.mark.parametrize(("batch_size", "pieces"), [(3, 1), (4, 1), (4, 2)])
+def test_dropout_masks_alike_where_two_loaders_take_turns(batch_size, pieces):
+    """Of 4 and of 3 samples rank 0 of two has the same rows; a batch in pieces ends with others than a whole one."""
+
+    def program(way):
+        model = way.wrap(mlp(dropout=0.4))
+        accumulate = pieces if isinstance(way, Parallel) else 1
+        others = iter(loader(4))
+        for number, (x, y) in enumerate(loader(batch_size, 8, accumulate=accumulate), 1):
+            criterion(model(x), y).backward()
+            if number % accumulate == 0:
+                x, y = next(others)
+                criterion(model(x), y).backward()
+        return gradients(model)
+
+    assert_as_on_one_rank(program)
+
+
 def test_clipping_sees_the_global_gradient():
     def program(way):
         model = way.wrap(mlp())

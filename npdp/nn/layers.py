@@ -140,7 +140,7 @@ class Dropout(Module):
         self.p, self.seed = p, seed
         self.layer_number = 0  # its place among the dropouts of the model; Module keeps it
         self._calls = 0
-        self._rows: tuple[int, ...] = ()  # the last rows seen, and how often since: each use has a mask of its own
+        self._batch: Batch | None = None  # the last one seen, and how often since: each use has a mask of its own
         self._uses = 0
 
     def forward(self, x: Any) -> Tensor:
@@ -150,9 +150,8 @@ class Dropout(Module):
         self._calls += 1
         known = x.batch is not None and x.batch is not MIXED
         batch = x.batch if known else Batch(len(x), self._calls, (0, len(x)))
-        rows = (batch.iteration, batch.first_row, batch.count)
-        self._uses = self._uses + 1 if rows == self._rows else 0
-        self._rows = rows
+        self._uses = self._uses + 1 if batch is self._batch else 0
+        self._batch = batch
         rows_per_sample = len(x) // max(1, batch.count)  # more than one where (batch, time, ...) was flattened
         return scale_by(x, self._mask(x, batch.iteration, batch.first_row * rows_per_sample))
 
