@@ -386,6 +386,16 @@ def test_cross_entropy_is_that_of_log_softmax_for_few_classes_and_many(classes, 
     np.testing.assert_allclose(whole.grad, parts.grad, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_class_that_is_ruled_out_by_minus_infinity_has_no_part_in_the_loss(reduction):
+    logits = nn.Parameter(np.array([[-np.inf, 0, 0], [2, -np.inf, -np.inf]]))
+    loss = nn.CrossEntropyLoss(reduction)(logits, np.array([2, 0]))
+    loss.sum().backward()
+    share = 0.5 if reduction == "mean" else 1
+    np.testing.assert_allclose(loss.sum().data, share * np.log(2))
+    np.testing.assert_allclose(logits.grad, [[0, share / 2, -share / 2], [0, 0, 0]])
+
+
 def test_parallel_names_are_found_where_pytorch_has_them():
     assert nn.DataParallel.__name__ == "DataParallel"
     with pytest.raises(AttributeError, match="has no attribute 'Conv2d'"):

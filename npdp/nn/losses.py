@@ -74,9 +74,10 @@ class CrossEntropyLoss(_Loss):
         if wrong := wrong_label(labels.data, logits.shape[1]):
             raise ValueError(wrong)
         log_p = operators.log_softmax(logits, axis=1)
-        smooth = self.label_smoothing
-        chosen = log_p[np.arange(len(logits)), labels.data]
-        return self._reduced(-(1 - smooth) * chosen - smooth * log_p.mean(axis=1))
+        each = -log_p[np.arange(len(logits)), labels.data]
+        if smooth := self.label_smoothing:  # 0 times the mean is NaN where a class is ruled out: its logit is -inf
+            each = (1 - smooth) * each - smooth * log_p.mean(axis=1)
+        return self._reduced(each)
 
 
 class BCEWithLogitsLoss(_Loss):
