@@ -30,6 +30,12 @@ def test_clipping_scales_all_gradients_by_their_common_norm():
     assert params[2].grad is None and optim.clip_grad_norm_(params[2:], 1.0) == 0.0
 
 
+def test_a_single_parameter_is_clipped_as_in_pytorch():
+    (parameter,) = with_gradients(np.array([3.0, 4.0]))
+    assert optim.clip_grad_norm_(parameter, 1.0) == 5.0
+    np.testing.assert_allclose(parameter.grad, [0.6, 0.8], rtol=1e-6)
+
+
 def test_clipping_is_in_place_and_the_step_sees_it():
     model = nn.Linear(5, 3, generator=np.random.default_rng(5))
     optimizer = optim.SGD(model.parameters(), lr=1.0)

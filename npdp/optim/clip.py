@@ -14,7 +14,7 @@ from npdp.autograd.tensor import Array
 BLOCK = 2**13  # elements that are squared at once: they fit a cache, and OpenBLAS adds up to 10,000 on one thread
 
 
-def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place, so that their common 2-norm is at most `max_norm`; return the norm before.
 
     After `backward` under DataParallel the gradients are the global ones on every rank, so every rank finds
@@ -25,6 +25,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must be at least 0, got {max_norm}")
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters  # its rows have no gradients
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     gradients = [gradient.values if isinstance(gradient, RowGradient) else gradient for gradient in found]
     norm = math.sqrt(sum(_sum_of_squares(gradient.ravel(order="K")) for gradient in gradients))
