@@ -170,10 +170,21 @@ def test_rows_taken_repeatedly_get_every_gradient(rows, seed):
 def test_a_number_takes_the_dtype_of_the_tensor_beside_it(dtype, number):
     x = Tensor(np.array([1.0, 2.0], dtype), requires_grad=True)
     results = [x + number, number - x, x * number, number / x, x / number, x**number, number**x,
-               operators.where(x > 1, x, number), operators.where(x > 1, number, x)]  # fmt: skip
+               operators.where(x > 1, x, number), operators.where(x > 1, number, x), x.clip(number),
+               x.clip(None, number), operators.where(x > 1, 1.0, 0.5) * x]  # fmt: skip
     assert [y.dtype for y in results] == [dtype] * len(results)
     sum(y.sum() for y in results).backward()
     assert x.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("number", [2.5, np.float64(2.5), np.float32(2.5)], ids=repr)
+def test_a_float_beside_integers_and_booleans_is_not_cut_off(number):
+    for dtype, wanted in {"bool": "float32", "uint8": "float32", "int16": "float32", "int64": "float64"}.items():
+        x = Tensor(np.array([1, 0], dtype))
+        for y in (x * number, number * x, operators.where(x > 0, number, 0.0 * x)):
+            np.testing.assert_array_equal(y.data, [2.5, 0])
+        assert (x * number).dtype == wanted
+        assert operators.where(x > 0, number, 0.0).dtype == np.float32
 
 
 def test_an_array_on_the_left_asks_the_tensor():

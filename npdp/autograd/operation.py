@@ -88,8 +88,9 @@ def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
     if isinstance(value, (bool, int, float, np.integer, np.floating)):
         dtypes = [x.data.dtype for x in inputs if isinstance(x, Tensor)]
         beside = next((dtype for dtype in dtypes if dtype.kind == "f"), dtypes[0] if dtypes else np.dtype(np.float32))
-        keeps_dtype = beside.kind == "f" or (beside.kind in "iu" and not isinstance(value, float))
-        return result(np.asarray(value, dtype=beside if keeps_dtype else None))
+        if beside.kind != "f" and isinstance(value, (float, np.floating)):
+            beside = np.result_type(*dtypes, np.float32)  # float64 beside integers of 32 bits and more, as in NumPy
+        return result(np.asarray(value, dtype=beside if beside.kind in "fiu" else None))
     return Tensor(value)
 
 

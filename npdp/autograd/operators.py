@@ -119,7 +119,7 @@ def relu(x: Array):
 
 @operation(keeps=FIRST + OUTPUT)
 def clip(x: Array, *, low: float | None = None, high: float | None = None):
-    y = np.clip(x, low, high)
+    y = np.clip(x, low, high, dtype=x.dtype if x.dtype.kind == "f" else None)  # not that of a NumPy number
     return y, (lambda g: g * (x == y),)
 
 
