@@ -269,7 +269,10 @@ def _shape_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _index(self: Tensor, at: Any) -> Tensor:
     parts = at if isinstance(at, tuple) else (at,)
-    plain = tuple(np.array(part) if isinstance(part, (Tensor, np.ndarray)) else part for part in parts)  # kept
+    plain = tuple(  # kept, and so copied
+        np.array(part) if isinstance(part, (Tensor, np.ndarray)) else part.copy() if type(part) is list else part
+        for part in parts
+    )
     return index(self, at=plain if isinstance(at, tuple) else plain[0])
 
 
