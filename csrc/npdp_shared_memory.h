@@ -37,6 +37,7 @@ typedef struct {
     uint32_t timed;        /* how many sums that was measured of */
     /* The collective under way. */
     int kind, op, dtype, mode, agreed, patient;
+    int under_way; /* from npdp_begin to NPDP_DONE; another thread of this rank may look */
     uint32_t root, phase, last_phase, segments;
     uint32_t different;    /* after NPDP_DIFFERENT: the first rank that called something else */
     unsigned char *buffer;
@@ -48,7 +49,8 @@ size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes);
 
 /* Begins a collective and goes on. The chunks of `count` elements follow the partition law; nobody sees an all-reduce's.
  * root: of a broadcast; with others it is only compared.
- * NPDP_UNFINISHED: it did nothing, for the last one was not gone on with until it was done. */
+ * NPDP_UNFINISHED: it did nothing, for the last one was not gone on with until it was done, or is under way in another
+ * thread. */
 int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
 
 /* Goes on: NPDP_DONE; NPDP_WAITING, call again; or NPDP_DIFFERENT: another rank is in another collective, and this

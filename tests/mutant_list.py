@@ -104,7 +104,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "return None",
                "tests/test_calls.py::test_ranks_under_mpi_that_call_different_collectives_are_told_so"),
         Mutant("csrc/shared_memory.c",
-               "if (host->phase != host->last_phase)",
+               "if (__atomic_exchange_n(&host->under_way, 1, __ATOMIC_ACQUIRE))",
                "if (0)",
                "tests/test_shared_memory_kernel.py::test_nothing_is_begun_before_the_last_one_is_done"),
         Mutant("npdp/collectives/carrier.py",

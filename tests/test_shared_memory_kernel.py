@@ -8,6 +8,7 @@ import itertools
 import mmap
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -195,6 +196,21 @@ def test_nothing_is_begun_before_the_last_one_is_done():
     assert described(*first.call_of(0)) == "allreduce of 3 float64 (sum)"
     assert second.begin("allreduce", np.full(3, 2.0), "sum") == first.go_on() == DONE
     assert array.tolist() == [3, 3, 3]
+
+
+def test_nothing_is_begun_in_another_thread_while_the_last_phase_is_worked_on():
+    count = 16 << 20  # copied in milliseconds
+    memory = mmap.mmap(-1, header_bytes(2, count))
+    first, second = (HostRank(memory, rank, 2, count, looks=0, yields=0) for rank in range(2))
+    array, root = np.empty(count // 4, np.float32), np.arange(count // 4, dtype=np.float32)
+    assert first.begin("broadcast", array, "sum", 1) == WAITING
+    assert second.begin("broadcast", root, "sum", 1) == DONE
+    with ThreadPoolExecutor(1) as other:
+        going_on = other.submit(first.go_on)
+        while first.begin("barrier", np.ones(1), "sum") == UNFINISHED:
+            pass
+        assert going_on.result() == DONE
+    assert np.array_equal(array, root)
 
 
 def test_waiting_is_counted_and_returns_within_moments():
