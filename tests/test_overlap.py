@@ -116,19 +116,23 @@ def test_finish_says_how_long_it_had_to_wait():
     assert overlap.finish() < 0.02
 
 
-def test_the_first_failure_is_raised_where_the_program_waits_and_the_thread_lives_on():
+def test_a_failure_is_raised_where_the_program_waits_nothing_behind_it_is_done_and_the_thread_lives_on():
     failures, done = [], []
     overlap = Overlap(failures.append)
 
-    def fail(text):
+    def fail():
         yield None
-        raise ValueError(text)
+        raise ValueError("first")
 
-    overlap.begin(fail("first"), ignore)
-    overlap.begin(fail("second"), ignore)
+    def second():
+        yield None
+        done.append("second")
+
+    overlap.begin(fail(), ignore)
+    overlap.begin(second(), ignore)
     with pytest.raises(ValueError, match="first"):
         overlap.finish()
-    assert [str(failure) for failure in failures] == ["first", "second"]
+    assert [str(failure) for failure in failures] == ["first"]
     overlap.begin((done.append(number) for number in range(2)), ignore)
     overlap.finish()
     assert done == [0, 1]

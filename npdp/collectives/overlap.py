@@ -37,7 +37,7 @@ class Overlap:
         self._failed = failed
         self.busy = False
         self._work: queue.SimpleQueue[tuple[Work, Wait, Any]] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._begun = 0  # and not yet taken from `_done`
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -60,13 +60,12 @@ class Overlap:
         """Wait until all that was begun is done; return for how many seconds that took.
 
         Raises:
-            BaseException: the first that a piece of work raised.
+            BaseException: what a piece of work raised; those behind it were left undone.
         """
         before = time.perf_counter()
         while self._begun:
-            failure = self._done.get()
+            self._done.get()
             self._begun -= 1
-            self._failure = self._failure or failure
         self.busy = False
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -77,11 +76,11 @@ class Overlap:
         while True:
             work, wait, first = self._work.get()
             try:
-                for message in chain((first,), work):
-                    if message is not None:
-                        wait(message)
+                if self._failure is None:  # else others are still in the one that failed, and would be told otherwise
+                    for message in chain((first,), work):
+                        if message is not None:
+                            wait(message)
             except BaseException as failure:  # it is the program's, in whose name this is done
                 self._failed(failure)
-                self._done.put(failure)
-            else:
-                self._done.put(None)
+                self._failure = failure
+            self._done.put(None)
