@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from launching import exit_code, mpirun, needs_mpi

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -146,6 +147,19 @@ def test_a_failure_before_anything_is_waited_for_is_raised_at_once_and_the_threa
     overlap.begin((done.append(number) for number in range(2)), ignore)
     overlap.finish()
     assert done == [0, 1]
+
+
+def test_its_thread_keeps_nothing_of_what_is_done_and_ends_with_it():
+    overlap, message = Overlap(ignore), np.empty(1)
+    kept = weakref.ref(message)
+    overlap.begin(iter([message]), ignore)
+    overlap.finish()
+    del message
+    assert kept() is None
+    thread = overlap._thread
+    del overlap
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("hosts", "late"), [((0, 0, 1, 1), (2, 3)), ((0, 0, 1, 1), (1,)), ((0, 0, 1), (2,))], ids=str)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -36,7 +38,7 @@ class Overlap:
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
         self.busy = False
-        self._work: queue.SimpleQueue[tuple[Work, Wait, Any]] = queue.SimpleQueue()
+        self._pieces: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._begun = 0  # and not yet taken from `_done`
         self._failure: BaseException | None = None
@@ -49,12 +51,14 @@ class Overlap:
             wait: waits for a message.
         """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="npdp overlap", daemon=True)
+            queues = self._pieces, self._done  # and not this object, with which the thread ends
+            self._thread = threading.Thread(target=_run, args=queues, name="npdp overlap", daemon=True)
             self._thread.start()
+            weakref.finalize(self, self._pieces.put, None).atexit = False
         self.busy = True
         message = next(work, None) if self._done.qsize() == self._begun else None
         self._begun += 1
-        self._work.put((work, wait, message))
+        self._pieces.put(partial(self._carry_out, work, wait, message))
 
     def finish(self) -> float:
         """Wait until all that was begun is done; return for how many seconds that took.
@@ -72,15 +76,25 @@ class Overlap:
             raise failure
         return time.perf_counter() - before
 
-    def _run(self) -> None:
-        while True:
-            work, wait, first = self._work.get()
-            try:
-                if self._failure is None:  # else others are still in the one that failed, and would be told otherwise
-                    for message in chain((first,), work):
-                        if message is not None:
-                            wait(message)
-            except BaseException as failure:  # it is the program's, in whose name this is done
-                self._failed(failure)
-                self._failure = failure
-            self._done.put(None)
+    def _carry_out(self, work: Work, wait: Wait, first: Any) -> None:
+        if self._failure is not None:  # others are still in the one that failed, and would be told otherwise
+            return
+        try:
+            for message in chain((first,), work):
+                if message is not None:
+                    wait(message)
+        except BaseException as failure:  # it is the program's, in whose name this is done
+            self._failed(failure)
+            self._failure = failure
+
+
+def _run(pieces: queue.SimpleQueue[Callable[[], None] | None], done: queue.SimpleQueue[None]) -> None:
+    while _is_one(pieces.get()):  # a piece has no name here, under which it would be kept until the next one
+        done.put(None)
+
+
+def _is_one(piece: Callable[[], None] | None) -> bool:
+    """Carry out a piece, and return whether there is one."""
+    if piece is not None:
+        piece()
+    return piece is not None
