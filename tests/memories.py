@@ -7,12 +7,10 @@
 For tests on threads and for programs under mpirun, so it does without pytest.
 """
 
-import numpy as np
-from worlds import folded, values
+from worlds import do
 
 import npdp
 from npdp.collectives.cost import SMALL_BYTES, SMALL_DIRECT_BYTES  # where the kernel changes its way
-from npdp.partition import part
 
 MEMORIES = ("ordinary", "shared", "part", "mixed", "crossed")
 OFFSET = 3  # elements before a part: it starts on no cache line
@@ -36,31 +34,9 @@ class Arrays:
 
 
 def do_in(arrays, memory, collective, algorithm, dtype, op, count, root=0, salt=0):
-    """Carry out one collective on this rank and say what is wrong with its outcome, or None."""
-    rank, world_size = npdp.rank(), npdp.world_size()
-    mine = slice(*part(count, world_size, rank))
-    array = arrays.lay(memory, values(rank, count, dtype, salt))
-    if collective == "allreduce":
-        npdp.allreduce(array, op, algorithm)
-        got, wanted = array, folded(world_size, count, dtype, op, salt)
-    elif collective == "reduce_scatter":
-        got = npdp.reduce_scatter(array, op, algorithm)
-        wanted = folded(world_size, count, dtype, op, salt)[mine]
-    elif collective == "allgather":
-        chunk = values(rank, count, dtype, salt)[mine]
-        array[...] = -99
-        npdp.allgather(chunk, array, algorithm)
-        got, wanted = array, np.concatenate(
-            [values(r, count, dtype, salt)[slice(*part(count, world_size, r))] for r in range(world_size)]
-        )  # fmt: skip
-    else:
-        npdp.broadcast(array, root % world_size, algorithm)
-        got, wanted = array, values(root % world_size, count, dtype, salt)
-    what = f"{collective} {algorithm} {dtype} {op} of {count}, {memory}, rank {rank} of {world_size}"
-    right = got.dtype == wanted.dtype and np.array_equal(got, wanted)
-    outcome = None if right else f"{what}: {got}, wanted {wanted}"
-    array[...] = -77  # whoever still reads it gets this
-    return outcome
+    """Carry out one collective on an array in this memory and say what is wrong with its outcome, or None."""
+    wrong = do(collective, algorithm, dtype, op, count, root, salt, lambda array: arrays.lay(memory, array))
+    return wrong and f"{memory}: {wrong}"
 
 
 def edges(world_size, itemsize, slot_bytes):

@@ -68,29 +68,36 @@ def folded(world_size, count, dtype, op, salt=0):
     return total / total.dtype.type(world_size) if op == "mean" else total
 
 
-def do(collective, algorithm, dtype, op, count, root, salt):
-    """Carry out one collective on this rank and say what is wrong with its outcome, or None."""
+def do(collective, algorithm, dtype, op, count, root=0, salt=0, lay=np.copy):
+    """Carry out one collective on this rank and say what is wrong with its outcome, or None.
+
+    Args:
+        lay: copies an array to where the collective is to work on it.
+    """
     rank, world_size = npdp.rank(), npdp.world_size()
-    start, stop = part(count, world_size, rank)
-    array = values(rank, count, dtype, salt)
+    mine = slice(*part(count, world_size, rank))
+    array = lay(values(rank, count, dtype, salt))
     if collective == "allreduce":
         npdp.allreduce(array, op, algorithm)
         got, wanted = array, folded(world_size, count, dtype, op, salt)
     elif collective == "reduce_scatter":
         got = npdp.reduce_scatter(array, op, algorithm)
-        wanted = folded(world_size, count, dtype, op, salt)[start:stop]
+        wanted = folded(world_size, count, dtype, op, salt)[mine]
         assert got.size == 0 or np.shares_memory(got, array)
     elif collective == "allgather":
-        got = np.empty(count, dtype)
-        npdp.allgather(array[start:stop], got, algorithm)
-        wanted = np.concatenate([values(r, count, dtype, salt)[slice(*part(count, world_size, r))]
-                                 for r in range(world_size)])  # fmt: skip
+        chunk = array[mine].copy()
+        array[...] = -99
+        npdp.allgather(chunk, array, algorithm)
+        got, wanted = array, np.concatenate([values(r, count, dtype, salt)[slice(*part(count, world_size, r))]
+                                             for r in range(world_size)])  # fmt: skip
     else:
         npdp.broadcast(array, root % world_size, algorithm)
         got, wanted = array, values(root % world_size, count, dtype, salt)
-    if got.dtype == wanted.dtype and np.array_equal(got, wanted):
-        return None
-    return f"{collective} {algorithm} {dtype} {op} of {count}, rank {rank} of {world_size}: {got}, wanted {wanted}"
+    what = f"{collective} {algorithm} {dtype} {op} of {count}, rank {rank} of {world_size}"
+    right = got.dtype == wanted.dtype and np.array_equal(got, wanted)
+    outcome = None if right else f"{what}: {got}, wanted {wanted}"
+    array[...] = -77  # whoever still reads it gets this
+    return outcome
 
 
 class Recorder:
