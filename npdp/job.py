@@ -136,6 +136,7 @@ def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int)
 
 
 def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
+    """Return what a run is, for people and for the metrics file (docs/metrics.md)."""
     cuts = bounds(config.global_batch_size, world.world_size)
     return {
         "version": __version__,

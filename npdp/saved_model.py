@@ -89,7 +89,7 @@ def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array,
         if array is None or array.shape != (features,) or array.dtype.kind != "f":
             got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
             raise InputError(f"{path}: wanted a model saved by npdp, with {features} numbers as {name}, got {got}")
-    return mean, deviation  # type: ignore[return-value]  # both are there, see above
+    return arrays["scaling/mean"], arrays["scaling/deviation"]
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
