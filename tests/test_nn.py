@@ -81,6 +81,33 @@ def test_sequential_applies_its_modules_in_order():
     assert nn.Sequential()(x) is x
 
 
+def test_a_module_put_in_the_place_of_another_is_used():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    setattr(model, "1", nn.Tanh())
+    assert [type(module) for module in model] == [nn.Linear, nn.Tanh]
+    x = np.ones((1, 2), np.float32)
+    assert np.array_equal(model(x).data, np.tanh(model[0](x).data))
+
+
+def test_a_copy_of_a_model_trains_by_itself():
+    model = nn.Linear(3, 20)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        before = twin.weight.data.copy()
+        mine = optim.SGD(twin.parameters(), lr=0.1)
+        twin(np.ones((2, 3), np.float32)).sum().backward()
+        mine.step()
+        assert not np.array_equal(twin.weight.data, before)
+        assert np.array_equal(model.weight.data, before)
+    assert optimizer.parameters[0].grad is None
+
+
+def test_parallel_names_are_found_where_pytorch_has_them():
+    assert nn.DataParallel.__name__ == "DataParallel"
+    with pytest.raises(AttributeError, match="has no attribute 'Conv2d'"):
+        _ = nn.Conv2d
+
+
 # State
 def test_state_dict_goes_out_and_in_unchanged():
     source, target = Model(), Model()
@@ -101,6 +128,12 @@ def test_state_dict_is_a_copy():
     model.load_state_dict({"weight": np.zeros((2, 2)), "bias": [0, 0]})
     assert state["weight"].any() and not model.weight.data.any()
     assert model.weight.dtype == np.float32
+
+
+def test_a_state_dict_can_be_copied_and_pickled():
+    state = nn.Linear(3, 2).state_dict()
+    for twin in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert all(np.array_equal(twin[name], state[name]) for name in state)
 
 
 def test_a_state_dict_of_pytorch_has_a_shared_layer_under_each_of_its_paths():
@@ -246,6 +279,15 @@ def test_dropout_without_a_loader_counts_its_calls():
     assert (layer(x).data != layer(x).data).any()
 
 
+def test_a_dropout_that_is_used_twice_has_two_masks():
+    drop = nn.Dropout(0.5, seed=1)
+    x = result(np.ones((4, 8)), Batch(4, 3, (0, 4)))
+    first, second = drop(x).data, drop(x).data
+    assert not np.array_equal(first, second)
+    again = nn.Dropout(0.5, seed=1)
+    assert np.array_equal(again(x).data, first) and np.array_equal(again(x).data, second)
+
+
 def test_dropout_does_nothing_in_evaluation():
     x = Tensor(np.ones((3, 2)))
     assert nn.Dropout(0.5).eval()(x) is x
@@ -314,6 +356,30 @@ def test_the_reductions_of_a_loss_agree(loss, targets):
         np.testing.assert_allclose(gradient, found[0][1], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("classes", [3, 64, 65, 200])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_is_that_of_log_softmax_for_few_classes_and_many(classes, smoothing):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 7)
+    whole, parts = (nn.Parameter(np.random.default_rng(1).standard_normal((7, classes))) for _ in range(2))
+    loss = nn.CrossEntropyLoss(label_smoothing=smoothing)(whole, labels)
+    expected = nn.CrossEntropyLoss("none", label_smoothing=smoothing)(parts, labels).mean()
+    loss.backward()
+    expected.backward()
+    np.testing.assert_allclose(loss.data, expected.data, rtol=1e-12)
+    np.testing.assert_allclose(whole.grad, parts.grad, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_class_that_is_ruled_out_by_minus_infinity_has_no_part_in_the_loss(reduction):
+    logits = nn.Parameter(np.array([[-np.inf, 0, 0], [2, -np.inf, -np.inf]]))
+    loss = nn.CrossEntropyLoss(reduction)(logits, np.array([2, 0]))
+    loss.sum().backward()
+    share = 0.5 if reduction == "mean" else 1
+    np.testing.assert_allclose(loss.sum().data, share * np.log(2))
+    np.testing.assert_allclose(logits.grad, [[0, share / 2, -share / 2], [0, 0, 0]])
+
+
 # Errors
 def logits(*shape):
     return Tensor(np.zeros(shape, np.float32))
@@ -370,69 +436,3 @@ def test_labels_that_are_no_integers_are_not_rounded():
     for loss in (nn.functional.cross_entropy, nn.CrossEntropyLoss(), nn.CrossEntropyLoss("none")):
         with pytest.raises(TypeError, match="^CrossEntropyLoss: labels must be integers, got float32"):
             loss(Tensor(np.zeros((2, 4), np.float32)), np.array([0.9, 1.2], np.float32))
-
-
-@pytest.mark.parametrize("classes", [3, 64, 65, 200])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_cross_entropy_is_that_of_log_softmax_for_few_classes_and_many(classes, smoothing):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, classes, 7)
-    whole, parts = (nn.Parameter(np.random.default_rng(1).standard_normal((7, classes))) for _ in range(2))
-    loss = nn.CrossEntropyLoss(label_smoothing=smoothing)(whole, labels)
-    expected = nn.CrossEntropyLoss("none", label_smoothing=smoothing)(parts, labels).mean()
-    loss.backward()
-    expected.backward()
-    np.testing.assert_allclose(loss.data, expected.data, rtol=1e-12)
-    np.testing.assert_allclose(whole.grad, parts.grad, rtol=1e-9, atol=1e-15)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_a_class_that_is_ruled_out_by_minus_infinity_has_no_part_in_the_loss(reduction):
-    logits = nn.Parameter(np.array([[-np.inf, 0, 0], [2, -np.inf, -np.inf]]))
-    loss = nn.CrossEntropyLoss(reduction)(logits, np.array([2, 0]))
-    loss.sum().backward()
-    share = 0.5 if reduction == "mean" else 1
-    np.testing.assert_allclose(loss.sum().data, share * np.log(2))
-    np.testing.assert_allclose(logits.grad, [[0, share / 2, -share / 2], [0, 0, 0]])
-
-
-def test_parallel_names_are_found_where_pytorch_has_them():
-    assert nn.DataParallel.__name__ == "DataParallel"
-    with pytest.raises(AttributeError, match="has no attribute 'Conv2d'"):
-        _ = nn.Conv2d
-
-
-def test_a_copy_of_a_model_trains_by_itself():
-    model = nn.Linear(3, 20)
-    optimizer = optim.SGD(model.parameters(), lr=0.1)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        before = twin.weight.data.copy()
-        mine = optim.SGD(twin.parameters(), lr=0.1)
-        twin(np.ones((2, 3), np.float32)).sum().backward()
-        mine.step()
-        assert not np.array_equal(twin.weight.data, before)
-        assert np.array_equal(model.weight.data, before)
-    assert optimizer.parameters[0].grad is None
-
-
-def test_a_state_dict_can_be_copied_and_pickled():
-    state = nn.Linear(3, 2).state_dict()
-    for twin in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
-        assert all(np.array_equal(twin[name], state[name]) for name in state)
-
-
-def test_a_dropout_that_is_used_twice_has_two_masks():
-    drop = nn.Dropout(0.5, seed=1)
-    x = result(np.ones((4, 8)), Batch(4, 3, (0, 4)))
-    first, second = drop(x).data, drop(x).data
-    assert not np.array_equal(first, second)
-    again = nn.Dropout(0.5, seed=1)
-    assert np.array_equal(again(x).data, first) and np.array_equal(again(x).data, second)
-
-
-def test_a_module_put_in_the_place_of_another_is_used():
-    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    setattr(model, "1", nn.Tanh())
-    assert [type(module) for module in model] == [nn.Linear, nn.Tanh]
-    x = np.ones((1, 2), np.float32)
-    assert np.array_equal(model(x).data, np.tanh(model[0](x).data))

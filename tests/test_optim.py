@@ -253,6 +253,15 @@ def test_an_array_that_the_user_assigned_is_the_gradient(make):
         np.testing.assert_array_equal(a.data, b.data)
 
 
+def test_values_that_the_user_assigned_are_the_parameter():
+    model = nn.Linear(2, 1)
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    model.weight.data = np.full((1, 2), 5, np.float32)
+    model(np.ones((1, 2), np.float32)).sum().backward()
+    optimizer.step()
+    assert np.array_equal(model.weight.data, [[4, 4]])
+
+
 def test_backward_adds_to_an_array_that_the_user_assigned():
     params = parameters(3)
     optimizer = optim.SGD(params, lr=1.0)
@@ -436,12 +445,3 @@ def test_mistakes_are_named(error, message, make):
     with pytest.raises(error, match=message):
         make(params)
     assert params[0].place is None
-
-
-def test_values_that_the_user_assigned_are_the_parameter():
-    model = nn.Linear(2, 1)
-    optimizer = optim.SGD(model.parameters(), lr=1.0)
-    model.weight.data = np.full((1, 2), 5, np.float32)
-    model(np.ones((1, 2), np.float32)).sum().backward()
-    optimizer.step()
-    assert np.array_equal(model.weight.data, [[4, 4]])
