@@ -476,7 +476,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "_order"),
         Mutant("npdp/parallel/exchange.py",
                "isinstance(p.exchange, GradientExchange) and p.exchange._local)",
-               "p.exchange is flat.parameters[0].exchange and p.exchange._local)",
+               "p.exchange is parameters[0].exchange and p.exchange._local)",
                "tests/test_several_models.py::test_two_models_under_one_optimiser_do_not_mistake_each_others_gr"
                "adients"),
         Mutant("npdp/parallel/buckets.py",
