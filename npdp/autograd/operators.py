@@ -269,10 +269,8 @@ def _shape_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _index(self: Tensor, at: Any) -> Tensor:
     parts = at if isinstance(at, tuple) else (at,)
-    plain = tuple(  # kept, and so copied
-        np.array(part) if isinstance(part, (Tensor, np.ndarray)) else part.copy() if type(part) is list else part
-        for part in parts
-    )
+    arrays = (Tensor, np.ndarray)  # what may change is kept as it is now
+    plain = tuple(np.array(p) if isinstance(p, arrays) else p.copy() if type(p) is list else p for p in parts)
     return index(self, at=plain if isinstance(at, tuple) else plain[0])
 
 

@@ -3,7 +3,8 @@
     grad    | 0.weight f | 0.bias f m | 2.weight f | 2.bias f m |     f: the parameter's flag, "this rank used it"
     buckets |<------ bucket 1 ------>|<------ bucket 0 -------->|     in the order in which backward completes them
 
-m: the bucket's mark, a few bits of its last value, by which ranks see that their parameters are no longer the same.
+m: the bucket's mark, a few bits of its last value: where their sum over the ranks is not P times one's own, parameters
+are no longer the same on all ranks.
 
 Backward writes each gradient straight into its place, from the last layer to the first, so buckets are cut from
 the end, and leave in this order on every rank.
@@ -19,6 +20,7 @@ from npdp.nn.parameter import FlatParameters, Parameter
 MB = 1024 * 1024
 FIRST_BUCKET_MB = 1.0  # a small first one leaves early; PyTorch's figure
 BUCKET_CAP_MB = 25.0  # PyTorch's figure
+MARKED_EVERY = 8  # exchanges: each time would cost a small model's step a microsecond or two
 ACROSS_HOSTS_MB = 0.25  # a bucket is on the wire while backward goes on: the sooner it leaves the more is hidden
 
 
@@ -71,3 +73,18 @@ def cut_buckets(
             buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark, bits))
             last = numbers[place - 1] + 1
     return buckets
+
+
+def compare_marks(buckets: list[Bucket], rank: int, world_size: int) -> None:
+    """Put the marks, which are sums over all ranks now, back to 0.
+
+    Raises:
+        RuntimeError: this rank's were not the same as all others'.
+    """
+    for bucket in buckets:
+        sum_of_marks, bucket.flat.grad[bucket.mark] = bucket.flat.grad.item(bucket.mark), 0
+        if sum_of_marks != world_size * bucket.marked():
+            raise RuntimeError(
+                f"rank {rank}: the ranks' parameters are not the same any more: of late a rank has skipped step(), has "
+                "had another learning rate, or has set values of its own"
+            )

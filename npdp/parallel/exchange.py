@@ -25,7 +25,15 @@ from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, lay_flat, put_in, row_gradient
 from npdp.optim import Optimizer
-from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
+from npdp.parallel.buckets import (
+    ACROSS_HOSTS_MB,
+    BUCKET_CAP_MB,
+    FIRST_BUCKET_MB,
+    MARKED_EVERY,
+    Bucket,
+    compare_marks,
+    cut_buckets,
+)
 from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
@@ -98,6 +106,7 @@ class GradientExchange:
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._sizes = [len(bucket.numbers) for bucket in self.buckets]
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
+        self._exchanges = 0  # that all ranks have made
         self._next = 0  # the bucket that leaves next
         self._leaves_early = False  # whether buckets leave while backward goes on
         self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
@@ -195,7 +204,10 @@ class GradientExchange:
         if self._overlaps:
             self.world.finish()
         for bucket in self.buckets:
-            _take_in(bucket, self.world)
+            _take_in(bucket, self.world.world_size)
+        if not self._exchanges % MARKED_EVERY:
+            compare_marks(self.buckets, self.world.rank, self.world.world_size)
+        self._exchanges += 1
         if self.sparse.parameters:
             self.exchanged_bytes += self.sparse.sum()
         self._add_what_was_aside()
@@ -233,7 +245,8 @@ class GradientExchange:
                 flat.grad[flat.flags[number]] = 1
             elif gradient is not parameter.grad_buffer:
                 parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
-        flat.grad[bucket.mark] = bucket.marked()
+        if not self._exchanges % MARKED_EVERY:
+            flat.grad[bucket.mark] = bucket.marked()
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
 
@@ -244,24 +257,14 @@ def _unsynced(parameters: list[Parameter]) -> str | None:
     return UNSYNCED if any(vars(p).get("grad") is not None for p in exchanged) else None  # not through what hides it
 
 
-def _take_in(bucket: Bucket, world: World) -> None:
-    """After the exchange: a parameter that any rank used has a gradient; the mark and the flags are put back to 0.
-
-    Raises:
-        RuntimeError: the marks differ.
-    """
+def _take_in(bucket: Bucket, world_size: int) -> None:
+    """After the exchange: a parameter that any rank used has a gradient; flags are put back to 0."""
     grad, flags = bucket.flat.grad, bucket.flat.flags
-    marks, grad[bucket.mark] = grad.item(bucket.mark), 0
-    if marks != world.world_size * bucket.marked():
-        raise RuntimeError(
-            f"rank {world.rank}: before this backward the ranks' parameters were not the same any more: a rank has "
-            "skipped step(), has another learning rate, or has set values of its own"
-        )
     for number, parameter in zip(bucket.numbers, bucket.parameters):
         unused_on = grad.item(flags[number])
         if unused_on:
             grad[flags[number]] = 0
-            if parameter.grad is None and unused_on < world.world_size:
+            if parameter.grad is None and unused_on < world_size:
                 parameter.grad = parameter.grad_buffer
 
 
