@@ -7,6 +7,7 @@ Per step: backward alone, the exchange alone, and both with and without overlap,
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def stepper(overlap: bool | None) -> Callable[[], float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     world = npdp.init()
     steps = {"backward alone": stepper(None), "without overlap": stepper(False), "with overlap": stepper(True)}
     taken: dict[str, list[float]] = {name: [] for name in steps}

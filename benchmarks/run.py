@@ -3,6 +3,7 @@
     python benchmarks/run.py
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ ALL = (
     ["allreduce.py", "--ranks", "4"],
 )
 
+argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
 for script, *arguments in ALL:
     print(f"== {script} {' '.join(arguments)}", flush=True)
     subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)

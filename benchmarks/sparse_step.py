@@ -7,6 +7,7 @@ One worker and one server, a weight of 2^20 x 64 float32.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -60,8 +61,10 @@ def measure(sparse: bool, steps: int) -> dict:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        program(bool(int(sys.argv[1])), int(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", nargs="*", type=int, help=argparse.SUPPRESS)  # sparse or not, steps: on each rank
+    if arguments := parser.parse_args().program:
+        program(bool(arguments[0]), arguments[1])
         return
     rounds = [(measure(True, 200), measure(False, 10)) for _ in range(5)]
     figures = {

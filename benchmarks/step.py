@@ -19,6 +19,8 @@ from pathlib import Path
 
 from machine import clean_environment, keep
 
+from npdp.bench.models import MODELS
+
 WORKER = str(Path(__file__).with_name("worker.py"))
 TRIES = 3  # torchrun aborts now and then when its ranks leave
 PYTHONS: dict[str, str] = {}  # of contenders that are installed elsewhere
@@ -83,6 +85,8 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="WHO=PATH",
                         help="the Python of a contender, if another: --python jax=/opt/jax/bin/python")  # fmt: skip
     arguments = parser.parse_args()
+    if unknown := set(arguments.models.split(",")) - MODELS.keys():
+        parser.error(f"--models: wanted some of {', '.join(MODELS)}, got {', '.join(sorted(unknown))}")
     PYTHONS.update(each.split("=", 1) for each in arguments.python)
     contenders = arguments.who.split(",") if arguments.who else usual_contenders(arguments.ranks)
     figures = {}

@@ -51,7 +51,10 @@ def _file(path: str) -> object:
 
 def require_writable(flag: str, path: str) -> None:
     """Raise InputError where a file cannot be written at `path`."""
-    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        folder = os.path.dirname(os.path.abspath(path))
+    except FileNotFoundError:
+        raise InputError(f"{flag}: wanted a file to write, but the working directory has been removed") from None
     if not path:
         raise InputError(f"{flag}: wanted a file to write, got no name")
     if os.path.isdir(path):

@@ -175,6 +175,16 @@ def test_a_file_with_no_name_or_too_long_a_one_is_refused(flag, capsys):
     )
 
 
+def test_a_file_in_a_working_directory_that_is_gone_is_refused(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "--save: wanted a file to write, but the working directory has been" in refusal(
+        capsys, train.main, "--save", "m.npz"
+    )
+
+
 def test_the_command_refuses_wrong_flags_before_it_starts_ranks(capsys, monkeypatch):
     monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
     assert "got '0'" in refusal(capsys, cli.main, "train", "--ranks", "3", "--global-batch-size", "0")
