@@ -426,7 +426,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "self.bits.item(self.mark - 1)",
                "tests/test_diverging_ranks.py"),
         Mutant("npdp/parallel/fused.py",
-               "hash(optimizer.current_lr) & 0xFFFF",
+               "hash(lr) & 0xFFFF",
                "0",
                "tests/test_diverging_ranks.py"),
         Mutant("npdp/parallel/exchange.py",

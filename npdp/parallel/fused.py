@@ -71,12 +71,13 @@ class FusedExchange(ExchangeAtStep):
         Raises:
             RuntimeError: the learning rate is not the same on all ranks.
         """
-        mark = hash(optimizer.current_lr) & 0xFFFF  # that of a number is the same on all ranks
+        lr = float(optimizer.current_lr)
+        mark = hash(lr) & 0xFFFF  # of a number: the same on all ranks
         marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(slab))), _MARK)
         if marks != self.world.world_size * mark:
             raise RuntimeError(
-                f"{type(optimizer).__name__}.step: the learning rate of rank {self.world.rank} is "
-                f"{optimizer.current_lr:g}, and of another rank another; each updates a part of the parameters"
+                f"{type(optimizer).__name__}.step: the learning rate of rank {self.world.rank} is {lr:g}, "
+                "and of another rank another; each updates a part of the parameters"
             )
         if not unused:
             return
