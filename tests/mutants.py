@@ -116,7 +116,14 @@ class Copy:
         if (found := text.count(mutant.original)) != 1:
             yield f"the original line is there {found} times" if found else "the original line is not there any more"
             return
-        path.write_text(text.replace(mutant.original, mutant.mutated))
+        mutated = text.replace(mutant.original, mutant.mutated)
+        if path.suffix == ".py":  # what cannot be compiled would fail any test
+            try:
+                compile(mutated, mutant.file, "exec")
+            except SyntaxError as error:
+                yield f"with it, it is no Python: {error}"
+                return
+        path.write_text(mutated)
         try:
             yield ""
         finally:

@@ -297,6 +297,14 @@ def test_a_hook_of_a_number_gets_an_array():
     np.testing.assert_array_equal(number.grad, 3)
 
 
+def test_a_hook_of_a_leaf_that_is_the_loss_runs_too():
+    x = leaf(2.0)
+    x.register_hook(lambda g: 3 * g)
+    x.backward(np.array([2.0]))
+    x.backward()
+    np.testing.assert_array_equal(x.grad, [9])
+
+
 def test_a_hook_runs_when_its_gradient_is_complete_before_the_rest_of_backward():
     first, last, order = leaf(2.0), leaf(3.0), []
     first.register_hook(lambda g: order.append(("first", last.grad is not None)))

@@ -53,7 +53,10 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     given = _given(loss, gradient)
     if loss.node is None:
         start = np.ones(loss.shape, loss.dtype) if given is None else given
-        _accumulate(loss, lambda g: g, start, writes=False)
+        if loss.hooks is None:
+            _accumulate(loss, lambda g: g, start, writes=False)
+        else:
+            _complete_leaf(loss, {loss: start}, weight=1.0)
         return
     graph, exchanges = _count_uses(loss.node)
     weight = _weight(exchanges, loss)

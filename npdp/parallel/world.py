@@ -234,7 +234,8 @@ def run_ranks(
 ) -> list[T]:
     """Run `program(*arguments)` on every rank of a world of threads; return the results in rank order.
 
-    Inside, `npdp.init()` is that thread's world. No launcher and no MPI are needed.
+    Inside, `npdp.init()` is that thread's world; a thread that a rank starts is no rank: it is alone in a world.
+    No launcher and no MPI are needed.
 
     Args:
         algorithm: what collectives use where they are not told; see `npdp.allreduce`.
