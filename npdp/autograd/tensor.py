@@ -214,7 +214,7 @@ class Tensor:
         return result(self.data, self.batch, self.version)
 
     # In place: refused where it would make a recorded gradient wrong
-    def _write(self, change: Callable[[Array], None], values: Any = None) -> Tensor:
+    def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
         wanted = self.requires_grad or (isinstance(values, Tensor) and values.requires_grad)
         if self.node is not None or (wanted and _mode.grad_enabled):
             raise RuntimeError(NOT_RECORDED)

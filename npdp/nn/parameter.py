@@ -77,7 +77,7 @@ class Parameter(Tensor):
         if self.place is not None and not self.data.flags.writeable:
             raise ValueError(READ_ONLY)
 
-    def _write(self, change: Callable[[Array], None], values: Any = None) -> Tensor:
+    def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
         self.require_writeable()
         return super()._write(change, values)
 
@@ -209,7 +209,8 @@ class FlatParameters:
         part = flat[start : start + parameter.data.size]
         if parameter.data.flags.c_contiguous:
             return part.reshape(parameter.shape)
-        return part.reshape(parameter.shape[::-1]).T  # type: ignore[no-any-return]
+        turned: Array = part.reshape(parameter.shape[::-1]).T
+        return turned
 
 
 def lay_flat(parameters: Iterable[Parameter], allocate: Allocate = allocate) -> list[FlatParameters]:

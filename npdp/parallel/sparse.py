@@ -68,7 +68,8 @@ class SparseExchange:
         mine = np.array([UNUSED if gradient is None else len(gradient.rows) for gradient in gradients], np.int64)
         counts = np.empty((self.world.world_size, len(mine)), np.int64)
         self.world.allgather(mine, counts)
-        return counts.T.tolist()  # type: ignore[no-any-return]
+        of_each: list[list[int]] = counts.T.tolist()
+        return of_each
 
     @staticmethod
     def _words(parameter: Parameter) -> int:

@@ -107,7 +107,7 @@ def save(path: str, shards: Sequence[Sequence[Arrival]], run: Mapping[str, Any])
     for arrivals in shards:
         table = np.array([(a.worker, *a.unit, a.version) for a in arrivals], np.int32).reshape(-1, len(FIELDS))
         tables.append(np.ascontiguousarray(table.T))
-    arrays = {f"shard{number}": table for number, table in enumerate(tables)}
+    arrays: dict[str, Array] = {f"shard{number}": table for number, table in enumerate(tables)}
     described = json.dumps({"format": FORMAT, **run, DIGEST: _digest(tables)})
     arrays["run"] = np.frombuffer(described.encode(), np.uint8)
     with whole_file(path) as file:
