@@ -180,6 +180,14 @@ MUTANTS: dict[str, list[Mutant]] = {
                "wrong = np.argwhere((state < wanted) & (wanted >= 0))",
                "tests/test_verify.py::test_a_repeated_contribution"),
         Mutant("npdp/collectives/execute.py",
+               "            yield sending.popleft()\n            sending.extend(islice(begun, 1))\n",
+               "            yield sending.popleft()\n",
+               "tests/test_collectives.py::test_of_a_long_row_of_sends_only_so_many_are_under_way"),
+        Mutant("npdp/collectives/execute.py",
+               "return SENDS_AHEAD if one_peer else len(sends)",
+               "return len(sends)",
+               "tests/test_collectives.py::test_of_a_long_row_of_sends_only_so_many_are_under_way"),
+        Mutant("npdp/collectives/execute.py",
                "for start in range(cuts[move.start], cuts[move.stop], segment):",
                "for start in range(cuts[move.start], cuts[move.stop] - segment + 1, segment):",
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
@@ -190,8 +198,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",
-               "        yield from sending\n",
-               "",
+               "yield sending.popleft()",
+               "sending.popleft()",
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",

@@ -1,6 +1,6 @@
 """Collectives over threads, every algorithm, against NumPy: with whole numbers, so that routing is tested with ==.
 
-Segments are 64 bytes here, so that buffers of some dozens of elements travel in several.
+Segments are 64 bytes here, two under way, so that buffers of some dozens of elements travel in several.
 """
 
 import time
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from worlds import DTYPES, FOLD, do, folded, record, run, segments_of, values
 
 import npdp
+from npdp.collectives import execute
 from npdp.collectives.choose import SCHEDULES
+from npdp.comm.calls import Call
 from npdp.parallel.checks import OPS
 from npdp.parallel.world import init
 from npdp.partition import part
@@ -111,6 +113,25 @@ def test_an_array_may_be_changed_as_soon_as_the_collective_has_returned(collecti
         outcomes = run(3, program, late)
         wanted = {"allgather": np.repeat([1.0, 2, 3], 8), "broadcast": 1.0}.get(collective, 6.0)
         assert all((got == wanted).all() for got in outcomes), outcomes
+
+
+@pytest.mark.parametrize("received", [0, 50])
+def test_of_a_long_row_of_sends_only_so_many_are_under_way(received):
+    class Counting:
+        begun = 0
+
+        def send(self, *message):
+            self.begun += 1
+
+        def receive(self, *message):
+            pass
+
+    transport, done = Counting(), 0
+    row = [execute.Part(1, at, at + 1, False) for at in range(50)]
+    for _ in execute.messages([execute.RankStep(row, row[:received])], transport, np.zeros(50), "sum", Call(1, "", 0)):
+        assert transport.begun <= execute.SENDS_AHEAD + done
+        done += 1
+    assert transport.begun == 50 and done == 50 + received
 
 
 def test_naive_adds_in_rank_order_to_the_last_bit():

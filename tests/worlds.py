@@ -45,13 +45,14 @@ def run(world_size, program, *arguments, limit_s=LIMIT_S, **options):
 
 @contextmanager
 def segments_of(nbytes):
-    """Within, chunks travel in segments of so many bytes: small buffers then have several."""
-    before, execute.SEGMENT_BYTES = execute.SEGMENT_BYTES, nbytes
+    """Within, chunks travel in segments of so many bytes, two under way: small buffers then have several."""
+    before = execute.SEGMENT_BYTES, execute.SENDS_AHEAD
+    execute.SEGMENT_BYTES, execute.SENDS_AHEAD = nbytes, 2
     execute.rank_steps.cache_clear()
     try:
         yield
     finally:
-        execute.SEGMENT_BYTES = before
+        execute.SEGMENT_BYTES, execute.SENDS_AHEAD = before
         execute.rank_steps.cache_clear()
 
 
