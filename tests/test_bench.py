@@ -25,7 +25,7 @@ from npdp.collectives.choose import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.comm.transport import NoTransport
 from npdp.parallel import checks
 from npdp.parallel.world import World
-from npdp.report.table import Column, header, line
+from npdp.report.table import Column, header, line, runs_text
 
 THREADS = ("--transport", "threads", "--ranks")
 COLLECTIVES = tuple(CASES)
@@ -286,8 +286,8 @@ def test_every_algorithm_stands_beside_a_memory_copy_at_each_size(what, capsys):
     rows = cells(out)
     assert [row[:3] for row in rows] == [(nbytes, nbytes // 8, name) for nbytes in (8, 512) for name in names]
     assert all(row[-1] == 0 and (row[5] == "-") == (row[2] == MEMORY_COPY) for row in rows)
-    chosen = npdp.run_ranks(3, lambda: npdp.init().chosen(what, 512, "auto"))[0]
-    assert f"auto takes {chosen} at 8 to 512" in out.splitlines()
+    chosen = npdp.run_ranks(3, lambda: {nbytes: npdp.init().chosen(what, nbytes, "auto") for nbytes in (8, 512)})[0]
+    assert f"auto takes {runs_text(chosen)}" in out.splitlines()
     assert f"{what} of int64" in out and "3 on threads of one process" in out
 
 
@@ -326,7 +326,7 @@ def test_the_json_file_has_figures_command_and_machine(tmp_path, capsys):
 @pytest.mark.parametrize("what", [
     "broadcast --sizes 64 --rounds 1", "iteration --models lin10 --rounds 1", "calibrate"])  # fmt: skip
 def test_figures_that_cannot_be_kept_are_told_of_in_one_line_and_printed_all_the_same(what, capsys):
-    assert exit_code(*what.split(), *THREADS, "2", "--json", "/dev/full") == 1
+    assert exit_code(bench.main, *what.split(), *THREADS, "2", "--json", "/dev/full") == 1
     out, error = capsys.readouterr()
     assert error == "npdp: error: rank 0: --json: /dev/full could not be written: No space left on device\n"
     assert "fused" in out or "auto takes" in out

@@ -116,9 +116,13 @@ def test_data_that_was_replaced_is_refused_or_trained(strategy):
 
 
 @pytest.mark.parametrize("strategy", [PS(1, math.inf), PS(0, 1), npdp.LocalSGD(3)], ids=["inf", "bounded", "local"])
-def test_what_is_saved_is_the_newest_and_the_same_everywhere(strategy):
+@pytest.mark.parametrize("late_s", [0, 0.3])
+def test_what_is_saved_is_the_newest_and_the_same_everywhere(strategy, late_s):
+    """Asynchronously who comes late gets no batch: the other has taken all, and has the newest parameters."""
+
     def program():
         model, optimizer = wrapped(strategy)
+        time.sleep(late_s * (npdp.rank() == 0))
         for x, y in loader(4):
             step(model, optimizer, x, y)
         with pytest.raises(RuntimeError, match="call model.synchronize"):

@@ -33,7 +33,6 @@ class Bucket(NamedTuple):
         parameters: those.
         buffer: their gradients and flags, and the mark.
         mark: where it is in `flat.grad`.
-        bits: `flat.data` as whole numbers.
     """
 
     flat: FlatParameters
@@ -41,12 +40,11 @@ class Bucket(NamedTuple):
     parameters: list[Parameter]
     buffer: Array
     mark: int
-    bits: Array
 
     def marked(self) -> int:
         """Return what the bucket's mark is to be, as this rank's parameters are: 8 bits of the last value."""
-        last: int = self.bits.item(self.mark - 2)
-        return last & 0xFF
+        bits = self.flat.data.view(f"i{self.flat.dtype.itemsize}")
+        return int(bits[self.mark - 2]) & 0xFF
 
 
 def cut_buckets(
@@ -60,7 +58,6 @@ def cut_buckets(
     A bucket ends where it has reached its size, in MB of 2^20 bytes, or where a parameter is not among them.
     """
     buckets: list[Bucket] = []
-    bits = flat.data.view(f"i{flat.dtype.itemsize}")
     last = numbers[-1] + 1
     for place in reversed(range(len(numbers))):
         first = numbers[place]
@@ -70,7 +67,7 @@ def cut_buckets(
         if gap or nbytes >= cap * MB:
             buffer = flat.grad[flat.starts[first] : flat.starts[last]]
             mark = flat.flags[last - 1] + 1  # behind the last value and its flag
-            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark, bits))
+            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark))
             last = numbers[place - 1] + 1
     return buckets
 

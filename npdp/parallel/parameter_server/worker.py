@@ -174,6 +174,8 @@ class ServerExchange(ExchangeAtStep):
     def _start(self, request: Request) -> int:
         """Begin to work on a pass: return the first unit, with parameters no staler than allowed."""
         self._is_idle = False
+        if is_grad_enabled():  # others train in this pass, though there may be nothing left for this one
+            self._is_current = self._whole_batches and not self.sparse.parameters
         rank, (first, *others) = self.world.rank, self._all_shards()
         (reply,) = self._ask([first], lambda shard, sequence: Start(rank, sequence, shard.version, request))
         completed = self._work.completed = reply.completed  # with the others it begins level, too
