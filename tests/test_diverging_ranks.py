@@ -6,21 +6,22 @@ from worlds import run
 
 import npdp
 from npdp import nn, optim
+from npdp.parallel.buckets import MARKED_EVERY
 
-LAST = 1  # the rank that does something else; with three ranks there are others before and after
+ODD_RANK = 1  # does something else than the others; of three ranks there is one before it and one behind
 
 
-def trains(differs, update: str = "replicated", iterations: int = 20) -> None:
-    """Train for some iterations; in the third one rank does what `differs` says instead of its step."""
+def trains(differs, update: str = "replicated") -> None:
+    """Train until parameters have been compared again; in the third iteration one rank does `differs`, not its step."""
     world = npdp.init()
     npdp.manual_seed(0)
     model = nn.DataParallel(nn.Linear(3, 2), update=update)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     x, y = np.random.default_rng(world.rank).standard_normal((2, 4, 3), dtype=np.float32)
-    for iteration in range(iterations):
+    for iteration in range(2 * MARKED_EVERY):
         optimizer.zero_grad()
         nn.MSELoss()(model(x), y[:, :2]).backward()
-        if iteration == 2 and world.rank == LAST:
+        if iteration == 2 and world.rank == ODD_RANK:
             differs(model, optimizer)
         else:
             optimizer.step()

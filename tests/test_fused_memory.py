@@ -187,25 +187,6 @@ def test_after_a_backward_or_a_step_that_failed_there_is_none_to_be_seen_either(
     run(2, program)
 
 
-def test_step_refuses_gradients_that_were_never_exchanged():
-    def program():
-        model, optimizer = made()
-        (inputs, labels), *_ = loader(6)
-        optimizer.zero_grad()
-        with model.no_sync():
-            criterion(model(inputs), labels).backward()
-        with pytest.raises(RuntimeError, match=r"Adam.step: these gradients were accumulated under no_sync\(\)"):
-            optimizer.step()
-        criterion(model(inputs), labels).backward()
-        optimizer.step()
-        with model.no_sync():
-            criterion(model(inputs), labels).backward()
-        optimizer.zero_grad()
-        optimizer.step()
-
-    run(2, program)
-
-
 def test_on_one_rank_nothing_is_summed_and_gradients_are_there():
     def program():
         model, _ = made("auto")

@@ -10,14 +10,17 @@ import npdp
 from npdp import nn, optim
 
 
-def test_step_refuses_gradients_that_were_never_exchanged():
+@pytest.mark.parametrize(("update", "kind"), [("replicated", optim.SGD), ("fused", optim.Adam)])
+def test_step_refuses_gradients_that_were_never_exchanged(update, kind):
     def program():
-        model = nn.DataParallel(mlp())
-        optimizer = optim.SGD(model.parameters())
+        model = mlp()
+        optimizer = kind(model.parameters())
+        model = nn.DataParallel(model, update=update)
         inputs, labels = next(iter(loader(6)))
         with model.no_sync():
             criterion(model(inputs), labels).backward()
-        with pytest.raises(RuntimeError, match=r"SGD.step: these gradients were accumulated under no_sync\(\)"):
+        refused = rf"{kind.__name__}.step: these gradients were accumulated under no_sync\(\)"
+        with pytest.raises(RuntimeError, match=refused):
             optimizer.step()
         criterion(model(inputs), labels).backward()
         optimizer.step()

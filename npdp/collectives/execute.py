@@ -116,7 +116,7 @@ def messages(
 
     Args:
         call: that these messages belong to.
-        meanwhile: other work; in each step it goes on once, when the step's sends have begun.
+        meanwhile: other work; in each step it goes on once, when the step's first sends have begun.
     """
     scratch, op = _scratch(buffer.dtype), carried_out(op)
     for sends, receives in steps:
@@ -139,7 +139,7 @@ def messages(
 
 
 def _ahead(sends: list[Part]) -> int:
-    """Return how many sends are begun before anything is taken."""
+    """Return how many sends are begun before anything is taken: all, where peers that wait could do so in a circle."""
     one_peer = len(sends) > SENDS_AHEAD and len({part.peer for part in sends}) == 1
     return SENDS_AHEAD if one_peer else len(sends)
 

@@ -72,6 +72,7 @@ class ServerExchange(ExchangeAtStep):
         self._samples = SampleCount()  # of what has been pushed last, or will be next
         self._counts_anew = False
         self._is_idle = False
+        self._keeps_up = whole_batches and not self.sparse.parameters  # each step ends with the newest parameters
         self._is_current = True
         self._settings: dict[Optimizer, Settings] = {}
         self._left = False
@@ -127,7 +128,7 @@ class ServerExchange(ExchangeAtStep):
         settings = self._settings[optimizer]
         settings.require_unchanged()
         self._counts_anew, self._is_idle = True, False
-        self._is_current = self._whole_batches and not self.sparse.parameters
+        self._is_current = self._keeps_up
         unit, request = self._work.of_push(key)
         rank, samples, completed = self.world.rank, (self._samples.mine, self._samples.total), self._work.completed
         lr = settings.changed_lr
@@ -175,7 +176,7 @@ class ServerExchange(ExchangeAtStep):
         """Begin to work on a pass: return the first unit, with parameters no staler than allowed."""
         self._is_idle = False
         if is_grad_enabled():  # others train in this pass, though there may be nothing left for this one
-            self._is_current = self._whole_batches and not self.sparse.parameters
+            self._is_current = self._keeps_up
         rank, (first, *others) = self.world.rank, self._all_shards()
         (reply,) = self._ask([first], lambda shard, sequence: Start(rank, sequence, shard.version, request))
         completed = self._work.completed = reply.completed  # with the others it begins level, too
