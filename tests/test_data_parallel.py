@@ -195,14 +195,14 @@ def test_unused_partly_used_frozen_and_tied_parameters_get_one_ranks_gradients(b
 
 
 def test_flags_are_0_outside_an_exchange():
-    """They and marks lie among the gradients: an optimiser runs over them."""
+    """They and what is sent behind them lie among the gradients: an optimiser runs over all."""
 
     def program():
         model = nn.DataParallel(Odd())
         for x, y in loader(4):
             ((model(x) - y.data[:, None]) ** 2).mean().backward()
         flats = model.exchange.flats
-        return sum(np.count_nonzero(flat.grad[[flag, flag + 1]]) for flat in flats for flag in flat.flags)
+        return sum(np.count_nonzero(flat.grad[flag : flag + 3]) for flat in flats for flag in flat.flags)
 
     assert run(3, program) == [0, 0, 0]
 

@@ -177,10 +177,10 @@ def test_a_parameter_is_laid_flat_once():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_behind_each_parameter_is_room_for_its_flag_and_a_mark(dtype):
-    (flat,) = lay_flat(parameters(6, 7, 8, 14, 15, 16, 1, dtype=dtype))  # with 8 and 16 a cache line is full
+def test_behind_each_parameter_is_room_for_three_flags(dtype):
+    (flat,) = lay_flat(parameters(5, 6, 7, 8, 13, 14, 15, 16, 1, dtype=dtype))  # with 8 and 16 a cache line is full
     for parameter, flag, end in zip(flat.parameters, flat.flags, flat.starts[1:], strict=True):
-        assert not np.shares_memory(parameter.grad_buffer, flat.grad[flag : flag + 2]) and flag + 1 < end
+        assert not np.shares_memory(parameter.grad_buffer, flat.grad[flag : flag + 3]) and flag + 2 < end
 
 
 def test_memory_comes_from_the_allocator():

@@ -187,7 +187,7 @@ class Carrier:
         if self.world_size == 1 or self.chosen("allreduce", buffer.nbytes) != SHARED_MEMORY or self._host is None:
             return lambda: self.run("allreduce", buffer, "sum", None, which)
         host, algorithm, choices = self._host, self.algorithm, self._chosen
-        collective = host.persistent("allreduce", buffer, "sum", which)
+        begin = host.kernel.persistent("allreduce", buffer, "sum", which)
 
         def allreduce() -> None:
             as_settled = self._host is host and self._chosen is choices and self.algorithm == algorithm
@@ -195,7 +195,9 @@ class Carrier:
                 self.run("allreduce", buffer, "sum", None, which)
                 return
             before = time.perf_counter()
-            collective()
+            status = begin()
+            if status:
+                host.finish(status)
             self.collective_s += time.perf_counter() - before
 
         return allreduce

@@ -13,7 +13,6 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,17 +84,6 @@ class Host:
         status = self.kernel.begin(kind, buffer, op, which)
         if status:
             self.finish(status)
-
-    def persistent(self, kind: str, buffer: Buffer, op: str, which: int = 0) -> Callable[[], None]:
-        """Return what carries out `kind` on this buffer, as `collective` does, each time that it is called."""
-        begin = self.kernel.persistent(kind, buffer, op, which)
-
-        def collective() -> None:
-            status = begin()
-            if status:
-                self.finish(status)
-
-        return collective
 
     def finish(self, status: int) -> None:
         """Go on with a collective until it is done, where the kernel returned something else; see `collective`."""

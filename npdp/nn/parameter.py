@@ -3,7 +3,7 @@
     data   | 0.weight ......... | 0.bias .. | 2.weight ...... | 2.bias |
     grad   | 0.weight ......... | 0.bias .. | 2.weight ...... | 2.bias |
              each starts on a cache line; a parameter's data and its `.grad` are views. Behind each is room for
-             one number, a flag that an exchange sends along with the gradient
+             three numbers, flags that an exchange sends along with the gradient
 
 An optimiser then updates a whole model in one pass, and an exchange sends a run of gradients as one buffer,
 straight from where backward wrote them. A parameter is laid flat once, by whoever comes first, an optimiser
@@ -144,7 +144,7 @@ class FlatParameters:
         starts: where each begins in `data` and `grad`; the last entry is where they end.
         data: (count,) all values.
         grad: (count,) all gradients; a parameter's `.grad` is a view of it once backward has written it.
-        flags: where each parameter's flag is in `grad`, with a place behind it; both are 0 except during an exchange.
+        flags: where each parameter's flag is in `grad`, with two places behind it; 0 except during an exchange.
         grad_shared: whether `grad` lies where the ranks of a host share memory.
         unsynced: returns why some of these gradients are not ready for an update, if any is not; None where all are.
         stepper: carries out an optimiser's whole step on them, `stepper(optimizer, slab)`, where that is not left to
@@ -159,7 +159,7 @@ class FlatParameters:
         line = LINE_BYTES // self.dtype.itemsize
         self.starts = [0]
         for parameter in parameters:
-            self.starts.append(self.starts[-1] + -(-(parameter.data.size + 2) // line) * line)
+            self.starts.append(self.starts[-1] + -(-(parameter.data.size + 3) // line) * line)
         self.flags = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
         self.data = allocate(self.starts[-1], self.dtype)
         self.grad = allocate(self.starts[-1], self.dtype)

@@ -1,10 +1,11 @@
 """Buckets: runs of gradients, side by side in memory, that travel as one buffer.
 
-    grad    | 0.weight f | 0.bias f m | 2.weight f | 2.bias f m |     f: the parameter's flag, "this rank used it"
-    buckets |<------ bucket 1 ------>|<------ bucket 0 -------->|     in the order in which backward completes them
+    grad    | 0.weight f | 0.bias f m u | 2.weight f | 2.bias f m u |
+    buckets |<------ bucket 1 -------->|<------- bucket 0 --------->|     in the order in which backward completes them
 
-m: the bucket's mark, a few bits of its last value: where their sum over the ranks is not P times one's own, parameters
-are no longer the same on all ranks.
+f: the parameter's flag, "this rank did not use it". m: the bucket's mark, a few bits of its last value: where their sum
+over the ranks is not P times one's own, parameters are no longer the same on all ranks. u: whether any flag is set, so
+that not each need be looked at.
 
 Backward writes each gradient straight into its place, from the last layer to the first, so buckets are cut from
 the end, and leave in this order on every rank.
@@ -31,8 +32,9 @@ class Bucket(NamedTuple):
         flat: the arrays in which they are.
         numbers: theirs, there.
         parameters: those.
-        buffer: their gradients and flags, and the mark.
-        mark: where it is in `flat.grad`.
+        buffer: their gradients and flags, and the two behind them.
+        mark: where the mark is in `flat.grad`.
+        unused: where it says, there, that a parameter is unused.
     """
 
     flat: FlatParameters
@@ -40,6 +42,7 @@ class Bucket(NamedTuple):
     parameters: list[Parameter]
     buffer: Array
     mark: int
+    unused: int
 
     def marked(self) -> int:
         """Return what the bucket's mark is to be, as this rank's parameters are: 8 bits of the last value."""
@@ -67,7 +70,7 @@ def cut_buckets(
         if gap or nbytes >= cap * MB:
             buffer = flat.grad[flat.starts[first] : flat.starts[last]]
             mark = flat.flags[last - 1] + 1  # behind the last value and its flag
-            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark))
+            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark, mark + 1))
             last = numbers[place - 1] + 1
     return buckets
 

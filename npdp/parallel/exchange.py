@@ -193,10 +193,11 @@ class GradientExchange:
             self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
         if self._local:
             return
-        held = {p: _copied(p) for p in self.parameters if p.grad is not None}  # or refuses, before any is put aside
-        self._aside |= held
-        for parameter in held:
-            parameter.grad = None
+        held = [p for p in self.parameters if p.grad is not None]
+        if held:
+            self._aside |= {p: _copied(p) for p in held}  # or refuses, before any is put aside
+            for parameter in held:
+                parameter.grad = None
 
     def _exchange_the_rest(self) -> None:
         while self._next < len(self.buckets):
@@ -204,13 +205,15 @@ class GradientExchange:
         if self._overlaps:
             self.world.finish()
         for bucket in self.buckets:
-            _take_in(bucket, self.world.world_size)
+            if bucket.flat.grad.item(bucket.unused):
+                _take_in(bucket, self.world.world_size)
         if not self._exchanges % MARKED_EVERY:
             compare_marks(self.buckets, self.world.rank, self.world.world_size)
         self._exchanges += 1
         if self.sparse.parameters:
             self.exchanged_bytes += self.sparse.sum()
-        self._add_what_was_aside()
+        if self._aside:
+            self._add_what_was_aside()
 
     def _add_what_was_aside(self) -> None:
         for parameter, before in self._aside.items():
@@ -242,7 +245,7 @@ class GradientExchange:
             gradient = parameter.grad
             if gradient is None:
                 flat.grad[flat.starts[number] : flat.flags[number]] = 0
-                flat.grad[flat.flags[number]] = 1
+                flat.grad[flat.flags[number]] = flat.grad[bucket.unused] = 1
             elif gradient is not parameter.grad_buffer:
                 parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
         if not self._exchanges % MARKED_EVERY:
@@ -260,6 +263,7 @@ def _unsynced(parameters: list[Parameter]) -> str | None:
 def _take_in(bucket: Bucket, world_size: int) -> None:
     """After the exchange: a parameter that any rank used has a gradient; flags are put back to 0."""
     grad, flags = bucket.flat.grad, bucket.flat.flags
+    grad[bucket.unused] = 0
     for number, parameter in zip(bucket.numbers, bucket.parameters):
         unused_on = grad.item(flags[number])
         if unused_on:

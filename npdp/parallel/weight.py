@@ -13,6 +13,9 @@ def loss_weight(batch: Batch | None, world_size: int) -> float:
     Raises:
         ValueError: the loss is a sum, or of batches that weigh differently.
     """
+    if batch is not None and batch.parts == world_size:  # as a rule
+        total = batch.place[1]
+        return batch.count / total if total else 0.0
     if batch is SUMMED:
         raise ValueError(
             'reduction="sum" cannot be used under DataParallel: the exchange takes the loss of each rank as '
@@ -23,9 +26,7 @@ def loss_weight(batch: Batch | None, world_size: int) -> float:
             "backward: this loss was computed from batches of different sizes, which weigh differently on each "
             "rank; give each its own backward, the gradients add up"
         )
-    if batch is None or batch.parts != world_size:
-        return 1 / world_size
-    return batch.count / batch.global_count if batch.global_count else 0.0
+    return 1 / world_size
 
 
 def weight_within_part(batch: Batch, number: int) -> float:
