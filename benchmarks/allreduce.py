@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from machine import keep
+from machine import installed, keep
 from step import lines_of
 
 from npdp.bench.sizes import parse_sizes
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--sizes", default=SIZES)
-    parser.add_argument("--who", default=",".join(WHO))
+    parser.add_argument("--who", help=f"some of {','.join(WHO)} (all that are installed)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -113,7 +113,7 @@ def main() -> None:
     if arguments.work:
         work(arguments.work, sizes)
         return
-    names = arguments.who.split(",")
+    names = arguments.who.split(",") if arguments.who else installed(WHO)
     rounds: dict[str, list[dict[int, float]]] = {who: [] for who in names}
     for _ in range(arguments.rounds):
         for who in names:
@@ -125,6 +125,9 @@ def main() -> None:
         first = names[0]
         ratios = ", ".join(f"{who} {times[who] / times[first]:.2f}" for who in names[1:])
         print(f"{nbytes:>9} bytes  {first} {times[first] * 1e6:.1f} us; in times of it: {ratios}", flush=True)
+    if arguments.who or arguments.sizes != SIZES:
+        print("not kept: only some contenders or sizes")
+        return
     what = f"python benchmarks/allreduce.py --ranks {arguments.ranks}"
     print("kept in", keep(f"allreduce-{arguments.ranks}-ranks", what, {"microseconds a call, medians": figures}))
 

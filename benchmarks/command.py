@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from machine import clean_environment, keep
+from machine import clean_environment, installed, keep
 
 
 def torch_program() -> None:
@@ -60,18 +60,18 @@ def main() -> None:
         "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
                      __file__, "--torch-rank"],
     }  # fmt: skip
-    taken: dict[str, list[float]] = {who: [] for who in commands}
+    taken: dict[str, list[float]] = {who: [] for who in installed(commands, {"torchrun": "torch"})}
     for _ in range(arguments.rounds):
-        for who, command in commands.items():
+        for who in taken:
             start = time.perf_counter()
-            run = subprocess.run(command, env={**clean_environment(), **launch.settings(arguments.ranks)},
+            run = subprocess.run(commands[who], env={**clean_environment(), **launch.settings(arguments.ranks)},
                                  capture_output=True, text=True, timeout=300)  # fmt: skip
             if run.returncode:  # torchrun aborts now and then when its ranks leave; that round does not count
                 print(f"{who} ended with {run.returncode}: {run.stderr[-300:]}")
                 continue
             taken[who].append(time.perf_counter() - start)
     times = {who: round(statistics.median(values), 3) for who, values in taken.items()}
-    print(times, f"torchrun takes {times['torchrun'] / times['npdp']:.1f} times as long")
+    print(", ".join(f"{who} {value} s, {value / times['npdp']:.1f} of npdp's" for who, value in times.items()))
     print("kept in", keep(f"command-{ranks}-ranks", f"python benchmarks/command.py --ranks {ranks}", times))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from machine import clean_environment, keep
+from machine import clean_environment, installed, keep
 
 FOLDER = "/usr/share/datasets/fashion-mnist"
 BATCH, EPOCHS = 128, 4  # the first epoch warms up
@@ -119,7 +119,7 @@ def main() -> None:
         if seconds:
             print("epochs", *seconds)
         return
-    taken: dict[str, list[float]] = {who: [] for who in PROGRAMS}
+    taken: dict[str, list[float]] = {who: [] for who in installed(PROGRAMS)}
     for _ in range(arguments.rounds):
         for who, values in taken.items():
             values.append(measure(who, arguments.data))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,23 @@ from npdp.report import machine
 
 RESULTS = Path(__file__).parent / "results"
 SLOWED_BY = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # settings that slow NumPy's matmul
+MODULES = {"torch": "torch", "gloo": "torch", "jax": "jax", "horovod": "horovod", "sklearn": "sklearn"}  # contenders'
 
 
 def clean_environment() -> dict[str, str]:
     """Return the environment for a measured program: BLAS chooses its own kernels."""
     return {name: value for name, value in os.environ.items() if name not in SLOWED_BY}
+
+
+def installed(contenders: Iterable[str], modules: Mapping[str, str] = MODULES) -> list[str]:
+    """Return the contenders whose module is installed, or who need none; say who is left out."""
+    there = []
+    for who in contenders:
+        if who not in modules or importlib.util.find_spec(modules[who]):
+            there.append(who)
+        else:
+            print(f"{who} is left out: {modules[who]} is not installed", file=sys.stderr)
+    return there
 
 
 def keep(name: str, command: str, figures: Any) -> Path:

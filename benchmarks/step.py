@@ -11,20 +11,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from machine import clean_environment, keep
+from machine import MODULES, clean_environment, installed, keep
 
 from npdp.bench.models import MODELS
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 TRIES = 3  # torchrun aborts now and then when its ranks leave
 PYTHONS: dict[str, str] = {}  # of contenders that are installed elsewhere
-ON_SEVERAL_RANKS = {"horovod": "horovod", "jax": "mpi4jax"}  # contenders, and the module that each needs
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -68,11 +66,9 @@ def lines_of(
 
 def usual_contenders(ranks: int) -> list[str]:
     """Return who is compared where nobody is named."""
-    usual = ["npdp", "fused", "numpy", "numpy-flat", "torch"]
-    if ranks == 1:
-        return usual
-    there = [who for who, module in ON_SEVERAL_RANKS.items() if who in PYTHONS or importlib.util.find_spec(module)]
-    return [*usual, *there, "alone"]
+    on_several = ["horovod", "jax", "alone"] if ranks > 1 else []
+    modules = {who: module for who, module in {**MODULES, "jax": "mpi4jax"}.items() if who not in PYTHONS}
+    return installed(["npdp", "fused", "numpy", "numpy-flat", "torch", *on_several], modules)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import argparse
 import statistics
 from typing import NamedTuple
 
-from machine import keep
+from machine import installed, keep
 from step import seconds_a_step
 
 
@@ -35,14 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
-    parser.add_argument("--without", default="", help="contenders to leave out, as they are named: jax")
     arguments = parser.parse_args()
+    there = installed(dict.fromkeys(contender.who for contender in CONTENDERS.values()))
+    names = [name for name, contender in CONTENDERS.items() if contender.who in there]
     figures: dict[str, dict[str, float]] = {}
     for model in ("mlp", "mlpbig"):
         for batch_size in (128, 1024):
-            taken: dict[str, list[float]] = {
-                name: [] for name, contender in CONTENDERS.items() if contender.who not in arguments.without.split(",")
-            }
+            taken: dict[str, list[float]] = {name: [] for name in names}
             for _ in range(arguments.rounds):
                 for name, values in taken.items():
                     who, ranks, threads = CONTENDERS[name]
