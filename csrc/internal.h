@@ -26,6 +26,12 @@ static inline size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* How many pieces of some length cover it. */
+static inline size_t cover(size_t count, size_t length)
+{
+    return (count + length - 1) / length;
+}
+
 /* Where what begins at i lies, if it must not reach over the end. */
 static inline size_t within(size_t i, size_t end, size_t length)
 {

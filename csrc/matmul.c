@@ -26,7 +26,7 @@ enum { DEPTH = 256, WIDTH = 512, BLOCK = 512, FEW_ROWS = 256 };
 /* The block of w that is copied next, while `rows` rows are multiplied by one of `width` columns. */
 static ahead next_block(const float *w, size_t out, size_t width, size_t rows)
 {
-    const size_t lines = width / LINE_FLOATS, times = width / COLUMNS * ((rows + ROWS - 1) / ROWS) * (DEPTH / UNROLL);
+    const size_t lines = width / LINE_FLOATS, times = width / COLUMNS * cover(rows, ROWS) * (DEPTH / UNROLL);
     return (ahead){w, out, lines, 0, (lines * DEPTH + times - 1) / times};
 }
 

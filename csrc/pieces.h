@@ -27,12 +27,6 @@ typedef struct {
     int down; /* the depth runs down its rows, else along them */
 } factor;
 
-/* How many pieces of some length cover it. */
-static size_t cover(size_t count, size_t length)
-{
-    return (count + length - 1) / length;
-}
-
 static size_t panels_of(const factor *f)
 {
     return cover(f->down ? f->columns : f->rows, PANEL);

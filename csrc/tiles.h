@@ -171,7 +171,8 @@ static void copy_transposed(float *panel, const float *from, size_t row, size_t 
 /* Computes x transposed: w goes by as it lies, and panels are of g, by blocks of its rows. */
 TARGET int NAMED(times_transposed_f32)(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out)
 {
-    const size_t block = (resident() / out / COLUMNS + 1) * COLUMNS;
+    const size_t most = (resident() / out / COLUMNS + 1) * COLUMNS;
+    const size_t block = cover(cover(rows, cover(rows, most)), COLUMNS) * COLUMNS; /* as much for each walk through w */
     float *panels = floats((smaller(block, rows) + COLUMNS) * out);
     if (panels == NULL)
         return 1;
