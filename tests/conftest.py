@@ -7,6 +7,7 @@ would stand in output that tests read.
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 from npdp import kernels
@@ -17,3 +18,6 @@ if kernels.compiled is None:
 # What was measured here decides what `auto` takes: tests, and the programs they start, have a cache of their own.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="npdp-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+# In the background of a shell Ctrl-C is ignored, and would be by what tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
