@@ -252,7 +252,10 @@ def test_ctrl_c_ends_a_world_of_threads_in_one_line(tmp_path):
     while not (metrics.exists() and '"epoch"' in metrics.read_text()) and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20)[1] == "npdp: error: ended by SIGINT\n"
+    try:
+        assert process.communicate(timeout=20)[1] == "npdp: error: ended by SIGINT\n"
+    finally:
+        process.kill()
     assert process.returncode == 130
 
 
