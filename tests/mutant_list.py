@@ -984,6 +984,10 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_in_place.py::test_an_index_that_changes_later_does_not_move_the_gradient"),
     ],
     "nn": [
+        Mutant("npdp/nn/functional.py",
+               'if logits.dtype.kind != "f":',
+               "if False:",
+               "tests/test_nn.py::test_mistakes_are_named"),
         Mutant("npdp/nn/layers.py",
                "batch.first_row * rows_per_sample",
                "0",

@@ -402,6 +402,7 @@ def logits(*shape):
         (ValueError, r"got shapes \(2, 3\) and \(3,\)", lambda: nn.CrossEntropyLoss()(logits(2, 3), [0, 1, 2])),
         (ValueError, r"got shapes \(3,\) and \(3,\)", lambda: nn.CrossEntropyLoss()(logits(3), [0, 1, 2])),
         (TypeError, "labels must be integers, got float32", lambda: nn.CrossEntropyLoss()(logits(2, 3), [0.0, 1.0])),
+        (TypeError, "logits must be floats, got int64", lambda: nn.CrossEntropyLoss()(np.zeros((2, 3), int), [0, 1])),
         (ValueError, r"^CrossEntropyLoss: labels must be in \[0, 3\), got 3",
          lambda: nn.CrossEntropyLoss()(logits(2, 3), [0, 3])),
         (ValueError, r"^CrossEntropyLoss: labels must be in \[0, 3\), got -1",

@@ -140,6 +140,8 @@ def require_labels(logits: Array, labels: Array) -> None:
             "CrossEntropyLoss: wanted logits (rows, classes), of at least one class, and labels (rows,), "
             f"got shapes {logits.shape} and {labels.shape}"
         )
+    if logits.dtype.kind != "f":
+        raise TypeError(f"CrossEntropyLoss: logits must be floats, got {logits.dtype}")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"CrossEntropyLoss: labels must be integers, got {labels.dtype}")
 
