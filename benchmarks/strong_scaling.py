@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
     arguments = parser.parse_args()
-    there = installed(dict.fromkeys(contender.who for contender in CONTENDERS.values()))
+    there = installed(contender.who for contender in CONTENDERS.values())
     names = [name for name, contender in CONTENDERS.items() if contender.who in there]
     figures: dict[str, dict[str, float]] = {}
     for model in ("mlp", "mlpbig"):

@@ -8,7 +8,7 @@
 #include "internal.h"
 #include "npdp_kernels.h"
 
-enum { BLOCK_BYTES = 4096, CACHE_LINE_BYTES = 64 };
+enum { BLOCK_BYTES = 4096 };
 
 static void accumulate(int op, int dtype, void *dst, const void *src, size_t count)
 {

@@ -21,6 +21,8 @@
 #endif
 #endif
 
+enum { CACHE_LINE_BYTES = 64 };
+
 static inline size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;

@@ -11,10 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "internal.h"
 #include "npdp_kernels.h"
 #include "npdp_shared_memory.h"
 
-enum { CACHE_LINE_BYTES = 64, LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, STAGED_TURNS = 3 };
+enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, STAGED_TURNS = 3 };
 
 /* ---- in the memory ---- */
 
@@ -61,8 +62,8 @@ static size_t chunk(const npdp_host *host, uint32_t rank, size_t *length)
         return 0;
     }
     if (host->kind == NPDP_ALLREDUCE) {
-        const size_t line_count = CACHE_LINE_BYTES / size_of(host), lines = (host->count + line_count - 1) / line_count;
-        const size_t longest = (lines + host->ranks - 1) / host->ranks * line_count, start = rank * longest;
+        const size_t line_count = CACHE_LINE_BYTES / size_of(host), lines = cover(host->count, line_count);
+        const size_t longest = cover(lines, host->ranks) * line_count, start = rank * longest;
         const size_t left = start < host->count ? host->count - start : 0;
         *length = left < longest ? left : longest;
         return left ? start : host->count;

@@ -27,7 +27,7 @@ enum { DEPTH = 256, WIDTH = 512, BLOCK = 512, FEW_ROWS = 256 };
 static ahead next_block(const float *w, size_t out, size_t width, size_t rows)
 {
     const size_t lines = width / LINE_FLOATS, times = width / COLUMNS * cover(rows, ROWS) * (DEPTH / UNROLL);
-    return (ahead){w, out, lines, 0, (lines * DEPTH + times - 1) / times};
+    return (ahead){w, out, lines, 0, cover(lines * DEPTH, times)};
 }
 
 /* By blocks of rows of x, and of w, which is copied: these stay in the cache. */

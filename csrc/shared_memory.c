@@ -191,7 +191,7 @@ static void be_staged(npdp_host *host)
     chunk(host, host->kind == NPDP_BROADCAST ? host->root : 0, &longest);
     host->mode = STAGED;
     host->piece = host->slot_bytes / places / size_of(host);
-    host->segments = longest ? (uint32_t)((longest + host->piece - 1) / host->piece) : 1;
+    host->segments = longest ? (uint32_t)cover(longest, host->piece) : 1;
     host->last_phase = host->segments + (sums(host) && gathers(host));
 }
 

@@ -613,7 +613,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "*length = rank == 0 ? host->count : 0;",
                "tests/test_shared_memory.py::test_every_memory_dtype_op_and_edge_gives_what_numpy_gives[broadcast-3]"),
         Mutant("csrc/shared_memory.c",
-               "(uint32_t)((longest + host->piece - 1) / host->piece) : 1;",
+               "(uint32_t)cover(longest, host->piece) : 1;",
                "(uint32_t)(longest / host->piece) : 1;",
                "tests/test_shared_memory.py::test_every_memory_dtype_op_and_edge_gives_what_numpy_gives"),
         Mutant("csrc/shared_memory.c",
