@@ -33,9 +33,11 @@ typedef struct {
     uint32_t posted, begun, small;
     uint64_t staged;       /* segments: slots take turns by three, which a count that wraps at 2^32 would break */
     double wait_s;         /* seconds in which it waited for others */
+    double collective_s;   /* seconds from the begin of a collective until it was done */
     double byte_s[2];      /* seconds a byte of late, by the two ways that a sum gets to its slot; 0 before the first */
     uint32_t timed;        /* how many sums that was measured of */
     /* The collective under way. */
+    double begun_s; /* when, by now_s() */
     int kind, op, dtype, mode, agreed, patient;
     int under_way; /* from npdp_begin to NPDP_DONE; another thread of this rank may look */
     uint32_t root, phase, last_phase, segments;

@@ -228,6 +228,7 @@ int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
 
     if (__atomic_exchange_n(&host->under_way, 1, __ATOMIC_ACQUIRE))
         return NPDP_UNFINISHED; /* the others still wait for what this rank posts in it */
+    host->begun_s = now_s();
     const uint32_t turn = host->begun++ % 2;
     mine->calls[turn].what = (uint64_t)kind | (uint64_t)op << 8 | (uint64_t)dtype << 16 | (uint64_t)root << 32;
     mine->calls[turn].count = count;
@@ -286,6 +287,7 @@ int npdp_go_on(npdp_host *host)
         if (host->phase == host->last_phase) {
             host->small += host->mode == SMALL;
             host->staged += host->mode == STAGED ? host->segments : 0;
+            host->collective_s += now_s() - host->begun_s;
             __atomic_store_n(&host->under_way, 0, __ATOMIC_RELEASE); /* the last phase's work is part of it */
             return NPDP_DONE;
         }

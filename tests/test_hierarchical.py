@@ -286,6 +286,21 @@ def test_it_is_for_allreduce_alone_and_other_collectives_go_on_as_they_did():
 
 
 @needs_c
+def test_the_seconds_that_its_ranks_are_in_the_kernel_count_once():
+    def program():
+        world = init()
+        world.allreduce(np.zeros(4), algorithm=HIERARCHICAL)
+        world.clear_times()
+        before = time.perf_counter()
+        time.sleep(0.2 * (world.rank % 2))
+        world.allreduce(np.zeros(4), algorithm=HIERARCHICAL)
+        return world.collective_s, time.perf_counter() - before
+
+    for number, (collective_s, wall_s) in enumerate(run(4, program, hosts=(0, 0, 1, 1))):
+        assert (0.0 if number % 2 else 0.19) < collective_s < wall_s
+
+
+@needs_c
 def test_on_one_host_it_is_shared_memory():
     assert run(3, lambda: init().chosen("allreduce", 8, HIERARCHICAL)) == ["shared_memory"] * 3
     assert run(1, lambda: npdp.allreduce(np.ones(3), algorithm=HIERARCHICAL)) == [None]

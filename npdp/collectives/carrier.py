@@ -36,7 +36,7 @@ class Carrier:
         transport: what moves messages.
         rank, world_size: this rank's number; how many there are.
         algorithm: what collectives use where they are not told and have it.
-        collective_s: seconds spent in collectives since `clear_times`.
+        other_s: of `collective_s`, the seconds outside the kernel, which takes the time of its collectives itself.
         around: contexts within which each collective is carried out.
     """
 
@@ -44,11 +44,11 @@ class Carrier:
         self.transport = transport
         self.rank, self.world_size = transport.rank, transport.world_size
         self.algorithm = algorithm
-        self.collective_s = 0.0
+        self.other_s = 0.0
         self.around: list[Callable[[], AbstractContextManager[None]]] = []
         self._overlap = Overlap(transport.calls.fail)
         self._by_messages = threading.Lock()  # held while one is under way
-        self._wait_before_s = 0.0
+        self._before_overlap = 0.0, 0.0  # what wait_s and collective_s were
         self._host: Host | None = None
         self._host_opened = False
         self._hosts: Hosts | None = None
@@ -58,14 +58,19 @@ class Carrier:
 
     def clear_times(self) -> None:
         """Begin to measure anew."""
-        self.collective_s = self.transport.wait_s = 0.0
+        self.other_s = self.transport.wait_s = 0.0
         if self._host is not None:
-            self._host.kernel.wait_s = 0.0
+            self._host.kernel.clear_times()
 
     @property
     def wait_s(self) -> float:
         """Seconds in which this rank did nothing but wait for others."""
         return self.transport.wait_s + (self._host.kernel.wait_s if self._host is not None else 0.0)
+
+    @property
+    def collective_s(self) -> float:
+        """Seconds spent in collectives since `clear_times`."""
+        return self.other_s + (self._host.kernel.collective_s if self._host is not None else 0.0)
 
     @property
     def communication_s(self) -> float:
@@ -157,14 +162,18 @@ class Carrier:
         )
         if self.world_size == 1:
             return
-        before = time.perf_counter()
         if algorithm == SHARED_MEMORY:  # as Host.collective does it, with a call less
             status = self._host.kernel.begin(collective, buffer, op, which)  # type: ignore[union-attr]
             if status:
                 self._host.finish(status)  # type: ignore[union-attr]
         else:
+            before = self._outside_kernel_s()
             self._carry_out(collective, algorithm, buffer, op, which)
-        self.collective_s += time.perf_counter() - before
+            self.other_s += self._outside_kernel_s() - before
+
+    def _outside_kernel_s(self) -> float:
+        """Return a time that stands still while the kernel carries out a collective."""
+        return time.perf_counter() - (self._host.kernel.collective_s if self._host is not None else 0.0)
 
     def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, which: int) -> None:
         """Carry out a collective within all contexts, after what was begun before it."""
@@ -194,11 +203,9 @@ class Carrier:
             if not as_settled or self.around or self._overlap.busy:
                 self.run("allreduce", buffer, "sum", None, which)
                 return
-            before = time.perf_counter()
             status = begin()
             if status:
                 host.finish(status)
-            self.collective_s += time.perf_counter() - before
 
         return allreduce
 
@@ -251,7 +258,7 @@ class Carrier:
         """
         algorithm = self.chosen("allreduce", buffer.nbytes)
         if not self._overlap.busy:
-            self._wait_before_s = self.wait_s
+            self._before_overlap = self.wait_s, self.collective_s
         before = time.perf_counter()
         if algorithm == SHARED_MEMORY:
             work: Iterator[Any] = _later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", which))
@@ -261,15 +268,17 @@ class Carrier:
         else:
             work = self._messages("allreduce", algorithm, buffer, "sum", which)
         self._overlap.begin(work, self.transport.wait)
-        self.collective_s += time.perf_counter() - before
+        wait_s, collective_s = self._before_overlap
+        self._before_overlap = wait_s, collective_s + time.perf_counter() - before
 
     def finish(self) -> None:
         """Return when all that was begun is done; what the program did meanwhile does not count as waiting."""
         if not self._overlap.busy:
             return
         blocked_s = self._overlap.finish()
-        self.collective_s += blocked_s
-        self.transport.wait_s += self._wait_before_s + blocked_s - self.wait_s
+        wait_s, collective_s = self._before_overlap
+        self.transport.wait_s += wait_s + blocked_s - self.wait_s
+        self.other_s += collective_s + blocked_s - self.collective_s
 
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool) -> Buffer | None:
         """Return an array in the host's memory, None where there is none or no room; collective."""
@@ -277,9 +286,9 @@ class Carrier:
             self.finish()
         if self.host is None:
             return None
-        before = time.perf_counter()
+        before = self._outside_kernel_s()
         array = self.host.empty(count, dtype, one_for_all)
-        self.collective_s += time.perf_counter() - before
+        self.other_s += self._outside_kernel_s() - before
         return array
 
 

@@ -89,9 +89,14 @@ class HostRank:
         """Seconds in which this rank waited for others."""
         return float(self._host.wait_s)
 
-    @wait_s.setter
-    def wait_s(self, seconds: float) -> None:
-        self._host.wait_s = seconds
+    @property
+    def collective_s(self) -> float:
+        """Seconds in collectives that were done."""
+        return float(self._host.collective_s)
+
+    def clear_times(self) -> None:
+        """Begin to measure anew."""
+        self._host.wait_s = self._host.collective_s = 0.0
 
     @property
     def different(self) -> int:

@@ -279,7 +279,7 @@ class ServerExchange(ExchangeAtStep):
         client = self._client
         spent_s, wait_s = client.spent_s, client.wait_s
         replies = client.ask(shards, make, gradient, wanted)
-        self.world.collective_s += client.spent_s - spent_s
+        self.world.other_s += client.spent_s - spent_s
         self.world.transport.wait_s += client.wait_s - wait_s
         self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
         return replies
