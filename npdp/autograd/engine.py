@@ -26,9 +26,11 @@ class Exchange(Protocol):
 
     Attributes:
         number: among this rank's exchanges; the same on all ranks.
+        leaves_early: whether it is to be told, from its `begin` on, of each parameter that is complete.
     """
 
     number: int
+    leaves_early: bool
 
     def begin(self, batch: Batch | None, alone: bool) -> float:
         """Backward begins: return the weight of this rank's loss in the global one.
@@ -56,7 +58,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         if loss.hooks is None:
             _accumulate(loss, lambda g: g, start, writes=False)
         else:
-            _complete_leaf(loss, {loss: start}, weight=1.0)
+            _run_hooks(loss, {loss: start}, weight=1.0)
         return
     graph, exchanges = _count_uses(loss.node)
     weight = _weight(exchanges, loss)
@@ -145,12 +147,16 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                 pending[parent] = pending[parent] + vjp(gradient)
             else:
                 pending[parent] = vjp(gradient)
-            uses[parent] -= 1
-            if uses[parent] == 0:
-                if is_leaf:
-                    _complete_leaf(parent, pending, weight)  # type: ignore[arg-type]
-                else:
-                    complete.append(parent)  # type: ignore[arg-type]
+            left = uses[parent] - 1
+            if left:
+                uses[parent] = left
+            elif not is_leaf:
+                complete.append(parent)  # type: ignore[arg-type]
+            else:
+                if parent.hooks is not None:  # type: ignore[union-attr]
+                    _run_hooks(parent, pending, weight)  # type: ignore[arg-type]
+                if parent.exchange is not None and parent.exchange.leaves_early:  # type: ignore[union-attr]
+                    parent.exchange.ready(parent)  # type: ignore[union-attr,arg-type]
         if not retain_graph:
             node.vjps = None
 
@@ -170,18 +176,15 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
         leaf.grad = leaf.grad_buffer
 
 
-def _complete_leaf(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: float) -> None:
-    """Run the hooks of a leaf, which see the local gradient, and tell its owner."""
-    if leaf.hooks is not None:
-        gradient = np.array(pending.pop(leaf))  # an array of its own, which a hook may change
-        local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
-        for hook in leaf.hooks:
-            replaced = hook(local)
-            local = local if replaced is None else _replaced(replaced, leaf)
-        gradient = local * local.dtype.type(weight) if weight != 1 else local
-        _accumulate(leaf, lambda g: g, gradient, writes=False)
-    if leaf.exchange is not None:
-        leaf.exchange.ready(leaf)
+def _run_hooks(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: float) -> None:
+    """Run the hooks of a leaf, which see the local gradient, and add what they leave of it to `leaf.grad`."""
+    gradient = np.array(pending.pop(leaf))  # an array of its own, which a hook may change
+    local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
+    for hook in leaf.hooks or ():
+        replaced = hook(local)
+        local = local if replaced is None else _replaced(replaced, leaf)
+    gradient = local * local.dtype.type(weight) if weight != 1 else local
+    _accumulate(leaf, lambda g: g, gradient, writes=False)
 
 
 def _replaced(gradient: Any, leaf: Tensor) -> Array:

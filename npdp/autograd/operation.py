@@ -63,7 +63,7 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
             tensor = x if isinstance(x, Tensor) else _constant(x, inputs)
             tensors.append(tensor)
             arrays.append(tensor.data)
-            if tensor.batch is not batch and tensor.batch is not None:
+            if tensor.batch is not None and tensor.batch is not batch:
                 batch = tensor.batch if batch is None else joined(batch, tensor.batch)
             if tensor.requires_grad:
                 wanted = True

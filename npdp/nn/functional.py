@@ -27,26 +27,38 @@ SMALL_PRODUCT = 2**19  # multiply-adds up to which OpenBLAS is sure to take its 
 @operation(keeps=INPUTS, writes=True)
 def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
-    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    y = _times_weight(rows, weight)
+    if x.ndim == 2:
+        return _linear_of_rows(x, weight, bias)
+    y, (to_x, to_weight, to_bias) = _linear_of_rows(x.reshape(-1, x.shape[-1]), weight, bias)
+
+    def rows(g: Array) -> Array:
+        return g.reshape(-1, g.shape[-1])
+
+    return y.reshape(*x.shape[:-1], len(weight)), (
+        lambda g, out=None: to_x(rows(g)).reshape(x.shape),
+        lambda g, out=None: to_weight(rows(g), out),
+        lambda g, out=None: to_bias(rows(g), out),
+    )
+
+
+def _linear_of_rows(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, Vjp, Vjp]]:
+    """x (rows, in) -> (rows, out)."""
+    y = _times_weight(x, weight)
     y += bias
 
-    def flat(g: Array) -> Array:
-        return g if g.ndim == 2 else g.reshape(-1, g.shape[-1])
-
     def to_x(g: Array, out: Array | None = None) -> Array:
-        return _dot(flat(g), weight).reshape(x.shape)
+        return _dot(g, weight)
 
     def to_weight(g: Array, out: Array | None = None) -> Array:
         if weight.flags.c_contiguous:
-            return _dot(flat(g).T, rows, out)
-        gradient = _dot(rows.T, flat(g), None if out is None else out.T).T  # stored (in, out)
+            return _dot(g.T, x, out)
+        gradient = _dot(x.T, g, None if out is None else out.T).T  # stored (in, out)
         return gradient if out is None else out  # itself: who owns it knows it by identity
 
     def to_bias(g: Array, out: Array | None = None) -> Array:
-        return np.add.reduce(flat(g), axis=0, out=out)
+        return np.add.reduce(g, axis=0, out=out)
 
-    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], len(weight)), (to_x, to_weight, to_bias)
+    return y, (to_x, to_weight, to_bias)
 
 
 def _times_weight(rows: Array, weight: Array) -> Array:
@@ -92,9 +104,18 @@ def _times_narrow_weight(rows: Array, weight: Array) -> Array:
     return y
 
 
+def require_same_shape(name: str, outputs: Array, targets: Array) -> None:
+    """Raise ValueError where outputs and targets of a loss are not of one shape."""
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"{name}: outputs have shape {outputs.shape}, targets {targets.shape}; they must be the same"
+        )
+
+
 @operation(keeps=NOTHING)
 def mse_loss(outputs: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
     """Mean of (outputs - targets) squared; both of one shape -> a number."""
+    require_same_shape("MSELoss", outputs, targets)
     difference = outputs - targets
     flat = difference.reshape(-1)
     count = flat.size or 1
@@ -155,6 +176,7 @@ def wrong_label(labels: Array, classes: int) -> str:
 @operation(keeps=INPUTS)
 def bce_with_logits(logits: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
     """Mean of -t log s(z) - (1 - t) log(1 - s(z)), s the sigmoid; both of one shape -> a number."""
+    require_same_shape("BCEWithLogitsLoss", logits, targets)
     count = logits.dtype.type(logits.size or 1)
     # max(z, 0) - z t + log(1 + exp(-|z|)): no overflow at either end
     loss = np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))

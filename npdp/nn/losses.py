@@ -12,7 +12,14 @@ import numpy as np
 
 from npdp.autograd import Tensor, operators
 from npdp.autograd.batch import SUMMED
-from npdp.nn.functional import bce_with_logits, cross_entropy, mse_loss, require_labels, wrong_label
+from npdp.nn.functional import (
+    bce_with_logits,
+    cross_entropy,
+    mse_loss,
+    require_labels,
+    require_same_shape,
+    wrong_label,
+)
 from npdp.nn.module import Module, as_tensor
 
 
@@ -34,19 +41,14 @@ class _Loss(Module):
         return loss
 
 
-def _same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
-    if outputs.data.shape != targets.data.shape:
-        raise ValueError(f"{name}: outputs have shape {outputs.shape}, targets {targets.shape}; they must be the same")
-
-
 class MSELoss(_Loss):
     """Mean of (outputs - targets) squared; both of one shape."""
 
     def forward(self, outputs: Tensor, targets: Any) -> Tensor:
-        outputs, targets = as_tensor(outputs), as_tensor(targets)
-        _same_shape("MSELoss", outputs, targets)
         if self.reduction == "mean":
             return mse_loss(outputs, targets)
+        outputs, targets = as_tensor(outputs), as_tensor(targets)
+        require_same_shape("MSELoss", outputs.data, targets.data)
         difference = outputs - targets
         return self._reduced(difference * difference)
 
@@ -67,9 +69,9 @@ class CrossEntropyLoss(_Loss):
 
     def forward(self, logits: Tensor, labels: Any) -> Tensor:
         """Return the loss; logits (rows, classes), labels (rows,) of integers in [0, classes)."""
-        logits, labels = as_tensor(logits), as_tensor(labels)
         if self.reduction == "mean":
             return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        logits, labels = as_tensor(logits), as_tensor(labels)
         require_labels(logits.data, labels.data)
         if wrong := wrong_label(labels.data, logits.shape[1]):
             raise ValueError(wrong)
@@ -84,10 +86,10 @@ class BCEWithLogitsLoss(_Loss):
     """Mean of the binary cross entropy of sigmoid(logits); targets in [0, 1], of the same shape."""
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
-        logits, targets = as_tensor(logits), as_tensor(targets)
-        _same_shape("BCEWithLogitsLoss", logits, targets)
         if self.reduction == "mean":
             return bce_with_logits(logits, targets)
+        logits, targets = as_tensor(logits), as_tensor(targets)
+        require_same_shape("BCEWithLogitsLoss", logits.data, targets.data)
         zeros = np.zeros_like(logits.data)  # log(exp(0) + exp(z)): smooth at z = 0, where many models begin
         soft_plus = operators.logsumexp(operators.stack(zeros, logits), axis=0)
         return self._reduced(soft_plus - logits * targets)

@@ -51,6 +51,7 @@ class Slab:
         self.steps = [0] * len(numbers)
         self._names = list(names)
         self.parameters = [flat.parameters[number] for number in numbers]
+        self._ends = flat.starts[numbers[0]], flat.starts[numbers[-1] + 1]
         self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
         self.move_state({name: allocate(flat.data.size, flat.dtype) for name in self._names})
 
@@ -63,7 +64,7 @@ class Slab:
             return self._broken_runs()
         step = self.steps[0] + 1
         self.steps = [step] * len(self.steps)
-        return [Run(self.flat.starts[self.numbers[0]], self.flat.starts[self.numbers[-1] + 1], step)]
+        return [Run(*self._ends, step)]
 
     def _broken_runs(self) -> list[Run]:
         """Return the runs where some parameters have no gradient, another age, or another owner."""

@@ -13,10 +13,11 @@ from functools import cache
 from typing import Any
 
 from npdp.autograd import Batch
-from npdp.autograd.tensor import Array, Tensor
+from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, put_in
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
 
 
@@ -76,12 +77,9 @@ class ExchangeAtStep(GradientExchange):
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
-        weight = self._weight(batch)
+        weight = loss_weight(batch, self.world.world_size)
         self._show_gradients(True)
         return weight
-
-    def ready(self, parameter: Tensor) -> None:
-        """Nothing leaves before the step."""
 
     def finish(self) -> None:
         was_local, self._local = self._local, not self.syncing

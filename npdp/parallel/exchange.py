@@ -60,6 +60,7 @@ class GradientExchange:
         number: among this world's exchanges, which all ranks make in the same order.
         in_step: whether all ranks make each backward together, so that it may be collective.
         syncing: False under `no_sync`.
+        leaves_early: whether buckets leave while backward goes on.
         wrapped: whether a DataParallel has it; a DistributedOptimizer's own may still be taken by one.
         exchanged_bytes: of gradients and parameters that this rank has given to exchanges, or got from servers.
     """
@@ -93,6 +94,7 @@ class GradientExchange:
                 flat.move_grad(world.shared_empty(flat.grad.size, flat.dtype))
                 flat.grad_shared = True  # another exchange may have some of these parameters, and views of this array
         self.syncing = True
+        self.leaves_early = False
         self.wrapped = False
         self.exchanged_bytes = 0
         self.buckets: list[Bucket] = []
@@ -102,19 +104,20 @@ class GradientExchange:
         self._first_number = world.buckets + 1  # others' may be as large: ranks must not take them for these
         world.buckets += len(self.buckets)
         self._overlaps = overlap and world.spans_hosts
-        self._sends: list[Callable[[], None]] = []  # per bucket, once one leaves: some strategies never send any
+        self._may_leave_early = len(self.buckets) > 1 or self._overlaps
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._sizes = [len(bucket.numbers) for bucket in self.buckets]
+        # Each bucket, and what sums it; made when the first leaves, for some strategies never send any
+        self._sends: list[tuple[Bucket, Callable[[], None]]] = []
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
         self._exchanges = 0  # that all ranks have made
         self._next = 0  # the bucket that leaves next
-        self._leaves_early = False  # whether buckets leave while backward goes on
         self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
         self._aside: dict[Parameter, Gradient] = {}  # what an earlier exchange left in gradients that are local now
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
-        weight = self._weight(batch)  # refuses what it must before any gradient is put aside
+        weight = loss_weight(batch, self.world.world_size)  # refuses what it must before any gradient is put aside
         if self.world.world_size > 1:
             if self._overlaps:
                 self.world.finish()  # what a backward that failed has begun
@@ -122,14 +125,12 @@ class GradientExchange:
             self._next = 0
             # Two exchanges behind one loss would mix their buckets in an order that depends on what a rank used: each
             # then waits for the end of backward. So does a single one inside a host: it is not complete much before
-            self._leaves_early = alone and self.syncing and (len(self._sizes) > 1 or self._overlaps)
-            if self._leaves_early:
+            self.leaves_early = self._may_leave_early and alone and self.syncing
+            if self.leaves_early:
                 self._waits_for = self._sizes.copy()
         return weight
 
     def ready(self, parameter: Tensor) -> None:
-        if not self._leaves_early:
-            return
         bucket = self._bucket_of.get(id(parameter))  # None: sparse, which leaves when backward has ended
         if bucket is None:
             return
@@ -184,9 +185,6 @@ class GradientExchange:
         return {}
 
     # How it does it
-    def _weight(self, batch: Batch | None) -> float:
-        return loss_weight(batch, self.world.world_size)
-
     def _put_aside(self) -> None:
         """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
         if self._aside:
@@ -236,14 +234,15 @@ class GradientExchange:
     def _leave(self) -> None:
         """Send the next bucket."""
         self._sends = self._sends or [
-            self._sending(bucket.buffer, number) for number, bucket in enumerate(self.buckets, self._first_number)
+            (bucket, self._sending(bucket.buffer, n)) for n, bucket in enumerate(self.buckets, self._first_number)
         ]
-        bucket, send = self.buckets[self._next], self._sends[self._next]
+        bucket, send = self._sends[self._next]
         self._next += 1
         flat = bucket.flat
-        for number, parameter in zip(bucket.numbers, bucket.parameters):
+        for parameter in bucket.parameters:
             gradient = parameter.grad
             if gradient is None:
+                number = parameter.place[1]  # type: ignore[index]
                 flat.grad[flat.starts[number] : flat.flags[number]] = 0
                 flat.grad[flat.flags[number]] = flat.grad[bucket.unused] = 1
             elif gradient is not parameter.grad_buffer:

@@ -22,13 +22,13 @@ import numpy as np
 
 from npdp import kernels
 from npdp.autograd import Batch
-from npdp.autograd.tensor import Array, Tensor
+from npdp.autograd.tensor import Array
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import refuse_sparse, require_own_arrays
 from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.strategy import require_not_exchanged
-from npdp.parallel.weight import weight_within_part
+from npdp.parallel.weight import loss_weight, weight_within_part
 from npdp.parallel.world import World
 
 
@@ -98,16 +98,13 @@ class ParameterAveraging(GradientExchange):
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
-        self._weight(batch)  # refuses what cannot be weighted
+        loss_weight(batch, self.world.world_size)  # refuses what cannot be weighted
         if self._stepped or all(parameter.grad is None for parameter in self.parameters):
             self._pending, self._stepped = 0, False
         if batch is None or batch.parts != self.world.world_size:
             return 1.0
         self._pending += batch.count
         return weight_within_part(batch, self.world.rank)
-
-    def ready(self, parameter: Tensor) -> None:
-        """Gradients stay here."""
 
     def finish(self) -> None:
         """Gradients stay here."""

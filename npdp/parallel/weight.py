@@ -14,7 +14,7 @@ def loss_weight(batch: Batch | None, world_size: int) -> float:
         ValueError: the loss is a sum, or of batches that weigh differently.
     """
     if batch is not None and batch.parts == world_size:  # as a rule
-        total = batch.global_count
+        _, total = batch.place
         return batch.count / total if total else 0.0
     if batch is SUMMED:
         raise ValueError(
