@@ -1,4 +1,4 @@
-/* The products of a layer's backward with AVX2: 12 of its 16 registers are a tile. */
+/* The products of a layer's backward with AVX2, and those of one with few outputs: 12 of its 16 registers are a tile. */
 #define _POSIX_C_SOURCE 200112L
 #include "internal.h"
 #include "npdp_kernels.h"
@@ -14,9 +14,18 @@
 #define ZEROS _mm256_setzero_ps
 #define ADD _mm256_add_ps
 #define MULTIPLY_ADD _mm256_fmadd_ps
-enum { ROWS = 6, COLUMNS = 16, VECTOR = 8, DEEP = 256 };
+enum { ROWS = 6, COLUMNS = 16, VECTOR = 8, DEEP = 256, TALL = 5, DOTS = 2 };
 typedef __m256 vector;
 
+static inline __attribute__((always_inline)) TARGET float total(vector v)
+{
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+#define TOTAL total
+
+#include "narrow.h"
 #include "tiles.h"
 
 #else
@@ -27,6 +36,21 @@ int npdp_avx2_times_transposed_f32(const float *g, const float *w, float *x, siz
 }
 
 int npdp_avx2_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
+{
+    return (void)x, (void)g, (void)w, (void)rows, (void)in, (void)out, 1;
+}
+
+int npdp_avx2_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
+{
+    return (void)x, (void)w, (void)y, (void)rows, (void)in, (void)out, 1;
+}
+
+int npdp_avx2_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out)
+{
+    return (void)g, (void)w, (void)x, (void)rows, (void)in, (void)out, 1;
+}
+
+int npdp_avx2_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
 {
     return (void)x, (void)g, (void)w, (void)rows, (void)in, (void)out, 1;
 }

@@ -124,10 +124,10 @@ void npdp_cross_entropy_gradient_f64(const double *powers, const double *totals,
  * With AVX2 and FMA, in whole tiles, those of backward:
  *   avx2_times_transposed     x = g w'     rows >= 16, in >= 6
  *   avx2_transposed_times     w = x' g     in >= 6,    out >= 16
- * and, quick for a result that is narrow, in whole strips:
- *   narrow_times              y = x w      rows >= 5, out >= 16
- *   narrow_times_transposed   x = g w'     rows >= 2, in >= 5
- *   narrow_transposed_times   w = x' g     in >= 5,   out >= 16
+ * and, quick for a result that is narrow, with AVX-512 in whole strips, and as avx2_narrow_... in half as wide ones:
+ *   narrow_times              y = x w      rows >= 5, out >= 32
+ *   narrow_times_transposed   x = g w'     rows >= 4, in >= 5
+ *   narrow_transposed_times   w = x' g     in >= 5,   out >= 32
  * All but the narrow ones allocate memory for panels and free it; how large the cache is, they ask once. They return 0;
  * or 1 where the caller must make the product otherwise, and what is in the result then is of no use: there is no
  * memory for panels; a narrow result has few rows and a depth of more than 1024; or, with AMX, the result has an
@@ -143,6 +143,9 @@ int npdp_avx2_transposed_times_f32(const float *x, const float *g, float *w, siz
 int npdp_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
 int npdp_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
 int npdp_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
+int npdp_avx2_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
+int npdp_avx2_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
+int npdp_avx2_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
 
 /* What of the above this processor can do (and Linux allows), and whether it works on 512 bits at once: flags. It must be
  * called before any of the products with AMX: it asks Linux to keep the tiles of this process's threads and children. */

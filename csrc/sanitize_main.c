@@ -492,14 +492,20 @@ int main(int arguments, char **argument)
     const products avx2 = {NULL, npdp_avx2_times_transposed_f32, npdp_avx2_transposed_times_f32};
     const products narrow = {npdp_narrow_times_f32, npdp_narrow_times_transposed_f32,
                              npdp_narrow_transposed_times_f32};
+    const products avx2_narrow = {npdp_avx2_narrow_times_f32, npdp_avx2_narrow_times_transposed_f32,
+                                  npdp_avx2_narrow_transposed_times_f32};
     if (npdp_processor() & NPDP_HAS_AVX512)
         call_all_products(&avx512);
     if (npdp_processor() & NPDP_HAS_AMX)
         call_all_products(&amx);
     if (npdp_processor() & NPDP_HAS_AVX2)
         call_all_products(&avx2);
-    for (size_t more = 0; npdp_processor() & NPDP_HAS_AVX2 && more < 12; more++)
-        call_products(&narrow, 16 + 9 * more, 5 + 83 * more, 16 + 13 * more);
+    for (size_t more = 0; more < 12; more++) {
+        if (npdp_processor() & NPDP_HAS_AVX512)
+            call_products(&narrow, 32 + 9 * more, 5 + 83 * more, 32 + 13 * more);
+        if (npdp_processor() & NPDP_HAS_AVX2)
+            call_products(&avx2_narrow, 16 + 9 * more, 5 + 83 * more, 16 + 13 * more);
+    }
     const int all = arguments == 1;
     for (uint32_t ranks = 1; all && ranks <= MOST_RANKS; ranks++)
         call_collectives(ranks);

@@ -13,7 +13,9 @@ from npdp import kernels, nn
 from npdp.nn import functional
 
 matmul = pytest.importorskip("npdp.kernels.matmul", reason="the C kernels are not compiled")
-KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX, "AVX2": matmul.AVX2, "AVX2 for few outputs": matmul.FEW_OUTPUTS}
+KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX, "AVX2": matmul.AVX2}
+NARROW = {"AVX-512 for few outputs": matmul.AVX512_NARROW, "AVX2 for few outputs": matmul.AVX2_NARROW}
+KINDS |= NARROW
 pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="NumPy is asked for")
 
 FORMS = ("times", "times transposed", "transposed times")
@@ -65,10 +67,10 @@ def form(request, tiles):
 
 def fits(tiles, form, m, k, n):
     rows, columns = (n, m) if form == "times transposed" else (m, n)
-    height, width = {5: (5, 16), 6: (6, 16), 8: (8, 32)}.get(tiles.rows, (0, 0))
-    if height:
+    height, width = tiles.rows, tiles.columns
+    if height < 32:
         whole_tiles = -(-rows // height) * -(-columns // width)
-        most_work = 1.2 if tiles.rows == 5 else 1.4
+        most_work = 1.2 if (height, width) == (5, 16) else 1.4
         return rows >= height and columns >= width and whole_tiles * height * width <= most_work * rows * columns
     return -(-m // 32) * -(-k // 32) * -(-n // 32) * 32**3 <= 1.4 * m * k * n
 
@@ -249,24 +251,28 @@ def test_what_is_quicker_is_what_was_measured_on_such_a_processor(monkeypatch):
 
     processor = Processor()
     monkeypatch.setattr(matmul, "lib", processor)
-    wide = [(15, [matmul.AMX, matmul.AVX512]), (13, [matmul.AVX512])]
-    avx2 = [matmul.FEW_OUTPUTS, matmul.AVX2]
+    avx512 = [matmul.AVX512, matmul.AVX512_NARROW]
+    wide = [(15, [matmul.AMX, *avx512]), (13, avx512)]
+    avx2 = [matmul.AVX2_NARROW, matmul.AVX2]
     for flags, kinds in [*wide, (12, avx2), (8, avx2), (11, []), (9, []), (4, []), (0, [])]:
         processor.flags = flags
         assert matmul.quicker() == kinds
 
 
+@pytest.mark.parametrize("kind", NARROW)
 @pytest.mark.parametrize(
     ("outputs", "taken"),
-    [(4, False), (5, True), (6, False), (8, False), (9, True), (10, True), (15, True), (16, False), (30, False)],
-)
-def test_a_layer_with_few_outputs_takes_what_is_for_narrow_results(monkeypatch, outputs, taken):
-    if matmul.FEW_OUTPUTS not in matmul.possible():
-        pytest.skip("this processor has no AVX2")
+    [(4, False), (5, True), (6, False), (7, False), (8, "AVX-512"), (9, True), (10, True), (12, "AVX-512"), (15, True),
+     (16, False), (30, False)],
+)  # fmt: skip
+def test_a_layer_with_few_outputs_takes_what_is_for_narrow_results(monkeypatch, outputs, taken, kind):
+    if NARROW[kind] not in matmul.possible():
+        pytest.skip(f"this processor has no {kind.split()[0]}")
+    taken = kind.startswith(taken) if isinstance(taken, str) else taken
     made = []
 
     def counting(a, b, out=None):
-        product = matmul.dot([matmul.FEW_OUTPUTS], a, b, out)
+        product = matmul.dot([NARROW[kind]._replace(least_work=0)], a, b, out)
         made.append(product is not None)
         return product
 

@@ -41,7 +41,6 @@ ffibuilder.set_source(
         "csrc/matmul.c",
         "csrc/matmul_amx.c",
         "csrc/matmul_avx2.c",
-        "csrc/matmul_narrow.c",
         "csrc/processor.c",
         "csrc/shared_memory.c",
         "csrc/mailbox.c",

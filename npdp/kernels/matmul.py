@@ -1,8 +1,9 @@
 """Products of float32 matrices by `csrc/matmul*.c`, through cffi.
 
 Where the C code was not compiled, importing this raises ImportError. On one thread, a layer's product takes 0.4 to 0.8
-of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512; with AVX2 one of few outputs 0.35 to 0.8, those of a small batch's
-backward 0.55 to 0.95 (docs/measurements.md). Sums are made in another order than BLAS's: results agree up to rounding.
+of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512; one of few outputs 0.25 to 1.1 with AVX-512, 0.35 to 0.8 with AVX2;
+those of a small batch's backward with AVX2 0.55 to 0.95 (docs/measurements.md). Sums are made in another order than
+BLAS's: results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -56,9 +57,14 @@ AMX = Tiles(
     lib.npdp_amx_times_f32, lib.npdp_amx_times_transposed_f32, lib.npdp_amx_transposed_times_f32, rows=32, columns=32,
     depth=32, least_work=1 << 20,
 )  # fmt: skip
-FEW_OUTPUTS = Tiles(
+AVX512_NARROW = Tiles(
     lib.npdp_narrow_times_f32, lib.npdp_narrow_times_transposed_f32, lib.npdp_narrow_transposed_times_f32, rows=5,
-    columns=16, depth=1, least_work=1 << 17, least_rows=5, least_columns=16, most_rows=15, most_work=1.2,
+    columns=32, depth=1, least_work=10**6, least_rows=5, least_columns=32, most_rows=15,
+)  # fmt: skip
+AVX2_NARROW = Tiles(
+    lib.npdp_avx2_narrow_times_f32, lib.npdp_avx2_narrow_times_transposed_f32,
+    lib.npdp_avx2_narrow_transposed_times_f32, rows=5, columns=16, depth=1, least_work=1 << 17, least_rows=5,
+    least_columns=16, most_rows=15, most_work=1.2,
 )  # fmt: skip
 AVX2 = Tiles(
     None, lib.npdp_avx2_times_transposed_f32, lib.npdp_avx2_transposed_times_f32, rows=6, columns=16, depth=1,
@@ -70,20 +76,21 @@ def possible() -> list[Tiles]:
     """Return what this processor can do, the quickest first."""
     processor = lib.npdp_processor()
     avx2 = lib.NPDP_HAS_AVX2
-    needs = {AMX: lib.NPDP_HAS_AMX, AVX512: lib.NPDP_HAS_AVX512, FEW_OUTPUTS: avx2, AVX2: avx2}
+    avx512 = lib.NPDP_HAS_AVX512
+    needs = {AMX: lib.NPDP_HAS_AMX, AVX512: avx512, AVX512_NARROW: avx512, AVX2_NARROW: avx2, AVX2: avx2}
     return [tiles for tiles, flag in needs.items() if processor & flag]
 
 
 def quicker() -> list[Tiles]:
     """Return what was measured to be quicker than OpenBLAS on such a processor, the quickest first.
 
-    With AVX-512 OpenBLAS has kernels of its own for small matrices, narrow ones too. AVX2 alone stands for one
-    processor, a Zen 3.
+    With AVX-512 OpenBLAS has kernels of its own for small matrices, up to half a million multiply-adds. AVX2 alone
+    stands for one processor, a Zen 3.
     """
     kinds = possible()
     if AVX512 not in kinds:
         return kinds
-    return kinds[: kinds.index(AVX512) + 1] if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
+    return kinds[: kinds.index(AVX512_NARROW) + 1] if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
 
 
 def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Array | None:
@@ -101,7 +108,8 @@ def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Arr
     n = b.shape[1]
     work = m * n * depth
     for tiles in kinds:
-        if work >= tiles.least_work and work > 0 and a.dtype == b.dtype == _FLOAT32 and len(b) == depth:
+        large = work >= tiles.least_work and work > 0 and min(m, n) <= tiles.most_rows
+        if large and a.dtype == b.dtype == _FLOAT32 and len(b) == depth:
             product = _dot(tiles, a, b, out)
             if product is not None:
                 return product
