@@ -47,4 +47,11 @@ static inline int npdp_overlap(const void *left, const void *right, size_t nbyte
     return (a < b ? b - a : a - b) < nbytes;
 }
 
+/* What stands in for a product that the compiler cannot make: its caller makes it otherwise. */
+#define NO_PRODUCT(name)                                                                                               \
+    int name(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)                            \
+    {                                                                                                                  \
+        return (void)x, (void)w, (void)y, (void)rows, (void)in, (void)out, 1;                                          \
+    }
+
 #endif

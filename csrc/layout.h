@@ -65,7 +65,7 @@ static size_t chunk(const npdp_host *host, uint32_t rank, size_t *length)
         const size_t line_count = CACHE_LINE_BYTES / size_of(host), lines = cover(host->count, line_count);
         const size_t longest = cover(lines, host->ranks) * line_count, start = rank * longest;
         const size_t left = start < host->count ? host->count - start : 0;
-        *length = left < longest ? left : longest;
+        *length = smaller(left, longest);
         return left ? start : host->count;
     }
     const size_t size = host->count / host->ranks, longer = host->count % host->ranks;
@@ -79,7 +79,7 @@ static size_t segment(const npdp_host *host, uint32_t rank, size_t k, size_t *nb
     size_t length;
     const size_t start = chunk(host, rank, &length), done = k * host->piece;
     const size_t left = length > done ? length - done : 0;
-    *nbytes = (left < host->piece ? left : host->piece) * size_of(host);
+    *nbytes = smaller(left, host->piece) * size_of(host);
     return (start + done) * size_of(host);
 }
 

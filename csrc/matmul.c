@@ -63,34 +63,11 @@ TARGET int npdp_times_f32(const float *x, const float *w, float *y, size_t rows,
 
 #else
 
-int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
-{
-    return (void)x, (void)w, (void)y, (void)rows, (void)in, (void)out, 1;
-}
-
-int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out)
-{
-    return (void)g, (void)w, (void)x, (void)rows, (void)in, (void)out, 1;
-}
-
-int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
-{
-    return (void)x, (void)g, (void)w, (void)rows, (void)in, (void)out, 1;
-}
-
-int npdp_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
-{
-    return (void)x, (void)w, (void)y, (void)rows, (void)in, (void)out, 1;
-}
-
-int npdp_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out)
-{
-    return (void)g, (void)w, (void)x, (void)rows, (void)in, (void)out, 1;
-}
-
-int npdp_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out)
-{
-    return (void)x, (void)g, (void)w, (void)rows, (void)in, (void)out, 1;
-}
+NO_PRODUCT(npdp_times_f32)
+NO_PRODUCT(npdp_times_transposed_f32)
+NO_PRODUCT(npdp_transposed_times_f32)
+NO_PRODUCT(npdp_narrow_times_f32)
+NO_PRODUCT(npdp_narrow_times_transposed_f32)
+NO_PRODUCT(npdp_narrow_transposed_times_f32)
 
 #endif

@@ -58,6 +58,8 @@ static void copy(const npdp_host *host, void *to, const void *from, size_t nbyte
         __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(nbytes) : : "memory");
         return;
     }
+#else
+    (void)host;
 #endif
     memcpy(to, from, nbytes);
 }

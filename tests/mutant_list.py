@@ -569,7 +569,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "nbytes--;\n        __asm__ volatile(\"rep movsb\"",
                "tests/test_shared_memory.py"),
         Mutant("csrc/layout.h",
-               "*length = left < longest ? left : longest;",
+               "*length = smaller(left, longest);",
                "*length = longest;",
                "tests/test_shared_memory.py"),
         Mutant("csrc/layout.h",
