@@ -273,6 +273,14 @@ def test_large_numbers_do_not_overflow(dtype):
     assert np.isfinite(total.item()) and np.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_of_whole_numbers_it_is_what_it_is_of_the_same_floats(name):
+    numbers = np.array([[3, 1, 2], [0, 0, -900]])
+    for axis in (0, -1):
+        got, wanted = (OPERATIONS[name](Tensor(array), axis=axis).data for array in (numbers, numbers.astype(float)))
+        np.testing.assert_array_equal(got, wanted, strict=True)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_sigmoid_near_zero_is_as_precise_as_one_near_one(dtype):
     x = Tensor(np.array([[-80, -40, -20, 0, 20]], dtype), requires_grad=True)

@@ -175,8 +175,9 @@ def min(x: Array, *, axis: Axis = None, keepdims: bool = False):
 
 def _shifted(x: Array, axis: Axis) -> tuple[Array, Array]:
     """Return x minus its largest along axis, and that largest: exp of the first cannot overflow."""
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)  # as NumPy's exp of whole numbers
     largest = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
-    largest = np.where(np.isfinite(largest), largest, 0).astype(x.dtype)
+    largest = np.where(np.isfinite(largest), largest, x.dtype.type(0))
     return x - largest, largest
 
 
@@ -285,8 +286,7 @@ for _name, _method in {
     "__matmul__": matmul, "__rmatmul__": _swapped(matmul), "__abs__": abs, "__getitem__": _index,
     "__lt__": _comparison(np.less), "__le__": _comparison(np.less_equal), "__gt__": _comparison(np.greater),
     "__ge__": _comparison(np.greater_equal), "__eq__": _comparison(np.equal), "__ne__": _comparison(np.not_equal),
-    "matmul": matmul, "exp": exp, "log": log, "sqrt": sqrt, "abs": abs, "tanh": tanh, "sigmoid": sigmoid,
-    "relu": relu,
+    "matmul": matmul, "exp": exp, "log": log, "sqrt": sqrt, "abs": abs, "tanh": tanh, "sigmoid": sigmoid, "relu": relu,
     "sum": _reduction(sum), "mean": _reduction(mean), "max": _reduction(max), "min": _reduction(min),
     "clip": lambda self, low=None, high=None: clip(self, low=low, high=high),
     "softmax": lambda self, axis=-1, *, dim=None: softmax(self, axis=axis if dim is None else dim),
