@@ -97,6 +97,9 @@ int npdp_combine_adam_f64(const void *const *sources, size_t source_count, doubl
 void npdp_relu_gradient_f32(float *gradient, const float *g, const float *y, size_t count);
 void npdp_relu_gradient_f64(double *gradient, const double *g, const double *y, size_t count);
 
+/* out[i][c] = raw[rows[i]][c] / unit; raw is (any, width), out (count, width) and apart from it. Rows are in raw. */
+void npdp_scaled_rows_f32(float *out, const uint8_t *raw, const int64_t *rows, size_t count, size_t width, float unit);
+
 /* Softmax's cross entropy, but for exp and log. Logits are (rows, classes), what is made of them (classes, rows), labels and
  * what there is one of a row (rows,). No result overlaps anything. A zero's sign may be another than NumPy's.
  *   shifted_logits           shifted[c][r] = logits[r][c] - the largest of row r; chosen[r] = shifted[labels[r]][r]. Where a

@@ -166,6 +166,22 @@ static void call_updates(size_t count, size_t offset, size_t other)
     CALL_ADAM(f64, double, 0.0, 0.99);
 }
 
+static void call_scaled_rows(size_t width, size_t offset)
+{
+    enum { THERE = 6, TAKEN = 9 };
+    int64_t rows[TAKEN];
+    uint8_t *raw = malloc(THERE * width + offset + 1);
+    float *out = fill_f32(offset, TAKEN * width, 0);
+    for (size_t i = 0; i < THERE * width; i++)
+        raw[offset + i] = (uint8_t)(7 * i);
+    for (size_t r = 0; r < TAKEN; r++)
+        rows[r] = (int64_t)(5 * r % THERE);
+    npdp_scaled_rows_f32(out + offset, raw + offset, rows, TAKEN, width, 0.5f);
+    for (size_t i = 0; i < TAKEN * width; i++)
+        expect(2 * raw[offset + (size_t)rows[i / width] * width + i % width], (int)out[offset + i], "scaled_rows", width);
+    free(raw), free(out);
+}
+
 /* Sums of up to four arrays: into all of them, into the first, and in updates. */
 #define CALL_COMBINE(suffix, type, DTYPE)                                                                              \
     do {                                                                                                               \
@@ -223,6 +239,7 @@ static void call_all(size_t count, size_t offset)
     call_accumulate(count, offset, other);
     call_updates(count, offset, other);
     call_combine(count, offset, other);
+    call_scaled_rows(count, offset);
 }
 
 /* ---- collectives: a thread is a rank, all on one mapping ---- */

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npdp.data.datasets import HASHED_WHOLE_BYTES, ArrayDataset
@@ -111,6 +112,28 @@ def test_scaling_when_taken_and_scaling_once_give_the_same_bits(unit: float, sta
     flat = raw[rows].reshape(4, 20) / unit
     wanted = (flat - mean_deviation[0]) / mean_deviation[1] if mean_deviation else flat
     np.testing.assert_allclose(lazy.x, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1.0, 255.0, 0.3])
+@given(st.data(), st.integers(1, 12), st.sampled_from([(), (0,), (1,), (5, 7), (784,)]), st.integers(0, 20))
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+def test_pixels_in_one_pass_are_what_they_are_in_three(unit, data, count, shape, taken) -> None:
+    rng = np.random.default_rng(count)
+    raw = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    rows = data.draw(st.none() | st.lists(st.integers(0, count - 1), min_size=1).map(np.array))
+    numbers = np.arange(count) if rows is None else rows
+    places = data.draw(st.slices(len(numbers)) | st.just(rng.integers(0, len(numbers), taken)))
+    got, labels = ScaledDataset(raw, numbers, rows=rows, unit=unit).take(places)
+    wanted = raw[numbers[places]].reshape(len(labels), math.prod(shape)).astype(np.float32)
+    wanted /= unit
+    assert got.dtype == np.float32 and got.flags.c_contiguous and got.flags.owndata
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_rows_outside_of_the_raw_array_are_refused() -> None:
+    for rows in ([0, 3], [-1]):
+        with pytest.raises(IndexError, match="expected 0 to 2, the rows of this dataset"):
+            ScaledDataset(np.zeros((3, 2), np.uint8), np.zeros(len(rows)), rows=np.array(rows))
 
 
 def test_digits_are_those_of_scikit_learn() -> None:

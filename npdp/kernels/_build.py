@@ -35,6 +35,7 @@ ffibuilder.set_source(
     sources=[
         "csrc/accumulate.c",
         "csrc/activations.c",
+        "csrc/bytes.c",
         "csrc/update.c",
         "csrc/combine.c",
         "csrc/cross_entropy.c",
