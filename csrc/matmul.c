@@ -19,7 +19,6 @@ enum { ROWS = 8, COLUMNS = 32, VECTOR = 16, DEEP = 512, TALL = 10, DOTS = 4 };
 typedef __m512 vector;
 
 #include "narrow.h"
-#include "tiles.h"
 
 /* What stays in the cache of a plain product, in numbers: of depth; of w's columns; and of rows. Few rows take so little
  * time that half a width is multiplied while the other half comes. */

@@ -26,7 +26,6 @@ static inline __attribute__((always_inline)) TARGET float total(vector v)
 #define TOTAL total
 
 #include "narrow.h"
-#include "tiles.h"
 
 #else
 

@@ -127,7 +127,7 @@ void npdp_cross_entropy_gradient_f64(const double *powers, const double *totals,
  * With AVX2 and FMA, in whole tiles, those of backward:
  *   avx2_times_transposed     x = g w'     rows >= 16, in >= 6
  *   avx2_transposed_times     w = x' g     in >= 6,    out >= 16
- * and, quick for a result that is narrow, with AVX-512 in whole strips, and as avx2_narrow_... in half as wide ones:
+ * and, quick for a result that is narrow, in whole strips, with AVX-512; as avx2_narrow_... with AVX2, for half of 32 and 4:
  *   narrow_times              y = x w      rows >= 5, out >= 32
  *   narrow_times_transposed   x = g w'     rows >= 4, in >= 5
  *   narrow_transposed_times   w = x' g     in >= 5,   out >= 32

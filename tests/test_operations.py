@@ -187,6 +187,11 @@ def test_a_float_beside_integers_and_booleans_is_not_cut_off(number):
         assert operators.where(x > 0, number, 0.0).dtype == np.float32
 
 
+def test_numbers_of_numpy_without_a_tensor_beside_them_keep_their_dtype():
+    loss = functional.mse_loss(np.float64(1) / 3, np.float64(2) / 3)
+    assert loss.dtype == np.float64 and abs(loss.item() - 1 / 9) < 1e-15
+
+
 def test_an_array_on_the_left_asks_the_tensor():
     array, x = np.array([1.0, 2.0]), Tensor(np.array([3.0, 4.0]), requires_grad=True)
     for y in (array + x, array - x, array * x, array / x, array**x, array @ x):

@@ -232,6 +232,20 @@ def test_the_time_that_backward_hides_does_not_count_as_waiting(algorithm):
         assert wait_s < 0.15 and collective_s < 0.15
 
 
+def test_times_that_are_cleared_beside_a_collective_do_not_come_back():
+    def times():
+        world = init()
+        time.sleep(0.3 * (world.rank % 2))
+        world.allreduce(np.zeros(4))
+        world.begin_allreduce(np.zeros(4))
+        world.clear_times()
+        world.finish()
+        return world.wait_s, world.collective_s
+
+    for wait_s, collective_s in across_hosts(2, times):
+        assert wait_s < 0.2 and collective_s < 0.2
+
+
 def test_a_rank_that_fails_in_backward_ends_all():
     def fails():
         model = nn.DataParallel(mlp(), bucket_cap_mb=1e-6)

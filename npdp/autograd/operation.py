@@ -84,9 +84,11 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
 
 
 def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
-    """Return a number or array as a tensor; a number takes the dtype of the tensor beside it."""
+    """Return a number or array as a tensor; a number takes the dtype of the tensor beside it, where there is one."""
     if isinstance(value, (bool, int, float, np.integer, np.floating)):
         dtypes = [x.data.dtype for x in inputs if isinstance(x, Tensor)]
+        if not dtypes and isinstance(value, np.generic):
+            return Tensor(value)
         beside = next((dtype for dtype in dtypes if dtype.kind == "f"), dtypes[0] if dtypes else np.dtype(np.float32))
         if beside.kind != "f" and isinstance(value, (float, np.floating)):
             beside = np.result_type(*dtypes, np.float32)  # float64 beside integers of 32 bits and more, as in NumPy

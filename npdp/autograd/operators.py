@@ -175,7 +175,7 @@ def min(x: Array, *, axis: Axis = None, keepdims: bool = False):
 
 def _shifted(x: Array, axis: Axis) -> tuple[Array, Array]:
     """Return x minus its largest along axis, and that largest: exp of the first cannot overflow."""
-    x = x if x.dtype.kind == "f" else x.astype(np.float64)  # as NumPy's exp of whole numbers
+    x = x.astype(np.float64) if x.dtype.kind in "biu" else x
     largest = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, x.dtype.type(0))
     return x - largest, largest

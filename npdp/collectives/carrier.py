@@ -59,6 +59,7 @@ class Carrier:
     def clear_times(self) -> None:
         """Begin to measure anew."""
         self.other_s = self.transport.wait_s = 0.0
+        self._before_overlap = 0.0, 0.0
         if self._host is not None:
             self._host.kernel.clear_times()
 
