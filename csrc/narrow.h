@@ -9,8 +9,8 @@
  *
  * As in tiles.h the last of a row or column overlaps the one before, so that all are whole.
  *
- * It includes tiles.h, and is included by who has said all that this wants, and: TOTAL, the sum of a vector's numbers; TALL and
- * DOTS, as many as there are registers for.
+ * It includes tiles.h, and is included by who has said what that wants, and: TOTAL, the sum of a vector's numbers; TALL
+ * and DOTS, as many as there are registers for.
  *
  * Measured: docs/measurements.md.
  */
