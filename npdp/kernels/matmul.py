@@ -35,7 +35,7 @@ class Tiles(NamedTuple):
     least_work: int  # multiply-adds: from there on it is quicker than BLAS
     least_rows: int = 1  # what a result must have: tiles that overlap are whole
     least_columns: int = 1
-    most_rows: int = sys.maxsize
+    most_rows: int = sys.maxsize  # below least_columns, if it is limited: what has more both ways is not narrow
     largest: int = sys.maxsize  # numbers in a plain product's first factor: beyond, the result is walked too often
     deepest: int = sys.maxsize  # of a product with a transposed weight: what is copied stays in the cache
     largest_batch: int = sys.maxsize  # rows of x and g
@@ -45,7 +45,7 @@ class Tiles(NamedTuple):
         """Say whether tiles are filled by a result for the most part; the rest is computed for nothing."""
         tiles = -(-rows // self.rows) * -(-columns // self.columns) * -(-depth // self.depth)
         work = tiles * self.rows * self.columns * self.depth
-        inside = self.least_rows <= rows <= self.most_rows and columns >= self.least_columns
+        inside = rows >= self.least_rows and columns >= self.least_columns
         return inside and work <= self.most_work * rows * columns * depth
 
 
