@@ -93,9 +93,7 @@ class GradientExchange:
             if world.world_size > 1 and not flat.grad_shared:
                 flat.move_grad(world.shared_empty(flat.grad.size, flat.dtype))
                 flat.grad_shared = True  # another exchange may have some of these parameters, and views of this array
-        self.syncing = True
-        self.leaves_early = False
-        self.wrapped = False
+        self.syncing, self.leaves_early, self.wrapped = True, False, False
         self.exchanged_bytes = 0
         self.buckets: list[Bucket] = []
         for flat in self.flats:
