@@ -229,7 +229,7 @@ def test_the_time_that_backward_hides_does_not_count_as_waiting(algorithm):
         return world.wait_s, world.collective_s
 
     for wait_s, collective_s in run(4, times, hosts=(0, 0, 1, 1), algorithm=algorithm):
-        assert wait_s < 0.15 and collective_s < 0.15
+        assert wait_s < 0.1 and collective_s < 0.1
 
 
 def test_times_that_are_cleared_beside_a_collective_do_not_come_back():

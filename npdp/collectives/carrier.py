@@ -174,7 +174,7 @@ class Carrier:
 
     def _outside_kernel_s(self) -> float:
         """Return a time that stands still while the kernel carries out a collective."""
-        return time.perf_counter() - (self._host.kernel.collective_s if self._host is not None else 0.0)
+        return time.perf_counter() - (self.collective_s - self.other_s)
 
     def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, which: int) -> None:
         """Carry out a collective within all contexts, after what was begun before it."""
