@@ -253,8 +253,9 @@ def test_what_is_quicker_is_what_was_measured_on_such_a_processor(monkeypatch):
     monkeypatch.setattr(matmul, "lib", processor)
     avx512 = [matmul.AVX512, matmul.AVX512_NARROW]
     wide = [(15, [matmul.AMX, *avx512]), (13, avx512)]
+    halves = [(11, [matmul.AMX, *avx512, matmul.AVX2]), (9, [*avx512, matmul.AVX2])]
     avx2 = [matmul.AVX2_NARROW, matmul.AVX2]
-    for flags, kinds in [*wide, (12, avx2), (8, avx2), (11, []), (9, []), (4, []), (0, [])]:
+    for flags, kinds in [*wide, *halves, (12, avx2), (8, avx2), (4, []), (0, [])]:
         processor.flags = flags
         assert matmul.quicker() == kinds
 

@@ -85,12 +85,14 @@ def quicker() -> list[Tiles]:
     """Return what was measured to be quicker than OpenBLAS on such a processor, the quickest first.
 
     With AVX-512 OpenBLAS has kernels of its own for small matrices: up to half a million multiply-adds forward, a
-    million backward. AVX2 alone stands for one processor, a Zen 3.
+    million backward. Where that works on 256 bits at a time (Zen 4), AVX2 makes what is too small for its tiles. AVX2
+    alone stands for one processor, a Zen 3.
     """
     kinds = possible()
     if AVX512 not in kinds:
         return kinds
-    return kinds[: kinds.index(AVX512_NARROW) + 1] if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else []
+    left_to_blas = {AVX2_NARROW, AVX2} if lib.npdp_processor() & lib.NPDP_WIDE_UNITS else {AVX2_NARROW}
+    return [tiles for tiles in kinds if tiles not in left_to_blas]
 
 
 def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Array | None:
