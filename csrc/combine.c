@@ -1,14 +1,15 @@
 /* combine: the sum, or other op, of k arrays in one pass over memory; and the same with the optimiser's update in it.
  *
- * Two arrays into two, what two ranks of a host do, is one loop. Otherwise a block that stays in the first-level cache
- * gathers the arrays one after the other, in their order, and goes where it is wanted: each array is read just once.
+ * Each array is read just once, in their order. Sums are added up in registers, a few vectors at a time; two arrays into
+ * two, what two ranks of a host do, is a loop of its own. Other ops gather the arrays in a block that stays in the
+ * first-level cache and goes where it is wanted.
  */
 #include <string.h>
 
 #include "internal.h"
 #include "npdp_kernels.h"
 
-enum { BLOCK_BYTES = 4096 };
+enum { BLOCK_BYTES = 4096, VECTOR_BYTES = 64, VECTORS = 4 };
 
 static void accumulate(int op, int dtype, void *dst, const void *src, size_t count)
 {
@@ -18,7 +19,6 @@ static void accumulate(int op, int dtype, void *dst, const void *src, size_t cou
     case OP * 4 + NPDP_I32: npdp_##name##_i32(dst, src, count); break;                                                 \
     case OP * 4 + NPDP_I64: npdp_##name##_i64(dst, src, count); break;
     switch (op * 4 + dtype) {
-        CASES(NPDP_SUM, sum)
         CASES(NPDP_PROD, prod)
         CASES(NPDP_MIN, min)
         CASES(NPDP_MAX, max)
@@ -40,31 +40,75 @@ static void accumulate(int op, int dtype, void *dst, const void *src, size_t cou
 DEFINE_PAIR(pair_f32, float)
 DEFINE_PAIR(pair_f64, double)
 
+/* target[i] = source 0[from + i] + source 1[from + i] + ..., in this order; integers wrap, as unsigned ones do. */
+#define DEFINE_SUM(suffix, type)                                                                                       \
+    typedef type vector_##suffix __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(type)), may_alias));         \
+    static NPDP_CLONES void sum_##suffix(void *const *targets, size_t target_count, const void *const *sources,        \
+                                         size_t source_count, size_t from, size_t count)                               \
+    {                                                                                                                  \
+        enum { LENGTH = VECTOR_BYTES / sizeof(type) };                                                                 \
+        size_t i = 0;                                                                                                  \
+        for (; i + VECTORS * LENGTH <= count; i += VECTORS * LENGTH) {                                                 \
+            vector_##suffix sums[VECTORS];                                                                             \
+            _Pragma("GCC unroll 4") for (size_t v = 0; v < VECTORS; v++)                                               \
+                sums[v] = *(const vector_##suffix *)((const type *)sources[0] + from + i + v * LENGTH);                \
+            for (size_t k = 1; k < source_count; k++)                                                                  \
+                _Pragma("GCC unroll 4") for (size_t v = 0; v < VECTORS; v++)                                           \
+                    sums[v] += *(const vector_##suffix *)((const type *)sources[k] + from + i + v * LENGTH);           \
+            for (size_t k = 0; k < target_count; k++)                                                                  \
+                _Pragma("GCC unroll 4") for (size_t v = 0; v < VECTORS; v++)                                           \
+                    *(vector_##suffix *)((type *)targets[k] + i + v * LENGTH) = sums[v];                               \
+        }                                                                                                              \
+        for (; i < count; i++) {                                                                                       \
+            type sum = ((const type *)sources[0])[from + i];                                                           \
+            for (size_t k = 1; k < source_count; k++)                                                                  \
+                sum += ((const type *)sources[k])[from + i];                                                           \
+            for (size_t k = 0; k < target_count; k++)                                                                  \
+                ((type *)targets[k])[i] = sum;                                                                         \
+        }                                                                                                              \
+    }
+DEFINE_SUM(f32, float)
+DEFINE_SUM(f64, double)
+DEFINE_SUM(i32, uint32_t)
+DEFINE_SUM(i64, uint64_t)
+
+static void add_up(int dtype, void *const *targets, size_t target_count, const void *const *sources,
+                   size_t source_count, size_t count)
+{
+    switch (dtype) {
+    case NPDP_F32: sum_f32(targets, target_count, sources, source_count, 0, count); break;
+    case NPDP_F64: sum_f64(targets, target_count, sources, source_count, 0, count); break;
+    case NPDP_I32: sum_i32(targets, target_count, sources, source_count, 0, count); break;
+    case NPDP_I64: sum_i64(targets, target_count, sources, source_count, 0, count); break;
+    }
+}
+
 /* Gathers bytes [start, start + nbytes) of all sources in `block`. */
 static void gather(unsigned char *block, int op, int dtype, const void *const *sources, size_t source_count,
                    size_t start, size_t nbytes)
 {
-    const size_t size = dtype == NPDP_F32 || dtype == NPDP_I32 ? 4 : 8;
     memcpy(block, (const unsigned char *)sources[0] + start, nbytes);
     for (size_t k = 1; k < source_count; k++)
-        accumulate(op, dtype, block, (const unsigned char *)sources[k] + start, nbytes / size);
+        accumulate(op, dtype, block, (const unsigned char *)sources[k] + start, nbytes / item_bytes(dtype));
 }
 
 static size_t block_at(size_t start, size_t total)
 {
-    return total - start < BLOCK_BYTES ? total - start : BLOCK_BYTES;
+    return smaller(total - start, BLOCK_BYTES);
 }
 
 void npdp_combine(int op, int dtype, void *const *targets, size_t target_count, const void *const *sources,
                   size_t source_count, size_t count)
 {
-    const size_t total = count * (dtype == NPDP_F32 || dtype == NPDP_I32 ? 4 : 8);
+    const size_t total = count * item_bytes(dtype);
     _Alignas(64) unsigned char block[BLOCK_BYTES];
 
     if (op == NPDP_SUM && source_count == 2 && target_count == 2 && dtype == NPDP_F32)
         pair_f32(targets[0], targets[1], sources[0], sources[1], count);
     else if (op == NPDP_SUM && source_count == 2 && target_count == 2 && dtype == NPDP_F64)
         pair_f64(targets[0], targets[1], sources[0], sources[1], count);
+    else if (op == NPDP_SUM)
+        add_up(dtype, targets, target_count, sources, source_count, count);
     else
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {
             gather(block, op, dtype, sources, source_count, start, block_at(start, total));
@@ -94,7 +138,7 @@ static int any_overlaps(const void *const *sources, size_t source_count, const v
     return found;
 }
 
-#define DEFINE_COMBINE_SGD(suffix, real, DTYPE)                                                                        \
+#define DEFINE_COMBINE_SGD(suffix, real)                                                                               \
     int npdp_combine_sgd_##suffix(const void *const *sources, size_t source_count, real *param, real *velocity,       \
                                    size_t count, real lr, real momentum, real keep, real weight_decay, int nesterov,   \
                                    int first)                                                                          \
@@ -110,14 +154,14 @@ static int any_overlaps(const void *const *sources, size_t source_count, const v
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {                                                  \
             const size_t nbytes = block_at(start, total), at = start / sizeof(real);                                   \
             fetch_to_write(param, start + BLOCK_BYTES, total);                                                         \
-            gather(block, NPDP_SUM, DTYPE, sources, source_count, start, nbytes);                                      \
+            sum_##suffix((void *[]){block}, 1, sources, source_count, at, nbytes / sizeof(real));                      \
             npdp_sgd_##suffix(param + at, (real *)(void *)block, has_momentum ? velocity + at : NULL,                  \
                               nbytes / sizeof(real), lr, momentum, keep, weight_decay, nesterov, first);               \
         }                                                                                                              \
         return 0;                                                                                                      \
     }
 
-#define DEFINE_COMBINE_ADAM(suffix, real, DTYPE)                                                                       \
+#define DEFINE_COMBINE_ADAM(suffix, real)                                                                              \
     int npdp_combine_adam_##suffix(const void *const *sources, size_t source_count, real *param, real *m, real *v,    \
                                     size_t count, real step_size, real beta1, real rest1, real beta2, real rest2,      \
                                     real root2, real eps, real l2, real shrink)                                        \
@@ -131,15 +175,15 @@ static int any_overlaps(const void *const *sources, size_t source_count, const v
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {                                                  \
             const size_t nbytes = block_at(start, total), at = start / sizeof(real);                                   \
             fetch_to_write(param, start + BLOCK_BYTES, total);                                                         \
-            gather(block, NPDP_SUM, DTYPE, sources, source_count, start, nbytes);                                      \
+            sum_##suffix((void *[]){block}, 1, sources, source_count, at, nbytes / sizeof(real));                      \
             npdp_adam_##suffix(param + at, (real *)(void *)block, m + at, v + at, nbytes / sizeof(real), step_size,    \
                                beta1, rest1, beta2, rest2, root2, eps, l2, shrink);                                    \
         }                                                                                                              \
         return 0;                                                                                                      \
     }
 
-DEFINE_COMBINE_SGD(f32, float, NPDP_F32)
-DEFINE_COMBINE_SGD(f64, double, NPDP_F64)
+DEFINE_COMBINE_SGD(f32, float)
+DEFINE_COMBINE_SGD(f64, double)
 
-DEFINE_COMBINE_ADAM(f32, float, NPDP_F32)
-DEFINE_COMBINE_ADAM(f64, double, NPDP_F64)
+DEFINE_COMBINE_ADAM(f32, float)
+DEFINE_COMBINE_ADAM(f64, double)

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "npdp_kernels.h"
+
 /* Compiles a function once for each vector width; the loader picks the widest that the processor has. This needs
  * GCC and glibc; elsewhere the one plain version is used. Each gives the same bits. NPDP_ONE_VERSION switches it off. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && !defined(NPDP_ONE_VERSION)
@@ -38,6 +40,12 @@ static inline size_t cover(size_t count, size_t length)
 static inline size_t within(size_t i, size_t end, size_t length)
 {
     return smaller(i, end - length);
+}
+
+/* Bytes of an element. */
+static inline size_t item_bytes(int dtype)
+{
+    return dtype == NPDP_F32 || dtype == NPDP_I32 ? 4 : 8;
 }
 
 /* Whether two arrays of `nbytes` have a byte in common. */

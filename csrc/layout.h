@@ -46,10 +46,9 @@ static unsigned char *slot(const npdp_host *host, uint32_t rank, uint64_t turn)
 
 /* ---- in a buffer ---- */
 
-/* Bytes of an element. */
 static size_t size_of(const npdp_host *host)
 {
-    return host->dtype == NPDP_F32 || host->dtype == NPDP_I32 ? 4 : 8;
+    return item_bytes(host->dtype);
 }
 
 /* The partition law; of a broadcast all belongs to the root, and of an all-reduce, which leaves everything everywhere,

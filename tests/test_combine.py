@@ -28,7 +28,8 @@ from test_kernels import (
 
 from npdp import kernels
 
-LENGTHS = [0, 1, 3, 511, 512, 513, 1023, 1024, 1025, 3000, 16 * 1024 + 1]  # around the blocks of C, and of NumPy
+# around what C adds up at once, its blocks, and NumPy's
+LENGTHS = [0, 1, 3, 31, 32, 33, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 3000, 16 * 1024 + 1]
 GUARD = 16  # elements around a target that nobody may touch
 
 counts = st.one_of(st.integers(0, 40), st.sampled_from(LENGTHS), st.just(LARGE))
