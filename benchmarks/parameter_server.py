@@ -86,6 +86,9 @@ def main() -> None:
         print(f"{model:8} {absolute} | {ratios}", flush=True)
     idle_s = idle_server_s()
     print(f"an idle server used {idle_s:.3f} s of processor time in {IDLE_S:g} s")
+    if not arguments.tensorflow_python or arguments.models != parser.get_default("models"):
+        print("not kept: only some models or contenders")
+        return
     figures["idle server, s of processor time in 5 s"] = round(idle_s, 3)
     command = "python benchmarks/parameter_server.py --tensorflow-python ..."
     print("kept in", keep("parameter-server", command, {"microseconds a step, medians": figures}))

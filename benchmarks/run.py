@@ -1,4 +1,4 @@
-"""Steps, commands, epochs and all-reduces on one host, in turn, kept in benchmarks/results; nothing else should run.
+"""All that is measured on one host, in turn, kept in benchmarks/results; nothing else should run.
 
     python benchmarks/run.py
 """
@@ -12,6 +12,8 @@ HERE = Path(__file__).parent
 ALL = (
     ["step.py"],
     ["step.py", "--ranks", "2"],
+    ["step.py", "--ranks", "4"],
+    ["strong_scaling.py"],
     ["command.py"],
     ["epoch.py"],
     ["allreduce.py", "--ranks", "2"],

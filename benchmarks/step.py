@@ -66,9 +66,9 @@ def lines_of(
 
 def usual_contenders(ranks: int) -> list[str]:
     """Return who is compared where nobody is named."""
-    on_several = ["horovod", "jax", "alone"] if ranks > 1 else []
+    on_several = ["fused", "numpy-flat", "horovod", "jax", "alone"] if ranks > 1 else []
     modules = {who: module for who, module in {**MODULES, "jax": "mpi4jax"}.items() if who not in PYTHONS}
-    return installed(["npdp", "fused", "numpy", "numpy-flat", "torch", *on_several], modules)
+    return installed(["npdp", "numpy", "torch", *on_several], modules)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 /* The arithmetic of npdp in C: the contract.
  *
  * Two readers: the C compiler, and cffi, which takes these same lines (without those that start with '#') as
- * the binding. npdp/kernels/reference.py says the same in NumPy and gives the same bits.
+ * the binding. npdp/kernels/reference.py says the same in NumPy and gives the same bits, but
+ * for a zero's sign in cross entropy.
  *
  * For every function:
  *   - arrays are contiguous, aligned to their element and `count` elements long, where no shape is given;

@@ -1413,7 +1413,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tiles.fit(m, n, depth)",
                "tests/test_matmul.py::test_a_small_batchs_backward_takes_what_is_for_it"),
         Mutant("npdp/kernels/matmul.py",
-               "work > 0 and min(m, n) <= tiles.most_rows",
+               "work > 0 and min(m, n) <= tiles.narrowest",
                "work > 0",
                "tests/test_matmul.py::test_a_layer_with_few_outputs_takes_what_is_for_narrow_results"),
         Mutant("npdp/kernels/matmul.py",

@@ -310,7 +310,7 @@ def test_the_json_file_has_figures_command_and_machine(tmp_path, capsys):
     assert exit_code(bench.main, *arguments, "--rounds", "7") == 0
     kept = json.loads((tmp_path / "o.json").read_text())
     assert kept["command"] == f"npdp bench {' '.join(arguments)} --rounds 7"
-    assert {"processor", "cores", "system", "versions", "blas", "date"} <= kept["machine"].keys()
+    assert {"processor", "family", "cores", "system", "versions", "blas", "date"} <= kept["machine"].keys()
     assert kept["machine"]["versions"]["npdp"] == npdp.__version__ and "numpy" in kept["machine"]["versions"]
     assert (kept["benchmark"], kept["world_size"], kept["dtype"], kept["op"]) == ("allreduce", 4, "float32", "sum")
     assert kept["transport"] == "threads of one process" and kept["auto"].keys() == {"64", "4096"}

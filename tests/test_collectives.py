@@ -127,7 +127,7 @@ def test_of_a_long_row_of_sends_only_so_many_are_under_way(received):
             pass
 
     transport, done = Counting(), 0
-    row = [execute.Part(1, at, at + 1, False) for at in range(50)]
+    row = [execute.Segment(1, at, at + 1, False) for at in range(50)]
     for _ in execute.messages([execute.RankStep(row, row[:received])], transport, np.zeros(50), "sum", Call(1, "", 0)):
         assert transport.begun <= execute.SENDS_AHEAD + done
         done += 1

@@ -54,7 +54,7 @@ def tiles(request):
     kind = KINDS[request.param]
     if kind not in matmul.possible():
         pytest.skip(f"this processor has no {request.param}")
-    return kind._replace(least_work=0, most_rows=sys.maxsize, largest_batch=sys.maxsize)
+    return kind._replace(least_work=0, narrowest=sys.maxsize, largest_batch=sys.maxsize)
 
 
 @pytest.fixture(params=FORMS)

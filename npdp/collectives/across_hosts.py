@@ -81,13 +81,16 @@ class AcrossHosts:
         self._place, self._places = groups[self._number].index(rank), len(groups[self._number])
         self._leaders = tuple(group[0] for group in groups)
         self._even = hierarchical.even(hosts)
-        self._carriers = tuple(group[self._place] for group in groups) if self._even else self._leaders
+        self._crossing = tuple(group[self._place] for group in groups) if self._even else self._leaders
         self._gatherings: dict[tuple[int, int], Gathering] = {}
 
     def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: Call, which: int = 0) -> Iterator[Any]:
-        """Leave the sum, or other op, in a 1-D contiguous buffer; collective, in place.
+        """Leave the sum, or other op, in the buffer; collective, in place.
 
         Args:
+            buffer: (count,) contiguous, float32, float64, int32 or int64.
+            op: "sum", "mean" (the sum, which the caller divides), "prod", "min" or "max".
+            call: that the messages belong to.
             which: the number of a bucket, which the ranks of a host compare where they first meet.
 
         Yields:
@@ -169,8 +172,8 @@ class AcrossHosts:
             piece = piece[slice(*part(piece.size, self._places, self._place))]
         elif self._place:
             return
-        hosts = len(self._carriers)
-        algorithm, among = algorithm_across(piece.nbytes, hosts), (piece.size, piece.itemsize, self._carriers)
+        hosts = len(self._crossing)
+        algorithm, among = algorithm_across(piece.nbytes, hosts), (piece.size, piece.itemsize, self._crossing)
         steps = rank_steps("allreduce", algorithm, hosts, 0, self._number, *among)
         yield from messages(steps, transport, piece, op, call, meanwhile)
 

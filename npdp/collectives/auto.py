@@ -1,4 +1,4 @@
-"""Which algorithm `auto` takes: the cheapest, by what cost.py says of each schedule and of the shared-memory kernel.
+"""Which algorithm `auto` takes: the cheapest or one as good, by what cost.py says of schedules and the kernel.
 
 All ranks take the same, for they ask with the same numbers: constants.py has them from rank 0. Arrays are priced as if
 they lay in shared memory, where there is some. Those of training do; and where others do not, shared memory is at worst
@@ -19,7 +19,7 @@ MARGIN_OF_MEMORY = 2.0  # no schedule came near it where it was measured; and it
 
 
 def candidates(collective: str, hosts: Hosts, shares_memory: bool) -> list[str]:
-    """Return the algorithms among which `auto` takes the cheapest; of those that are alike, the first.
+    """Return the algorithms among which `auto` chooses; of those that are alike it takes the first.
 
     MPI's own is not among them: the order of its additions is its own, so that MPI and threads would not agree to the
     last bit, and where ranks do not call the same it says nothing.
@@ -34,7 +34,7 @@ def candidates(collective: str, hosts: Hosts, shares_memory: bool) -> list[str]:
 
 
 def cheapest(collective: str, nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bool) -> str:
-    """Return what `auto` takes."""
+    """Return what `auto` takes: the first candidate whose price is within its margin of the least."""
     names = candidates(collective, hosts, shares_memory)
     prices = [price(collective, name, nbytes, hosts, machine, shares_memory) or 0.0 for name in names]
     margins = [MARGIN_OF_MEMORY if name == SHARED_MEMORY else ALIKE for name in names]

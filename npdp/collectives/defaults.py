@@ -1,9 +1,9 @@
 """Constants for where nobody has measured: those of 2 cores of an Intel Xeon, 2 MB of cache each, with Open MPI 5.
 
-Rounded from what `npdp calibrate` found there (benchmarks/results/constants-*.json): on 2 ranks, 4 ranks, 2 threads,
-and between two emulated hosts with a link of 1 Gbit/s. They are right about what matters first: that shared memory is
-quickest, that messages are dear where ranks outnumber cores, and a network dearer still. By how much is each machine's
-own affair.
+Rounded from what `npdp calibrate` found there on 2 ranks, 4 ranks, 2 threads, and between two emulated hosts with a
+link of 1 Gbit/s; benchmarks/results/constants-*.json are later runs, of up to 1.6 times as much. They are right about
+what matters first: that shared memory is quickest, that messages are dear where ranks outnumber cores, and
+a network dearer still. By how much is each machine's own affair.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ from npdp.comm.transport import Buffer, Transport
 from npdp.kernels import FORTRAN
 from npdp.partition import bounds
 
-SENDS_AHEAD = 16  # of 4 to 64 about as quick as any from 64 MB on, and all at once half as quick
+SENDS_AHEAD = 16  # 4 to 64 are alike from 64 MB on; all sends at once take twice as long
 SEGMENT_BYTES = 256 * 1024  # fits in a core's second-level cache beside what it is added to
 
 
-class Part(NamedTuple):
+class Segment(NamedTuple):
     """Elements [start, stop) that go to, or come from, `peer`."""
 
     peer: int
@@ -44,8 +44,8 @@ class Part(NamedTuple):
 class RankStep(NamedTuple):
     """One rank's share of a step."""
 
-    sends: list[Part]
-    receives: list[Part]
+    sends: list[Segment]
+    receives: list[Segment]
 
 
 @lru_cache(maxsize=1024)
@@ -72,16 +72,16 @@ def cut_steps(
     schedule: Iterable[Step], rank: int, cuts: Sequence[int], itemsize: int, ranks: Sequence[int]
 ) -> list[RankStep]:
     """Return what `rank` has to do, by `cuts` and in segments; who is r in the schedule is `ranks[r]` in the world."""
-    segment = max(1, SEGMENT_BYTES // itemsize)
+    length = max(1, SEGMENT_BYTES // itemsize)
 
-    def segments(move: Move, peer: int) -> Iterator[Part]:
-        for start in range(cuts[move.start], cuts[move.stop], segment):
-            yield Part(ranks[peer], start, min(start + segment, cuts[move.stop]), move.accumulate)
+    def segments(move: Move, peer: int) -> Iterator[Segment]:
+        for start in range(cuts[move.start], cuts[move.stop], length):
+            yield Segment(ranks[peer], start, min(start + length, cuts[move.stop]), move.accumulate)
 
     return [
         RankStep(
-            [part for move in sends for part in segments(move, move.target)],
-            [part for move in receives for part in segments(move, move.source)],
+            [segment for move in sends for segment in segments(move, move.target)],
+            [segment for move in receives for segment in segments(move, move.source)],
         )
         for sends, receives in of_rank(schedule, rank)
     ]
@@ -112,7 +112,7 @@ def messages(
     call: Call,
     meanwhile: Iterator[None] | None = None,
 ) -> Iterator[Any]:
-    """Do the same, and yield each message that is to be waited for before it can go on.
+    """Carry out this rank's steps as `execute` does, but yield each message before it must be waited for.
 
     Args:
         call: that these messages belong to.
@@ -120,14 +120,16 @@ def messages(
     """
     scratch, op = _scratch(buffer.dtype), carried_out(op)
     for sends, receives in steps:
-        begun = (transport.send(buffer[part.start : part.stop], part.peer, call) for part in sends)
+        begun = (transport.send(buffer[segment.start : segment.stop], segment.peer, call) for segment in sends)
         sending = deque(islice(begun, _ahead(sends)))
         if meanwhile is not None:
             next(meanwhile, None)
-        under_way: deque[tuple[Part, Buffer, Any]] = deque()
-        for number, part in enumerate(receives):
-            into = scratch[number % 2][: part.stop - part.start] if part.accumulate else buffer[part.start : part.stop]
-            under_way.append((part, into, transport.receive(into, part.peer, call)))
+        under_way: deque[tuple[Segment, Buffer, Any]] = deque()
+        for number, segment in enumerate(receives):
+            into = buffer[segment.start : segment.stop]
+            if segment.accumulate:
+                into = scratch[number % 2][: into.size]
+            under_way.append((segment, into, transport.receive(into, segment.peer, call)))
             if len(under_way) == 2:
                 yield from _take(under_way.popleft(), buffer, op)
                 sending.extend(islice(begun, 1))
@@ -138,9 +140,9 @@ def messages(
             sending.extend(islice(begun, 1))
 
 
-def _ahead(sends: list[Part]) -> int:
+def _ahead(sends: list[Segment]) -> int:
     """Return how many sends are begun before anything is taken: all, where peers that wait could do so in a circle."""
-    one_peer = len(sends) > SENDS_AHEAD and len({part.peer for part in sends}) == 1
+    one_peer = len(sends) > SENDS_AHEAD and len({segment.peer for segment in sends}) == 1
     return SENDS_AHEAD if one_peer else len(sends)
 
 
@@ -150,12 +152,12 @@ def carried_out(op: str) -> str:
     return "sum" if op == "mean" else op
 
 
-def _take(arriving: tuple[Part, Buffer, Any], buffer: Buffer, op: str) -> Iterator[Any]:
-    """Add a segment, when it has come, where it is to be added."""
-    part, into, message = arriving
+def _take(arriving: tuple[Segment, Buffer, Any], buffer: Buffer, op: str) -> Iterator[Any]:
+    """Yield the message; when it has come, add the segment where it is to be added."""
+    segment, into, message = arriving
     yield message
-    if part.accumulate:
-        kernels.accumulate(buffer[part.start : part.stop], into, op)
+    if segment.accumulate:
+        kernels.accumulate(buffer[segment.start : segment.stop], into, op)
 
 
 class _Scratch(threading.local):  # ranks may be threads

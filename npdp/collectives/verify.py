@@ -30,7 +30,7 @@ class WrongSchedule(ValueError):  # noqa: N818  (what is wrong is the schedule)
 
 
 def prove(schedule: Schedule, collective: str, world_size: int, root: int = 0) -> None:
-    """Return where the schedule is right for this world size.
+    """Raise unless the schedule keeps its collective's promise for this world size.
 
     Args:
         schedule: the steps, over all ranks.

@@ -35,7 +35,8 @@ class _Piecewise:
 class MailboxTransport:
     """A world of ranks that share memory, for messages; what else it is asked, another transport does. See `lines`.
 
-    Sender and receiver know a message's size, so both know which way it goes.
+    Sender and receiver know a message's size, so both know which way it goes. It is not for collectives: small messages
+    are not told apart by a call, and `wait_any` waits for messages of less than LARGE_BYTES alone.
     """
 
     def __init__(self, beneath: Transport, memory: Buffer, line: int) -> None:

@@ -70,7 +70,10 @@ class Transport(Protocol):
         """End all ranks of the world because of this error: for a thread whose error nobody else would see."""
 
     def in_vain(self, peers: list[int]) -> BaseException | None:
-        """Return the error to raise where waiting for one of these ranks is in vain: it has failed or left."""
+        """Return the error to raise where waiting for one of these ranks is in vain: it has failed or left.
+
+        It may tell the others what this rank waits in, and hear the same of them.
+        """
 
     def native_allreduce(self, buffer: Buffer, op: str) -> None:
         """The library's own all-reduce, in place, for comparison; whether NaN passes min and max is up to the library.

@@ -7,7 +7,8 @@
     sgd_update      param, velocity from grad, in place     float32, float64; from the sum of several in one pass
     adam_update     param, m, v from grad, in place         the same
 
-Two implementations give the same bits: `compiled` (C, `csrc/`; None where it was not built) and `reference` (NumPy).
+Two implementations give the same bits, but for a zero's sign in cross entropy: `compiled` (C, `csrc/`; None where it
+was not built) and `reference` (NumPy).
 Products of matrices (matmul.py) are C's alone, for processors on which they are quicker than NumPy's BLAS, and so are
 rows of bytes, scaled (rows.py), which `data/scaling.py` otherwise makes in three passes.
 NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice is made at the first call.

@@ -35,7 +35,7 @@ class Tiles(NamedTuple):
     least_work: int  # multiply-adds: from there on it is quicker than BLAS
     least_rows: int = 1  # what a result must have: tiles that overlap are whole
     least_columns: int = 1
-    most_rows: int = sys.maxsize  # below least_columns, if it is limited: what has more both ways is not narrow
+    narrowest: int = sys.maxsize  # a result's rows or columns, which are fewer; with more of both it is not narrow
     largest: int = sys.maxsize  # numbers in a plain product's first factor: beyond, the result is walked too often
     deepest: int = sys.maxsize  # of a product with a transposed weight: what is copied stays in the cache
     largest_batch: int = sys.maxsize  # rows of x and g
@@ -59,12 +59,12 @@ AMX = Tiles(
 )  # fmt: skip
 AVX512_NARROW = Tiles(
     lib.npdp_narrow_times_f32, lib.npdp_narrow_times_transposed_f32, lib.npdp_narrow_transposed_times_f32, rows=5,
-    columns=32, depth=1, least_work=10**6, least_rows=5, least_columns=32, most_rows=15,
+    columns=32, depth=1, least_work=10**6, least_rows=5, least_columns=32, narrowest=15,
 )  # fmt: skip
 AVX2_NARROW = Tiles(
     lib.npdp_avx2_narrow_times_f32, lib.npdp_avx2_narrow_times_transposed_f32,
     lib.npdp_avx2_narrow_transposed_times_f32, rows=5, columns=16, depth=1, least_work=1 << 17, least_rows=5,
-    least_columns=16, most_rows=15, most_work=1.2,
+    least_columns=16, narrowest=15, most_work=1.2,
 )  # fmt: skip
 AVX2 = Tiles(
     None, lib.npdp_avx2_times_transposed_f32, lib.npdp_avx2_transposed_times_f32, rows=6, columns=16, depth=1,
@@ -110,7 +110,7 @@ def dot(kinds: list[Tiles], a: Array, b: Array, out: Array | None = None) -> Arr
     n = b.shape[1]
     work = m * n * depth
     for tiles in kinds:
-        large = work >= tiles.least_work and work > 0 and min(m, n) <= tiles.most_rows
+        large = work >= tiles.least_work and work > 0 and min(m, n) <= tiles.narrowest
         if large and a.dtype == b.dtype == _FLOAT32 and len(b) == depth:
             product = _dot(tiles, a, b, out)
             if product is not None:

@@ -76,7 +76,7 @@ def cut_buckets(
 
 
 def compare_marks(buckets: list[Bucket], rank: int, world_size: int) -> None:
-    """Put the marks, which are sums over all ranks now, back to 0.
+    """Compare what the ranks' parameters were, by the marks, which are sums over all ranks now; put them back to 0.
 
     Raises:
         RuntimeError: this rank's were not the same as all others'.

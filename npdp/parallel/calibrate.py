@@ -28,7 +28,7 @@ from npdp.collectives.choose import SHARED_MEMORY
 from npdp.collectives.constants import Constants, keep
 from npdp.collectives.cost import Machine
 from npdp.collectives.defaults import built_in
-from npdp.collectives.execute import SEGMENT_BYTES, Part, RankStep, execute, rank_steps
+from npdp.collectives.execute import SEGMENT_BYTES, RankStep, Segment, execute, rank_steps
 from npdp.collectives.fit import SEVERAL, Times, fit
 from npdp.collectives.hierarchical import Groups, groups
 from npdp.parallel.world import World
@@ -122,9 +122,10 @@ def _there_and_back(
     """Return this rank's steps: the first of a pair sends, and gets back what it sent."""
     for first, second in pairs:
         if rank == first:
-            return [RankStep(_parts(second, 0, nbytes) * times, []), RankStep([], _parts(second, 0, nbytes) * times)]
+            segments = _segments(second, 0, nbytes) * times
+            return [RankStep(segments, []), RankStep([], segments)]
         if rank == second:
-            there, back = _parts(first, 0, nbytes, accumulate), _parts(first, 0, nbytes)
+            there, back = _segments(first, 0, nbytes, accumulate), _segments(first, 0, nbytes)
             return [RankStep([], there * times), RankStep(back * times, [])]
     return []
 
@@ -136,15 +137,16 @@ def _around(rank: int, groups: Groups, nbytes: int) -> list[RankStep]:
             place = group.index(rank)
             left, right = group[place - 1], group[(place + 1) % len(group)]
             return [
-                RankStep(_parts(right, start, nbytes), _parts(left, nbytes - start, nbytes)) for start in (0, nbytes)
+                RankStep(_segments(right, start, nbytes), _segments(left, nbytes - start, nbytes))
+                for start in (0, nbytes)
             ]
     return []
 
 
-def _parts(peer: int, start: int, nbytes: int, accumulate: bool = False) -> list[Part]:
+def _segments(peer: int, start: int, nbytes: int, accumulate: bool = False) -> list[Segment]:
     """Return the segments, of float32, that go to a peer or come from it."""
-    first, last, segment = start // 4, (start + nbytes) // 4, SEGMENT_BYTES // 4
-    return [Part(peer, at, min(at + segment, last), accumulate) for at in range(first, last, segment)]
+    first, last, length = start // 4, (start + nbytes) // 4, SEGMENT_BYTES // 4
+    return [Segment(peer, at, min(at + length, last), accumulate) for at in range(first, last, length)]
 
 
 def _add_alone(buffer: np.ndarray[Any, np.dtype[np.float32]]) -> None:

@@ -24,6 +24,7 @@ def describe() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": environment.processor(),
+        "family": f"{_first(cpu, 'cpu family')}/{_first(cpu, 'model')}",  # of x86: virtual machines hide the rest
         "cores": os.cpu_count(),
         "avx512": "avx512f" in _first(cpu, "flags"),
         "system": platform.platform(),

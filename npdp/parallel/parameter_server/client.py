@@ -25,10 +25,12 @@ from npdp.parallel.parameter_server.shard import Receive
 class RemoteSlab:
     """A shard of a slab, as a worker sees it.
 
+    Args:
+        pushes, pulls: whether the gradient, and the parameters, have to travel in messages.
+
     Attributes:
         rank, number: its server's rank, and which of that server's shards it is.
-        gradient, parameters: this worker's range of its flat arrays.
-        pushes, pulls: whether the gradient, and the parameters, have to travel in messages.
+        gradient, parameters: (count,) this worker's range of its flat arrays.
         version, seen: that of the parameters that this worker has.
     """
 
