@@ -196,8 +196,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "return len(sends)",
                "tests/test_collectives.py::test_of_a_long_row_of_sends_only_so_many_are_under_way"),
         Mutant("npdp/collectives/execute.py",
-               "for start in range(cuts[move.start], cuts[move.stop], segment):",
-               "for start in range(cuts[move.start], cuts[move.stop] - segment + 1, segment):",
+               "for start in range(cuts[move.start], cuts[move.stop], length):",
+               "for start in range(cuts[move.start], cuts[move.stop] - length + 1, length):",
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",
@@ -216,13 +216,13 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",
-               "    yield message\n    if part.accumulate:",
-               "    yield from ()\n    if part.accumulate:",
+               "    yield message\n    if segment.accumulate:",
+               "    yield from ()\n    if segment.accumulate:",
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/collectives/execute.py",
-               "kernels.accumulate(buffer[part.start : part.stop], into, op)",
-               'kernels.accumulate(buffer[part.start : part.stop], into, "sum")',
+               "kernels.accumulate(buffer[segment.start : segment.stop], into, op)",
+               'kernels.accumulate(buffer[segment.start : segment.stop], into, "sum")',
                "tests/test_collectives.py::test_every_algorithm_dtype_op_and_edge_gives_what_numpy_gives[allre"
                "duce-naive-2]"),
         Mutant("npdp/parallel/world.py",
