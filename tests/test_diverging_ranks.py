@@ -1,5 +1,7 @@
 """Ranks that do not train alike are told so: in a backward soon after, or, with the fused update, in the step."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from worlds import run
@@ -49,6 +51,25 @@ def sets_a_value(model, optimizer) -> None:
 def test_ranks_whose_parameters_differ_are_told_so(world_size, algorithm, differs):
     with pytest.raises(RuntimeError, match="parameters are not the same any more: of late a rank has skipped"):
         run(world_size, trains, differs, algorithm=algorithm)
+
+
+def trains_with_values_of_its_own(layers: list[int], which: int) -> None:
+    """One rank has set other values in one parameter, which nobody changes since."""
+    world = npdp.init()
+    model = nn.Sequential(*(nn.Linear(*sizes) for sizes in pairwise(layers)))
+    wrapped = nn.DataParallel(model)
+    with npdp.no_grad():
+        parameter = list(model.parameters())[which]
+        parameter += float(world.rank == ODD_RANK)
+    for _ in range(10 * MARKED_EVERY):
+        wrapped(np.ones((4, layers[0]), np.float32)).mean().backward()
+
+
+@pytest.mark.parametrize("layers", [[3, 2, 2], [1, 1]], ids=str)
+@pytest.mark.parametrize("which", [0, 1, -2, -1])
+def test_marks_look_at_all_parameters_in_turn(layers, which):
+    with pytest.raises(RuntimeError, match="parameters are not the same any more"):
+        run(2, trains_with_values_of_its_own, layers, which)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -70,8 +70,9 @@ def test_what_a_rank_forks_ends_by_itself_and_ends_nobody_else():
     assert stderr.count("KeyError: 'the fault on purpose'") == 4 and "failed:" not in stderr
 
 
-def test_a_collective_of_what_a_rank_forked_is_refused_and_spoils_nothing():
-    code, stdout, stderr = mpirun(2, "faults.py", "collective_in_a_child", timeout=15)
+@pytest.mark.parametrize("calls", ["collective", "buckets", "looks_around"])
+def test_a_collective_of_what_a_rank_forked_is_refused_and_spoils_nothing(calls):
+    code, stdout, stderr = mpirun(2, "faults.py", f"{calls}_in_a_child", timeout=15)
     assert code == 0, stderr
     assert stdout.count("this process was forked from a rank: it is none itself") == stdout.count("sum 2.0") == 2
 

@@ -304,6 +304,19 @@ def test_models_that_differ_between_ranks_are_refused_by_name_on_every_rank(chan
     run(3, program)
 
 
+def test_a_parameter_that_lies_in_another_order_on_a_rank_is_refused():
+    """Gradients are summed as they lie: those of a matrix in C order with those of one in Fortran order."""
+
+    def program():
+        model = mlp()
+        if npdp.rank() == 1:
+            model[0].weight = nn.Parameter(np.asfortranarray(model[0].weight.data))
+        nn.DataParallel(model)
+
+    with pytest.raises(InputError, match=r"rank 1 has 0\.weight in Fortran order, rank 0 has 0\.weight in C order"):
+        run(2, program)
+
+
 @pytest.mark.parametrize("way", [dict(), dict(update="fused"), dict(strategy=npdp.LocalSGD(1)),
                                  dict(strategy=npdp.ParameterServer(0))], ids=str)  # fmt: skip
 def test_an_optimiser_with_another_order_on_a_rank_is_refused(way):

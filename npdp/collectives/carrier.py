@@ -22,11 +22,13 @@ from npdp.collectives.choose import HIERARCHICAL, NATIVE, SHARED_MEMORY, algorit
 from npdp.collectives.constants import Constants, constants
 from npdp.collectives.cost import Hosts
 from npdp.collectives.execute import carried_out, messages, rank_steps
-from npdp.collectives.overlap import Overlap
+from npdp.collectives.overlap import Overlap, later
 from npdp.collectives.shared_memory import Host, gather, open_host
 from npdp.comm.calls import Call, described
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, Transport
+
+MOST_CHOSEN = 4096  # sizes and what was chosen for them that are kept
 
 
 class Carrier:
@@ -144,6 +146,8 @@ class Carrier:
                 found = require(collective, algorithm, usable)
                 if found == HIERARCHICAL and self.shares_memory:  # on one host it is that
                     found = SHARED_MEMORY
+            if len(self._chosen) == MOST_CHOSEN:
+                self._chosen.clear()
             self._chosen[key] = found
         return found
 
@@ -257,15 +261,18 @@ class Carrier:
 
         Until then nobody may touch the buffer. What is begun is carried out in this order, before any other collective.
         """
+        if self.around:
+            self._run_apart("allreduce", buffer, "sum", None, which)
+            return
         algorithm = self.chosen("allreduce", buffer.nbytes)
         if not self._overlap.busy:
             self._before_overlap = self.wait_s, self.collective_s
         before = time.perf_counter()
         if algorithm == SHARED_MEMORY:
-            work: Iterator[Any] = _later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", which))
+            work: Iterator[Any] = later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", which))
         elif algorithm == NATIVE:
             self._call("allreduce", algorithm, buffer, "sum", which)
-            work = _later(lambda: self.transport.native_allreduce(buffer, "sum"))
+            work = later(lambda: self.transport.native_allreduce(buffer, "sum"))
         else:
             work = self._messages("allreduce", algorithm, buffer, "sum", which)
         self._overlap.begin(work, self.transport.wait)
@@ -291,9 +298,3 @@ class Carrier:
         array = self.host.empty(count, dtype, one_for_all)
         self.other_s += self._outside_kernel_s() - before
         return array
-
-
-def _later(collective: Callable[[], None]) -> Iterator[None]:
-    """Carry out a collective that cannot be begun before it is waited for."""
-    yield None
-    collective()

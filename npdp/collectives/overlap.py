@@ -98,3 +98,9 @@ def _is_one(piece: Callable[[], None] | None) -> bool:
     if piece is not None:
         piece()
     return piece is not None
+
+
+def later(collective: Callable[[], None]) -> Iterator[None]:
+    """Carry out a collective that cannot be begun before it is waited for."""
+    yield None
+    collective()

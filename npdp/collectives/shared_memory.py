@@ -153,12 +153,12 @@ class Host:
             )
         returned = [block for block, released in zip(self._blocks, state[2:]) if released]
         for block in returned:
-            self._blocks.remove(block)
             self._released.remove(block)
             if self.rank == 0:
                 self._memory.give_back(*block)
-            self._free = _joined([*self._free, block])
         if returned:
+            self._blocks = [block for block, released in zip(self._blocks, state[2:]) if not released]
+            self._free = _joined([*self._free, *returned])
             self.collective("barrier", state)  # before others reserve what rank 0 has still to give back
 
     def _first_fit(self, nbytes: int) -> Block | None:

@@ -7,6 +7,7 @@ was not reserved first would be a SIGBUS on a host whose memory is used up, so a
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import resource
@@ -55,9 +56,10 @@ class SharedMemory:
         return True
 
     def give_back(self, start: int, nbytes: int) -> None:
-        """Return whole pages to the system; reserve them again before the next use."""
+        """Return whole pages to the system, if it takes them; reserve them again before the next use."""
         if nbytes and hasattr(mmap, "MADV_REMOVE"):
-            self.memory.madvise(mmap.MADV_REMOVE, start, nbytes)
+            with contextlib.suppress(OSError):  # locked pages, and some systems
+                self.memory.madvise(mmap.MADV_REMOVE, start, nbytes)
 
 
 def _most_bytes() -> int:

@@ -215,12 +215,12 @@ def run_threads(
 
     ranks = range(world_size)
     threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in ranks]
-    for thread in threads:
-        thread.start()
     try:
         for thread in threads:
+            thread.start()
+        for thread in threads:
             thread.join()
-    except BaseException as error:  # Ctrl-C: the ranks end at their next wait
+    except BaseException as error:  # Ctrl-C, or no thread to be had: the ranks end at their next wait
         world.fail(-1, error)
         raise
     if world.failure:

@@ -3,9 +3,9 @@
     grad    | 0.weight f | 0.bias f m u | 2.weight f | 2.bias f m u |
     buckets |<------ bucket 1 -------->|<------- bucket 0 --------->|     in the order in which backward completes them
 
-f: the parameter's flag, "this rank did not use it". m: the bucket's mark, a few bits of its last value: where their sum
-over the ranks is not P times one's own, parameters are no longer the same on all ranks. u: whether any flag is set, so
-that not each need be looked at.
+f: the parameter's flag, "this rank did not use it". m: the bucket's mark, a few bits of one of its parameters' values,
+another each time: where their sum over the ranks is not P times one's own, parameters are no longer the same on all
+ranks. u: whether any flag is set, so that not each need be looked at.
 
 Backward writes each gradient straight into its place, from the last layer to the first, so buckets are cut from
 the end, and leave in this order on every rank.
@@ -22,6 +22,7 @@ MB = 1024 * 1024
 FIRST_BUCKET_MB = 1.0  # a small first one leaves early; PyTorch's figure
 BUCKET_CAP_MB = 25.0  # PyTorch's figure
 MARKED_EVERY = 8  # exchanges: each time would cost a small model's step a microsecond or two
+MARKS_APART = 0x9E3779B1  # values, around the parameter: 2^32 over the golden ratio spreads them evenly
 ACROSS_HOSTS_MB = 0.25  # a bucket is on the wire while backward goes on: the sooner it leaves the more is hidden
 
 
@@ -44,10 +45,12 @@ class Bucket(NamedTuple):
     mark: int
     unused: int
 
-    def marked(self) -> int:
-        """Return what the bucket's mark is to be, as this rank's parameters are: 8 bits of the last value."""
+    def marked(self, turn: int) -> int:
+        """Return what the mark is to be, as this rank has the parameters: 8 bits of another value each turn."""
+        number = self.numbers[-1 - turn % len(self.numbers)]
+        start, stop = self.flat.starts[number], self.flat.flags[number]
         bits = self.flat.data.view(f"i{self.flat.dtype.itemsize}")
-        return int(bits[self.mark - 2]) & 0xFF
+        return int(bits[stop - 1 - turn * MARKS_APART % max(1, stop - start)]) & 0xFF
 
 
 def cut_buckets(
@@ -75,7 +78,7 @@ def cut_buckets(
     return buckets
 
 
-def compare_marks(buckets: list[Bucket], rank: int, world_size: int) -> None:
+def compare_marks(buckets: list[Bucket], turn: int, rank: int, world_size: int) -> None:
     """Compare what the ranks' parameters were, by the marks, which are sums over all ranks now; put them back to 0.
 
     Raises:
@@ -83,7 +86,7 @@ def compare_marks(buckets: list[Bucket], rank: int, world_size: int) -> None:
     """
     for bucket in buckets:
         sum_of_marks, bucket.flat.grad[bucket.mark] = bucket.flat.grad.item(bucket.mark), 0
-        if sum_of_marks != world_size * bucket.marked():
+        if sum_of_marks != world_size * bucket.marked(turn):
             raise RuntimeError(
                 f"rank {rank}: the ranks' parameters are not the same any more: of late a rank has skipped step(), has "
                 "had another learning rate, or has set values of its own"

@@ -22,6 +22,7 @@ from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.nn.module import Module, StateDict, as_tensor
 from npdp.parallel.agreement import require_equal
+from npdp.parallel.inputs import batch_of, rows_in, with_rows
 from npdp.parallel.replicas import broadcast_parameters
 from npdp.parallel.strategy import AllReduce, Strategy
 from npdp.parallel.world import init
@@ -33,9 +34,9 @@ class DataParallel(Module):
     Making one is collective: names, shapes and dtypes are compared over the ranks, then rank 0's values are taken
     by all. Parameters keep their names: `state_dict` has no `module.` before each.
 
-    A rank's loss weighs as many samples as its part of the loader's batch has (else: as the first dimension of
-    forward's first input), also where the model leaves some of them out. All ranks run the same wrapped models in
-    the same order; parts of a model may be used on some ranks only.
+    A rank's loss weighs as many samples as its part of the loader's batch has (else: as the first dimension of the
+    first array among forward's inputs, also in tuples, lists and dicts), also where the model leaves some of them out.
+    All ranks run the same wrapped models in the same order; parts of a model may be used on some ranks only.
 
     Args:
         module: the model; the same program must build it on every rank.
@@ -88,16 +89,8 @@ class DataParallel(Module):
         if self._frozen and any(parameter.requires_grad for parameter in self._frozen):
             raise RuntimeError("DataParallel: a parameter was unfrozen after the model was wrapped; unfreeze it before")
         batch = getattr(inputs[0], "batch", None) if inputs else None
-        if batch is not None and batch.parts == self.world.world_size:  # the loader's
-            return self.module(*inputs, **named)
-        if batch is not None and batch.parts > 1:
-            raise ValueError(
-                f"DataParallel: wanted a part of a batch that was cut for {self.world.world_size} ranks, got one of "
-                f"{batch.parts}: a loader with rank and world_size of its own must have those of the ranks that train"
-            )
-        if is_grad_enabled() and inputs and not isinstance(inputs[0], dict):
-            first = inputs[0] if isinstance(inputs[0], SparseRows) else as_tensor(inputs[0])
-            inputs = (self._tagged(first), *inputs[1:])
+        if batch is None or batch.parts != self.world.world_size:  # not the loader's
+            inputs, named = self._with_batch(inputs, named)
         return self.module(*inputs, **named)
 
     __call__ = forward
@@ -142,6 +135,24 @@ class DataParallel(Module):
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         yield from self.module.named_modules(prefix)
+
+    def _with_batch(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the inputs, of which some are rows of a global batch: the loader's, or the first that have rows."""
+        rows = list(rows_in((inputs, named)))
+        parts = {batch.parts for batch in map(batch_of, rows) if batch is not None}
+        if self.world.world_size in parts:
+            return inputs, named
+        if parts - {1}:
+            raise ValueError(
+                f"DataParallel: wanted a part of a batch that was cut for {self.world.world_size} ranks, got one of "
+                f"{max(parts)}: a loader with rank and world_size of its own must have those of the ranks that train"
+            )
+        if not rows and inputs and isinstance(inputs[0], list):
+            rows = [inputs[0]]  # of numbers
+        if rows and is_grad_enabled():
+            tagged = self._tagged(rows[0] if isinstance(rows[0], SparseRows) else as_tensor(rows[0]))
+            inputs, named = with_rows((inputs, named), rows[0], tagged)
+        return inputs, named
 
     def _tagged(self, x: Tensor | SparseRows) -> Tensor | SparseRows:
         """Return `x` as rows of a global batch that is put together from what each rank brings."""

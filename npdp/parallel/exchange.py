@@ -204,7 +204,7 @@ class GradientExchange:
             if bucket.flat.grad.item(bucket.unused):
                 _take_in(bucket, self.world.world_size)
         if not self._exchanges % MARKED_EVERY:
-            compare_marks(self.buckets, self.world.rank, self.world.world_size)
+            compare_marks(self.buckets, self._exchanges // MARKED_EVERY, self.world.rank, self.world.world_size)
         self._exchanges += 1
         if self.sparse.parameters:
             self.exchanged_bytes += self.sparse.sum()
@@ -246,7 +246,7 @@ class GradientExchange:
             elif gradient is not parameter.grad_buffer:
                 parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
         if not self._exchanges % MARKED_EVERY:
-            flat.grad[bucket.mark] = bucket.marked()
+            flat.grad[bucket.mark] = bucket.marked(self._exchanges // MARKED_EVERY)
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
 

@@ -20,14 +20,16 @@ Named = Iterable[tuple[str, Tensor]]
 def require_alike(world: World, named: Named) -> None:
     """Raise InputError on every rank where parameters differ between ranks; collective.
 
-    Their names, shapes and dtypes, and then where they lie: gradients are summed as they lie, in the order of whoever
-    laid them flat, an optimiser as a rule.
+    Their names, shapes and dtypes, and then how and where they lie: gradients are summed as they lie, in the order of
+    whoever laid them flat, an optimiser as a rule.
     """
     pairs = sorted(named, key=lambda pair: pair[0])
     require_equal(world, "parameters", [f"{name} {parameter.shape} {parameter.dtype}" for name, parameter in pairs])
+    orders = [f"{name} in {'C' if p.data.flags.c_contiguous else 'Fortran'} order" for name, p in pairs]
+    require_equal(world, "memory layouts of parameters", orders)
     places = [(name, parameter.place) for name, parameter in pairs if isinstance(parameter, Parameter)]
-    orders = [f"{name} as number {place[1]}" for name, place in places if place is not None]
-    require_equal(world, "orders of an optimiser's parameters", orders)
+    numbers = [f"{name} as number {place[1]}" for name, place in places if place is not None]
+    require_equal(world, "orders of an optimiser's parameters", numbers)
 
 
 def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -> None:
@@ -35,12 +37,12 @@ def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -
 
     Args:
         parameters: (name, Parameter) pairs as `named_parameters()` gives them, or a dict of them; or a model's
-            `state_dict()`, which stands for the model's parameters themselves. Names, shapes and dtypes are compared
-            first.
+            `state_dict()`, which stands for the model's parameters themselves. Names, shapes, dtypes and orders
+            in memory are compared first.
         root: the rank whose values are taken.
 
     Raises:
-        InputError: the ranks' parameters differ in name, shape or dtype.
+        InputError: the ranks' parameters differ in name, shape, dtype or order in memory.
         TypeError: these are no parameters by name.
         ValueError: they are read-only, as a wrapped model's may be.
     """

@@ -28,6 +28,7 @@ from npdp.parallel.checks import Array, checked, compared, same_order
 from npdp.partition import part
 
 T = TypeVar("T")
+FORKED = "this process was forked from a rank: it is none itself, and calls no collectives"
 
 
 class World(Carrier):
@@ -200,10 +201,11 @@ def _be_no_rank() -> None:
     world = _here.world or _process_world
     if world is not None and world.world_size > 1:
         world.around, world._host, world._host_opened = [_refuse], None, True
+        world.transport.calls.fail(CommunicationError(FORKED))  # of those that find out what the world is like
 
 
 def _refuse() -> NoReturn:
-    raise CommunicationError("this process was forked from a rank: it is none itself, and calls no collectives")
+    raise CommunicationError(FORKED)
 
 
 if hasattr(os, "register_at_fork"):  # it has the rank's memory too: its collectives would take the place of the rank's

@@ -103,9 +103,24 @@ def in_a_thread_of_the_child(_):
 def collective_in_a_child():
     """A child of each rank calls one, as if it were the rank; then the ranks do."""
     npdp.allreduce(np.ones(1000))
+    in_a_child(lambda: npdp.allreduce(np.ones(1000)))
+
+
+def buckets_in_a_child():
+    """A child of each rank begins a sum beside the program, as backward does across hosts."""
+    npdp.allreduce(np.ones(1000))
+    in_a_child(lambda: npdp.init().begin_allreduce(np.ones(1000)))
+
+
+def looks_around_in_a_child():
+    """A child of each rank finds out on which hosts the ranks are, which is collective, before any rank has."""
+    in_a_child(lambda: npdp.init().spans_hosts)
+
+
+def in_a_child(calls):
     if os.fork() == 0:
         try:
-            npdp.allreduce(np.ones(1000))
+            calls()
         except CommunicationError as error:
             print(error, flush=True)
         os._exit(0)

@@ -1,0 +1,96 @@
+"""What a wrapped model may be called with: its samples are found among whatever else its forward takes."""
+
+import numpy as np
+import pytest
+
+import npdp
+from npdp import nn
+from npdp.data import ArrayDataset, DataLoader
+
+X = np.random.default_rng(0).standard_normal((10, 3))
+Y = X.sum(axis=1, keepdims=True)
+CUT = {1: [0, 10], 2: [0, 3, 10]}  # uneven: who counts wrongly weighs wrongly
+CALLS = {
+    "number": lambda model, x: model(0.5, x),
+    "text": lambda model, x: model("a", x),
+    "nothing": lambda model, x: model(None, x),
+    "no dimension": lambda model, x: model(np.float64(2), x),
+    "tuple": lambda model, x: model((x, x)),
+    "list": lambda model, x: model([x, x]),
+    "tensors": lambda model, x: model((npdp.Tensor(x), npdp.Tensor(x))),
+    "dict": lambda model, x: model({"x": x, "kind": 1}),
+    "by name": lambda model, x: model(x=x),
+    "deeper": lambda model, x: model(1, {"all": [("a", x)]}),
+    "lists of numbers": lambda model, x: model(x.tolist()),
+}
+
+
+class Anything(nn.Module):
+    """Takes the samples wherever they are, and sees to it that the rest is as it was given."""
+
+    def __init__(self) -> None:
+        self.linear = nn.Linear(3, 1, dtype=np.float64)
+
+    def forward(self, *inputs, **named):
+        return self.linear(found(inputs or named))
+
+
+def found(value):
+    """Return the rows in there."""
+    if isinstance(value, dict):
+        return found(list(value.values()))
+    if isinstance(value, (tuple, list)):
+        return next((rows for rows in map(found, value) if rows is not None), None)
+    assert type(value) in (int, float, str, type(None), np.float64, npdp.Tensor, np.ndarray)
+    return value if getattr(value, "ndim", 0) else None
+
+
+def gradient(call):
+    rank, cut = npdp.rank(), CUT[npdp.world_size()]
+    npdp.manual_seed(0)
+    model = Anything()
+    rows = slice(cut[rank], cut[rank + 1])
+    nn.MSELoss()(call(nn.DataParallel(model), X[rows]), Y[rows]).backward()
+    return model.linear.weight.grad.copy()
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_samples_count_wherever_they_are(call):
+    wanted = npdp.run_ranks(1, gradient, lambda model, x: model(x))[0]
+    for world_size in (1, 2):
+        for got in npdp.run_ranks(world_size, gradient, call):
+            np.testing.assert_allclose(got, wanted, rtol=1e-6)  # lists of numbers become float32
+
+
+class Projected(nn.Module):
+    """Takes a matrix that is no samples, before them."""
+
+    def __init__(self) -> None:
+        self.linear = nn.Linear(2, 1, dtype=np.float64)
+
+    def forward(self, matrix, x):
+        return self.linear(x @ matrix)
+
+
+def test_the_loaders_rows_count_also_behind_what_is_no_samples():
+    def program():
+        npdp.manual_seed(0)
+        model = Projected()
+        wrapped = nn.DataParallel(model)
+        for x, y in DataLoader(ArrayDataset(X, Y), batch_size=7):
+            nn.MSELoss()(wrapped(np.eye(3, 2), x), y).backward()
+        return model.linear.weight.grad.copy()
+
+    wanted = npdp.run_ranks(1, program)[0]
+    for got in npdp.run_ranks(2, program):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_without_gradients_inputs_are_passed_as_they_are():
+    class Same(nn.Module):
+        def forward(self, given):
+            return given
+
+    given = [X, {"x": X}]
+    with npdp.no_grad():
+        assert nn.DataParallel(Same(), strategy=npdp.LocalSGD(1))(given) is given
