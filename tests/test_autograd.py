@@ -54,6 +54,7 @@ def test_a_tensor_says_what_it_is():
     assert (x.shape, x.ndim, len(x), x.numel(), x.size(), x.size(1)) == ((2, 3), 2, 2, 6, (2, 3), 3)
     assert x.numpy() is array and np.asarray(x) is not None and x.is_leaf and not (x * 2).is_leaf
     assert (x.sum().item(), float(x[1, 2]), int(x[1, 2])) == (15.0, 5.0, 5)
+    assert (f"{x.sum():.2f}", f"{x[0, :2]}") == ("15.00", str(x[0, :2]))
     assert "requires_grad=True" in repr(x) and "made by sum" in repr(x.sum())
     assert [float(row.sum()) for row in x] == [3.0, 12.0]
 

@@ -94,3 +94,9 @@ def test_without_gradients_inputs_are_passed_as_they_are():
     given = [X, {"x": X}]
     with npdp.no_grad():
         assert nn.DataParallel(Same(), strategy=npdp.LocalSGD(1))(given) is given
+
+
+@pytest.mark.parametrize(("model", "what"), [(np.tanh, "ufunc"), (nn.Linear, "the class Linear")], ids=str)
+def test_what_is_no_module_is_not_wrapped(model, what):
+    with pytest.raises(TypeError, match=f"DataParallel: wanted a Module, got {what}"):
+        nn.DataParallel(model)

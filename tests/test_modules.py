@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from npdp import nn
+from npdp import nn, optim
 from npdp.autograd import Batch, Tensor, no_grad
 from npdp.autograd.tensor import result
 
@@ -168,3 +168,20 @@ def test_dropouts_of_two_wrapped_models_in_one_module_have_masks_of_their_own():
             self.a, self.b = (nn.DataParallel(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))) for _ in range(2))
 
     assert [part.layer_number for part in Pair().modules() if isinstance(part, nn.Dropout)] == [0, 1]
+
+
+def test_gradients_are_forgotten_as_pytorch_does_by_default():
+    layer = nn.Linear(2, 1)
+    for whose in (layer, optim.SGD(layer.parameters(), lr=0.1)):
+        layer.weight.grad = np.ones((1, 2), np.float32)
+        with pytest.raises(ValueError, match="wanted set_to_none=True, gradients are never zeros"):
+            whose.zero_grad(set_to_none=False)
+        assert layer.weight.grad is not None
+        whose.zero_grad(set_to_none=True)
+        assert layer.weight.grad is None
+
+
+def test_a_bias_may_be_taken_away():
+    layer = nn.Linear(2, 1)
+    layer.bias = None
+    np.testing.assert_array_equal(layer(np.eye(2, dtype=np.float32)).data, layer.weight.data.T)

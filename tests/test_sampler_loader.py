@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import run
 
+import npdp
 from npdp.autograd import Tensor
 from npdp.data import ArrayDataset, DataLoader, epoch_order, local_rows
 from npdp.partition import part
@@ -214,3 +215,42 @@ def test_the_part_is_this_ranks_where_nobody_says_otherwise():
 def test_settings_that_cannot_be_are_refused(options, text):
     with pytest.raises(ValueError, match=f"DataLoader: {text}"):
         DataLoader(dataset(4), **options)
+
+
+def test_orders_are_those_of_manual_seed_where_no_seed_is_given():
+    dataset = ArrayDataset(np.arange(20.0), np.arange(20))
+
+    def order(program_seed, **given):
+        npdp.manual_seed(program_seed)
+        return [float(x.data[0]) for x, _ in DataLoader(dataset, shuffle=True, **given)]
+
+    try:
+        assert order(1) == order(5, seed=1) != order(2)
+    finally:
+        npdp.manual_seed(0)
+    assert order(0) == order(0, seed=0)
+
+
+class OneRow:
+    """A dataset of one row, which may be anything."""
+
+    def __init__(self, row) -> None:
+        self.row = row
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number):
+        return self.row
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [((1, 2, 3), "tuple of 3"), (np.zeros(2), "ndarray"), ({"x": 1, "y": 2}, "dict of 2"), ("xy", "str")],
+    ids=str,
+)
+def test_a_row_that_is_no_pair_is_refused(row, what):
+    wanted = rf"wanted rows of \(features, label\), got {what} as row 0"
+    for world_size in (1, 2):  # an empty part too
+        with pytest.raises(TypeError, match=wanted):
+            list(DataLoader(OneRow(row), rank=world_size - 1, world_size=world_size))

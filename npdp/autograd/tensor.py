@@ -118,7 +118,7 @@ class Tensor:
         if isinstance(data, Tensor):
             data, self.version = data.data, data.version
         elif isinstance(data, (list, tuple)) and any(isinstance(part, Tensor) for part in data):
-            raise TypeError("a Tensor made of Tensors would lose their gradients; use stack or concatenate")
+            raise TypeError("a Tensor made of Tensors would lose their gradients; use stack(a, b) or concatenate(a, b)")
         is_array = isinstance(data, (np.ndarray, np.generic))
         self.data = np.asarray(data)
         if not is_array and self.data.dtype == np.float64:
@@ -169,6 +169,9 @@ class Tensor:
 
     def __int__(self) -> int:
         return int(self.data)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec and self.data.size == 1 else str(self), spec)
 
     def __bool__(self) -> bool:  # else Python asks for the length
         return bool(self.data)

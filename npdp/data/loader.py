@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from npdp import random
 from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
@@ -30,7 +31,7 @@ class DataLoader:
         dataset: samples, whose rows are (features, label); the same on every rank.
         batch_size: of the global batch, over all ranks together.
         shuffle: whether each epoch has an order of its own.
-        seed: of the orders; must be the same on every rank.
+        seed: of the orders; the same on every rank. This rank's (`npdp.manual_seed`) where None.
         accumulate: each global batch comes in so many pieces, one after the other; their gradients, added
             up over all pieces and ranks, are those of the whole batch. Under DataParallel or DistributedOptimizer, on
             one rank too: there each piece weighs as many samples as it has, so its loss is not to be divided.
@@ -48,7 +49,7 @@ class DataLoader:
         dataset: Dataset,
         batch_size: int = 1,
         shuffle: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         *,
         accumulate: int = 1,
         rank: int | None = None,
@@ -58,6 +59,7 @@ class DataLoader:
         for name, value in {"batch_size": batch_size, "accumulate": accumulate}.items():
             if value < 1:
                 raise ValueError(f"DataLoader: {name} must be at least 1, got {value}")
+        seed = random.current_seed() if seed is None else seed
         if not 0 <= seed < 2**64:
             raise ValueError(f"DataLoader: seed must be in [0, 2^64), got {seed}")
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
@@ -124,11 +126,21 @@ class DataLoader:
         take = getattr(self.dataset, "take", None)
         if take is not None:
             return take(rows)  # type: ignore[no-any-return]
-        samples = [self.dataset[int(row)] for row in rows]
+        samples = [_pair(self.dataset[int(row)], row) for row in rows]
         if not samples:  # an empty part still needs the shape of a row
-            x, y = self.dataset[0]
+            x, y = _pair(self.dataset[0], 0)
             return np.empty((0, *np.shape(x)), np.asarray(x).dtype), np.empty((0, *np.shape(y)), np.asarray(y).dtype)
         return np.stack([np.asarray(x) for x, _ in samples]), np.stack([np.asarray(y) for _, y in samples])
+
+
+def _pair(sample: Any, row: Any) -> tuple[Any, Any]:
+    """Return a row of a dataset; raise TypeError where it is not two things."""
+    if isinstance(sample, (tuple, list)) and len(sample) == 2:
+        return sample[0], sample[1]
+    count = f" of {len(sample)}" if isinstance(sample, (tuple, list, dict)) else ""
+    raise TypeError(
+        f"DataLoader: wanted rows of (features, label), got {type(sample).__name__}{count} as row {row} of the dataset"
+    )
 
 
 def _require_dataset(dataset: Any) -> None:

@@ -49,7 +49,7 @@ class Linear(Module):
         weight = uniform_fan_in((out_features, in_features), in_features, dtype, generator)
         self.weight = Parameter(weight if out_features <= NARROW else np.ascontiguousarray(weight.T).T)  # (out, in)
         self.bias = Parameter(uniform_fan_in((out_features,), in_features, dtype, generator)) if bias else None
-        self._no_bias = None if bias else np.zeros(out_features, dtype)
+        self._no_bias = np.zeros(out_features, dtype)  # bias may be set to None later
 
     def forward(self, x: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else Tensor(x)

@@ -88,8 +88,10 @@ class Module:
         """Switch to evaluation."""
         return self.train(False)
 
-    def zero_grad(self) -> None:
-        """Forget the gradients: every `.grad` is None."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients: every `.grad` is None, never zeros instead."""
+        if not set_to_none:
+            raise ValueError("zero_grad: wanted set_to_none=True, gradients are never zeros instead, got False")
         for parameter in self.parameters():
             parameter.grad = None
 

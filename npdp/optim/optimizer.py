@@ -195,8 +195,9 @@ class Optimizer:
 
     @property
     def current_lr(self) -> float:
-        """The learning rate of the next step."""
-        return self.lr(self.iteration) if callable(self.lr) else self.lr
+        """The learning rate of the next step; ValueError where it is negative or no number."""
+        lr = self.lr(self.iteration) if callable(self.lr) else self.lr
+        return lr if 0 <= lr < math.inf else not_negative(f"lr of iteration {self.iteration}", lr)
 
     def __copy__(self) -> Optimizer:  # on the same parameters and state
         twin: Optimizer = object.__new__(type(self))
@@ -210,8 +211,10 @@ class Optimizer:
             f"model, and make a new one for the copy, {name}(copy.parameters(), ...)"
         )
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients: every `.grad` is None, and the next backward writes, not adds."""
+        if not set_to_none:
+            raise ValueError("zero_grad: wanted set_to_none=True, gradients are never zeros instead, got False")
         for parameter in self.parameters:
             parameter.grad = None
 

@@ -64,6 +64,9 @@ class DataParallel(Module):
         overlap: bool = True,
         strategy: Strategy | None = None,
     ) -> None:
+        if not isinstance(module, Module):
+            kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+            raise TypeError(f"DataParallel: wanted a Module, got {kind}")
         vars(self)["module"] = module  # not set as an attribute is: its dropouts keep their numbers
         module._note_holder(self)
         self.strategy = strategy or AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
@@ -87,7 +90,9 @@ class DataParallel(Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         if self._frozen and any(parameter.requires_grad for parameter in self._frozen):
-            raise RuntimeError("DataParallel: a parameter was unfrozen after the model was wrapped; unfreeze it before")
+            raise RuntimeError(
+                "DataParallel: a parameter was unfrozen after the model was wrapped; wrap it unfrozen, then freeze"
+            )
         batch = getattr(inputs[0], "batch", None) if inputs else None
         if batch is None or batch.parts != self.world.world_size:  # not the loader's
             inputs, named = self._with_batch(inputs, named)
