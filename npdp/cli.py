@@ -36,14 +36,15 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Print the scores of a saved model on data."""
     parser = _parser("evaluate", "Loss, and for classes accuracy, of a saved model on the test part of a data set.",
                      "  npdp evaluate model.npz --data digits\n  npdp evaluate model.npz --data mnist/ --part train")
+    from npdp import config, using
+
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
     parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name or number (the last)")
     parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
-    parser.add_argument("--test-fraction", type=float, default=0.2, metavar="F", help="as in training (0.2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="as in training: it chose the test part (0)")
-    from npdp import using
-
+    parser.add_argument("--test-fraction", type=config.FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
+    parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",
+                        help="as in training: it chose the test part (0)")  # fmt: skip
     return _report(parser, arguments, using.evaluate)
 
 
@@ -54,7 +55,7 @@ def predict(arguments: Sequence[str]) -> int:
                      "  npdp predict model.npz x.npy --probabilities")
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("samples", help=".npy or .npz (x) of features, .csv of features (a target column is ignored), "
-                                        "or digits")
+                                        ".svm where the model takes sparse data, or digits")
     parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the last, if one more)")
     parser.add_argument("--probabilities", action="store_true", help="each class's probability, comma-separated")
     from npdp import using
@@ -121,6 +122,7 @@ def _parser(name: str, description: str, examples: str) -> Parser:
         prog=f"npdp {name}",
         description=description,
         epilog=f"examples:\n{examples}",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

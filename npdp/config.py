@@ -100,11 +100,11 @@ class TrainConfig:
 
 
 _COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
-_SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
+SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
 _NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
 _POSITIVE = number(float, lambda value: value > 0, "a number above 0")
 _STALENESS = number(int, lambda value: value >= 0, "0, 1, 2, ... or inf")
-_FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
 
 
 def _fault(text: str) -> Fault:
@@ -141,7 +141,7 @@ def _add_data(parser: Parser) -> None:
     data.add_argument("--data", default="digits", metavar="WHAT",
                       help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm")
     data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name or number (the last)")
-    data.add_argument("--test-fraction", type=_FRACTION, default=0.2, metavar="F",
+    data.add_argument("--test-fraction", type=FRACTION, default=0.2, metavar="F",
                       help="held out where the data has no test part (0.2)")
     data.add_argument("--standardize", action="store_true",
                       help="scale features by the training part's mean and deviation")
@@ -166,11 +166,11 @@ def _add_model(parser: Parser) -> None:
                        help="cosine (default): down to 0 over the run; step: a tenth every third of it; constant")
     model.add_argument("--warm-up-epochs", type=_NOT_NEGATIVE, default=0.0, metavar="N",
                        help="rise to the learning rate over so many epochs (0)")
-    model.add_argument("--momentum", type=_FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")
+    model.add_argument("--momentum", type=FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")
     model.add_argument("--weight-decay", type=_NOT_NEGATIVE, default=0.0, metavar="D", help="(0)")
     model.add_argument("--clip-norm", type=_POSITIVE, default=None, metavar="N",
                        help="scale the gradient down to this norm (off)")
-    model.add_argument("--seed", type=_SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
+    model.add_argument("--seed", type=SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
     model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
 
 
@@ -211,7 +211,7 @@ def _add_local_sgd(parser: Parser) -> None:
     local = parser.add_argument_group("local SGD (--strategy local-sgd)")
     local.add_argument("--local-iterations", type=POSITIVE_INT, metavar="H",
                        help="updates of a rank between two averagings (8)")
-    local.add_argument("--outer-momentum", type=_FRACTION, metavar="M", help="of the step to the average (0)")
+    local.add_argument("--outer-momentum", type=FRACTION, metavar="M", help="of the step to the average (0)")
     local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
 
 

@@ -36,7 +36,8 @@ def evaluate(world: World, model: nn.Module, dataset: ArrayDataset, classes: int
             outputs = model(inputs)
             sums[0] += criterion(outputs, labels).item() * len(labels)
             if classes is not None:
-                sums[1] += int((outputs.data.argmax(axis=1) == labels.data).sum())
+                answers = ~np.isnan(outputs.data).any(axis=1)  # else they would pass for the first class
+                sums[1] += int((answers & (outputs.data.argmax(axis=1) == labels.data)).sum())
             sums[2] += len(labels)
     world.allreduce(sums, algorithm="tree")
     count = sums[2] or 1

@@ -134,9 +134,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             killer.start()
         process.terminate()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        numbers.append(signal.SIGHUP)
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # as under nohup
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         code = process.wait()
@@ -144,7 +143,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         killer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
-    if not caught or code == 0:
+    if code == 0 or (code > 0 and not caught):
         return code
-    refuse(f"ended by {signal.Signals(caught[0]).name}")
-    return 128 + caught[0]
+    by = caught[0] if caught else -code
+    refuse(f"{'' if caught else 'mpirun was '}ended by {signal.Signals(by).name}")
+    return 128 + by

@@ -75,7 +75,10 @@ def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...]
         InputError: no such model, or the user's file does not give one.
     """
     if name in MODELS:
-        model = MODELS[name](features, classes, hidden)
+        try:
+            model = MODELS[name](features, classes, hidden)
+        except MemoryError as error:
+            raise InputError(f"--model {name}: no room for it: {error}") from None
     else:
         model = _users_own(name, {"features": features, "classes": classes, "hidden": hidden})
     for parameter in model.parameters():

@@ -10,7 +10,7 @@ import numpy as np
 from npdp import models, saved_model
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
-from npdp.data import ArrayDataset, SparseDataset, SparseRows, formats, sources
+from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
 from npdp.data.formats.npz import NUMBERS
 from npdp.data.formats.raw import Part
 from npdp.data.targets import refuse_infinite
@@ -21,6 +21,8 @@ from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
 from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.saved_model import SavedModel
+
+NO_ANSWER = "{} has no answer but NaN: are its parameters finite?"
 
 
 def evaluate(model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int) -> str:
@@ -34,6 +36,8 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
     classes, counts = saved.description["classes"], [len(dataset) for dataset in chosen]
     scores = [score(world, saved.model, dataset, classes) for dataset in chosen]
     loss = np.average([result.loss for result in scores], weights=counts)
+    if np.isnan(loss):
+        raise InputError(f"{data}: {NO_ANSWER.format(model)}")
     accuracy = ""
     if classes is not None:
         accuracy = f", accuracy {np.average([result.accuracy or 0.0 for result in scores], weights=counts):.4f}"
@@ -80,7 +84,7 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool) 
         for inputs, _ in blocks(dataset, 0, len(dataset)):
             outputs: Tensor = saved.model(inputs)
             if np.isnan(outputs.data).any():  # which would pass for the first class
-                raise InputError(f"{samples}: {model} has no answer but NaN: are its parameters finite?")
+                raise InputError(f"{samples}: {NO_ANSWER.format(model)}")
             if probabilities:
                 rows = operators.softmax(outputs, axis=1).data
                 lines += [",".join(f"{value:.6g}" for value in row) for row in rows]
@@ -113,7 +117,8 @@ def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayData
 def _samples(saved: SavedModel, path: str, target: str | None) -> ArrayDataset:
     """Return the samples in a file; what labels there are do not count."""
     if saved.description["model"] in models.SPARSE:
-        return sources.load(path, target=target, test_fraction=0, sparse=_reads_sparse(saved, path)).train
+        sparse = _reads_sparse(saved, path)
+        return sources.load(path, target=target, test_fraction=0, task="regression", sparse=sparse).train
     x = _features(path, target, saved.description["features"])
     return ArrayDataset(x, np.zeros(len(x)))
 
@@ -134,11 +139,15 @@ def _features(path: str, target: str | None, wanted: int) -> Array:
     """Return the features in a file, (N, D); of a .csv all columns, without the target where there is one more."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in (".npy", ".npz"):
+        if target is not None:
+            raise InputError(f"--target: only a .csv has columns, got {path}")
         return _from_numpy(path)
     if suffix != ".csv":
         data = sources.load(path, target=target, test_fraction=0, dtype="float64")
         return data.train.take(slice(0, len(data.train)))[0]
-    table = formats.read(path, target)
+    from npdp.data.formats import csv
+
+    table = csv.read(path, target, least_columns=1)
     x = np.asarray(table.train.x, np.float64)
     if x.shape[1] == wanted - 1 and target is None:
         return np.column_stack([x, table.train.y])

@@ -78,7 +78,7 @@ def test_version(capsys):
     (["predict", "missing.npz", "digits"], "missing.npz"),
     (["evaluate"], "required: model"),
     (["evaluate", "m.npz", "--part", "half"], "invalid choice: 'half'"),
-    (["evaluate", "m.npz", "--seed", "x"], "invalid int value: 'x'"),
+    (["evaluate", "m.npz", "--seed", "x"], "wanted a whole number in [0, 2^63), got 'x'"),
 ])  # fmt: skip
 def test_a_wrong_command_line_is_refused_in_one_line(arguments, said, capsys):
     assert exit_code(cli.main, *arguments) == 2

@@ -213,16 +213,18 @@ class Signalled:
         return self.code * self.told
 
 
-@pytest.mark.parametrize(("before", "ended"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)], ids=["", "nohup"])
-def test_a_terminal_that_closes_ends_mpirun_except_under_nohup(before, ended):
-    handler = signal.signal(signal.SIGHUP, before)
-    process = Signalled(signal.SIGHUP)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(("before", "ended"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)], ids=["", "ignored"])
+def test_a_signal_ends_mpirun_except_where_it_is_to_be_ignored(number, before, ended):
+    """As SIGHUP under nohup, and SIGINT of what a script has put in the background."""
+    handler = signal.signal(number, before)
+    process = Signalled(number)
     try:
-        assert launch._wait(process) == (128 + signal.SIGHUP if ended else 0)
+        assert launch._wait(process) == (128 + number if ended else 0)
         assert process.told == ended
-        assert signal.getsignal(signal.SIGHUP) == before
+        assert signal.getsignal(number) == before
     finally:
-        signal.signal(signal.SIGHUP, handler)
+        signal.signal(number, handler)
 
 
 def test_who_ended_mpirun_is_said_and_is_in_the_exit_code(capsys):
@@ -231,6 +233,15 @@ def test_who_ended_mpirun_is_said_and_is_in_the_exit_code(capsys):
         assert capsys.readouterr() == ("", f"npdp: error: ended by {number.name}\n")
     assert launch._wait(Signalled(signal.SIGINT, code=0)) == 0  # it was done just then
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_mpirun_that_another_one_killed_is_told_of(capsys):
+    class Killed(Signalled):
+        def wait(self) -> int:
+            return -signal.SIGKILL
+
+    assert launch._wait(Killed(signal.SIGTERM)) == 137
+    assert capsys.readouterr() == ("", "npdp: error: mpirun was ended by SIGKILL\n")
 
 
 def test_an_mpirun_that_does_not_end_is_killed(monkeypatch):

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_train import DROPOUT, Run, read_run
 
-from npdp import models, saved_model, train, using
+from npdp import models, nn, saved_model, train, using
 from npdp.autograd import Tensor
+from npdp.data import ArrayDataset
 from npdp.errors import InputError
+from npdp.evaluation import evaluate
 from npdp.parallel.world import init, run_ranks
 from npdp.saved_model import SavedModel
 
@@ -335,6 +337,27 @@ def test_predict_refuses_an_answer_that_is_nan(tmp_path):
     np.save(tmp_path / "row.npy", np.zeros((2, 5)))
     with pytest.raises(InputError, match="row.npy: .*nan.npz has no answer but NaN"):
         using.predict(f"{tmp_path}/nan.npz", f"{tmp_path}/row.npy", None, False)
+    np.savez(tmp_path / "rows.npz", x=np.zeros((2, 5)), y=[0, 1])
+    with pytest.raises(InputError, match="rows.npz: .*nan.npz has no answer but NaN"):
+        using.evaluate(f"{tmp_path}/nan.npz", f"{tmp_path}/rows.npz", None, "all", 0, 0)
+
+
+def test_nan_is_no_right_answer():
+    class NoAnswer(nn.Module):
+        def forward(self, x):
+            return Tensor(np.full((len(x), 3), np.nan, np.float32))
+
+    assert evaluate(init(), NoAnswer(), ArrayDataset(np.zeros((4, 2)), np.zeros(4, np.int64)), 3).accuracy == 0
+
+
+def test_a_model_of_one_feature_reads_it_alone(folder):
+    write_csv(folder / "line.csv", np.arange(40.0).reshape(20, 2) / 10, header="a,b")
+    trained(folder, "line", f"--data={folder}/line.csv")
+    wanted = answers(folder, "line", folder / "line.csv")
+    write_csv(folder / "feature.csv", np.arange(0.0, 40, 2)[:, None] / 10, header="a")
+    assert answers(folder, "line", folder / "feature.csv") == wanted
+    with pytest.raises(InputError, match=r"--target: only a \.csv has columns, got .*x\.npy"):
+        answers(folder, "line", folder / "x.npy", target="a")
 
 
 @pytest.mark.usefixtures("digits")

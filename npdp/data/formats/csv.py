@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 DELIMITERS = ",;\t"
 
 
-def read(path: str, target: str | None = None) -> RawData:
+def read(path: str, target: str | None = None, least_columns: int = 2) -> RawData:
     """Read a CSV file.
 
     Args:
         path: the file, UTF-8.
         target: the target's column: a name from the header, or its number from 1 (from the end: -1, -2, ...);
             default the last.
+        least_columns: 1 where features without a target will do: of one column there are 0 features then.
 
     Returns:
         (N, columns - 1) float64 features and (N,) float64 targets.
 
     Raises:
-        InputError: ragged lines, anything but a finite number in a field, no such column, fewer than two columns.
+        InputError: ragged lines, anything but a finite number in a field, no such column, too few columns.
     """
     text, content = open_text(path, "a CSV file")
     header_bytes = content.find(b"\n") + 1
@@ -45,12 +46,14 @@ def read(path: str, target: str | None = None) -> RawData:
     # float() takes 1_000 for a number; only a file with an underscore below its first line pays for looking.
     number = _strict_float if b"_" in content[header_bytes:] else float
     try:
-        return _parse(path, rows, target, number)
+        return _parse(path, rows, target, number, least_columns)
     except csv.Error as error:
         raise InputError(f"{path}, line {rows.line_num}: expected comma-separated values: {error}") from None
 
 
-def _parse(path: str, rows: Reader, target: str | None, number: Callable[[str], float]) -> RawData:
+def _parse(
+    path: str, rows: Reader, target: str | None, number: Callable[[str], float], least_columns: int
+) -> RawData:
     first = next((row for row in rows if not _blank(row)), None)
     if first is None:
         raise InputError(f"{path}: expected rows of numbers, got blank lines only")
@@ -58,7 +61,7 @@ def _parse(path: str, rows: Reader, target: str | None, number: Callable[[str], 
     if not names and "_" in "".join(first):  # of the first line, see `read`
         number = _strict_float
     columns = len(first)
-    if columns < 2:
+    if columns < least_columns:
         raise InputError(f"{path}, line {rows.line_num}: expected features and a target, got only one column")
     target_column = _target_column(path, target, names, columns)
     values, lines, written_whole = array("d"), array("q"), True
