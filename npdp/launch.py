@@ -114,6 +114,13 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
         return code
 
 
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
 def _nowhere_if_closed(stream: TextIO | None) -> int | None:
     """Return what a child gets in place of one of this process's streams; MPICH's mpirun does not start without."""
     return subprocess.DEVNULL if stream is None else None
@@ -122,7 +129,8 @@ def _nowhere_if_closed(stream: TextIO | None) -> int | None:
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """Return the exit code; meanwhile Ctrl-C, SIGTERM and a terminal that closes reach the process as SIGTERM.
 
-    Where that ends it, it is said, and the code is 128 + the signal's number, as a shell has it.
+    Not what is to be ignored. Where that ends it, or another signal, it is said, and the code is 128 + the signal's
+    number, as a shell has it.
     """
     caught: list[int] = []
     killer = threading.Timer(ENDING_S, process.kill)
@@ -146,5 +154,5 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     if code == 0 or (code > 0 and not caught):
         return code
     by = caught[0] if caught else -code
-    refuse(f"{'' if caught else 'mpirun was '}ended by {signal.Signals(by).name}")
+    refuse(f"{'' if caught else 'mpirun was '}ended by {_name(by)}")
     return 128 + by

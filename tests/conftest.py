@@ -10,7 +10,9 @@ import shutil
 import signal
 import tempfile
 
-from npdp import kernels
+import pytest
+
+from npdp import kernels, random
 
 if kernels.compiled is None:
     os.environ.setdefault("NPDP_KERNELS", "numpy")
@@ -21,3 +23,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # In the background of a shell Ctrl-C is ignored, and would be by what tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _one_seed():
+    """Orders and masks are those of a program that has just begun, whatever the test before has set."""
+    random.manual_seed(0)

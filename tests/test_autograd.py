@@ -55,6 +55,8 @@ def test_a_tensor_says_what_it_is():
     assert x.numpy() is array and np.asarray(x) is not None and x.is_leaf and not (x * 2).is_leaf
     assert (x.sum().item(), float(x[1, 2]), int(x[1, 2])) == (15.0, 5.0, 5)
     assert (f"{x.sum():.2f}", f"{x[0, :2]}") == ("15.00", str(x[0, :2]))
+    with pytest.raises(TypeError, match=r"only one number takes a format, got '.2f' for a Tensor of shape \(2, 3\)"):
+        f"{x:.2f}"
     assert "requires_grad=True" in repr(x) and "made by sum" in repr(x.sum())
     assert [float(row.sum()) for row in x] == [3.0, 12.0]
 

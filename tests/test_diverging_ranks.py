@@ -8,7 +8,8 @@ from worlds import run
 
 import npdp
 from npdp import nn, optim
-from npdp.parallel.buckets import MARKED_EVERY
+from npdp.nn.parameter import lay_flat
+from npdp.parallel.buckets import MARKED_EVERY, cut_buckets
 
 ODD_RANK = 1  # does something else than the others; of three ranks there is one before it and one behind
 
@@ -65,8 +66,17 @@ def trains_with_values_of_its_own(layers: list[int], which: int) -> None:
         wrapped(np.ones((4, layers[0]), np.float32)).mean().backward()
 
 
-@pytest.mark.parametrize("layers", [[3, 2, 2], [1, 1]], ids=str)
-@pytest.mark.parametrize("which", [0, 1, -2, -1])
+@pytest.mark.parametrize("sizes", [[1], [2, 2], [4, 8, 2, 16], [8] * 8, [3, 0, 5]], ids=str)
+def test_marks_look_at_all_values_of_all_parameters(sizes):
+    parameters = [nn.Parameter(np.zeros(size, np.float32)) for size in sizes]
+    (flat,) = lay_flat(parameters)
+    (bucket,) = cut_buckets(flat, list(range(len(sizes))))
+    flat.data.view(np.int32)[:] = np.arange(flat.data.size)  # marks are a value's last 8 bits
+    values = {at for start, size in zip(flat.starts, sizes) for at in range(start, start + size)}
+    assert values <= {bucket.marked(turn) for turn in range(len(sizes) * max(sizes))}
+
+
+@pytest.mark.parametrize(("layers", "which"), [*(([3, 2, 2], which) for which in range(4)), ([1, 1], 1)], ids=str)
 def test_marks_look_at_all_parameters_in_turn(layers, which):
     with pytest.raises(RuntimeError, match="parameters are not the same any more"):
         run(2, trains_with_values_of_its_own, layers, which)

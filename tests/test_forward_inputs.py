@@ -22,6 +22,7 @@ CALLS = {
     "by name": lambda model, x: model(x=x),
     "deeper": lambda model, x: model(1, {"all": [("a", x)]}),
     "lists of numbers": lambda model, x: model(x.tolist()),
+    "tuples of numbers": lambda model, x: model(tuple(map(tuple, x.tolist()))),
 }
 
 

@@ -449,11 +449,12 @@ def test_mistakes_are_named(error, message, make):
 
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_a_learning_rate_that_is_none_is_refused_before_anything_is_changed(lr, scheduled):
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
+def test_a_learning_rate_that_is_none_is_refused_before_anything_is_changed(make, lr, scheduled):
     parameter = Parameter(np.ones(3, np.float32))
-    optimizer = optim.SGD([parameter], lr=0.5)
+    optimizer = make([parameter], lr=0.5)
     optimizer.lr = (lambda iteration: lr) if scheduled else lr
     parameter.grad = np.ones(3, np.float32)
     with pytest.raises(ValueError, match="lr of iteration 0 must be a finite number, at least 0, got"):
         optimizer.step()
-    assert parameter.data.tolist() == [1, 1, 1]
+    assert parameter.data.tolist() == [1, 1, 1] and optimizer.slabs[0].steps == [0]

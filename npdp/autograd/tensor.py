@@ -171,7 +171,9 @@ class Tensor:
         return int(self.data)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item() if spec and self.data.size == 1 else str(self), spec)
+        if spec and self.data.size != 1:
+            raise TypeError(f"only one number takes a format, got {spec!r} for a Tensor of shape {self.shape}")
+        return format(self.item(), spec) if spec else str(self)
 
     def __bool__(self) -> bool:  # else Python asks for the length
         return bool(self.data)

@@ -195,9 +195,8 @@ class Optimizer:
 
     @property
     def current_lr(self) -> float:
-        """The learning rate of the next step; ValueError where it is negative or no number."""
-        lr = self.lr(self.iteration) if callable(self.lr) else self.lr
-        return lr if 0 <= lr < math.inf else not_negative(f"lr of iteration {self.iteration}", lr)
+        """The learning rate of the next step."""
+        return self.lr(self.iteration) if callable(self.lr) else self.lr
 
     def __copy__(self) -> Optimizer:  # on the same parameters and state
         twin: Optimizer = object.__new__(type(self))
@@ -223,7 +222,10 @@ class Optimizer:
 
         Raises:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
+            ValueError: the learning rate is negative or no number.
         """
+        if not 0 <= self.current_lr < math.inf:
+            not_negative(f"{type(self).__name__}.step: lr of iteration {self.iteration}", self.current_lr)
         for holder in self._holders:  # before anything is changed
             if holder.unsynced and (why := holder.unsynced()):
                 raise RuntimeError(f"{type(self).__name__}.step: {why}")

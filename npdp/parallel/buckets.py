@@ -22,7 +22,7 @@ MB = 1024 * 1024
 FIRST_BUCKET_MB = 1.0  # a small first one leaves early; PyTorch's figure
 BUCKET_CAP_MB = 25.0  # PyTorch's figure
 MARKED_EVERY = 8  # exchanges: each time would cost a small model's step a microsecond or two
-MARKS_APART = 0x9E3779B1  # values, around the parameter: 2^32 over the golden ratio spreads them evenly
+MARKS_APART = 0x9E3779B1  # values of a parameter: a prime, so that each has its turn
 ACROSS_HOSTS_MB = 0.25  # a bucket is on the wire while backward goes on: the sooner it leaves the more is hidden
 
 
@@ -47,10 +47,11 @@ class Bucket(NamedTuple):
 
     def marked(self, turn: int) -> int:
         """Return what the mark is to be, as this rank has the parameters: 8 bits of another value each turn."""
-        number = self.numbers[-1 - turn % len(self.numbers)]
+        lap, place = divmod(turn, len(self.numbers))
+        number = self.numbers[-1 - place]
         start, stop = self.flat.starts[number], self.flat.flags[number]
         bits = self.flat.data.view(f"i{self.flat.dtype.itemsize}")
-        return int(bits[stop - 1 - turn * MARKS_APART % max(1, stop - start)]) & 0xFF
+        return int(bits[stop - 1 - lap * MARKS_APART % max(1, stop - start)]) & 0xFF
 
 
 def cut_buckets(

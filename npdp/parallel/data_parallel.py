@@ -31,11 +31,12 @@ from npdp.parallel.world import init
 class DataParallel(Module):
     """A model whose `backward` leaves the mean gradient over the global batch, the same on every rank.
 
-    Making one is collective: names, shapes and dtypes are compared over the ranks, then rank 0's values are taken
-    by all. Parameters keep their names: `state_dict` has no `module.` before each.
+    Making one is collective: names, shapes, dtypes and orders in memory are compared over the ranks, then rank 0's
+    values are taken by all. Parameters keep their names: `state_dict` has no `module.` before each.
 
     A rank's loss weighs as many samples as its part of the loader's batch has (else: as the first dimension of the
-    first array among forward's inputs, also in tuples, lists and dicts), also where the model leaves some of them out.
+    first array among forward's inputs, also in tuples, lists and dicts; a list of arrays is several inputs, not rows of
+    one), also where the model leaves some of them out.
     All ranks run the same wrapped models in the same order; parts of a model may be used on some ranks only.
 
     Args:
@@ -152,7 +153,7 @@ class DataParallel(Module):
                 f"DataParallel: wanted a part of a batch that was cut for {self.world.world_size} ranks, got one of "
                 f"{max(parts)}: a loader with rank and world_size of its own must have those of the ranks that train"
             )
-        if not rows and inputs and isinstance(inputs[0], list):
+        if not rows and inputs and isinstance(inputs[0], (list, tuple)):
             rows = [inputs[0]]  # of numbers
         if rows and is_grad_enabled():
             tagged = self._tagged(rows[0] if isinstance(rows[0], SparseRows) else as_tensor(rows[0]))
