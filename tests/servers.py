@@ -42,7 +42,7 @@ def handed_out(way, count, batch_size, passes, breaks=None, accumulate=1, wait_s
     npdp.manual_seed(0)
     model = nn.Linear(2, count + 1, dtype=np.float64)
     optimizer = optim.SGD(model.parameters(), lr=0.0)
-    batches = DataLoader(numbers(count), batch_size, shuffle=True, accumulate=accumulate)
+    batches = DataLoader(numbers(count), batch_size, shuffle=True, seed=0, accumulate=accumulate)
     model = way.wrap(model)
     seen = []
     for number in range(passes):

@@ -205,8 +205,8 @@ def dataset(count=13):
     return ArrayDataset(generator.standard_normal((count, FEATURES)), generator.integers(0, CLASSES, count))
 
 
-def loader(batch_size, count=13, **options):
-    return DataLoader(dataset(count), batch_size, shuffle=True, **options)
+def loader(batch_size, count=13, seed=0, **options):
+    return DataLoader(dataset(count), batch_size, shuffle=True, seed=seed, **options)
 
 
 class Layers(nn.Sequential):
