@@ -17,6 +17,7 @@ CALLS = {
     "no dimension": lambda model, x: model(np.float64(2), x),
     "tuple": lambda model, x: model((x, x)),
     "list": lambda model, x: model([x, x]),
+    "list with a number first": lambda model, x: model([0.5, x]),
     "tensors": lambda model, x: model((npdp.Tensor(x), npdp.Tensor(x))),
     "dict": lambda model, x: model({"x": x, "kind": 1}),
     "by name": lambda model, x: model(x=x),

@@ -8,16 +8,12 @@ from typing import Any
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.sparse_rows import SparseRows
 
-NUMBERS = (int, float)
-
 
 def rows_in(value: Any) -> Iterator[Any]:
     """Yield what has rows, arrays of at least one dimension, in its order: also in tuples, lists and dicts."""
     if type(value) in (tuple, list, dict):
         for each in value.values() if type(value) is dict else value:
             yield from rows_in(each)
-            if type(each) in NUMBERS and type(value) is list:
-                break  # a row of numbers
     elif isinstance(value, SparseRows) or getattr(value, "ndim", 0) >= 1:
         yield value
 
