@@ -57,6 +57,7 @@ def lines_of(
         run = subprocess.run(
             [*command(who, ranks), *arguments],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+            preexec_fn=launch.before_mpirun(ranks),
         )  # fmt: skip
         found = [line for line in run.stdout.splitlines() if line.startswith(beginning)]
         if len(found) == count:

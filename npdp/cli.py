@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 import npdp
+from npdp import addresses, environment
 from npdp.errors import InputError, OutputError
-from npdp.flag_parser import Parser
+from npdp.flag_parser import Parser, number_of_ranks
 from npdp.on_ranks import RankFlags, interrupted
 from npdp.report.console import discard_output, refuse
 
@@ -16,6 +18,7 @@ EXAMPLES = """
 examples:
   npdp train --ranks 4                            train on the digits, on four ranks of this machine
   npdp train --ranks 4 --save model.npz           the same, and keep the model
+  npdp run --ranks 4 mine.py --epochs 3           a program of your own, on four ranks
   npdp evaluate model.npz --data digits           loss and accuracy on a test part
   npdp predict model.npz samples.csv              one line a sample
   npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
@@ -30,6 +33,28 @@ def train(arguments: Sequence[str]) -> int:
     from npdp import train as training
 
     return _on_ranks(config.parse, "npdp.train", training.main, arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a program of yours on ranks that this command starts."""
+    parser = _parser("run", "Start ranks of a Python program, as `mpirun -n N python PROGRAM` does: with the mpirun "
+                     "that belongs to this MPI, and the settings that it needs here.",
+                     "  npdp run --ranks 4 mine.py --epochs 3\n  npdp run --ranks 4 -m package.module")
+    parser.add_argument("--ranks", type=number_of_ranks, default=environment.cores(), metavar="N",
+                        help=f"how many to start (one a core: {environment.cores()})")  # fmt: skip
+    parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module, as for python -m")
+    parser.add_argument("program", metavar="PROGRAM", help="a Python file")
+    rest = parser.add_argument("arguments", nargs=argparse.REMAINDER, help="what PROGRAM is given")
+    rest.required = False  # else named as missing, beside PROGRAM
+    flags = parser.parse_args(arguments)
+    if environment.launch() is not None:
+        raise InputError("npdp run starts ranks, but a launcher has started this one: leave one of the two out")
+    if not flags.is_module and not os.path.isfile(flags.program):
+        raise InputError(f"npdp run: no program {flags.program}; a module is named after -m")
+    from npdp import launch
+
+    program = [*(["-m"] if flags.is_module else []), flags.program, *flags.arguments]
+    return launch.run_ranks_with_mpirun(flags.ranks, program)
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -92,6 +117,7 @@ def calibrate(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "run": run,
     "evaluate": evaluate,
     "predict": predict,
     "env": env,
@@ -107,13 +133,13 @@ def _on_ranks(
     arguments: Sequence[str],
 ) -> int:
     """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
-    from npdp import environment, launch
+    from npdp import launch
 
     launched = environment.launch()
     if launched is None or launched.world_size == 1:
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
         if flags.transport == "mpi" and (flags.ranks or 1) > 1:
-            return launch.run_ranks_with_mpirun(flags.ranks or 1, module, arguments)
+            return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments])
     return main(arguments)
 
 
@@ -157,7 +183,9 @@ def _print(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        addresses.begin_again_at_same()
+        arguments = sys.argv[1:]
     what = "\n".join(f"  {name:<10} {command.__doc__}" for name, command in COMMANDS.items())
     parser = Parser(
         prog="npdp",
@@ -176,7 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
         return COMMANDS[arguments[0]](arguments[1:])
     except InputError as error:
-        refuse(str(error))
+        launched = environment.launch()
+        if launched is None or launched.rank == 0:
+            refuse(str(error))
         return 2
     except OutputError as error:
         discard_output()

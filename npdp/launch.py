@@ -2,6 +2,7 @@
 
     npdp env                     prints the settings, for a shell: eval "$(npdp env)"
     npdp train --ranks 4 ...     sets them, runs mpirun -n 4 python -m npdp.train ..., hands on its exit code
+    npdp run --ranks 4 mine.py   does so with another program
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from npdp import environment
+from npdp import addresses, environment
 from npdp.comm.ending import signal_when_parent_dies
 from npdp.errors import InputError
 from npdp.report.console import TERMINAL, own_terminal_width, refuse
@@ -89,13 +90,16 @@ def find_mpirun() -> str:
     raise InputError(f"no mpirun beside {library} ({', '.join(paths) or 'not found'}) or on PATH: install one with it")
 
 
-def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> int:
-    """Run `python -m module arguments` on so many ranks; return its exit code: mpirun's, or that on which they agreed.
+def run_ranks_with_mpirun(ranks: int, program: Sequence[str]) -> int:
+    """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed.
 
-    Those who did have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
+    Those who agreed have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
     What ends this process ends all ranks: mpirun gets a SIGTERM, and is waited for where this process lives to do so.
+
+    Args:
+        program: what Python is given: a file, or -m and a module, and its arguments.
     """
-    command = [find_mpirun(), "-n", str(ranks), sys.executable, "-m", module, *arguments]
+    command = [find_mpirun(), "-n", str(ranks), sys.executable, *program]
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)
@@ -106,12 +110,20 @@ def run_ranks_with_mpirun(ranks: int, module: str, arguments: Sequence[str]) -> 
         process = subprocess.Popen(
             command, env=variables, stdin=subprocess.DEVNULL, stdout=_nowhere_if_closed(sys.stdout),
             stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,
-            preexec_fn=signal_when_parent_dies(signal.SIGTERM),
+            preexec_fn=before_mpirun(ranks),
         )  # fmt: skip
         code = _wait(process)
         with contextlib.suppress(OSError, ValueError):  # none was left
             code = int(Path(verdict).read_text())
         return code
+
+
+def before_mpirun(ranks: int) -> Callable[[], object]:
+    """Return the `preexec_fn` of an mpirun: it ends with this thread; ranks that share cores get the same addresses."""
+    calls: list[Callable[[], object]] = [signal_when_parent_dies(signal.SIGTERM)]
+    if ranks > environment.cores():
+        calls.append(addresses.fixer())
+    return lambda: [call() for call in calls]
 
 
 def _name(number: int) -> str:

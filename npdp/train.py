@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from npdp import addresses, on_ranks
 from npdp import config as flags
-from npdp import on_ranks
 from npdp.config import TrainConfig
 from npdp.elastic.inject import Pace
 from npdp.errors import InputError, OutputError
@@ -165,4 +165,5 @@ def _save(config: TrainConfig, job: Job) -> None:
 
 
 if __name__ == "__main__":
+    addresses.begin_again_at_same()
     sys.exit(main())

@@ -71,9 +71,13 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["fit"], "no command 'fit'; there are train, evaluate, predict, env"),
+    (["fit"], "no command 'fit'; there are train, run, evaluate, predict, env"),
     (["--fast"], "unrecognized arguments: --fast"),
     (["env", "now"], "unrecognized arguments: now"),
+    (["run", "--ranks", "2"], "required: PROGRAM (see"),
+    (["run", "-n", "2", "mine.py"], "unrecognized arguments: -n; did you mean --ranks?"),
+    (["run", "missing.py"], "no program missing.py"),
+    (["run", "--ranks", "0", "mine.py"], "wanted a whole number, at least 1, got '0'"),
     (["predict", "model.npz"], "required: samples"),
     (["predict", "missing.npz", "digits"], "missing.npz"),
     (["evaluate"], "required: model"),

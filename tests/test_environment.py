@@ -258,7 +258,7 @@ def test_each_mpirun_keeps_its_files_in_a_folder_of_its_own_unless_the_user_says
     script.write_text(f'#!/bin/sh\necho "${launch.SESSION_FOLDER}" >> {tmp_path}/folders\nexit 7\n')
     monkeypatch.setattr(launch, "find_mpirun", lambda: str(script))
     says(**said)
-    assert [launch.run_ranks_with_mpirun(2, "npdp.train", []) for _ in range(2)] == [7, 7]
+    assert [launch.run_ranks_with_mpirun(2, ["-m", "npdp.train"]) for _ in range(2)] == [7, 7]
     first, second = (tmp_path / "folders").read_text().splitlines()
     assert (first == second == "") if said else (first != second)
     assert not any(folder and Path(folder).exists() for folder in (first, second))

@@ -2,6 +2,8 @@
 
 import sys
 
+from npdp import addresses
 from npdp.bench.run import main
 
+addresses.begin_again_at_same()
 sys.exit(main())

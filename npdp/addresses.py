@@ -1,0 +1,53 @@
+"""The same addresses in all ranks of a host, where these outnumber its cores.
+
+Linux puts every process somewhere else in memory, so that an intruder does not know where things are. But a processor
+remembers where branches went by their addresses alone: ranks that take turns on a core each find that the others have
+displaced what was remembered for them, and at the same addresses they find it learnt. Measured: docs/measurements.md.
+
+Who would rather have addresses at random sets NPDP_RANDOM_ADDRESSES=1. A program of one's own has the same ones where
+`npdp run` starts it, or `setarch -R mpirun`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from npdp import environment
+
+RANDOM = "NPDP_RANDOM_ADDRESSES"
+ADDR_NO_RANDOMIZE = 0x0040000  # of Linux's <sys/personality.h>
+_ASK = 0xFFFFFFFF
+
+
+def fixer() -> Callable[[], bool]:
+    """Return what a process calls so that what it executes next has the same addresses as all that do so.
+
+    That lasts through fork and exec. Nothing is done where the user wants addresses at random, or the system refuses,
+    as in some containers, or is not Linux; the function returns whether it has changed anything. A `preexec_fn` may
+    call it: all that must not be done between fork and exec is done here.
+    """
+    if os.environ.get(RANDOM) or not sys.platform.startswith("linux"):
+        return lambda: False
+    import ctypes  # not at the top: only here, and it takes some milliseconds
+
+    personality = ctypes.CDLL(None).personality
+    personality.argtypes = [ctypes.c_ulong]
+
+    def fix() -> bool:
+        before: int = personality(_ASK)  # -1, which has every flag, where it is refused
+        return not before & ADDR_NO_RANDOMIZE and personality(before | ADDR_NO_RANDOMIZE) >= 0
+
+    return fix
+
+
+def begin_again_at_same() -> None:
+    """Execute this program again, at the addresses of the other ranks, where a launcher has started it and that helps.
+
+    For a program's first step: what it has done until then is done twice. Returns where there is nothing to gain.
+    """
+    launched = environment.launch()
+    alone_on_a_core = launched is None or launched.local_size <= (os.cpu_count() or 1)
+    if not alone_on_a_core and sys.executable and fixer()():
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

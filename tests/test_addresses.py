@@ -1,0 +1,122 @@
+"""Ranks that outnumber their host's cores have the same addresses, unless the user or the system will not have it."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from launching import mpirun, needs_mpi, python
+
+from npdp import addresses, cli, environment, launch
+
+CORES = os.cpu_count() or 1  # which ranks count, since mpirun may have bound them to some
+CROWD = environment.cores() + 1
+TELL = 'print("personality", open("/proc/self/personality").read(), flush=True)'
+PROBE = f"""
+def make():
+    {TELL}
+    from npdp import nn
+    return nn.Linear(64, 10)
+"""
+BENCH = """
+import runpy, sys
+from npdp import on_ranks
+on_ranks.main = lambda *_: {tell} or 0
+sys.argv[:1] = {argv}
+runpy.run_module("{module}", run_name="__main__")
+"""
+FIX = "from npdp import addresses; addresses.fixer()(); import os; os.execvp('cat', ['cat', '/proc/self/personality'])"
+
+
+def is_fixed(personality: str) -> bool:
+    return bool(int(personality, 16) & addresses.ADDR_NO_RANDOMIZE)
+
+
+def can_be_fixed() -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    return is_fixed(subprocess.run([sys.executable, "-c", FIX], capture_output=True, text=True, check=True).stdout)
+
+
+needs_permission = pytest.mark.skipif(not can_be_fixed(), reason="this system does not let addresses be fixed")
+
+
+@pytest.fixture
+def probe(tmp_path):
+    path = tmp_path / "probe.py"
+    path.write_text(PROBE)
+    return ["--model", f"{path}:make", "--epochs", "1"]
+
+
+def fixed_ranks(stdout: str) -> list[bool]:
+    return [is_fixed(line.split()[1]) for line in stdout.splitlines() if line.startswith("personality")]
+
+
+@needs_permission
+@needs_mpi
+@pytest.mark.parametrize("ranks", [CROWD, 2])
+def test_only_ranks_that_share_cores_have_the_same_addresses(ranks, probe):
+    started = python("-m", "npdp", "train", "--ranks", str(ranks), *probe)
+    assert started.code == 0 and fixed_ranks(started.stdout) == [ranks > environment.cores()] * ranks
+    launched = mpirun(ranks, "-m", "npdp.train", *probe)
+    assert launched.code == 0 and fixed_ranks(launched.stdout) == [ranks > CORES] * ranks
+
+
+@needs_permission
+@needs_mpi
+@pytest.mark.parametrize(("module", "argv"), [("npdp.bench", "['npdp.bench']"), ("npdp.cli", "['npdp', 'bench']")])
+def test_every_program_that_mpirun_starts_has_them(module, argv, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(BENCH.format(module=module, argv=argv, tell=TELL))
+    outcome = mpirun(CORES + 1, str(program), "allreduce")
+    assert fixed_ranks(outcome.stdout) == [True] * (CORES + 1), outcome.stderr
+
+
+@needs_permission
+@needs_mpi
+def test_a_program_of_ones_own_is_started_with_them(tmp_path):
+    program = tmp_path / "mine.py"
+    program.write_text(f"import sys\n{TELL}\nprint(sys.argv[1:], flush=True)")
+    outcome = python("-m", "npdp", "run", "--ranks", str(CROWD), str(program), "--ranks", "x")
+    assert outcome.code == 0 and fixed_ranks(outcome.stdout) == [True] * CROWD
+    assert outcome.stdout.count("['--ranks', 'x']") == CROWD
+
+
+@needs_permission
+@needs_mpi
+def test_a_user_may_keep_them_random(probe):
+    outcome = python("-m", "npdp", "train", "--ranks", str(CROWD), *probe, **{addresses.RANDOM: "1"})
+    assert fixed_ranks(outcome.stdout) == [False] * CROWD
+
+
+@pytest.mark.parametrize("answers", [[-1], [0, -1], [addresses.ADDR_NO_RANDOMIZE]], ids=["unknown", "refused", "done"])
+def test_where_nothing_can_change_the_program_goes_on(answers, monkeypatch):
+    asked = iter(answers)
+
+    def personality(wanted):
+        return next(asked)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(personality=personality))
+    monkeypatch.setattr(environment, "launch", lambda: environment.Launch(0, 999, 999))
+    monkeypatch.setattr(os, "execv", lambda *given: pytest.fail("the program began again"))
+    addresses.begin_again_at_same()
+    assert next(asked, None) is None
+
+
+@pytest.mark.parametrize("launched", [None, environment.Launch(0, 9, 1)])
+def test_a_rank_with_a_core_of_its_own_does_not_begin_again(launched, monkeypatch):
+    monkeypatch.setattr(environment, "launch", lambda: launched)
+    monkeypatch.setattr(addresses, "fixer", lambda: pytest.fail("it was to be fixed"))
+    addresses.begin_again_at_same()
+
+
+def test_who_calls_main_with_arguments_is_not_begun_again(monkeypatch, capsys):
+    monkeypatch.setattr(addresses, "begin_again_at_same", lambda: pytest.fail("the caller's program would begin again"))
+    assert cli.main(["env"]) == 0
+
+
+def test_before_mpirun_nothing_is_fixed_where_cores_suffice(monkeypatch):
+    monkeypatch.setattr(addresses, "fixer", lambda: pytest.fail("it was to be fixed"))
+    launch.before_mpirun(environment.cores())
