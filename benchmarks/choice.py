@@ -42,17 +42,19 @@ def bench(place: str, ranks: int, collective: str, sizes: str, *flags: str) -> d
         program = ["-m", "npdp.bench", collective, "--sizes", sizes, "--json", str(path), *flags]
         if place == "one":
             command, variables = [launch.find_mpirun(), "-n", str(ranks), sys.executable], launch.settings(ranks)
-            _run([*command, *program], variables)
+            _run([*command, *program], variables, ranks)
         else:
             with hosts.hosts(2) as names:
                 command, variables = hosts.mpirun_command(names, -(-ranks // 2))
-                _run([*command, "-n", str(ranks), "python", *program], variables)
+                _run([*command, "-n", str(ranks), "python", *program], variables, ranks)
         return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
-def _run(command: list[str], variables: dict[str, str]) -> None:
-    variables = {**clean_environment(), **variables}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
+def _run(command: list[str], variables: dict[str, str], ranks: int) -> None:
+    done = subprocess.run(
+        command, env={**clean_environment(), **variables}, capture_output=True, text=True, timeout=900,
+        preexec_fn=launch.before_mpirun(ranks),
+    )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 

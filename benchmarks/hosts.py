@@ -108,9 +108,13 @@ def mpirun_command(names: Sequence[str], ranks_per_host: int) -> tuple[list[str]
 
 def run(names: Sequence[str], ranks_per_host: int, program: Sequence[str]) -> int:
     """Run a program on the hosts; return mpirun's exit code. An exception, Ctrl-C's too, ends the ranks."""
+    from npdp import launch
+
     command, variables = mpirun_command(names, ranks_per_host)
-    variables = {**os.environ, **variables}
-    process = subprocess.Popen([*command, *program], env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, *program], env={**os.environ, **variables}, stdin=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=launch.before_mpirun(len(names) * ranks_per_host),
+    )  # fmt: skip
     try:
         return process.wait()
     finally:
