@@ -20,30 +20,32 @@ typedef __m512 vector;
 
 #include "narrow.h"
 
-/* What stays in the cache of a plain product, in numbers: of depth; of w's columns; and of rows. Few rows take so little
+/* What stays in the cache of a plain product, in numbers: of depth, about; of w's columns; and of rows. Few rows take so little
  * time that half a width is multiplied while the other half comes. */
 enum { DEPTH = 256, WIDTH = 512, BLOCK = 512, FEW_ROWS = 256 };
 
-/* The block of w that is copied next, while `rows` rows are multiplied by one of `width` columns. */
-static ahead next_block(const float *w, size_t out, size_t width, size_t rows)
+/* The block of w that is copied next, `deep` rows of it, while `rows` rows are multiplied by one of `width` columns. */
+static ahead next_block(const float *w, size_t out, size_t deep, size_t width, size_t rows)
 {
-    const size_t lines = width / LINE_FLOATS, times = width / COLUMNS * cover(rows, ROWS) * (DEPTH / UNROLL);
-    return (ahead){w, out, lines, 0, cover(lines * DEPTH, times)};
+    const size_t lines = width / LINE_FLOATS, times = width / COLUMNS * cover(rows, ROWS) * (deep / UNROLL);
+    return (ahead){w, out, lines, 0, cover(lines * deep, times)};
 }
 
-/* By blocks of rows of x, and of w, which is copied: these stay in the cache. */
+/* By blocks of rows of x, and of w, which is copied: these stay in the cache. Blocks are equally deep: of a short one every
+ * tile of the result would be read and written for little. */
 TARGET int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
 {
     const size_t width = rows <= FEW_ROWS ? WIDTH / 2 : WIDTH;
-    float *panels = floats(DEPTH * (width + COLUMNS));
+    const size_t deep = cover(cover(in, cover(in, DEPTH + DEPTH / 8)), UNROLL) * UNROLL;
+    float *panels = floats(deep * (width + COLUMNS));
     if (panels == NULL)
         return 1;
     for (size_t first = 0; first < rows; first += BLOCK)
         for (size_t left = 0; left < out; left += width)
-            for (size_t k = 0; k < in; k += DEPTH) {
-                const size_t depth = smaller(DEPTH, in - k), right = smaller(left + width, out);
-                const float *then = k + DEPTH < in ? w + (k + DEPTH) * out + left : w + left + width;
-                ahead next = next_block(then, out, width, smaller(BLOCK, rows - first));
+            for (size_t k = 0; k < in; k += deep) {
+                const size_t depth = smaller(deep, in - k), right = smaller(left + width, out);
+                const float *then = k + deep < in ? w + (k + deep) * out + left : w + left + width;
+                ahead next = next_block(then, out, deep, width, smaller(BLOCK, rows - first));
                 copy(panels, w + k * out, left, right, out, depth);
                 for (size_t c = left; c < right; c += COLUMNS) {
                     const size_t column = within(c, out, COLUMNS);
