@@ -6,6 +6,7 @@ import argparse
 import difflib
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -33,8 +34,13 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         flags, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+            chosen = [parser for name, parser in self._subcommands() if name in (sys.argv if args is None else args)]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{(chosen or [self])[0]._meant(unknown)}")
         return flags
+
+    def _subcommands(self) -> list[tuple[str, Parser]]:
+        found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [pair for action in found for pair in action.choices.items()]
 
     def _meant(self, unknown: Sequence[str]) -> str:
         """Return which flag the first unknown one may stand for, as the end of a message; or nothing."""

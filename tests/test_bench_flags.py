@@ -72,7 +72,8 @@ def test_sizes_are_whole_elements_of_the_type():
     ("iteration --models lin10,vgg", "--models: no 'vgg'; there are lin10, softmax, mlp, mlpbig"),
     ("calibrate", "constants are measured between ranks: give --ranks 2 or more"),
     ("calibrate --ranks 2 --rounds 3", "unrecognized arguments: --rounds 3"),
-    ("iteration --sizes 1K", "unrecognized arguments: --sizes 1K"),
+    ("iteration --sizes 1K", "unrecognized arguments: --sizes 1K (see"),
+    ("allreduce --size 1K", "unrecognized arguments: --size 1K; did you mean --sizes?"),
     ("allreduce --json /no/such/directory/o.json", "--json: wanted a file to write"),
     ("allreduce --plot o.txt", "--plot: wanted a file that ends in .png, .svg, .pdf, got 'o.txt'"),
 ])  # fmt: skip

@@ -104,6 +104,29 @@ def test_a_sequential_refuses_what_it_would_not_run(error, message, modules):
         nn.Sequential(*modules)
 
 
+def test_a_list_of_modules_gives_its_parameters_to_who_holds_it():
+    class Model(nn.Module):
+        def __init__(self):
+            self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(2)).append(nn.Dropout())
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    model = Model()
+    names = [name for name, _ in model.named_parameters()]
+    assert names == ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
+    assert len(model.layers) == 3 and model.layers[2].layer_number == 0
+    model.eval()
+    x = np.ones((1, 3), np.float32)
+    np.testing.assert_array_equal(model(x).data, model.layers[1](model.layers[0](x)).data)
+    with pytest.raises(NotImplementedError, match="ModuleList has no forward"):
+        model.layers(x)
+    with pytest.raises(TypeError, match="^ModuleList: wanted a Module at 3, got list"):
+        model.layers.append([nn.ReLU()])
+
+
 # Changing parameters by hand
 def test_parameters_are_changed_in_place_by_the_loop_that_pytorch_users_write():
     model, x = nn.Linear(3, 2), np.ones((4, 3), np.float32)

@@ -145,6 +145,18 @@ def test_a_state_dict_of_pytorch_has_a_shared_layer_under_each_of_its_paths():
         model.load_state_dict({"2.weight": np.eye(2)})
 
 
+def test_load_state_dict_that_is_not_strict_takes_what_there_is_and_says_what_is_missing():
+    model = nn.Linear(2, 2)
+    before = model.bias.data.copy()
+    mismatch = model.load_state_dict({"weight": np.eye(2), "head": np.zeros(3)}, strict=False)
+    assert (mismatch.missing_keys, mismatch.unexpected_keys) == (["bias"], ["head"])
+    np.testing.assert_array_equal(model.weight.data, np.eye(2))
+    np.testing.assert_array_equal(model.bias.data, before)
+    with pytest.raises(ValueError, match=r"weight: wanted shape \(2, 2\), got \(3,\)$"):
+        model.load_state_dict({"weight": np.zeros(3)}, strict=False)
+    assert model.load_state_dict(model.state_dict()) == ([], [])
+
+
 def test_load_state_dict_names_all_faults_and_changes_nothing():
     model = Model()
     before = model.state_dict()

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from npdp.nn import functional
-from npdp.nn.layers import Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
+from npdp.nn.layers import Dropout, Flatten, Linear, ModuleList, ReLU, Sequential, Sigmoid, Tanh
 from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
@@ -22,6 +22,7 @@ __all__ = [
     "Linear",
     "MSELoss",
     "Module",
+    "ModuleList",
     "Parameter",
     "ReLU",
     "Sequential",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,26 +91,29 @@ class Flatten(Module):
         return operators.reshape(x, shape=(len(x), features))
 
 
-class Sequential(Module):
-    """The given modules, one after the other.
+class ModuleList(Module):
+    """Modules in a list, whose parameters are those of the module that holds it; what calls them is up to that one.
 
     Args:
-        modules: each by itself; or one dict, whose names the modules get: `net.fc1`, `fc1.weight`.
+        modules: their names are their numbers: `layers.0.weight`.
     """
 
-    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
-        named = modules[0] if len(modules) == 1 and isinstance(modules[0], Mapping) else dict(enumerate(modules))
-        for name, module in named.items():
-            if not isinstance(module, Module):
-                raise TypeError(f"Sequential: wanted a Module at {name!r}, got {type(module).__name__}")
-            if "." in str(name) or hasattr(self, str(name)):
-                raise ValueError(f"Sequential: wanted a name without dots that is no attribute's, got {name!r}")
-            setattr(self, str(name), module)
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        for module in modules:
+            self.append(module)
 
-    def forward(self, x: Any) -> Any:
-        for module in self:
-            x = module(x)
-        return x
+    def append(self, module: Module) -> ModuleList:
+        """Add a module at the end; return this list."""
+        self._hold(len(self), module)
+        return self
+
+    def _hold(self, name: int | str, module: object) -> None:
+        kind = type(self).__name__
+        if not isinstance(module, Module):
+            raise TypeError(f"{kind}: wanted a Module at {name!r}, got {type(module).__name__}")
+        if "." in str(name) or hasattr(self, str(name)):
+            raise ValueError(f"{kind}: wanted a name without dots that is no attribute's, got {name!r}")
+        setattr(self, str(name), module)
 
     def __iter__(self) -> Iterator[Module]:
         return (module for _, module in self.named_children())
@@ -120,6 +123,24 @@ class Sequential(Module):
 
     def __getitem__(self, number: int) -> Module:
         return list(self)[number]
+
+
+class Sequential(ModuleList):
+    """The given modules, one after the other.
+
+    Args:
+        modules: each by itself; or one dict, whose names the modules get: `net.fc1`, `fc1.weight`.
+    """
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        named = modules[0] if len(modules) == 1 and isinstance(modules[0], Mapping) else dict(enumerate(modules))
+        for name, module in named.items():
+            self._hold(name, module)
+
+    def forward(self, x: Any) -> Any:
+        for module in self:
+            x = module(x)
+        return x
 
 
 class Dropout(Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,13 @@ class StateDict(dict[str, Array]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)  # a copy, or what is pickled, is values only
+
+
+class Mismatch(NamedTuple):
+    """Names that a model and a state do not share: of parameters without a value, of values without a parameter."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -99,38 +106,34 @@ class Module:
         """Return a copy of every parameter, by name, in C order."""
         return StateDict(dict(self.named_parameters()))
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Mismatch:
         """Copy values in, in place; nothing is changed where anything does not fit.
 
         Of a parameter that is used in several places the value under its first path counts; PyTorch's has them all.
+
+        Args:
+            strict: refuse where the names are not this model's; else parameters without a value stay as they are.
+
+        Returns:
+            The names of parameters without a value, and of values without a parameter; none where strict.
 
         Raises:
             ValueError: names that are missing or not known, or shapes that differ; all are named.
         """
         parameters, paths = dict(self.named_parameters()), dict(self._all_paths())
         values = {name: np.asarray(value) for name, value in state.items()}
-        faults = [f"missing: {name}" for name in parameters if name not in values]
-        faults += [f"not in this model: {name}" for name in values if name not in paths]
-        faults += [
-            f"{name}: wanted shape {parameter.shape}, got {values[name].shape}"
-            for name, parameter in parameters.items()
-            if name in values and values[name].shape != parameter.shape
-        ]
-        faults += [
-            f"{name}: wanted numbers that fit {parameter.dtype}, got {values[name].dtype}"
-            for name, parameter in parameters.items()
-            if name in values and not np.can_cast(values[name].dtype, parameter.dtype, "same_kind")
-        ]
-        faults += [
-            f'{name}: read-only, as this way to train keeps it; load before the model is wrapped'
-            for name, parameter in parameters.items()
-            if not parameter.data.flags.writeable
-        ]
+        mismatch = Mismatch([name for name in parameters if name not in values],
+                            [name for name in values if name not in paths])  # fmt: skip
+        faults = _misfits(parameters, values)
+        if strict:
+            faults += [f"missing: {name}" for name in mismatch.missing_keys]
+            faults += [f"not in this model: {name}" for name in mismatch.unexpected_keys]
         if faults:
             raise ValueError(f"load_state_dict of {type(self).__name__}: " + "; ".join(faults))
-        for name, parameter in parameters.items():
-            np.copyto(parameter.data, values[name], casting="same_kind")
-            parameter.version[0] += 1
+        for name in parameters.keys() & values.keys():
+            np.copyto(parameters[name].data, values[name], casting="same_kind")
+            parameters[name].version[0] += 1
+        return mismatch
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (Tensor, np.ndarray)):
@@ -196,6 +199,22 @@ class Module:
     def describe(self) -> str:
         """Return this layer's settings, for `repr`."""
         return ""
+
+
+def _misfits(parameters: Mapping[str, Parameter], values: Mapping[str, Array]) -> list[str]:
+    """Return what is wrong with the values that there are for these parameters."""
+    faults = []
+    for name in parameters:
+        if name not in values:
+            continue
+        parameter, value = parameters[name], values[name]
+        if value.shape != parameter.shape:
+            faults.append(f"{name}: wanted shape {parameter.shape}, got {value.shape}")
+        if not np.can_cast(value.dtype, parameter.dtype, "same_kind"):
+            faults.append(f"{name}: wanted numbers that fit {parameter.dtype}, got {value.dtype}")
+        if not parameter.data.flags.writeable:
+            faults.append(f"{name}: read-only, as this way to train keeps it; load before the model is wrapped")
+    return faults
 
 
 def as_tensor(values: Any) -> Tensor:
