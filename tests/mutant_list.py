@@ -1129,7 +1129,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "def __isub(",
                "tests/test_modules.py::test_parameters_are_changed_in_place_by_the_loop_that_pytorch_users_write"),
         Mutant("npdp/nn/module.py",
-               "            parameter.version[0] += 1",
+               "            parameters[name].version[0] += 1",
                "            pass",
                "tests/test_in_place.py::test_load_state_dict_between_forward_and_backward_is_noticed"),
         Mutant("npdp/nn/module.py",
