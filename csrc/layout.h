@@ -2,8 +2,10 @@
  *
  *     base   | line 0 | line 1 | ... | small slots | staging slots | arrays ...
  *
- * A slot is written again when all ranks have posted so often since that they are done with what was in it: staging
- * slots take turns by three, small slots by two, and so do the calls in a line.
+ * A slot is written again when all ranks have posted so often since that they are done with what was in it: small slots
+ * take turns by two, and so do the calls in a line. Staging slots follow each other round a rank's ring, each as long as
+ * its segment needs, so that it is long ago that a line was written, or read by another rank, when it is written again.
+ * In a ring of four of the longest the three segments before one never lie where it does.
  */
 #ifndef NPDP_LAYOUT_H
 #define NPDP_LAYOUT_H
@@ -15,7 +17,7 @@
 #include "npdp_kernels.h"
 #include "npdp_shared_memory.h"
 
-enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, STAGED_TURNS = 3 };
+enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, LONGEST_IN_RING = 4 };
 
 /* ---- in the memory ---- */
 
@@ -38,10 +40,30 @@ static unsigned char *small_slot(const npdp_host *host, uint32_t rank, uint32_t 
     return host->base + (size_t)host->ranks * LINE_BYTES + number * SMALL_BYTES;
 }
 
-static unsigned char *slot(const npdp_host *host, uint32_t rank, uint64_t turn)
+static size_t ring_bytes(const npdp_host *host)
 {
-    const size_t number = (size_t)rank * STAGED_TURNS + (size_t)(turn % STAGED_TURNS);
-    return small_slot(host, host->ranks, 0) + number * host->slot_bytes;
+    return LONGEST_IN_RING * host->longest_slot;
+}
+
+static size_t slot_bytes(const npdp_host *host)
+{
+    const size_t places = host->kind == NPDP_BROADCAST ? 1 : host->ranks;
+    return places * host->piece * item_bytes(host->dtype);
+}
+
+/* Where in the ring segment k of the collective under way has its slot: behind the one before, at the start where it would
+ * reach over the end. */
+static size_t slot_start(const npdp_host *host, size_t k)
+{
+    const size_t nbytes = slot_bytes(host), before_end = (ring_bytes(host) - host->ring_at) / nbytes;
+    if (k < before_end)
+        return host->ring_at + k * nbytes;
+    return (k - before_end) % (ring_bytes(host) / nbytes) * nbytes;
+}
+
+static unsigned char *slot(const npdp_host *host, uint32_t rank, size_t k)
+{
+    return small_slot(host, host->ranks, 0) + rank * ring_bytes(host) + slot_start(host, k);
 }
 
 /* ---- in a buffer ---- */

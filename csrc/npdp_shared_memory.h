@@ -4,7 +4,7 @@
  * begin the same collectives in the same order. npdp_go_on returns at least every 10 ms, so that its caller can look
  * after signals and dead ranks; it may be called again at any time.
  *
- * The mapping starts with npdp_header_bytes(ranks, slot_bytes), zero at first, which belong to these functions.
+ * The mapping starts with npdp_header_bytes(ranks, longest_slot), zero at first, which belong to these functions.
  *
  * Sums are in rank order, whatever the timing: the same bits as the naive algorithm over messages.
  * Cost, of S bytes on P ranks: direct, a rank reads S and writes S; staged, it also copies (P-1)/P S in and out.
@@ -20,22 +20,27 @@ enum { NPDP_MEAN = 4 }; /* besides npdp_kernels.h's ops: the sum, which each ran
 enum { NPDP_FORTRAN = 8 }; /* with an op: so the array lies. Only compared, for elements meet as they lie */
 enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT, NPDP_UNFINISHED };
 
+/* Two ways to do the same: seconds a byte of late, 0 before the first time; and how often until the other is tried. */
+typedef struct {
+    double byte_s[2];
+    uint32_t turns;
+} npdp_ways;
+
 typedef struct {
     /* Set once by the caller. */
     unsigned char *base;   /* where the memory is mapped, on a page */
     size_t nbytes;         /* of the mapping */
-    size_t slot_bytes;     /* of a staging slot; a multiple of 64 * ranks */
+    size_t longest_slot;   /* bytes of a staging slot at most; a multiple of 64 * ranks */
     uint32_t rank, ranks;
     uint32_t looks, yields; /* how often to look at once, then with a yield before each look, before sleeping */
     int fast_strings;      /* npdp_has_fast_strings() */
     void **pointers;       /* scratch: 2 * ranks + 1 of them */
     /* How far this rank is; zero at first. */
     uint32_t posted, begun, small;
-    uint64_t staged;       /* segments: slots take turns by three, which a count that wraps at 2^32 would break */
+    size_t ring_at;        /* where in a rank's ring of staging slots the next one is */
     double wait_s;         /* seconds in which it waited for others */
     double collective_s;   /* seconds from the begin of a collective until it was done */
-    double byte_s[2];      /* seconds a byte of late, by the two ways that a sum gets to its slot; 0 before the first */
-    uint32_t timed;        /* how many sums that was measured of */
+    npdp_ways writes, sums; /* to a slot; of a segment's sum to buffer and slot */
     /* The collective under way. */
     double begun_s; /* when, by now_s() */
     int kind, op, dtype, mode, agreed, patient;
@@ -47,7 +52,7 @@ typedef struct {
 } npdp_host;
 
 /* How many bytes at the start of the mapping these functions need. */
-size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes);
+size_t npdp_header_bytes(uint32_t ranks, size_t longest_slot);
 
 /* Begins a collective and goes on. The chunks of `count` elements follow the partition law; nobody sees an all-reduce's.
  * root: of a broadcast; with others it is only compared.

@@ -321,7 +321,7 @@ static void *be_a_rank(void *argument)
     static const size_t limits[] = {10, 140, 2100, MOST};
     rank_of_host *mine = argument;
     npdp_host *host = &mine->host;
-    const size_t first = npdp_header_bytes(host->ranks, host->slot_bytes);
+    const size_t first = npdp_header_bytes(host->ranks, host->longest_slot);
     uint32_t state = host->ranks;
 
     for (uint32_t round = 0; round < ROUNDS; round++) {
@@ -358,7 +358,7 @@ static void call_collectives(uint32_t ranks)
         exit(1);
     memset(all, 0, sizeof all);
     for (uint32_t rank = 0; rank < ranks; rank++) {
-        all[rank].host = (npdp_host){.base = memory, .nbytes = nbytes, .slot_bytes = SLOT_BYTES, .rank = rank,
+        all[rank].host = (npdp_host){.base = memory, .nbytes = nbytes, .longest_slot = SLOT_BYTES, .rank = rank,
                                      .ranks = ranks, .looks = 20, .yields = 10, .pointers = all[rank].pointers,
                                      .fast_strings = rank % 2 == 0 && npdp_has_fast_strings()};
         if (pthread_create(&all[rank].thread, NULL, be_a_rank, &all[rank]))

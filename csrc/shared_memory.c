@@ -16,14 +16,15 @@
 #include "npdp_shared_memory.h"
 #include "posting.h"
 #include "waiting.h"
+#include "ways.h"
 
 enum { DIRECT, STAGED, SMALL };
-enum { SMALL_DIRECT_BYTES = 1024, STRING_BYTES = 4096 };
-enum { SUM_TO_BOTH, SUM_AND_COPY, OTHER_WAY_EVERY = 32 };
+enum { SMALL_DIRECT_BYTES = 1024 };
+enum { SUM_TO_BOTH, SUM_AND_WRITE };
 
-size_t npdp_header_bytes(uint32_t ranks, size_t slot_bytes)
+size_t npdp_header_bytes(uint32_t ranks, size_t longest_slot)
 {
-    return (size_t)ranks * (LINE_BYTES + SMALL_TURNS * SMALL_BYTES + STAGED_TURNS * slot_bytes);
+    return (size_t)ranks * (LINE_BYTES + SMALL_TURNS * SMALL_BYTES + LONGEST_IN_RING * longest_slot);
 }
 
 static int sums(const npdp_host *host)
@@ -49,53 +50,30 @@ static void combine(npdp_host *host, size_t target_count, size_t nbytes)
                  nbytes / size_of(host));
 }
 
-/* Copies what another core reads next, or wrote last. The string instruction does not fetch the lines that it writes over;
- * the C library takes it on Intel's processors, not on AMD's. */
-static void copy(const npdp_host *host, void *to, const void *from, size_t nbytes)
-{
-#ifdef NPDP_WITH_X86
-    if (host->fast_strings && nbytes >= STRING_BYTES) {
-        __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(nbytes) : : "memory");
-        return;
-    }
-#else
-    (void)host;
-#endif
-    memcpy(to, from, nbytes);
-}
-
 static void put_in(npdp_host *host, uint32_t k)
 {
-    unsigned char *mine = slot(host, host->rank, host->staged + k);
+    unsigned char *mine = slot(host, host->rank, k);
     for (uint32_t rank = 0; rank < host->ranks; rank++) {
         size_t nbytes;
         const size_t at = segment(host, rank, k, &nbytes);
         if (nbytes && (rank == host->rank) != sums(host)) /* to be summed: others' chunks; to be gathered: my own */
-            copy(host, mine + place(host, rank), host->buffer + at, nbytes);
+            write_slot(host, mine + place(host, rank), host->buffer + at, nbytes);
     }
 }
 
-/* What a byte takes of late: at once what is less, and little by little what is more, for a rank may be put aside. */
-static double of_late(double before, double byte_s)
-{
-    if (before <= 0 || byte_s < before)
-        return byte_s;
-    return (3 * before + (byte_s < 2 * before ? byte_s : 2 * before)) / 4;
-}
-
-/* To this rank's buffer and slot at once, or to the buffer and from there to the slot by a string instruction. Writing to lines
- * that another core has read takes long where the two have no cache in common, and systems move ranks from core to core:
- * so both ways are timed. The second is taken where it is clearly the quicker, but now and then the other. The result is
- * the same. */
+/* To this rank's buffer and slot at once, or to the buffer and from there to the slot, whichever is quicker of late. */
 static void sum_one_way(npdp_host *host, size_t nbytes)
 {
-    const int quicker = host->byte_s[SUM_AND_COPY] < 0.7 * host->byte_s[SUM_TO_BOTH];
-    const int way = ++host->timed % OTHER_WAY_EVERY == 0 ? !quicker : quicker;
+    if (nbytes < TIMED_BYTES) {
+        combine(host, 2, nbytes);
+        return;
+    }
+    const int way = way_now(&host->sums);
     const double begun = now_s();
     combine(host, way == SUM_TO_BOTH ? 2 : 1, nbytes);
-    if (way == SUM_AND_COPY)
-        copy(host, host->pointers[1], host->pointers[0], nbytes);
-    host->byte_s[way] = of_late(host->byte_s[way], (now_s() - begun) / (double)nbytes);
+    if (way == SUM_AND_WRITE)
+        write_slot(host, host->pointers[1], host->pointers[0], nbytes);
+    took(&host->sums, way, now_s() - begun, nbytes);
 }
 
 static void sum_segment(npdp_host *host, uint32_t k)
@@ -104,13 +82,11 @@ static void sum_segment(npdp_host *host, uint32_t k)
     const size_t at = segment(host, host->rank, k, &nbytes), mine = place(host, host->rank);
     for (uint32_t rank = 0; rank < host->ranks; rank++)
         sources(host)[rank] =
-            rank == host->rank ? host->buffer + at : slot(host, rank, host->staged + k) + mine;
+            rank == host->rank ? host->buffer + at : slot(host, rank, k) + mine;
     host->pointers[0] = host->buffer + at;
-    host->pointers[1] = slot(host, host->rank, host->staged + k) + mine;
+    host->pointers[1] = slot(host, host->rank, k) + mine;
     if (host->kind != NPDP_ALLREDUCE)
         combine(host, 1, nbytes);
-    else if (nbytes < STRING_BYTES || !host->fast_strings)
-        combine(host, 2, nbytes);
     else
         sum_one_way(host, nbytes);
 }
@@ -121,7 +97,7 @@ static void take(npdp_host *host, uint32_t k)
         size_t nbytes;
         const size_t at = segment(host, rank, k, &nbytes);
         if (nbytes && rank != host->rank)
-            copy(host, host->buffer + at, slot(host, rank, host->staged + k) + place(host, rank), nbytes);
+            copy(host, host->buffer + at, slot(host, rank, k) + place(host, rank), nbytes);
     }
 }
 
@@ -191,8 +167,10 @@ static void be_staged(npdp_host *host)
     const uint32_t places = host->kind == NPDP_BROADCAST ? 1 : host->ranks;
     size_t longest; /* the first chunk, or the root's */
     chunk(host, host->kind == NPDP_BROADCAST ? host->root : 0, &longest);
+    const size_t most = host->longest_slot / places;
+    const size_t wanted = cover(longest * size_of(host), CACHE_LINE_BYTES) * CACHE_LINE_BYTES;
     host->mode = STAGED;
-    host->piece = host->slot_bytes / places / size_of(host);
+    host->piece = smaller(most, wanted ? wanted : CACHE_LINE_BYTES) / size_of(host);
     host->segments = longest ? (uint32_t)cover(longest, host->piece) : 1;
     host->last_phase = host->segments + (sums(host) && gathers(host));
 }
@@ -224,7 +202,7 @@ static void be_small_or_staged(npdp_host *host)
 int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root)
 {
     const uintptr_t base = (uintptr_t)host->base, at = (uintptr_t)buffer;
-    const size_t first = npdp_header_bytes(host->ranks, host->slot_bytes);
+    const size_t first = npdp_header_bytes(host->ranks, host->longest_slot);
     const int inside = at >= base + first && at < base + host->nbytes;
     line *mine = line_of(host, host->rank);
 
@@ -288,7 +266,8 @@ int npdp_go_on(npdp_host *host)
         work(host);
         if (host->phase == host->last_phase) {
             host->small += host->mode == SMALL;
-            host->staged += host->mode == STAGED ? host->segments : 0;
+            if (host->mode == STAGED)
+                host->ring_at = slot_start(host, host->segments - 1) + slot_bytes(host);
             host->collective_s += now_s() - host->begun_s;
             __atomic_store_n(&host->under_way, 0, __ATOMIC_RELEASE); /* the last phase's work is part of it */
             return NPDP_DONE;

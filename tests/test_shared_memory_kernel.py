@@ -102,15 +102,15 @@ class Player:
         return self.number % self.ranks
 
 
-def play(ranks, calls, pick, staged=0):
+def play(ranks, calls, pick, ring_at=0):
     """Move the ranks as `pick(those that may have something to do)` says until all are done; return what is wrong.
 
-    `staged` is how many segments they have staged before.
+    `ring_at` is where in their rings they are.
     """
     memory = mmap.mmap(-1, header_bytes(ranks, SLOT_BYTES[ranks]) + 8 * LONGEST * ranks + 64)
     players = [Player(memory, rank, ranks, calls) for rank in range(ranks)]
     for player in players:
-        player.kernel._host.staged = staged
+        player.kernel._host.ring_at = ring_at
     stuck = set()
     while unfinished := [player for player in players if not player.done]:
         able = [player for player in unfinished if player not in stuck]
@@ -167,7 +167,8 @@ calls = st.builds(
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 4), st.lists(calls, min_size=1, max_size=4), st.data())
 def test_whoever_moves_when_the_outcome_is_the_same(ranks, row, data):
-    assert play(ranks, row, lambda able: data.draw(st.sampled_from(able), "moves")) == []
+    ring_at = 64 * data.draw(st.integers(0, 4 * SLOT_BYTES[ranks] // 64), "ring_at")
+    assert play(ranks, row, lambda able: data.draw(st.sampled_from(able), "moves"), ring_at) == []
 
 
 # What a rank is told
@@ -221,6 +222,41 @@ def test_waiting_is_counted_and_returns_within_moments():
     assert 0 < first.wait_s < time.perf_counter() - before < 2
 
 
+@pytest.mark.parametrize(("byte_s", "turns", "taken"), [
+    ([2.0, 1.0], 9, 1), ([2.0, 1.5], 9, 0), ([1.0, 2.0], 9, 0), ([2.0, 1.0], 0, 0), ([1.0, 2.0], 0, 1),
+])  # fmt: skip
+def test_the_quicker_way_to_write_is_taken_and_when_its_turn_comes_the_other(byte_s, turns, taken):
+    slot_bytes = 1 << 15
+    memory = mmap.mmap(-1, header_bytes(2, slot_bytes) + 64)
+    ranks = [HostRank(memory, rank, 2, slot_bytes, looks=0, yields=0) for rank in range(2)]
+    ways = [way for rank in ranks for way in (rank._host.writes, rank._host.sums)]
+    for way in ways:
+        way.byte_s, way.turns = byte_s, turns
+    arrays = [np.full(1 << 12, rank, np.float32) for rank in range(2)]  # a segment is half of it
+    for rank, array in zip(ranks, arrays, strict=True):
+        rank.begin("allreduce", array, "sum")
+    while WAITING in [rank.go_on() for rank in ranks]:
+        pass
+    np.testing.assert_array_equal(arrays, 1)
+    for way in (rank._host.sums for rank in ranks):
+        assert way.byte_s[1 - taken] == byte_s[1 - taken] and way.byte_s[taken] < byte_s[taken]
+        assert way.turns == (turns - 1 if turns else 32)
+    for way in (rank._host.writes for rank in ranks):  # as often as segments are put in, and sums written
+        assert way.byte_s[taken] < byte_s[taken]
+
+
+def test_a_way_that_is_much_slower_is_tried_more_rarely():
+    slot_bytes = 1 << 15
+    memory = mmap.mmap(-1, header_bytes(1, slot_bytes) + 64)
+    rank = HostRank(memory, 0, 1, slot_bytes, looks=0, yields=0)
+    seen = []
+    for byte_s in ([1.0, 2.0], [1e-30, 1e-28]):  # the second is tried: it is quicker than told, or as slow
+        rank._host.writes.byte_s, rank._host.writes.turns = byte_s, 0
+        assert rank.begin("allgather", np.ones(1 << 12, np.float32), "sum") == DONE
+        seen.append(rank._host.writes.turns)
+    assert seen == [32, 32 * 16]
+
+
 def test_counts_of_posts_may_wrap():
     """Half of them are behind, whatever the number: 2^32 barriers are a day's work."""
     memory, (first, second) = memory_and_ranks(2)
@@ -236,10 +272,9 @@ def test_counts_of_posts_may_wrap():
         assert array[0] == other[0] == 11 * turn
 
 
-@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize("ring_at", [64, 960, 1024, 3008, 3072, 3136, 4032, 4096])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
-def test_segments_staged_may_be_more_than_32_bits_count(order, before):
-    """2^32 is no multiple of three: a count that wrapped would give one slot two turns in a row."""
-    row = ROWS["staged, one segment each"] + ROWS["staged"]
+def test_wherever_the_ring_is_a_slot_is_not_written_before_all_are_done_with_it(order, ring_at):
+    row = ROWS["staged, one segment each"] + ROWS["staged"] + ROWS["staged, one segment each"]
     first = lambda able: min(able, key=lambda player: order.index(player.rank))  # noqa: E731
-    assert play(len(order), row, first, staged=2**32 - before) == []
+    assert play(len(order), row, first, ring_at) == []

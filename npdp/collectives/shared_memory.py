@@ -24,7 +24,7 @@ from npdp.comm.errors import CommunicationError
 from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
 
-SLOT_BYTES = 512 << 10  # of a staging slot, three a rank: measured, docs/measurements.md
+SLOT_BYTES = 512 << 10  # of a staging slot at most; a rank has room for four: measured, docs/measurements.md
 # Of addresses, not of memory, between the arrays of two ranks. OpenBLAS fetches for writing what would come next, up to
 # 50 KB behind the end of what it writes: another rank's gradient, which that one then has to fetch back
 GAP_BYTES = 64 << 10

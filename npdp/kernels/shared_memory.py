@@ -52,7 +52,7 @@ class HostRank:
     Args:
         memory: the mapping; zeros at first.
         rank, ranks: this rank's number among those of the host; how many there are.
-        slot_bytes: of a staging slot; a multiple of 64 * ranks.
+        slot_bytes: of a staging slot at most; a multiple of 64 * ranks.
         looks, yields: how often to look at once, then with a yield before each look, before sleeping.
     """
 
@@ -61,7 +61,7 @@ class HostRank:
         self._pointers = ffi.new("void *[]", 2 * ranks + 1)
         self._host = ffi.new("npdp_host *")
         host = self._host
-        host.base, host.nbytes, host.slot_bytes = ffi.cast("unsigned char *", self._memory), len(memory), slot_bytes
+        host.base, host.nbytes, host.longest_slot = ffi.cast("unsigned char *", self._memory), len(memory), slot_bytes
         host.rank, host.ranks, host.looks, host.yields = rank, ranks, looks, yields
         host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
 
