@@ -20,8 +20,8 @@ typedef __m512 vector;
 
 #include "narrow.h"
 
-/* What stays in the cache of a plain product, in numbers: of depth, about; of w's columns; and of rows. Few rows take so little
- * time that half a width is multiplied while the other half comes. */
+/* What stays in the cache of a plain product, in numbers: of depth, or up to an eighth more; of w's columns; and of rows. Few
+ * rows take so little time that half a width is multiplied while the other half comes. */
 enum { DEPTH = 256, WIDTH = 512, BLOCK = 512, FEW_ROWS = 256 };
 
 /* The block of w that is copied next, `deep` rows of it, while `rows` rows are multiplied by one of `width` columns. */
@@ -31,8 +31,8 @@ static ahead next_block(const float *w, size_t out, size_t deep, size_t width, s
     return (ahead){w, out, lines, 0, cover(lines * deep, times)};
 }
 
-/* By blocks of rows of x, and of w, which is copied: these stay in the cache. Blocks are equally deep: of a short one every
- * tile of the result would be read and written for little. */
+/* By blocks of rows of x, and of w, which is copied: these stay in the cache. Blocks are about equally deep: for a short one
+ * every tile of the result would be read and written for little. */
 TARGET int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)
 {
     const size_t width = rows <= FEW_ROWS ? WIDTH / 2 : WIDTH;

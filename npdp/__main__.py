@@ -1,7 +1,15 @@
-"""`python -m npdp` is the command `npdp`."""
+"""The command `npdp`, and `python -m npdp`."""
 
 import sys
 
-from npdp.cli import main
+from npdp import addresses, cli
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command that this process was started for; return its exit code."""
+    addresses.begin_again_at_same()
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,12 +4,13 @@ Linux puts every process somewhere else in memory, so that an intruder does not 
 remembers where branches went by their addresses alone: ranks that take turns on a core each find that the others have
 displaced what was remembered for them, and at the same addresses they find it learnt. Measured: docs/measurements.md.
 
-Who would rather have addresses at random sets NPDP_RANDOM_ADDRESSES=1. A program of one's own has the same ones where
-`npdp run` starts it, or `setarch -R mpirun`.
+Who would rather have addresses at random, of mpirun and of all that ranks start too, sets NPDP_RANDOM_ADDRESSES=1. A
+program of one's own gets the same addresses where `npdp run` starts it, or `setarch -R mpirun`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from npdp import environment
 
 RANDOM = "NPDP_RANDOM_ADDRESSES"
+_BEGUN_AGAIN = "NPDP_BEGUN_AGAIN"
 ADDR_NO_RANDOMIZE = 0x0040000  # of Linux's <sys/personality.h>
 _ASK = 0xFFFFFFFF
 
@@ -28,7 +30,7 @@ def fixer() -> Callable[[], bool]:
     as in some containers, or is not Linux; the function returns whether it has changed anything. A `preexec_fn` may
     call it: all that must not be done between fork and exec is done here.
     """
-    if os.environ.get(RANDOM) or not sys.platform.startswith("linux"):
+    if os.environ.get(RANDOM, "0") not in ("", "0") or not sys.platform.startswith("linux"):
         return lambda: False
     import ctypes  # not at the top: only here, and it takes some milliseconds
 
@@ -45,9 +47,14 @@ def fixer() -> Callable[[], bool]:
 def begin_again_at_same() -> None:
     """Execute this program again, at the addresses of the other ranks, where a launcher has started it and that helps.
 
-    For a program's first step: what it has done until then is done twice. Returns where there is nothing to gain.
+    For a program's first step: what it has done until then is done twice. It returns where each rank has a core, where
+    the user or the system will not have it, and where the program came from standard input or a pipe, now empty.
     """
     launched = environment.launch()
     alone_on_a_core = launched is None or launched.local_size <= (os.cpu_count() or 1)
-    if not alone_on_a_core and sys.executable and fixer()():
+    can_be_read_again = sys.argv[0] == "-c" or os.path.isfile(sys.argv[0])
+    if alone_on_a_core or not can_be_read_again or os.environ.get(_BEGUN_AGAIN) == str(os.getpid()) or not fixer()():
+        return
+    os.environ[_BEGUN_AGAIN] = str(os.getpid())  # which exec keeps; of a setgid interpreter it drops the rest
+    with contextlib.suppress(OSError):  # an interpreter that is not where it says
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import npdp
-from npdp import addresses, environment
+from npdp import environment
 from npdp.errors import InputError, OutputError
 from npdp.flag_parser import Parser, number_of_ranks
 from npdp.on_ranks import RankFlags, interrupted
@@ -38,23 +38,36 @@ def train(arguments: Sequence[str]) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run a program of yours on ranks that this command starts."""
     parser = _parser("run", "Start ranks of a Python program, as `mpirun -n N python PROGRAM` does: with the mpirun "
-                     "that belongs to this MPI, and the settings that it needs here.",
+                     "that belongs to this MPI, and the settings that it needs here. Standard input is not handed on.",
                      "  npdp run --ranks 4 mine.py --epochs 3\n  npdp run --ranks 4 -m package.module")
+    parser.usage = "npdp run [-h] [--ranks N] [-m] PROGRAM [ARGUMENT ...]"
     parser.add_argument("--ranks", type=number_of_ranks, default=environment.cores(), metavar="N",
                         help=f"how many to start (one a core: {environment.cores()})")  # fmt: skip
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module, as for python -m")
-    parser.add_argument("program", metavar="PROGRAM", help="a Python file")
-    rest = parser.add_argument("arguments", nargs=argparse.REMAINDER, help="what PROGRAM is given")
-    rest.required = False  # else named as missing, beside PROGRAM
-    flags = parser.parse_args(arguments)
-    if environment.launch() is not None:
+    parser.add_argument("program", metavar="PROGRAM", help="a Python file; what follows is its own")
+    at = _program_at(arguments)
+    flags = parser.parse_args(arguments[: at + 1])
+    if _is_rank_of_several():
         raise InputError("npdp run starts ranks, but a launcher has started this one: leave one of the two out")
-    if not flags.is_module and not os.path.isfile(flags.program):
+    if not flags.is_module and not os.path.exists(flags.program):
         raise InputError(f"npdp run: no program {flags.program}; a module is named after -m")
+    if ":" in arguments[at + 1 :]:
+        raise InputError("npdp run: mpirun would take the argument ':' for the end of this program's")
     from npdp import launch
 
-    program = [*(["-m"] if flags.is_module else []), flags.program, *flags.arguments]
-    return launch.run_ranks_with_mpirun(flags.ranks, program)
+    path = f"./{flags.program}" if flags.program.startswith("-") else flags.program
+    program = [*(["-m"] if flags.is_module else []), path, *arguments[at + 1 :]]
+    return launch.run_ranks_with_mpirun(flags.ranks, program, is_own=False)
+
+
+def _program_at(arguments: Sequence[str]) -> int:
+    """Return where a row of flags ends and a program and its arguments begin."""
+    at = 0
+    while at < len(arguments) and arguments[at].startswith("-"):
+        if arguments[at] == "--":
+            return at + 1
+        at += 2 if arguments[at] == "--ranks" else 1
+    return at
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -135,12 +148,26 @@ def _on_ranks(
     """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
     from npdp import launch
 
-    launched = environment.launch()
-    if launched is None or launched.world_size == 1:
+    if not _is_rank_of_several():
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
         if flags.transport == "mpi" and (flags.ranks or 1) > 1:
             return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments])
     return main(arguments)
+
+
+def _is_rank_of_several() -> bool:
+    launched = environment.launch()
+    return launched is not None and launched.world_size > 1
+
+
+def _refuse_once(message: str) -> None:
+    """Say what went wrong; of several ranks the first that comes, since the launcher then ends the others."""
+    if not _is_rank_of_several():
+        refuse(message)
+        return
+    from npdp.comm.ending import announce_failure
+
+    announce_failure(f"npdp: error: {' '.join(message.split())}\n")
 
 
 def _parser(name: str, description: str, examples: str) -> Parser:
@@ -183,9 +210,7 @@ def _print(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; return its exit code."""
-    if arguments is None:
-        addresses.begin_again_at_same()
-        arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     what = "\n".join(f"  {name:<10} {command.__doc__}" for name, command in COMMANDS.items())
     parser = Parser(
         prog="npdp",
@@ -204,9 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
         return COMMANDS[arguments[0]](arguments[1:])
     except InputError as error:
-        launched = environment.launch()
-        if launched is None or launched.rank == 0:
-            refuse(str(error))
+        _refuse_once(str(error))
         return 2
     except OutputError as error:
         discard_output()
@@ -217,7 +240,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         return interrupted(error)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

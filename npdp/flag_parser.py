@@ -6,7 +6,6 @@ import argparse
 import difflib
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -34,20 +33,22 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         flags, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            chosen = [parser for name, parser in self._subcommands() if name in (sys.argv if args is None else args)]
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{(chosen or [self])[0]._meant(unknown)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._chosen(flags)._meant(unknown)}")
         return flags
 
-    def _subcommands(self) -> list[tuple[str, Parser]]:
+    def _chosen(self, flags: Any) -> Parser:
+        """Return the parser of the subcommand that flags name; this one where there are none."""
         found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        return [pair for action in found for pair in action.choices.items()]
+        chosen: Parser = found[0].choices[getattr(flags, found[0].dest)] if found else self
+        return chosen
 
     def _meant(self, unknown: Sequence[str]) -> str:
         """Return which flag the first unknown one may stand for, as the end of a message; or nothing."""
         name = next((word.split("=")[0] for word in unknown if word.startswith("-")), "")
-        mine = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        close = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, mine, 1)
-        return f"; did you mean {close[0]}?" if close and close[0] in mine else ""
+        mine = [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
+        known = ELSEWHERE.get(name, "")[2:]
+        close = [known] if known in mine else difflib.get_close_matches(name.lstrip("-"), mine, 1)
+        return f"; did you mean --{close[0]}?" if close else ""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")

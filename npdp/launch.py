@@ -90,7 +90,7 @@ def find_mpirun() -> str:
     raise InputError(f"no mpirun beside {library} ({', '.join(paths) or 'not found'}) or on PATH: install one with it")
 
 
-def run_ranks_with_mpirun(ranks: int, program: Sequence[str]) -> int:
+def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = True) -> int:
     """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed.
 
     Those who agreed have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
@@ -98,6 +98,7 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str]) -> int:
 
     Args:
         program: what Python is given: a file, or -m and a module, and its arguments.
+        is_own: it is one of npdp's, whose ranks may agree on a code.
     """
     command = [find_mpirun(), "-n", str(ranks), sys.executable, *program]
     variables = {**os.environ, **settings(ranks)}
@@ -106,7 +107,10 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder
-        verdict = variables[environment.VERDICT] = os.path.join(folder, "verdict")
+        verdict = os.path.join(folder, "verdict")
+        variables.pop(environment.VERDICT, None)
+        if is_own:
+            variables[environment.VERDICT] = verdict
         process = subprocess.Popen(
             command, env=variables, stdin=subprocess.DEVNULL, stdout=_nowhere_if_closed(sys.stdout),
             stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,

@@ -24,7 +24,7 @@ BENCH = """
 import runpy, sys
 from npdp import on_ranks
 on_ranks.main = lambda *_: {tell} or 0
-sys.argv[:1] = {argv}
+sys.argv[1:1] = {argv}
 runpy.run_module("{module}", run_name="__main__")
 """
 FIX = "from npdp import addresses; addresses.fixer()(); import os; os.execvp('cat', ['cat', '/proc/self/personality'])"
@@ -66,7 +66,7 @@ def test_only_ranks_that_share_cores_have_the_same_addresses(ranks, probe):
 
 @needs_permission
 @needs_mpi
-@pytest.mark.parametrize(("module", "argv"), [("npdp.bench", "['npdp.bench']"), ("npdp.cli", "['npdp', 'bench']")])
+@pytest.mark.parametrize(("module", "argv"), [("npdp.bench", []), ("npdp", ["bench"])])
 def test_every_program_that_mpirun_starts_has_them(module, argv, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(BENCH.format(module=module, argv=argv, tell=TELL))
@@ -100,6 +100,7 @@ def test_where_nothing_can_change_the_program_goes_on(answers, monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(personality=personality))
     monkeypatch.setattr(environment, "launch", lambda: environment.Launch(0, 999, 999))
+    monkeypatch.setattr(sys, "argv", [__file__])
     monkeypatch.setattr(os, "execv", lambda *given: pytest.fail("the program began again"))
     addresses.begin_again_at_same()
     assert next(asked, None) is None
@@ -112,9 +113,44 @@ def test_a_rank_with_a_core_of_its_own_does_not_begin_again(launched, monkeypatc
     addresses.begin_again_at_same()
 
 
-def test_who_calls_main_with_arguments_is_not_begun_again(monkeypatch, capsys):
+@pytest.mark.parametrize(("argv0", "begins"), [(__file__, 1), ("-c", 1), ("-", 0), ("", 0), ("/dev/null", 0)])
+def test_a_program_begins_again_once_and_only_where_it_can_be_read_again(argv0, begins, monkeypatch):
+    begun = []
+    monkeypatch.setattr(environment, "launch", lambda: environment.Launch(0, 999, 999))
+    monkeypatch.setattr(addresses, "fixer", lambda: lambda: True)  # as where the system drops it at each exec
+    monkeypatch.setattr(sys, "argv", [argv0])
+    monkeypatch.setattr(os, "execv", lambda *given: begun.append(given))
+    monkeypatch.setenv(addresses._BEGUN_AGAIN, "1")  # of another process: this one's parent, say
+    for _ in range(3):
+        addresses.begin_again_at_same()
+    assert begun == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])] * begins
+
+
+def test_an_interpreter_that_is_not_there_goes_on(monkeypatch):
+    monkeypatch.setattr(environment, "launch", lambda: environment.Launch(0, 999, 999))
+    monkeypatch.setattr(addresses, "fixer", lambda: lambda: True)
+    monkeypatch.setattr(sys, "argv", [__file__])
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.delenv(addresses._BEGUN_AGAIN, raising=False)
+    addresses.begin_again_at_same()
+    monkeypatch.delenv(addresses._BEGUN_AGAIN, raising=False)
+
+
+def test_who_calls_main_of_the_command_is_not_begun_again(monkeypatch):
     monkeypatch.setattr(addresses, "begin_again_at_same", lambda: pytest.fail("the caller's program would begin again"))
-    assert cli.main(["env"]) == 0
+    monkeypatch.setattr(sys, "argv", ["npdp", "env"])
+    assert cli.main() == cli.main(["env"]) == 0
+
+
+@pytest.mark.parametrize(("said", "keeps"), [("1", True), ("yes", True), ("0", False), ("", False)])
+def test_only_a_yes_keeps_them_random(said, keeps, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sys, "platform", "linux")
+    system = SimpleNamespace(personality=lambda wanted: asked.append(wanted) or 0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: system)
+    monkeypatch.setenv(addresses.RANDOM, said)
+    addresses.fixer()()
+    assert (asked == []) == keeps
 
 
 def test_before_mpirun_nothing_is_fixed_where_cores_suffice(monkeypatch):

@@ -77,6 +77,9 @@ def test_version(capsys):
     (["run", "--ranks", "2"], "required: PROGRAM (see"),
     (["run", "-n", "2", "mine.py"], "unrecognized arguments: -n; did you mean --ranks?"),
     (["run", "missing.py"], "no program missing.py"),
+    (["run", "--", "-missing.py"], "no program -missing.py"),
+    (["run", "--ranks"], "--ranks: expected one argument"),
+    (["run", __file__, "a", ":", "b"], "mpirun would take the argument ':'"),
     (["run", "--ranks", "0", "mine.py"], "wanted a whole number, at least 1, got '0'"),
     (["predict", "model.npz"], "required: samples"),
     (["predict", "missing.npz", "digits"], "missing.npz"),
@@ -127,6 +130,39 @@ def test_under_mpirun_rank_0_speaks_for_all(command, lines, model):
 def test_under_mpirun_ranks_refuse_together(command, model):
     code, out, error = mpirun(2, "-m", "npdp", *command.format(model=model).split())
     assert (code, out) == (2, "") and error.count("npdp: error: ") == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize("command", ["fit", "run mine.py", "env now"])
+def test_under_mpirun_the_first_rank_that_refuses_speaks_for_all(command):
+    code, out, error = mpirun(3, "-m", "npdp", *command.split())
+    assert (code, out) == (2, "") and error.count("npdp: error: ") == 1
+
+
+# A program of one's own
+PROGRAM = """
+import sys
+from npdp import train
+code = train.main(["--epochs", "x"]) if "refuse" in sys.argv else 0
+print(code, sys.argv[1:], flush=True)
+sys.exit(7 if "fail" in sys.argv else 0)
+"""
+
+
+@needs_mpi
+@pytest.mark.parametrize(("before", "arguments", "code", "line"), [
+    ([], ["a", "--", "--ranks", "-m"], 0, "0 ['a', '--', '--ranks', '-m']"),
+    ([], ["--", "b"], 0, "0 ['--', 'b']"),
+    (["--"], ["c"], 0, "0 ['c']"),
+    ([], ["fail"], 7, "0 ['fail']"),
+    ([], ["refuse", "fail"], 7, "2 ['refuse', 'fail']"),
+], ids=str)  # fmt: skip
+def test_a_program_of_ones_own_has_its_arguments_and_its_exit_code(before, arguments, code, line, tmp_path):
+    (tmp_path / "-mine.py" if before else tmp_path / "mine.py").write_text(PROGRAM)
+    name = ["-mine.py"] if before else ["mine.py"]
+    command = [sys.executable, "-m", "npdp", "run", "--ranks", "2", *before, *name, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert (done.returncode, {*done.stdout.splitlines()}) == (code, {line}), done.stderr  # one may end the other
 
 
 # What a run says

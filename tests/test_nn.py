@@ -157,6 +157,18 @@ def test_load_state_dict_that_is_not_strict_takes_what_there_is_and_says_what_is
     assert model.load_state_dict(model.state_dict()) == ([], [])
 
 
+def test_load_state_dict_finds_a_shared_parameter_under_any_of_its_paths():
+    first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    second.weight = first.weight
+    model = nn.Sequential(first, second)
+    assert model.load_state_dict({"1.weight": np.eye(2)}, strict=False) == ([], [])
+    np.testing.assert_array_equal(model[0].weight.data, np.eye(2))
+    model.load_state_dict({"1.weight": np.eye(2), "0.weight": 2 * np.eye(2)})
+    np.testing.assert_array_equal(model[1].weight.data, 2 * np.eye(2))
+    with pytest.raises(ValueError, match="0.weight: wanted shape"):
+        model.load_state_dict({"1.weight": np.zeros(9)}, strict=False)
+
+
 def test_load_state_dict_names_all_faults_and_changes_nothing():
     model = Model()
     before = model.state_dict()

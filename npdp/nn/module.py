@@ -110,28 +110,32 @@ class Module:
         """Copy values in, in place; nothing is changed where anything does not fit.
 
         Of a parameter that is used in several places the value under its first path counts; PyTorch's has them all.
+        Where not strict, it is the first of its paths that has a value.
 
         Args:
-            strict: refuse where the names are not this model's; else parameters without a value stay as they are.
+            strict: refuse where names are missing or not known; else what has no value stays as it is.
 
         Returns:
-            The names of parameters without a value, and of values without a parameter; none where strict.
+            The names of parameters without a value, and of values without a parameter; two empty lists where strict.
 
         Raises:
-            ValueError: names that are missing or not known, or shapes that differ; all are named.
+            ValueError: names, where strict; shapes or dtypes that differ, parameters that are read-only. All are named.
         """
-        parameters, paths = dict(self.named_parameters()), dict(self._all_paths())
-        values = {name: np.asarray(value) for name, value in state.items()}
+        found = {name: np.asarray(value) for name, value in state.items()}
+        parameters, paths = dict(self.named_parameters()), list(self._all_paths())
+        first = {id(parameter): found[path] for path, parameter in reversed(paths) if path in found}
+        values = {name: first[id(parameter)] for name, parameter in parameters.items() if id(parameter) in first}
+        known = {path for path, _ in paths}
         mismatch = Mismatch([name for name in parameters if name not in values],
-                            [name for name in values if name not in paths])  # fmt: skip
+                            [name for name in found if name not in known])  # fmt: skip
         faults = _misfits(parameters, values)
         if strict:
-            faults += [f"missing: {name}" for name in mismatch.missing_keys]
+            faults += [f"missing: {name}" for name in parameters if name not in found]
             faults += [f"not in this model: {name}" for name in mismatch.unexpected_keys]
         if faults:
             raise ValueError(f"load_state_dict of {type(self).__name__}: " + "; ".join(faults))
-        for name in parameters.keys() & values.keys():
-            np.copyto(parameters[name].data, values[name], casting="same_kind")
+        for name, value in values.items():
+            np.copyto(parameters[name].data, value, casting="same_kind")
             parameters[name].version[0] += 1
         return mismatch
 

@@ -17,7 +17,7 @@ from npdp import environment
 
 LINE_EVERY_S = 0.1
 CLEAR = "\r\x1b[K"  # back to the first column, and nothing in the line
-TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks print, set by `npdp train`
+TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks print, set by what starts them
 
 
 class Console:
