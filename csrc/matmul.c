@@ -20,8 +20,8 @@ typedef __m512 vector;
 
 #include "narrow.h"
 
-/* What stays in the cache of a plain product, in numbers: of depth, or up to an eighth more; of w's columns; and of rows. Few
- * rows take so little time that half a width is multiplied while the other half comes. */
+/* What stays in the cache of a plain product, in numbers: of depth, or up to an eighth more; of w's columns; and of rows.
+ * Few rows take so little time that half a width is multiplied while the other half comes. */
 enum { DEPTH = 256, WIDTH = 512, BLOCK = 512, FEW_ROWS = 256 };
 
 /* The block of w that is copied next, `deep` rows of it, while `rows` rows are multiplied by one of `width` columns. */
