@@ -622,7 +622,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_shared_memory.py"),
         Mutant("csrc/layout.h",
                "LONGEST_IN_RING = 4",
-               "LONGEST_IN_RING = 2",
+               "LONGEST_IN_RING = 3",
                "tests/test_shared_memory_kernel.py::test_a_rank_that_is_always_last_finds_all_as_it_must_be"),
         Mutant("csrc/layout.h",
                "SMALL_TURNS = 2",
