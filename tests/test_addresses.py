@@ -108,9 +108,12 @@ def test_where_nothing_can_change_the_program_goes_on(answers, monkeypatch):
 
 @pytest.mark.parametrize("launched", [None, environment.Launch(0, 9, 1)])
 def test_a_rank_with_a_core_of_its_own_does_not_begin_again(launched, monkeypatch):
+    asked = []
     monkeypatch.setattr(environment, "launch", lambda: launched)
-    monkeypatch.setattr(addresses, "fixer", lambda: pytest.fail("it was to be fixed"))
+    monkeypatch.setattr(sys, "argv", [__file__])
+    monkeypatch.setattr(addresses, "fixer", lambda: asked.append("to be fixed"))
     addresses.begin_again_at_same()
+    assert asked == []
 
 
 @pytest.mark.parametrize(("argv0", "begins"), [(__file__, 1), ("-c", 1), ("-", 0), ("", 0), ("/dev/null", 0)])
@@ -131,9 +134,9 @@ def test_an_interpreter_that_is_not_there_goes_on(monkeypatch):
     monkeypatch.setattr(addresses, "fixer", lambda: lambda: True)
     monkeypatch.setattr(sys, "argv", [__file__])
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    monkeypatch.delenv(addresses._BEGUN_AGAIN, raising=False)
+    monkeypatch.setenv(addresses._BEGUN_AGAIN, "")
     addresses.begin_again_at_same()
-    monkeypatch.delenv(addresses._BEGUN_AGAIN, raising=False)
+    assert os.environ[addresses._BEGUN_AGAIN] == str(os.getpid())  # it was tried
 
 
 def test_who_calls_main_of_the_command_is_not_begun_again(monkeypatch):
@@ -153,6 +156,11 @@ def test_only_a_yes_keeps_them_random(said, keeps, monkeypatch):
     assert (asked == []) == keeps
 
 
-def test_before_mpirun_nothing_is_fixed_where_cores_suffice(monkeypatch):
-    monkeypatch.setattr(addresses, "fixer", lambda: pytest.fail("it was to be fixed"))
-    launch.before_mpirun(environment.cores())
+def test_before_mpirun_addresses_are_fixed_where_cores_do_not_suffice(monkeypatch):
+    asked = []
+    monkeypatch.setattr(addresses, "fixer", lambda: lambda: asked.append("fixed"))
+    monkeypatch.setattr(launch, "signal_when_parent_dies", lambda number: lambda: None)
+    launch.before_mpirun(environment.cores())()
+    assert asked == []
+    launch.before_mpirun(CROWD)()
+    assert asked == ["fixed"]
