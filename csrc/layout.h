@@ -45,10 +45,15 @@ static size_t ring_bytes(const npdp_host *host)
     return LONGEST_IN_RING * host->longest_slot;
 }
 
+/* How many ranks' chunks have a place in a slot. */
+static size_t places(const npdp_host *host)
+{
+    return host->kind == NPDP_BROADCAST ? 1 : host->ranks;
+}
+
 static size_t slot_bytes(const npdp_host *host)
 {
-    const size_t places = host->kind == NPDP_BROADCAST ? 1 : host->ranks;
-    return places * host->piece * item_bytes(host->dtype);
+    return places(host) * host->piece * item_bytes(host->dtype);
 }
 
 /* Where in the ring segment k of the collective under way has its slot: behind the one before, at the start where it would

@@ -164,14 +164,13 @@ static void work(npdp_host *host)
 
 static void be_staged(npdp_host *host)
 {
-    const uint32_t places = host->kind == NPDP_BROADCAST ? 1 : host->ranks;
     size_t longest; /* the first chunk, or the root's */
     chunk(host, host->kind == NPDP_BROADCAST ? host->root : 0, &longest);
-    const size_t most = host->longest_slot / places;
-    const size_t wanted = cover(longest * size_of(host), CACHE_LINE_BYTES) * CACHE_LINE_BYTES;
+    longest = longest ? longest : 1; /* where there is nothing to send ranks meet as well */
+    const size_t lines_bytes = cover(longest * size_of(host), CACHE_LINE_BYTES) * CACHE_LINE_BYTES;
     host->mode = STAGED;
-    host->piece = smaller(most, wanted ? wanted : CACHE_LINE_BYTES) / size_of(host);
-    host->segments = longest ? (uint32_t)cover(longest, host->piece) : 1;
+    host->piece = smaller(host->longest_slot / places(host), lines_bytes) / size_of(host);
+    host->segments = (uint32_t)cover(longest, host->piece);
     host->last_phase = host->segments + (sums(host) && gathers(host));
 }
 

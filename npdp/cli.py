@@ -12,7 +12,7 @@ from npdp import environment
 from npdp.errors import InputError, OutputError
 from npdp.flag_parser import Parser, number_of_ranks
 from npdp.on_ranks import RankFlags, interrupted
-from npdp.report.console import discard_output, refuse
+from npdp.report.console import discard_output, refusal, refuse
 
 EXAMPLES = """
 examples:
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("program", metavar="PROGRAM", help="a Python file; what follows is its own")
     at = _program_at(arguments)
     flags = parser.parse_args(arguments[: at + 1])
-    if _is_rank_of_several():
+    if environment.is_one_of_several():
         raise InputError("npdp run starts ranks, but a launcher has started this one: leave one of the two out")
     if not flags.is_module and not os.path.exists(flags.program):
         raise InputError(f"npdp run: no program {flags.program}; a module is named after -m")
@@ -148,26 +148,21 @@ def _on_ranks(
     """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
     from npdp import launch
 
-    if not _is_rank_of_several():
+    if not environment.is_one_of_several():
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
         if flags.transport == "mpi" and (flags.ranks or 1) > 1:
             return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments])
     return main(arguments)
 
 
-def _is_rank_of_several() -> bool:
-    launched = environment.launch()
-    return launched is not None and launched.world_size > 1
-
-
 def _refuse_once(message: str) -> None:
     """Say what went wrong; of several ranks the first that comes, since the launcher then ends the others."""
-    if not _is_rank_of_several():
+    if not environment.is_one_of_several():
         refuse(message)
         return
     from npdp.comm.ending import announce_failure
 
-    announce_failure(f"npdp: error: {' '.join(message.split())}\n")
+    announce_failure(refusal(message) + "\n")
 
 
 def _parser(name: str, description: str, examples: str) -> Parser:

@@ -37,6 +37,12 @@ def launch() -> Launch | None:
     return None
 
 
+def is_one_of_several() -> bool:
+    """Return whether a launcher has started this process as one of several ranks."""
+    launched = launch()
+    return launched is not None and launched.world_size > 1
+
+
 def cores() -> int:
     """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -94,8 +94,7 @@ def require_one_launcher(transport: str) -> None:
 def number_of_ranks(text: str) -> int:
     """Return a number of ranks, as an argparse type; where a launcher has not started them, one for this machine."""
     value: int = POSITIVE_INT(text)
-    launched = environment.launch()
     most = max(RANKS_ANYWHERE, RANKS_A_CORE * (os.cpu_count() or 1))
-    if value > most and (launched is None or launched.world_size == 1):
+    if value > most and not environment.is_one_of_several():
         raise argparse.ArgumentTypeError(f"wanted at most {most} on this machine, got {text!r}")
     return value

@@ -229,8 +229,7 @@ def _whole_elements(sizes: Sequence[int], dtype: str) -> tuple[int, ...]:
 
 def _require_native(values: dict[str, Any], chosen: Sequence[str]) -> None:
     """Raise InputError where MPI's own all-reduce is wanted and there is none."""
-    launched = environment.launch()
-    alone = (values["ranks"] or 1) == 1 and (launched is None or launched.world_size == 1)
+    alone = (values["ranks"] or 1) == 1 and not environment.is_one_of_several()
     if NATIVE in chosen and (alone or values["transport"] == "threads"):
         why = "one rank runs without MPI" if alone else "--transport threads has none"
         raise InputError(f"--algorithm {NATIVE} is MPI's own all-reduce; {why}")

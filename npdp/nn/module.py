@@ -206,12 +206,10 @@ class Module:
 
 
 def _misfits(parameters: Mapping[str, Parameter], values: Mapping[str, Array]) -> list[str]:
-    """Return what is wrong with the values that there are for these parameters."""
+    """Return what is wrong with values for some of these parameters."""
     faults = []
-    for name in parameters:
-        if name not in values:
-            continue
-        parameter, value = parameters[name], values[name]
+    for name, value in values.items():
+        parameter = parameters[name]
         if value.shape != parameter.shape:
             faults.append(f"{name}: wanted shape {parameter.shape}, got {value.shape}")
         if not np.can_cast(value.dtype, parameter.dtype, "same_kind"):

@@ -159,8 +159,13 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def refusal(message: str) -> str:
+    """Return the line, without its end, that says what went wrong."""
+    return f"npdp: error: {' '.join(message.split())}"
+
+
 def refuse(message: str) -> None:
     """Print what went wrong, in one line, on standard error, where that is still there."""
     if sys.stderr is not None:  # as after 2>&-; print would take standard output
         with contextlib.suppress(OSError):
-            print(f"npdp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            print(refusal(message), file=sys.stderr, flush=True)
