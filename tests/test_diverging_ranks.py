@@ -1,5 +1,6 @@
 """Ranks that do not train alike are told so: in a backward soon after, or, with the fused update, in the step."""
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ from worlds import run
 
 import npdp
 from npdp import nn, optim
+from npdp.data import ArrayDataset, DataLoader
 from npdp.nn.parameter import lay_flat
 from npdp.parallel.buckets import MARKED_EVERY, cut_buckets
 
@@ -87,3 +89,104 @@ def test_ranks_of_which_one_would_update_its_part_with_another_learning_rate_are
     """Fused, in the step itself: parameters are there once, so that their hash would be the same on all ranks."""
     with pytest.raises(RuntimeError, match=r"SGD.step: the learning rate of rank \d is 0.1(25)?, and of another rank"):
         run(world_size, trains, has_another_learning_rate, "fused")
+
+
+def trains_on_a_loader(differs, update: str = "replicated", strategy=None, shuffle: bool = True) -> None:
+    """The odd rank's loader draws other batches than the others'."""
+    world = npdp.init()
+    odd = world.rank == ODD_RANK
+    npdp.manual_seed(int(odd) if differs == "manual_seed" else 0)
+    x = np.ones((12 - (odd and differs == "samples"), 3), np.float32)
+    loader = DataLoader(
+        ArrayDataset(x, x[:, :2].copy()),
+        batch_size=3 if odd and differs == "batch_size" else 4,
+        shuffle=shuffle,
+        seed=7 if odd and differs == "seed" else None,
+    )
+    if odd and differs == "epoch":
+        next(iter(loader))  # to look at the shapes, say
+    model = nn.DataParallel(nn.Linear(3, 2), update=update, strategy=strategy)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    for inputs, labels in loader:
+        optimizer.zero_grad()
+        nn.MSELoss()(model(inputs), labels).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [("replicated",), ("fused",), ("replicated", npdp.LocalSGD(2))], ids=str)
+@pytest.mark.parametrize(("differs", "has"), [
+    ("seed", "seed 7, rank 0 has seed 0"),
+    ("manual_seed", "seed 1, rank 0 has seed 0"),
+    ("epoch", "epoch 1, rank 0 has epoch 0"),
+    ("samples", "11 samples, rank 0 has 12 samples"),
+    ("batch_size", "batch_size 3, rank 0 has batch_size 4"),
+])  # fmt: skip
+def test_ranks_whose_loaders_draw_other_batches_are_told_so(differs, has, kind):
+    with pytest.raises(RuntimeError, match=f"loaders, of .* differ between ranks: rank {ODD_RANK} has {has}"):
+        run(3, trains_on_a_loader, differs, *kind)
+
+
+@pytest.mark.parametrize("differs", ["seed", "manual_seed", "epoch"])
+def test_nothing_of_an_order_matters_where_samples_are_not_shuffled(differs):
+    run(2, trains_on_a_loader, differs, "replicated", None, False)
+
+
+def trains_on_arrays_where_others_have_a_loader() -> None:
+    world = npdp.init()
+    x = np.ones((4, 3), np.float32)
+    inputs, labels = next(iter(DataLoader(ArrayDataset(x, x), batch_size=4)))
+    model = nn.DataParallel(nn.Linear(3, 3), strategy=npdp.LocalSGD(1))
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    if world.rank == ODD_RANK:
+        inputs = npdp.Tensor(inputs.data)
+    nn.MSELoss()(model(inputs), labels).backward()
+    optimizer.step()
+
+
+def test_a_rank_that_trains_on_arrays_of_its_own_beside_loaders_is_named():
+    with pytest.raises(RuntimeError, match="rank 1 has arrays of its own, rank 0 has batch 0"):
+        run(2, trains_on_arrays_where_others_have_a_loader)
+
+
+class Weighted(nn.Module):
+    """A criterion that has a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(np.ones(2, np.float32))
+
+    def forward(self, outputs, labels):
+        return ((outputs - labels) ** 2 * self.weight).mean()
+
+
+def trains_with_a_criterion(update: str, wrap: bool) -> np.ndarray:
+    """Train a model, and a criterion that is wrapped or not; return the criterion's parameter."""
+    world = npdp.init()
+    npdp.manual_seed(0)
+    model, criterion = nn.DataParallel(nn.Linear(3, 2), update=update), Weighted()
+    weight = criterion.weight
+    if wrap:
+        criterion = nn.DataParallel(criterion, update=update)
+    optimizer = optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1)
+    x, y = np.random.default_rng(world.rank).standard_normal((2, 4, 3), dtype=np.float32)
+    for _ in range(3):
+        optimizer.zero_grad()
+        criterion(model(x), y[:, :2]).backward()
+        optimizer.step()
+    return weight.data.copy()
+
+
+@pytest.mark.parametrize("update", ["replicated", "fused"])
+def test_parameters_that_nobody_exchanges_are_warned_of(update):
+    with pytest.warns(UserWarning, match=r"SGD also trains .* \(1, the first of shape \(2,\)\): each rank") as said:
+        run(3, trains_with_a_criterion, update, False)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("update", ["replicated", "fused"])
+def test_a_criterion_may_be_wrapped_as_well(update):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, *others = run(3, trains_with_a_criterion, update, True)
+    assert not np.array_equal(first, np.ones(2))
+    assert all(np.array_equal(first, other) for other in others)

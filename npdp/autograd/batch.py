@@ -17,9 +17,10 @@ class Batch:
         place: (first row in the global batch, samples of the global batch over all ranks), or a function
             that finds it out, collectively, the first time that somebody asks.
         parts: into how many parts, one a rank, the global batch was cut.
+        drawn: numbers that say which samples the global batch has, the same on every rank; none where nobody knows.
     """
 
-    __slots__ = ("_place", "count", "iteration", "parts")
+    __slots__ = ("_place", "count", "drawn", "iteration", "parts")
 
     def __init__(
         self,
@@ -27,8 +28,10 @@ class Batch:
         iteration: int,
         place: tuple[int, int] | Callable[[int], tuple[int, int]],
         parts: int = 1,
+        drawn: tuple[int, ...] = (),
     ) -> None:
         self.count = count
+        self.drawn = drawn
         self.iteration = iteration
         self.parts = parts
         self._place = place

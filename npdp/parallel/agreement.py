@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+
+from npdp.autograd import Batch
 from npdp.errors import InputError
 from npdp.parallel.world import World
 
 T = TypeVar("T")
+BATCHES_COMPARED_EVERY = 64  # exchanges: it is a collective of its own; as a rule they differ from the first on
+_DRAWN = "batch {}", "{} samples", "batch_size {}", "seed {}", "epoch {}"  # what the loader's numbers say
 
 
 def agree(world: World, prepare: Callable[[], T], kind: type[Exception] = InputError) -> T:
@@ -40,3 +45,19 @@ def require_equal(world: World, what: str, mine: list[str], kind: type[Exception
             place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
             got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
             raise kind(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")
+
+
+def require_same_batch(world: World, batch: Batch | None) -> None:
+    """Raise on every rank where they have parts of different global batches; collective.
+
+    Raises:
+        RuntimeError: names the first rank whose loader differs from rank 0's, and in what.
+    """
+    drawn = batch.drawn if batch is not None else ()
+    number = hash(drawn)  # of numbers: the same on all ranks
+    extremes = np.array([number, -number])
+    world.allreduce(extremes, "max", "auto")
+    if extremes[0] != -extremes[1]:
+        mine = [text.format(number) for text, number in zip(_DRAWN, drawn)] or ["arrays of its own"]
+        what = "loaders, of whose batches each rank trains on its part,"
+        require_equal(world, what, mine, RuntimeError)

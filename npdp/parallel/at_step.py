@@ -77,6 +77,7 @@ class ExchangeAtStep(GradientExchange):
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
+        self._batch = batch
         weight = loss_weight(batch, self.world.world_size)
         self._show_gradients(True)
         return weight

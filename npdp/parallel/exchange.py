@@ -14,17 +14,17 @@ ranks that did not use it, and where that is all of them its gradient stays None
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from npdp.autograd import Batch, Tensor
-from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import Parameter, lay_flat, put_in, row_gradient
+from npdp.nn.parameter import FlatParameters, Parameter, lay_flat, put_in
 from npdp.optim import Optimizer
+from npdp.parallel.agreement import BATCHES_COMPARED_EVERY, require_same_batch
+from npdp.parallel.aside import Aside
 from npdp.parallel.buckets import (
     ACROSS_HOSTS_MB,
     BUCKET_CAP_MB,
@@ -42,8 +42,6 @@ UNSYNCED = (
     "these gradients were accumulated under no_sync() and have not been exchanged; "
     "run the last backward before step() outside no_sync()"
 )
-
-Gradient = Array | RowGradient  # of a dense parameter, of a sparse one
 
 
 class GradientExchange:
@@ -109,17 +107,22 @@ class GradientExchange:
         self._sends: list[tuple[Bucket, Callable[[], None]]] = []
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
         self._exchanges = 0  # that all ranks have made
+        self._batch: Batch | None = None  # behind the last backward
         self._next = 0  # the bucket that leaves next
         self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
-        self._aside: dict[Parameter, Gradient] = {}  # what an earlier exchange left in gradients that are local now
+        self._aside = Aside()  # what an earlier exchange left in gradients that are local now
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
         weight = loss_weight(batch, self.world.world_size)  # refuses what it must before any gradient is put aside
+        self._batch = batch
         if self.world.world_size > 1:
             if self._overlaps:
                 self.world.finish()  # what a backward that failed has begun
-            self._put_aside()
+            if self._aside.held:
+                self._aside.forget_zeroed()
+            if not self._local:
+                self._aside.put(self.parameters)
             self._next = 0
             # Two exchanges behind one loss would mix their buckets in an order that depends on what a rank used: each
             # then waits for the end of backward. So does a single one inside a host: it is not complete much before
@@ -143,9 +146,7 @@ class GradientExchange:
         if self.syncing:
             self._exchange_the_rest()
         else:
-            for parameter in self._aside:  # None would say that it was zeroed meanwhile
-                if parameter.grad is None:
-                    _add_to_grad(parameter, _zeros(parameter))
+            self._aside.keep()
         if was_local or self._local:
             self._tell_the_optimizers()
 
@@ -155,7 +156,7 @@ class GradientExchange:
             return
         for parameter in self.parameters:
             parameter.grad = None
-        self._add_what_was_aside()
+        self._aside.put_back()
 
     def synchronize(self) -> None:
         """Give every rank the newest parameters, where it does not have them anyway; collective."""
@@ -183,18 +184,6 @@ class GradientExchange:
         return {}
 
     # How it does it
-    def _put_aside(self) -> None:
-        """Keep the gradients that are global already apart: adding local ones to them would count them P times."""
-        if self._aside:
-            self._aside = {p: before for p, before in self._aside.items() if p.grad is not None}  # others were zeroed
-        if self._local:
-            return
-        held = [p for p in self.parameters if p.grad is not None]
-        if held:
-            self._aside |= {p: _copied(p) for p in held}  # or refuses, before any is put aside
-            for parameter in held:
-                parameter.grad = None
-
     def _exchange_the_rest(self) -> None:
         while self._next < len(self.buckets):
             self._leave()
@@ -205,16 +194,19 @@ class GradientExchange:
                 _take_in(bucket, self.world.world_size)
         if not self._exchanges % MARKED_EVERY:
             compare_marks(self.buckets, self._exchanges // MARKED_EVERY, self.world.rank, self.world.world_size)
-        self._exchanges += 1
+        self._count_exchange()
         if self.sparse.parameters:
             self.exchanged_bytes += self.sparse.sum()
-        if self._aside:
-            self._add_what_was_aside()
+        if self._aside.held:
+            self._aside.put_back()
 
-    def _add_what_was_aside(self) -> None:
-        for parameter, before in self._aside.items():
-            _add_to_grad(parameter, before)
-        self._aside = {}
+    def _count_exchange(self) -> None:
+        """Count it, and now and then make sure that all ranks train on parts of the same batches; collective."""
+        if not self._exchanges and not self.world.rank:
+            _warn_of_outsiders(self.flats)
+        if not self._exchanges % BATCHES_COMPARED_EVERY:
+            require_same_batch(self.world, self._batch)
+        self._exchanges += 1
 
     def _tell_the_optimizers(self) -> None:
         """Say in flat arrays, which others may share, and in sparse parameters, whether anything is still local."""
@@ -257,6 +249,20 @@ def _unsynced(parameters: list[Parameter]) -> str | None:
     return UNSYNCED if any(vars(p).get("grad") is not None for p in exchanged) else None  # not through what hides it
 
 
+def _warn_of_outsiders(flats: list[FlatParameters]) -> None:
+    """Warn where an optimiser has parameters beside these that nobody exchanges, as those of a criterion."""
+    optimizers = {optimizer for flat in flats for weak in flat.optimizers if (optimizer := weak()) is not None}
+    for optimizer in optimizers:
+        outsiders = [p.shape for p in optimizer.parameters if p.requires_grad and p.exchange is None]
+        if outsiders:
+            warnings.warn(
+                f"{type(optimizer).__name__} also trains parameters that are in no DataParallel ({len(outsiders)}, the "
+                f"first of shape {outsiders[0]}): each rank changes its own by its own gradient. Make them a part of "
+                "the model, or wrap their module too, as in nn.DataParallel(criterion)",
+                stacklevel=2,
+            )
+
+
 def _take_in(bucket: Bucket, world_size: int) -> None:
     """After the exchange: a parameter that any rank used has a gradient; flags are put back to 0."""
     grad, flags = bucket.flat.grad, bucket.flat.flags
@@ -267,30 +273,3 @@ def _take_in(bucket: Bucket, world_size: int) -> None:
             grad[flags[number]] = 0
             if parameter.grad is None and unused_on < world_size:
                 parameter.grad = parameter.grad_buffer
-
-
-def _copied(parameter: Parameter) -> Gradient:
-    """Return what its gradient is now; rows are never changed in place.
-
-    Raises:
-        TypeError: it is sparse, and its gradient is an array.
-    """
-    gradient = row_gradient(parameter) if parameter.sparse else np.array(parameter.grad)
-    assert gradient is not None
-    return gradient
-
-
-def _zeros(parameter: Parameter) -> Gradient:
-    return no_rows(parameter.shape, parameter.dtype) if parameter.sparse else np.zeros_like(parameter.data)
-
-
-def _add_to_grad(parameter: Parameter, before: Any) -> None:
-    """Add what was put aside, or zeros."""
-    if parameter.sparse:
-        gradient = row_gradient(parameter)
-        parameter.grad = before if gradient is None else before + gradient
-    elif parameter.grad is None:
-        np.copyto(parameter.grad_buffer, before)  # type: ignore[arg-type]
-        parameter.grad = parameter.grad_buffer
-    else:
-        parameter.grad += before

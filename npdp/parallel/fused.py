@@ -58,6 +58,7 @@ class FusedExchange(ExchangeAtStep):
         if slab not in self._ready:
             self._share_state(slab)
         self._settle_who_is_used(optimizer, slab)
+        self._count_exchange()
         runs = slab.runs()  # the same on all ranks
         self.exchanged_bytes += slab.flat.grad.nbytes
         if self._everyones[slab.flat] is not None:

@@ -98,6 +98,7 @@ class ParameterAveraging(GradientExchange):
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
+        self._batch = batch
         loss_weight(batch, self.world.world_size)  # refuses what cannot be weighted
         if self._stepped or all(parameter.grad is None for parameter in self.parameters):
             self._pending, self._stepped = 0, False
@@ -148,6 +149,7 @@ class ParameterAveraging(GradientExchange):
             if self._has_outer:
                 self._outer_step(flat, start, stop, first=slab not in self._averagings)
         self._averagings[slab] = self._averagings.get(slab, 0) + 1
+        self._count_exchange()
 
     def _share(self, samples: int) -> float:
         """Return this rank's part of all ranks' samples, or, where nothing says how many, one in P; collective."""
