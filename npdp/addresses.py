@@ -51,7 +51,7 @@ def begin_again_at_same() -> None:
     the user or the system will not have it, and where the program came from standard input or a pipe, now empty.
     """
     launched = environment.launch()
-    alone_on_a_core = launched is None or launched.local_size <= (os.cpu_count() or 1)
+    alone_on_a_core = launched is None or launched.local_size <= environment.cores_of_job()
     can_be_read_again = sys.argv[0] == "-c" or os.path.isfile(sys.argv[0])
     if alone_on_a_core or not can_be_read_again or os.environ.get(_BEGUN_AGAIN) == str(os.getpid()) or not fixer()():
         return

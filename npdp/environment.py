@@ -48,6 +48,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_of_job() -> int:
+    """Return how many cores this host's ranks may run on between them: those of who launched them.
+
+    A rank by itself may be bound to one. All of the host's where the system does not show who launched it.
+    """
+    mark = next((rank for rank, size, _ in LAUNCHERS if rank in os.environ and size in os.environ), None)
+    if mark is None:
+        return cores()
+    process = os.getpid()
+    try:
+        while _has(process, mark):  # a rank, or a script that it runs in
+            process = _parent(process)
+        return len(os.sched_getaffinity(process))
+    except (OSError, AttributeError):
+        return os.cpu_count() or 1
+
+
+def _has(process: int, variable: str) -> bool:
+    """Return whether a process was started with this variable in its environment."""
+    with open(f"/proc/{process}/environ", "rb") as file:
+        return any(entry.startswith(variable.encode() + b"=") for entry in file.read().split(b"\0"))
+
+
+def _parent(process: int) -> int:
+    with open(f"/proc/{process}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
+
+
 def processor() -> str:
     """Return the processor's name."""
     try:
@@ -64,7 +92,7 @@ def processor() -> str:
 
 def blas_threads(ranks_on_host: int) -> int:
     """Return each rank's share of the host's cores, at least 1 and never more than it may run on."""
-    return max(1, min(cores(), (os.cpu_count() or 1) // ranks_on_host))
+    return max(1, min(cores(), cores_of_job() // ranks_on_host))
 
 
 def set_blas_threads(ranks_on_host: int | None = None) -> None:

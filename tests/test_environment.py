@@ -50,11 +50,43 @@ def test_each_launcher_is_understood(variables, wanted):
     assert environment.launch() == wanted
 
 
+# Cores
+ASK = """
+import os
+from npdp import environment
+os.sched_getaffinity = lambda process: print("asked", process) or {1, 2, 3}
+print(environment.cores_of_job())
+"""
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
+
+
+@needs_proc
+def test_the_cores_of_a_job_are_those_of_who_launched_it():
+    """Not those of a rank, which may be bound to one, nor of a script in which ranks run."""
+    environ = {**os.environ, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    script = 'python=$1; shift; "$python" "$@"; true'
+    ask = ["sh", "-c", script, "sh", sys.executable, "-c", ASK]
+    done = subprocess.run(ask, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == f"asked {os.getpid()}\n3\n", done.stderr
+
+
+def test_a_program_without_a_launcher_has_the_cores_it_may_run_on():
+    with mock.patch("npdp.environment.cores", return_value=5):
+        assert environment.cores_of_job() == 5
+
+
+@pytest.mark.parametrize("missing", ["builtins.open", "os.sched_getaffinity"])
+def test_where_the_system_does_not_show_who_launched_a_job_it_has_all_cores(missing):
+    says(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=2)
+    with mock.patch("os.cpu_count", return_value=8), mock.patch(missing, side_effect=PermissionError, create=True):
+        assert environment.cores_of_job() == 8
+
+
 # BLAS threads
 @pytest.mark.parametrize(("cores", "ranks", "threads"), [(8, 2, 4), (8, 3, 2), (8, 8, 1), (2, 5, 1), (2, 2, 1)])
 def test_each_rank_gets_its_share_of_the_cores_and_at_least_one(cores, ranks, threads):
     says(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=ranks, OMPI_COMM_WORLD_LOCAL_SIZE=ranks)
-    with mock.patch("os.cpu_count", return_value=cores), mock.patch("npdp.environment.cores", return_value=cores):
+    with mock.patch.multiple(environment, cores_of_job=lambda: cores, cores=lambda: cores):
         environment.set_blas_threads()
     assert {os.environ.get(name) for name in BLAS_THREADS} == {str(threads)}
     assert environment.blas_threads_in_use() == threads
@@ -62,13 +94,13 @@ def test_each_rank_gets_its_share_of_the_cores_and_at_least_one(cores, ranks, th
 
 def test_the_ranks_of_this_host_count_and_not_those_of_others():
     says(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=16, OMPI_COMM_WORLD_LOCAL_SIZE=2)
-    with mock.patch("os.cpu_count", return_value=8), mock.patch("npdp.environment.cores", return_value=8):
+    with mock.patch.multiple(environment, cores_of_job=lambda: 8, cores=lambda: 8):
         environment.set_blas_threads()
     assert os.environ["OPENBLAS_NUM_THREADS"] == "4"
 
 
 def test_a_rank_that_may_run_on_one_core_only_gets_one_thread():
-    with mock.patch("os.cpu_count", return_value=8), mock.patch("npdp.environment.cores", return_value=1):
+    with mock.patch.multiple(environment, cores_of_job=lambda: 8, cores=lambda: 1):
         assert environment.blas_threads(2) == 1
 
 

@@ -41,7 +41,7 @@ def key(transport: Transport, hosts: Hosts) -> dict[str, Any]:
     return {
         "npdp": sys.modules["npdp"].__version__,
         "processor": environment.processor(),
-        "cores": os.cpu_count(),
+        "cores": environment.cores_of_job(),
         "ranks of each host": [hosts.count(host) for host in sorted(set(hosts))],
         "transport": transport.name,
         "kernels": kernels.backend(),

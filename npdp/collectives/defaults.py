@@ -8,9 +8,9 @@ a network dearer still. By how much is each machine's own affair.
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
+from npdp import environment
 from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way
 
 
@@ -51,7 +51,7 @@ def built_in(transport: str, ranks_of_a_host: int) -> Machine:
         transport: its name.
         ranks_of_a_host: of the host that has most.
     """
-    cores = os.cpu_count() or 1
+    cores = environment.cores_of_job()
     near = _THREADS if transport.startswith("threads") else _SHARED_CORE if ranks_of_a_host > cores else _OWN_CORE
     return Machine(
         inside=_link(near, _ONE_WAY, _BOTH_WAYS),

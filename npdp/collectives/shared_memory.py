@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp import kernels
+from npdp import environment, kernels
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.calls import described, different
 from npdp.comm.errors import CommunicationError
@@ -184,7 +184,7 @@ def _patience(ranks: int, world_size: int) -> tuple[int, int]:
     """Return how often to look, then how often with a yield before each look, before sleeping."""
     if ranks < world_size:  # of this host's ranks one may be waiting for a link: it needs the core
         return 20, 200
-    return (2000, 200) if ranks <= (os.cpu_count() or 1) else (50, 1000)
+    return (2000, 200) if ranks <= environment.cores_of_job() else (50, 1000)
 
 
 def _slot_bytes(ranks: int) -> int:

@@ -6,12 +6,12 @@ does not fit into a box goes in pieces, each as soon as the last one has been ta
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
 import numpy as np
 
+from npdp import environment
 from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer, Handle, Transport, check_message
@@ -46,7 +46,7 @@ class MailboxTransport:
         self.name, self.host_number, self.is_elsewhere = beneath.name, beneath.host_number, beneath.is_elsewhere
         self.rank, self.world_size, self.calls = beneath.rank, beneath.world_size, beneath.calls
         self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
-        self._looks, self._yields = OWN_CORE if self.world_size <= (os.cpu_count() or 1) else SHARED_CORE
+        self._looks, self._yields = OWN_CORE if self.world_size <= environment.cores_of_job() else SHARED_CORE
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._receives: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._lines: list[MailboxTransport] = [self]

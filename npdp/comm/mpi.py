@@ -84,7 +84,7 @@ class MpiTransport:
                 f"another MPI than {library}; use the mpirun installed beside it"
             )
         local = launched.local_size if launched else self.world_size
-        self._patience = OWN_CORE if local <= (os.cpu_count() or 1) else SHARED_CORE
+        self._patience = OWN_CORE if local <= environment.cores_of_job() else SHARED_CORE
         self._data = mpi.COMM_WORLD.Dup()
         self._control = mpi.COMM_WORLD.Dup()
         self._noting = self._data.Dup()  # for notes: one that is read late is not to be taken for data

@@ -14,7 +14,6 @@ quartile counts, since what disturbs only adds. A size that takes long is taken 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp import kernels
+from npdp import environment, kernels
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.collectives.constants import Constants, keep
 from npdp.collectives.cost import Machine
@@ -77,7 +76,7 @@ def calibrate(world: World) -> Constants:
 def measured(world: World) -> Machine:
     """Return the constants of this machine, the same on all ranks; collective."""
     without = built_in(world.transport.name, max(map(world.hosts.count, world.hosts)))
-    return fit(_times(world, _kinds(world, groups(world.hosts))), world.hosts, os.cpu_count() or 1, without)
+    return fit(_times(world, _kinds(world, groups(world.hosts))), world.hosts, environment.cores_of_job(), without)
 
 
 # What is timed
