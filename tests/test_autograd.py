@@ -328,16 +328,42 @@ def test_hooks_are_for_leaves_with_a_gradient():
             tensor.register_hook(print)
 
 
-def test_exchanges_that_weigh_one_loss_differently_are_refused():
-    class Exchange:
-        def __init__(self, weight):
-            self.begin, self.number = lambda batch, alone: weight, 1
+class Weighs:
+    """An exchange that says what it is told, and notes that backward has failed."""
 
+    def __init__(self, weight):
+        self.weight, self.number, self.cancelled = weight, 1, 0
+
+    def begin(self, batch, alone):
+        if self.weight is None:
+            raise ValueError("cannot be weighed")
+        return self.weight
+
+    def cancel(self):
+        self.cancelled += 1
+
+
+@pytest.mark.parametrize(("second", "error", "why", "cancelled"), [
+    (0.25, RuntimeError, "saw different numbers of samples, .*; give each loss its own backward", 1),
+    (None, ValueError, "cannot be weighed", 0),
+])  # fmt: skip
+def test_exchanges_that_weigh_one_loss_differently_are_refused(second, error, why, cancelled):
     x, y = leaf(1.0), leaf(2.0)
-    x.exchange, y.exchange = Exchange(0.5), Exchange(0.25)
-    with pytest.raises(RuntimeError, match="saw different numbers of samples; give each loss its own backward"):
+    x.exchange, y.exchange = Weighs(0.5), Weighs(second)
+    with pytest.raises(error, match=why):
         (x * y).backward()
     assert x.grad is None and y.grad is None
+    assert (x.exchange.cancelled, y.exchange.cancelled) == (1, cancelled)  # who has put gradients aside takes them back
+
+
+def test_what_gives_no_gradient_back_is_not_waited_for():
+    x = Tensor([1.0, -2.0, 3.0], requires_grad=True)
+    twice = x * 2
+    operators.where(twice, twice * 5, 0.0).sum().backward()  # as a condition it has none
+    np.testing.assert_array_equal(x.grad, [10, 10, 10])
+    x.grad = None
+    (operators.where(x * 2, 1.0, 0.0) * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [1, 1, 1])
 
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+import npdp
 from npdp import kernels, nn, optim
 from npdp.autograd import Tensor
 from npdp.nn.parameter import FlatParameters, Parameter, allocate, lay_flat
@@ -260,6 +261,41 @@ def test_values_that_the_user_assigned_are_the_parameter():
     model(np.ones((1, 2), np.float32)).sum().backward()
     optimizer.step()
     assert np.array_equal(model.weight.data, [[4, 4]])
+
+
+ASSIGNED = {
+    "C order": lambda values: np.ascontiguousarray(values),
+    "Fortran order": lambda values: np.asfortranarray(values),
+    "strided": lambda values: np.repeat(values, 2, axis=1)[:, ::2],
+    "float64": lambda values: values.astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("assigned", ASSIGNED.values(), ids=ASSIGNED)
+@pytest.mark.parametrize("shape", [(20, 4), (4, 20), (1, 4)], ids=str)
+@pytest.mark.parametrize("wrap", [False, True])
+def test_values_may_be_assigned_that_lie_in_another_order(shape, assigned, wrap):
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+    def program(assign):
+        npdp.manual_seed(0)
+        model = nn.Linear(*shape[::-1])
+        if not assign:
+            model.weight.data[:] = values
+        optimizer = optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+        if assign:
+            model.weight.data = assigned(values)
+        wrapped = nn.DataParallel(model) if wrap else model
+        for _ in range(3):
+            optimizer.zero_grad()
+            wrapped(np.ones((2, shape[1]), np.float32)).mean().backward()
+            optimizer.step()
+        return wrapped.state_dict()["weight"]
+
+    for world_size in (1, 2) if wrap else (1,):
+        wanted = npdp.run_ranks(world_size, program, False)[0]
+        for got in npdp.run_ranks(world_size, program, True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 def test_backward_adds_to_an_array_that_the_user_assigned():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 
@@ -56,9 +57,32 @@ SUMMED = Batch(0, 0, (0, 0), 0)  # of a loss that is a sum over samples and no m
 
 
 def joined(batch: Batch, other: Batch) -> Batch:
-    """Return the batch of a result computed from both: where they weigh alike, the one that was cut for more ranks."""
+    """Return the batch of a result computed from both.
+
+    Where they weigh alike, the one that was cut for more ranks; of two, the one of which it is known what was drawn.
+    """
     if batch is SUMMED or other is SUMMED:
         return SUMMED
     if batch.count != other.count or batch is MIXED or other is MIXED:
         return MIXED
-    return batch if batch.parts >= other.parts else other
+    if batch.parts == other.parts:
+        return other if other.drawn and not batch.drawn else batch
+    return batch if batch.parts > other.parts else other
+
+
+class _OfThisThread(threading.local):
+    batch: Batch | None = None
+
+
+_forward = _OfThisThread()
+
+
+def forward_batch() -> Batch | None:
+    """Return the batch behind the forward under way of a wrapped model: what it makes of arrays does not carry it."""
+    return _forward.batch
+
+
+def set_forward_batch(batch: Batch | None) -> Batch | None:
+    """Say which batch is behind the forward under way; return what it was."""
+    before, _forward.batch = _forward.batch, batch
+    return before

@@ -49,6 +49,9 @@ class Exchange(Protocol):
     def cancel(self) -> None:
         """Backward has failed."""
 
+    def note_outsiders(self, leaves: list[Tensor]) -> None:
+        """Behind the same loss are leaves that nobody exchanges."""
+
 
 def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
@@ -60,7 +63,9 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         else:
             _run_hooks(loss, {loss: start}, weight=1.0)
         return
-    graph, exchanges = _count_uses(loss.node)
+    graph, exchanges, outsiders = _count_uses(loss.node)
+    if outsiders and exchanges:
+        exchanges[0].note_outsiders(outsiders)
     weight = _weight(exchanges, loss)
     scale = loss.data.dtype.type(weight)
     start = scale if given is None else given * scale
@@ -88,10 +93,11 @@ def _given(loss: Tensor, gradient: Any) -> Array | None:
     return given
 
 
-def _count_uses(root: Node) -> tuple[Graph, list[Exchange]]:
-    """Return, for all that `root` was computed from, how often each is used; and who exchanges the leaves."""
+def _count_uses(root: Node) -> tuple[Graph, list[Exchange], list[Tensor]]:
+    """Return, for all that `root` was computed from, how often each is used; who exchanges leaves; those of nobody."""
     uses: Graph = {root: 0}
     exchanges: list[Exchange] = []
+    outsiders: list[Tensor] = []
     found: list[Node] = [root]
     while found:
         for parent in found.pop().parents:
@@ -103,9 +109,11 @@ def _count_uses(root: Node) -> tuple[Graph, list[Exchange]]:
             uses[parent] = 1
             if type(parent) is Node:
                 found.append(parent)
-            elif parent.exchange is not None and parent.exchange not in exchanges:  # type: ignore[union-attr]
+            elif parent.exchange is None:  # type: ignore[union-attr]
+                outsiders.append(parent)  # type: ignore[arg-type]
+            elif parent.exchange not in exchanges:  # type: ignore[union-attr]
                 exchanges.append(parent.exchange)  # type: ignore[union-attr]
-    return uses, exchanges
+    return uses, exchanges, outsiders
 
 
 def _weight(exchanges: list[Exchange], loss: Tensor) -> float:
@@ -115,11 +123,19 @@ def _weight(exchanges: list[Exchange], loss: Tensor) -> float:
     if len(exchanges) == 1:
         return exchanges[0].begin(loss.batch, True)
     exchanges.sort(key=lambda exchange: exchange.number)  # they meet in this order, whatever graph a rank's loss has
-    weights = [exchange.begin(loss.batch, False) for exchange in exchanges]
-    if any(weight != weights[0] for weight in weights[1:]):
-        raise RuntimeError(
-            "backward: the models behind this loss saw different numbers of samples; give each loss its own backward"
-        )
+    weights: list[float] = []
+    try:
+        for exchange in exchanges:
+            weights.append(exchange.begin(loss.batch, False))
+        if any(weight != weights[0] for weight in weights[1:]):
+            raise RuntimeError(
+                "backward: the models behind this loss weigh it differently, as they saw different numbers of samples, "
+                "or are trained by different strategies; give each loss its own backward"
+            )
+    except BaseException:
+        for exchange, _ in zip(exchanges, weights):
+            exchange.cancel()
+        raise
     return weights[0]
 
 
@@ -163,17 +179,18 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
 
 def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
+    buffer = leaf.grad_buffer
     if leaf.grad is not None:
         leaf.grad += vjp(gradient)
-    elif writes and gradient.dtype == leaf.data.dtype:
-        leaf.grad = vjp(gradient, leaf.grad_buffer)
-    elif leaf.grad_buffer is None:
+    elif writes and gradient.dtype == leaf.data.dtype and (buffer is None or leaf.data is leaf.data_buffer):
+        leaf.grad = vjp(gradient, buffer)
+    elif buffer is None:
         given = vjp(gradient)
         sparse = type(given) is RowGradient
         leaf.grad = given.astype(leaf.data.dtype) if sparse else np.array(given, dtype=leaf.data.dtype)
     else:
-        np.copyto(leaf.grad_buffer, vjp(gradient), casting="same_kind")
-        leaf.grad = leaf.grad_buffer
+        np.copyto(buffer, vjp(gradient), casting="same_kind")
+        leaf.grad = buffer
 
 
 def _run_hooks(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: float) -> None:

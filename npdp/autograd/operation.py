@@ -77,6 +77,8 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
         made = result(output, batch, tensors[0].version if shared else None)
         if wanted and _mode.grad_enabled:
             made.requires_grad = True
+            if None in vjps:  # no gradient comes from there, and nobody is to wait for one
+                parents = [parent if vjp else None for parent, vjp in zip(parents, vjps)]
             made.node = Node(name, parents, vjps, writes, _kept(keeps, tensors, made) if keeps else [])
         return made
 

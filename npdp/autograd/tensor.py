@@ -106,7 +106,8 @@ class Tensor:
     data: Array
     requires_grad: bool = False
     grad: Array | None = None
-    grad_buffer: Array | None = None  # where the gradient is to be written, if somebody said so
+    grad_buffer: Array | None = None  # where the gradient is to be written, if somebody said so, laid as `data_buffer`
+    data_buffer: Array | None = None  # what `data` is then, unless the user has put another array in its place
     node: Node | None = None
     batch: Batch | None = None
     hooks: list[Hook] | None = None

@@ -47,11 +47,9 @@ class Parameter(Tensor):
         unsynced: of a sparse parameter, as that of `FlatParameters`.
         optimizer: of a sparse parameter, weak reference to its optimiser, once it has one.
         place: (the flat arrays that it lies in, its number there), once it has been laid flat.
-        data_buffer: its values there; `data` is this array unless the user has put another in its place.
     """
 
     place: tuple[FlatParameters, int] | None = None
-    data_buffer: Array | None = None
     sparse: bool = False
     fetch: Callable[[Rows], None] | None = None
     unsynced: Callable[[], str | None] | None = None
@@ -164,6 +162,7 @@ class FlatParameters:
         self.data = allocate(self.starts[-1], self.dtype)
         self.grad = allocate(self.starts[-1], self.dtype)
         self.grad_shared = False
+        self._in_c_order = [parameter.data.flags.c_contiguous for parameter in parameters]  # the user may set others
         self.unsynced: Callable[[], str | None] | None = None
         self.stepper: Callable[[Any, Any], None] | None = None
         self.optimizers: list[Any] = []
@@ -207,7 +206,7 @@ class FlatParameters:
         parameter = self.parameters[number]
         start = self.starts[number]
         part = flat[start : start + parameter.data.size]
-        if parameter.data.flags.c_contiguous:
+        if self._in_c_order[number]:
             return part.reshape(parameter.shape)
         turned: Array = part.reshape(parameter.shape[::-1]).T
         return turned

@@ -19,10 +19,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from npdp.autograd import Batch, Tensor, is_grad_enabled
+from npdp.autograd.batch import MIXED, set_forward_batch
 from npdp.autograd.sparse_rows import SparseRows
-from npdp.nn.module import Module, StateDict, as_tensor
+from npdp.nn.module import Module, StateDict
 from npdp.parallel.agreement import require_equal
-from npdp.parallel.inputs import batch_of, rows_in, with_rows
+from npdp.parallel.inputs import as_rows, batch_of, rows_in, tag, with_rows
 from npdp.parallel.replicas import broadcast_parameters
 from npdp.parallel.strategy import AllReduce, Strategy
 from npdp.parallel.world import init
@@ -97,8 +98,15 @@ class DataParallel(Module):
             )
         batch = getattr(inputs[0], "batch", None) if inputs else None
         if batch is None or batch.parts != self.world.world_size:  # not the loader's
-            inputs, named = self._with_batch(inputs, named)
-        return self.module(*inputs, **named)
+            inputs, named, batch = self._with_batch(inputs, named)
+        before = set_forward_batch(batch)
+        try:
+            outputs = self.module(*inputs, **named)
+        finally:
+            set_forward_batch(before)
+        if batch is not None:
+            tag(outputs, batch)
+        return outputs
 
     __call__ = forward
 
@@ -143,23 +151,28 @@ class DataParallel(Module):
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         yield from self.module.named_modules(prefix)
 
-    def _with_batch(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the inputs, of which some are rows of a global batch: the loader's, or the first that have rows."""
+    def _with_batch(
+        self, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Batch | None]:
+        """Return the inputs, of which some are rows of a global batch, the loader's or the first with rows; and it."""
         rows = list(rows_in((inputs, named)))
-        parts = {batch.parts for batch in map(batch_of, rows) if batch is not None}
-        if self.world.world_size in parts:
-            return inputs, named
-        if parts - {1}:
+        batches = {batch.parts: batch for batch in map(batch_of, rows) if batch is not None}
+        if self.world.world_size in batches:
+            return inputs, named, batches[self.world.world_size]
+        if MIXED.parts in batches:
+            raise ValueError("DataParallel: an input was made of batches of different sizes; give each its own forward")
+        if batches.keys() - {1}:
             raise ValueError(
                 f"DataParallel: wanted a part of a batch that was cut for {self.world.world_size} ranks, got one of "
-                f"{max(parts)}: a loader with rank and world_size of its own must have those of the ranks that train"
+                f"{max(batches)}: a loader with rank and world_size of its own must have those of the ranks that train"
             )
         if not rows and inputs and isinstance(inputs[0], (list, tuple)):
             rows = [inputs[0]]  # of numbers
-        if rows and is_grad_enabled():
-            tagged = self._tagged(rows[0] if isinstance(rows[0], SparseRows) else as_tensor(rows[0]))
-            inputs, named = with_rows((inputs, named), rows[0], tagged)
-        return inputs, named
+        if not rows or not is_grad_enabled():
+            return inputs, named, None
+        tagged = self._tagged(as_rows(rows[0]))
+        inputs, named = with_rows((inputs, named), rows[0], tagged)
+        return inputs, named, tagged.batch
 
     def _tagged(self, x: Tensor | SparseRows) -> Tensor | SparseRows:
         """Return `x` as rows of a global batch that is put together from what each rank brings."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import FlatParameters, Parameter, lay_flat, put_in
+from npdp.nn.parameter import Parameter, lay_flat, put_in
 from npdp.optim import Optimizer
 from npdp.parallel.agreement import BATCHES_COMPARED_EVERY, require_same_batch
 from npdp.parallel.aside import Aside
@@ -110,6 +110,7 @@ class GradientExchange:
         self._batch: Batch | None = None  # behind the last backward
         self._next = 0  # the bucket that leaves next
         self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
+        self._warned = False  # of parameters that nobody exchanges
         self._aside = Aside()  # what an earlier exchange left in gradients that are local now
 
     # What the engine calls
@@ -158,6 +159,18 @@ class GradientExchange:
             parameter.grad = None
         self._aside.put_back()
 
+    def note_outsiders(self, leaves: list[Tensor]) -> None:
+        """Warn, once, of parameters that nobody exchanges: a criterion's, say, or what was unfrozen or added late."""
+        shapes = [leaf.shape for leaf in leaves if isinstance(leaf, Parameter)]
+        if shapes and not self._warned and self.world.world_size > 1 and not self.world.rank:
+            self._warned = True
+            warnings.warn(
+                f"backward reaches parameters that are in no DataParallel ({len(shapes)}, the first of shape "
+                f"{shapes[0]}): each rank has its own gradient of them. Make them a part of the model before it is "
+                "wrapped, or wrap their module too, as in nn.DataParallel(criterion)",
+                stacklevel=4,
+            )
+
     def synchronize(self) -> None:
         """Give every rank the newest parameters, where it does not have them anyway; collective."""
 
@@ -202,8 +215,6 @@ class GradientExchange:
 
     def _count_exchange(self) -> None:
         """Count it, and now and then make sure that all ranks train on parts of the same batches; collective."""
-        if not self._exchanges and not self.world.rank:
-            _warn_of_outsiders(self.flats)
         if not self._exchanges % BATCHES_COMPARED_EVERY:
             require_same_batch(self.world, self._batch)
         self._exchanges += 1
@@ -247,20 +258,6 @@ def _unsynced(parameters: list[Parameter]) -> str | None:
     """Return why these gradients are not ready for an update, where any has not been exchanged."""
     exchanged = (p for p in parameters if isinstance(p.exchange, GradientExchange) and p.exchange._local)
     return UNSYNCED if any(vars(p).get("grad") is not None for p in exchanged) else None  # not through what hides it
-
-
-def _warn_of_outsiders(flats: list[FlatParameters]) -> None:
-    """Warn where an optimiser has parameters beside these that nobody exchanges, as those of a criterion."""
-    optimizers = {optimizer for flat in flats for weak in flat.optimizers if (optimizer := weak()) is not None}
-    for optimizer in optimizers:
-        outsiders = [p.shape for p in optimizer.parameters if p.requires_grad and p.exchange is None]
-        if outsiders:
-            warnings.warn(
-                f"{type(optimizer).__name__} also trains parameters that are in no DataParallel ({len(outsiders)}, the "
-                f"first of shape {outsiders[0]}): each rank changes its own by its own gradient. Make them a part of "
-                "the model, or wrap their module too, as in nn.DataParallel(criterion)",
-                stacklevel=2,
-            )
 
 
 def _take_in(bucket: Bucket, world_size: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.sparse_rows import SparseRows
+from npdp.nn.module import as_tensor
 
 
 def rows_in(value: Any) -> Iterator[Any]:
@@ -32,3 +33,19 @@ def with_rows(value: Any, rows: Any, instead: Any) -> Any:
     if type(value) in (tuple, list):
         return type(value)(with_rows(each, rows, instead) for each in value)
     return value
+
+
+def as_rows(value: Any) -> Tensor | SparseRows:
+    """Return what has rows as what can carry a batch: a CSR matrix of scipy's as SparseRows, all else as a Tensor."""
+    if isinstance(value, SparseRows) or getattr(value, "format", None) == "csr":
+        return SparseRows.of(value)
+    return as_tensor(value)
+
+
+def tag(outputs: Any, batch: Batch) -> None:
+    """Let the results of a forward carry its batch where they do not: it has made them of arrays."""
+    if type(outputs) in (tuple, list, dict):
+        for each in outputs.values() if type(outputs) is dict else outputs:
+            tag(each, batch)
+    elif isinstance(outputs, Tensor) and outputs.batch is None and outputs.node is not None:
+        outputs.batch = batch
