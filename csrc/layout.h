@@ -5,7 +5,7 @@
  * A slot is written again when all ranks have posted so often since that they are done with what was in it: small slots
  * take turns by two, and so do the calls in a line. Staging slots follow each other round a rank's ring, each as long as
  * its segment needs, so that it is long ago that a line was written, or read by another rank, when it is written again.
- * In a ring of four of the longest the three segments before one never lie where it does.
+ * In a ring of four of the longest the two segments before one, which ranks may still read, never lie where it does.
  */
 #ifndef NPDP_LAYOUT_H
 #define NPDP_LAYOUT_H
@@ -24,6 +24,7 @@ enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, LONGEST_IN_RING = 
 /* What a rank tells the others. */
 typedef struct {
     uint32_t posted, sleepers;
+    uint64_t said; /* npdp_say: how often it had posted, times 2^32, and what it said */
     struct {
         uint64_t what, count, where; /* where: offset of the array in this memory; 0 where it lies outside */
     } calls[2];

@@ -67,6 +67,12 @@ int npdp_go_on(npdp_host *host);
 /* Whether `rank` has posted more often than this one: it is in a collective that this rank has not begun. */
 int npdp_is_ahead(const npdp_host *host, uint32_t rank);
 
+/* Tells the others a number, in the collective that this rank waits in. */
+void npdp_say(npdp_host *host, uint32_t number);
+
+/* What `rank` has said in the collective that it waits in, -1 where nothing. */
+int64_t npdp_said(const npdp_host *host, uint32_t rank);
+
 /* Where, in this mapping, the array lies with which `rank` began the collective under way; NULL if outside. */
 void *npdp_array_of(const npdp_host *host, uint32_t rank);
 

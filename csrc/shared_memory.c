@@ -15,12 +15,12 @@
 #include "npdp_kernels.h"
 #include "npdp_shared_memory.h"
 #include "posting.h"
+#include "sums.h"
 #include "waiting.h"
 #include "ways.h"
 
 enum { DIRECT, STAGED, SMALL };
 enum { SMALL_DIRECT_BYTES = 1024 };
-enum { SUM_TO_BOTH, SUM_AND_WRITE };
 
 size_t npdp_header_bytes(uint32_t ranks, size_t longest_slot)
 {
@@ -39,17 +39,6 @@ static int gathers(const npdp_host *host)
 
 /* ---- the work of a phase ---- */
 
-static void **sources(const npdp_host *host)
-{
-    return host->pointers + host->ranks + 1; /* a rank alone has two targets as well */
-}
-
-static void combine(npdp_host *host, size_t target_count, size_t nbytes)
-{
-    npdp_combine(host->op, host->dtype, host->pointers, target_count, (const void *const *)sources(host), host->ranks,
-                 nbytes / size_of(host));
-}
-
 static void put_in(npdp_host *host, uint32_t k)
 {
     unsigned char *mine = slot(host, host->rank, k);
@@ -59,21 +48,6 @@ static void put_in(npdp_host *host, uint32_t k)
         if (nbytes && (rank == host->rank) != sums(host)) /* to be summed: others' chunks; to be gathered: my own */
             write_slot(host, mine + place(host, rank), host->buffer + at, nbytes);
     }
-}
-
-/* To this rank's buffer and slot at once, or to the buffer and from there to the slot, whichever is quicker of late. */
-static void sum_one_way(npdp_host *host, size_t nbytes)
-{
-    if (nbytes < TIMED_BYTES) {
-        combine(host, 2, nbytes);
-        return;
-    }
-    const int way = way_now(&host->sums);
-    const double begun = now_s();
-    combine(host, way == SUM_TO_BOTH ? 2 : 1, nbytes);
-    if (way == SUM_AND_WRITE)
-        write_slot(host, host->pointers[1], host->pointers[0], nbytes);
-    took(&host->sums, way, now_s() - begun, nbytes);
 }
 
 static void sum_segment(npdp_host *host, uint32_t k)
@@ -279,6 +253,18 @@ int npdp_go_on(npdp_host *host)
 int npdp_is_ahead(const npdp_host *host, uint32_t rank)
 {
     return (int32_t)(__atomic_load_n(&line_of(host, rank)->posted, __ATOMIC_ACQUIRE) - host->posted) > 0;
+}
+
+void npdp_say(npdp_host *host, uint32_t number)
+{
+    __atomic_store_n(&line_of(host, host->rank)->said, (uint64_t)host->posted << 32 | number, __ATOMIC_RELEASE);
+}
+
+int64_t npdp_said(const npdp_host *host, uint32_t rank)
+{
+    const line *theirs = line_of(host, rank);
+    const uint64_t said = __atomic_load_n(&theirs->said, __ATOMIC_ACQUIRE);
+    return (uint32_t)(said >> 32) == __atomic_load_n(&theirs->posted, __ATOMIC_ACQUIRE) ? (int64_t)(uint32_t)said : -1;
 }
 
 void *npdp_array_of(const npdp_host *host, uint32_t rank)

@@ -1,7 +1,10 @@
 """Ranks that do not call the same collectives by messages are told so: nobody waits, and nothing is written."""
 
+import contextlib
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -110,6 +113,77 @@ def test_after_one_that_failed_there_are_no_more(beside_the_program):
             npdp.allreduce(np.ones(8, np.int32), algorithm="ring")
 
     run(2, program, algorithm="ring")
+
+
+def test_one_that_fails_as_it_is_begun_beside_the_program_is_the_last_as_well():
+    may_leave = threading.Event()
+
+    def program():
+        world, array = init(), np.ones(1000)
+        world.allreduce(array)
+        if world.rank == 1:
+            assert may_leave.wait(10)
+            return
+        send = world.transport.send
+
+        def interrupted(*arguments):
+            send(*arguments)
+            raise TimeoutError("by a handler")
+
+        world.transport.send = interrupted
+        with pytest.raises(TimeoutError):
+            world.begin_allreduce(array)
+        world.transport.send = send
+        with pytest.raises(CommunicationError, match="after a collective that failed: by a handler"):
+            world.allreduce(array)
+        may_leave.set()
+
+    run(2, program, hosts=(0, 1))
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "tree", "naive", "halving_doubling"])
+def test_an_array_that_messages_may_still_write_to_is_kept(algorithm):
+    """MPI writes into it when it comes: where that is freed, into what has taken its place."""
+    may_leave = threading.Event()
+
+    def interrupt(peers):
+        raise TimeoutError("by a handler")
+
+    def program():
+        world, array = init(), np.ones(100_000)
+        if world.rank == 1:
+            assert may_leave.wait(10)
+            return
+        watched, world.transport.in_vain = weakref.ref(array), interrupt
+        with contextlib.suppress(TimeoutError):
+            npdp.allreduce(array, algorithm=algorithm)
+        del array
+        gc.collect()
+        may_leave.set()
+        assert watched() is not None
+
+    run(2, program)
+
+
+@needs_c
+@pytest.mark.parametrize(("collective", "algorithm"), [
+    ("allreduce", None), ("allreduce", "tree"), ("allreduce", "ring"), ("allreduce", "halving_doubling"),
+    ("broadcast", None), ("broadcast", "tree"), ("reduce_scatter", None), ("reduce_scatter", "ring"),
+])  # fmt: skip
+@pytest.mark.parametrize(("hosts", "odd"), [((0, 1, 1, 0), 0), ((0, 1, 0, 1), 0), ((0, 1, 0, 1), 1)], ids=str)
+def test_a_rank_that_shares_memory_while_others_call_by_messages_is_found(hosts, odd, collective, algorithm):
+    """Only ranks of its host see it there, and these may all wait for messages from other hosts."""
+
+    def program():
+        npdp.allreduce(np.ones(100))
+        npdp.shared_empty(4)
+        if npdp.rank() == odd:
+            npdp.shared_empty(10)
+        else:
+            getattr(npdp, collective)(np.ones(100), algorithm=algorithm)
+
+    with pytest.raises(CommunicationError, match="do not call the same collective"):
+        run(4, program, hosts=hosts)
 
 
 def while_rank_0_waits(algorithm, do):
@@ -248,7 +322,7 @@ def test_a_note_is_sent_once_in_a_call_and_not_at_once(monkeypatch):
 def test_what_is_begun_beside_the_program_is_counted_as_it_is_begun(algorithm):
     def program():
         world = init(algorithm)
-        world.transport.native_allreduce = lambda buffer, op: None
+        world.transport.native_allreduce = lambda buffer, op, call: None
         for count in (1, 2):
             world.begin_allreduce(np.ones(count))
         noted = world.transport.calls.note()

@@ -3,6 +3,7 @@
 import threading
 import time
 import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from worlds import Parallel, Plain, assert_close, criterion, loader, mlp, record
 
 import npdp
 from npdp import nn
+from npdp.collectives import overlap as overlap_module
 from npdp.collectives.overlap import Overlap
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
@@ -86,28 +88,24 @@ def test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_befor
 
 
 def test_finish_may_be_called_again_where_it_was_interrupted():
-    overlap, slow = Overlap(ignore), threading.Event()
+    overlap, slow, wait_for = Overlap(ignore), threading.Event(), overlap_module._Done.wait_for
 
-    class Interrupting:
-        """The first that is done is taken; then Ctrl-C."""
+    def interrupted(done, count):
+        """Ctrl-C when the first of two is done, and has been seen to be."""
+        wait_for(done, 1)
+        raise KeyboardInterrupt
 
-        def __init__(self, done):
-            self.put, self.take, self.qsize, self.taken = done.put, done.get, done.qsize, 0
-
-        def get(self):
-            self.taken += 1
-            if self.taken == 2:
-                raise KeyboardInterrupt
-            return self.take(timeout=5)
-
-    overlap._done = Interrupting(overlap._done)
     overlap.begin(iter(()), ignore)
     overlap.begin(iter(["message"]), lambda message: slow.wait(5))
-    with pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(overlap_module._Done, "wait_for", interrupted), pytest.raises(KeyboardInterrupt):
         overlap.finish()
+    assert overlap.busy
     slow.set()
     overlap.finish()
     assert not overlap.busy
+    with mock.patch.object(overlap_module._Done, "wait_for", interrupted), pytest.raises(KeyboardInterrupt):
+        overlap.finish()
+    overlap.finish()  # there is nothing left to wait for
 
 
 def test_finish_says_how_long_it_had_to_wait():

@@ -125,8 +125,8 @@ class Recorder:
     def in_vain(self, peers):
         return self.transport.in_vain(peers)
 
-    def native_allreduce(self, buffer, op):
-        self.transport.native_allreduce(buffer, op)
+    def native_allreduce(self, buffer, op, call):
+        self.transport.native_allreduce(buffer, op, call)
 
 
 def record(delay_s=0.0):

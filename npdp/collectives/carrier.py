@@ -224,19 +224,15 @@ class Carrier:
                 "it was interrupted by this one, or is under way in another thread"
             )
         try:
-            self._exchange_messages(collective, algorithm, buffer, op, which)
-        except NotImplementedError:  # on all ranks: nothing was sent
-            raise
-        except BaseException as error:  # a signal's handler may raise anything, while the others wait for this rank
-            self.transport.calls.fail(error)
-            raise
+            with self.transport.calls:
+                self._exchange_messages(collective, algorithm, buffer, op, which)
         finally:
             self._by_messages.release()
 
     def _exchange_messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> None:
         if algorithm == NATIVE:
-            self._call(collective, algorithm, buffer, op, which)
-            self.transport.native_allreduce(buffer, carried_out(op))
+            call = self._call(collective, algorithm, buffer, op, which)
+            self.transport.native_allreduce(buffer, carried_out(op), call)
             return
         for message in self._messages(collective, algorithm, buffer, op, which):
             if message is not None:
@@ -268,16 +264,19 @@ class Carrier:
         if not self._overlap.busy:
             self._before_overlap = self.wait_s, self.collective_s
         before = time.perf_counter()
-        if algorithm == SHARED_MEMORY:
-            work: Iterator[Any] = later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", which))
-        elif algorithm == NATIVE:
-            self._call("allreduce", algorithm, buffer, "sum", which)
-            work = later(lambda: self.transport.native_allreduce(buffer, "sum"))
-        else:
-            work = self._messages("allreduce", algorithm, buffer, "sum", which)
-        self._overlap.begin(work, self.transport.wait)
+        with self.transport.calls:
+            self._overlap.begin(self._work(algorithm, buffer, which), self.transport.wait)
         wait_s, collective_s = self._before_overlap
         self._before_overlap = wait_s, collective_s + time.perf_counter() - before
+
+    def _work(self, algorithm: str, buffer: Buffer, which: int) -> Iterator[Any]:
+        """Return an all-reduce to be carried out piece by piece: what it yields is to be waited for."""
+        if algorithm == SHARED_MEMORY:
+            return later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", which))
+        if algorithm == NATIVE:
+            call = self._call("allreduce", algorithm, buffer, "sum", which)
+            return later(lambda: self.transport.native_allreduce(buffer, "sum", call))
+        return self._messages("allreduce", algorithm, buffer, "sum", which)
 
     def finish(self) -> None:
         """Return when all that was begun is done; what the program did meanwhile does not count as waiting."""

@@ -96,12 +96,9 @@ def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str
     Raises:
         CommunicationError: another rank calls something else, or has left.
     """
-    try:
+    with transport.calls:
         for message in messages(steps, transport, buffer, op, transport.calls.begin(what)):
             transport.wait(message)
-    except BaseException as error:
-        transport.calls.fail(error)
-        raise
 
 
 def messages(
@@ -119,25 +116,29 @@ def messages(
         meanwhile: other work; in each step it goes on once, when the step's first sends have begun.
     """
     scratch, op = _scratch(buffer.dtype), carried_out(op)
-    for sends, receives in steps:
-        begun = (transport.send(buffer[segment.start : segment.stop], segment.peer, call) for segment in sends)
-        sending = deque(islice(begun, _ahead(sends)))
-        if meanwhile is not None:
-            next(meanwhile, None)
-        under_way: deque[tuple[Segment, Buffer, Any]] = deque()
-        for number, segment in enumerate(receives):
-            into = buffer[segment.start : segment.stop]
-            if segment.accumulate:
-                into = scratch[number % 2][: into.size]
-            under_way.append((segment, into, transport.receive(into, segment.peer, call)))
-            if len(under_way) == 2:
+    try:
+        for sends, receives in steps:
+            begun = (transport.send(buffer[segment.start : segment.stop], segment.peer, call) for segment in sends)
+            sending = deque(islice(begun, _ahead(sends)))
+            if meanwhile is not None:
+                next(meanwhile, None)
+            under_way: deque[tuple[Segment, Buffer, Any]] = deque()
+            for number, segment in enumerate(receives):
+                into = buffer[segment.start : segment.stop]
+                if segment.accumulate:
+                    into = scratch[number % 2][: into.size]
+                under_way.append((segment, into, transport.receive(into, segment.peer, call)))
+                if len(under_way) == 2:
+                    yield from _take(under_way.popleft(), buffer, op)
+                    sending.extend(islice(begun, 1))
+            while under_way:
                 yield from _take(under_way.popleft(), buffer, op)
+            while sending:
+                yield sending.popleft()
                 sending.extend(islice(begun, 1))
-        while under_way:
-            yield from _take(under_way.popleft(), buffer, op)
-        while sending:
-            yield sending.popleft()
-            sending.extend(islice(begun, 1))
+    except BaseException:  # or closed: nobody waits for what is under way
+        transport.calls.keep(buffer, scratch)
+        raise
 
 
 def _ahead(sends: list[Segment]) -> int:

@@ -39,8 +39,8 @@ class Overlap:
         self._failed = failed
         self.busy = False
         self._pieces: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._begun = 0  # and not yet taken from `_done`
+        self._done = _Done()
+        self._begun = 0
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -51,12 +51,12 @@ class Overlap:
             wait: waits for a message.
         """
         if self._thread is None:
-            queues = self._pieces, self._done  # and not this object, with which the thread ends
-            self._thread = threading.Thread(target=_run, args=queues, name="npdp overlap", daemon=True)
+            work_and_done = self._pieces, self._done  # and not this object, with which the thread ends
+            self._thread = threading.Thread(target=_run, args=work_and_done, name="npdp overlap", daemon=True)
             self._thread.start()
             weakref.finalize(self, self._pieces.put, None).atexit = False
         self.busy = True
-        message = next(work, None) if self._done.qsize() == self._begun else None
+        message = next(work, None) if self._done.count == self._begun else None
         self._begun += 1
         self._pieces.put(partial(self._carry_out, work, wait, message))
 
@@ -67,9 +67,7 @@ class Overlap:
             BaseException: what a piece of work raised; those behind it were left undone.
         """
         before = time.perf_counter()
-        while self._begun:
-            self._done.get()
-            self._begun -= 1
+        self._done.wait_for(self._begun)
         self.busy = False
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -88,9 +86,26 @@ class Overlap:
             self._failure = failure
 
 
-def _run(pieces: queue.SimpleQueue[Callable[[], None] | None], done: queue.SimpleQueue[None]) -> None:
+class _Done:
+    """How many pieces are done, which one thread counts and another waits for; an interrupted wait loses nothing."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changed = threading.Condition()
+
+    def count_one(self) -> None:
+        with self._changed:
+            self.count += 1
+            self._changed.notify()
+
+    def wait_for(self, count: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self.count >= count)
+
+
+def _run(pieces: queue.SimpleQueue[Callable[[], None] | None], done: _Done) -> None:
     while _is_one(pieces.get()):  # a piece has no name here, under which it would be kept until the next one
-        done.put(None)
+        done.count_one()
 
 
 def _is_one(piece: Callable[[], None] | None) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from npdp import environment, kernels
 from npdp.collectives.execute import execute, rank_steps
-from npdp.comm.calls import described, different
+from npdp.comm.calls import Call, described, different
 from npdp.comm.errors import CommunicationError
 from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
@@ -66,10 +66,18 @@ class Host:
         self._blocks: list[Block] = []  # in use, in the order in which they were given out
         self._released: set[Block] = set()
 
-        transport.is_elsewhere = self._is_ahead
+        transport.find_elsewhere = self._elsewhere
 
-    def _is_ahead(self, rank: int) -> bool:
-        return rank in self._peers and self.kernel.is_ahead(self.ranks.index(rank))
+    def _elsewhere(self, awaited: list[int], call: Call | None) -> int | None:
+        """Return a rank of this host that is in a collective here which this one has not begun.
+
+        Nothing will come from it; and if it has not begun `call`, in which this one waits, from nobody.
+        """
+        ahead = [rank for place, rank in enumerate(self.ranks) if self.kernel.is_ahead(place)]
+        return next((rank for rank in ahead if rank in awaited or self._has_not_begun(rank, call)), None)
+
+    def _has_not_begun(self, rank: int, call: Call | None) -> bool:
+        return call is not None and 0 <= self.kernel.said(self.ranks.index(rank)) < call.number
 
     # Collectives
     def collective(self, kind: str, buffer: Buffer, op: str = "sum", which: int = 0) -> None:
@@ -87,6 +95,8 @@ class Host:
 
     def finish(self, status: int) -> None:
         """Go on with a collective until it is done, where the kernel returned something else; see `collective`."""
+        if status == self._codes.WAITING:
+            self.kernel.say(self._transport.calls.begun)
         while status == self._codes.WAITING:
             error = self._transport.in_vain(self._peers)
             status = self.kernel.go_on()  # what came just before counts

@@ -52,6 +52,7 @@ class Calls:
         self._number = 0
         self._latest: deque[Call] = deque(maxlen=KEPT)
         self._failure = ""
+        self._kept_arrays: list[Any] = []
         self._noted, self._waits_since = 0, 0.0
 
     def begin(self, what: str) -> Call:
@@ -70,9 +71,25 @@ class Calls:
             raise error
         return call
 
+    def __enter__(self) -> None:
+        """Within, collectives are carried out, and what is raised, by the handler of a signal for one, fails them."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if error is not None and not isinstance(error, NotImplementedError):  # on all ranks: nothing was sent
+            self.fail(error)
+
     def fail(self, error: BaseException) -> None:
         """Note that a collective of these has failed, as whoever carries it out does: there are no more after it."""
         self._failure = self._failure or str(error) or type(error).__name__
+
+    @property
+    def begun(self) -> int:
+        """How many this rank has begun."""
+        return self._number
+
+    def keep(self, *written: Any) -> None:
+        """Keep what messages of a collective that failed may still be written to, for they cannot be called back."""
+        self._kept_arrays += written
 
     def note(self) -> str:
         """Return what tells other ranks where this one is; empty before its first call."""

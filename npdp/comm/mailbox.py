@@ -43,7 +43,7 @@ class MailboxTransport:
         from npdp.kernels import mailbox  # where there is a compiler
 
         self._beneath, self._most = beneath, mailbox.MOST_BYTES
-        self.name, self.host_number, self.is_elsewhere = beneath.name, beneath.host_number, beneath.is_elsewhere
+        self.name, self.host_number, self.find_elsewhere = beneath.name, beneath.host_number, beneath.find_elsewhere
         self.rank, self.world_size, self.calls = beneath.rank, beneath.world_size, beneath.calls
         self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
         self._looks, self._yields = OWN_CORE if self.world_size <= environment.cores_of_job() else SHARED_CORE
@@ -138,8 +138,8 @@ class MailboxTransport:
     def in_vain(self, peers: list[int]) -> BaseException | None:
         return self._beneath.in_vain(peers)
 
-    def native_allreduce(self, buffer: Buffer, op: str) -> None:
-        self._beneath.native_allreduce(buffer, op)
+    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
+        self._beneath.native_allreduce(buffer, op, call)
 
 
 def lines(beneath: Sequence[Transport], memory: Buffer) -> list[MailboxTransport]:

@@ -18,7 +18,7 @@ from npdp import environment
 from npdp.comm.calls import Call, Calls
 from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_mpi_segments
 from npdp.comm.errors import CommunicationError
-from npdp.comm.transport import Buffer, check_message, elsewhere, host_number, nobody
+from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, host_number, nobody
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
@@ -93,7 +93,7 @@ class MpiTransport:
         self._ranks = list(range(self.world_size))  # in MPI's world
         self.name = "MPI (" + " ".join(mpi.Get_library_version().replace(",", " ").split()[:3]) + ")"
         self.host_number = host_number(mpi.Get_processor_name())
-        self.is_elsewhere: Callable[[int], bool] = nobody
+        self.find_elsewhere: FindElsewhere = nobody
         self.wait_s = 0.0
         self.calls = Calls(self.rank, self._tags, self._heard)
         self._notes: list[Any] = []  # this rank's, under way
@@ -103,17 +103,18 @@ class MpiTransport:
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
         tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype
-        return self._data.Isend(buffer, peer, tag), None, peer
+        return self._data.Isend(buffer, peer, tag), None, peer, call
 
     def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
-        return self._data.Irecv(buffer, peer, self._mpi.ANY_TAG if call is None else call.tag), buffer, peer
+        tag = self._mpi.ANY_TAG if call is None else call.tag
+        return self._data.Irecv(buffer, peer, tag), buffer, peer, call
 
     def wait(self, handle: Any) -> None:
-        request, wanted, peer = handle
+        request, wanted, peer, call = handle
         status = self._mpi.Status()  # one transport may serve two threads
         try:
             if not request.Test(status):
-                self._wait(lambda: request.Test(status), [peer])
+                self._wait(lambda: request.Test(status), [peer], call)
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
@@ -129,8 +130,8 @@ class MpiTransport:
             return bool(done)
 
         if not arrived():
-            self._wait(arrived, [peer for _, _, peer in handles])
-        _, wanted, peer = handles[found[0]]
+            self._wait(arrived, [peer for _, _, peer, _ in handles])
+        _, wanted, peer, _ = handles[found[0]]
         self._check(wanted, peer, status)
         return found[0]
 
@@ -149,20 +150,24 @@ class MpiTransport:
         forked._noting = self._noting.Create_group(group)
         forked._ranks = [self._ranks[rank] for rank in ranks]
         forked.rank, forked.world_size = list(ranks).index(self.rank), len(ranks)
-        forked.is_elsewhere, forked.wait_s = nobody, 0.0
+        forked.find_elsewhere, forked.wait_s = nobody, 0.0
         forked.calls, forked._notes = Calls(forked.rank, self._tags, forked._heard), []
         return forked
 
-    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
         for start in range(0, buffer.size, MOST_ELEMENTS):
             part = buffer[start : start + MOST_ELEMENTS]
             request = self._data.Iallreduce(self._mpi.IN_PLACE, part, self._ops[op])
-            if not request.Test():
-                self._wait(request.Test, list(range(self.world_size)))
+            try:
+                if not request.Test():
+                    self._wait(request.Test, list(range(self.world_size)), call)
+            except BaseException:
+                self.calls.keep(part, request)
+                raise
 
-    def _wait(self, done: Callable[[], bool], peers: list[int]) -> None:
+    def _wait(self, done: Callable[[], bool], peers: list[int], call: Call | None = None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers))
+        wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers, call))
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:

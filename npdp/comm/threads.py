@@ -16,7 +16,7 @@ import numpy as np
 
 from npdp.comm.calls import Call, Calls, different
 from npdp.comm.errors import CommunicationError, WorldEnded
-from npdp.comm.transport import Buffer, check_message, elsewhere, nobody
+from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, nobody
 from npdp.comm.waiting import SHARED_CORE, wait_until
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class ThreadTransport:
         self.world, self.rank, self.world_size = world, rank, len(self._ranks)
         self.host_number = world.hosts[self._ranks[rank]]
         self.wait_s = 0.0
-        self.is_elsewhere: Callable[[int], bool] = nobody
+        self.find_elsewhere: FindElsewhere = nobody
         self._space, self._forks = space, Counter[tuple[int, ...]]()
         mine = self._ranks[rank]
         self.calls = world.calls[space, mine] = Calls(rank)
@@ -137,7 +137,8 @@ class ThreadTransport:
     def _wait_until_met(self, handle: _Message) -> BaseException | None:
         """Return when it has; or why it never will."""
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
-            error = self.in_vain([handle.peer]) or elsewhere(self, [handle.peer]) or self._different_call()
+            peers, call = [handle.peer], handle.call
+            error = self.in_vain(peers) or elsewhere(self, peers, call) or self._different_call()
             if error:  # what came just before counts
                 return None if handle.arrived.acquire(blocking=False) else error
         return None
@@ -167,7 +168,7 @@ class ThreadTransport:
             f"rank {self.rank} waits for rank {left}, which has left: the ranks do not call the same collectives"
         )
 
-    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
         raise NotImplementedError("algorithm 'mpi' is MPI's own all-reduce: a world of threads has none")
 
 

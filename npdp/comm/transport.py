@@ -19,6 +19,9 @@ Buffer = npt.NDArray[Any]
 Handle = Any  # a send or receive that is under way
 
 
+FindElsewhere = Callable[[list[int], "Call | None"], "int | None"]
+
+
 class Transport(Protocol):
     """A world as one of its ranks sees it.
 
@@ -27,8 +30,8 @@ class Transport(Protocol):
         rank, world_size: this rank's number; how many there are.
         wait_s: seconds spent in `wait` for something that was not there yet.
         host_number: the same on ranks of one host, another on another; at least 0.
-        is_elsewhere: whether a rank is in a collective of another kind, which this one has not begun: then nothing
-            will come from it. Who knows of such a kind sets it.
+        find_elsewhere: returns a rank that is in a collective of another kind, which this one has not begun, where that
+            makes it vain to wait for some ranks in a call. Who knows of such a kind sets it.
         calls: the collectives that this rank has called by messages.
     """
 
@@ -37,7 +40,7 @@ class Transport(Protocol):
     world_size: int
     wait_s: float
     host_number: int
-    is_elsewhere: Callable[[int], bool]
+    find_elsewhere: FindElsewhere
     calls: Calls
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
@@ -75,7 +78,7 @@ class Transport(Protocol):
         It may tell the others what this rank waits in, and hear the same of them.
         """
 
-    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
         """The library's own all-reduce, in place, for comparison; whether NaN passes min and max is up to the library.
 
         Raises:
@@ -88,18 +91,18 @@ def host_number(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def nobody(rank: int) -> bool:
+def nobody(peers: list[int], call: Call | None) -> None:
     """No rank is elsewhere."""
-    return False
 
 
-def elsewhere(transport: Transport, peers: list[int]) -> Exception | None:
-    """Return the error to raise where one of these ranks, for whose message this one waits, is elsewhere."""
-    other = next((peer for peer in peers if transport.is_elsewhere(peer)), None)
+def elsewhere(transport: Transport, peers: list[int], call: Call | None) -> Exception | None:
+    """Return the error to raise where a rank is elsewhere, and this one waits in vain for messages of a call."""
+    other = transport.find_elsewhere(peers, call)
     if other is None:
         return None
+    which = f"{other}, which" if other in peers else f"{peers[0]}, while rank {other}"
     return CommunicationError(
-        f"rank {transport.rank} waits for a message from rank {other}, which is in a collective through shared memory: "
+        f"rank {transport.rank} waits for a message from rank {which} is in a collective through shared memory: "
         "the ranks do not call the same collectives"
     )
 
@@ -112,7 +115,7 @@ class NoTransport:
     world_size = 1
     wait_s = 0.0
     host_number = 0
-    is_elsewhere: Callable[[int], bool] = staticmethod(nobody)
+    find_elsewhere: FindElsewhere = staticmethod(nobody)
     calls = Calls(0)
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
@@ -135,7 +138,7 @@ class NoTransport:
     def in_vain(self, peers: list[int]) -> BaseException | None:
         return None
 
-    def native_allreduce(self, buffer: Buffer, op: str) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
         pass
 
 

@@ -107,6 +107,14 @@ class HostRank:
         """Return whether a rank of the host is in a collective that this one has not begun."""
         return bool(lib.npdp_is_ahead(self._host, rank))
 
+    def say(self, number: int) -> None:
+        """Tell the other ranks of the host a number, in the collective that this one waits in."""
+        lib.npdp_say(self._host, number)
+
+    def said(self, rank: int) -> int:
+        """Return what a rank of the host has said in the collective that it waits in, -1 where nothing."""
+        return int(lib.npdp_said(self._host, rank))
+
     def call_of(self, rank: int) -> tuple[str, int, np.dtype[Any], str, int]:
         """Return what a rank of the host has called: (collective, count, dtype, op, root or bucket)."""
         count = ffi.new("uint64_t *")
