@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ def _set_algorithm(algorithm: str, world: World) -> None:
 
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train on this rank of the world that there is; collective. Returns the `end` event."""
+    import numpy as np
+
     from npdp import job as jobs
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
@@ -66,7 +69,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     job = jobs.prepare(config, world)
     config, world = job.config, job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
-    with agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None)) as metrics:
+    opened = agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None))
+    with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
         start = jobs.start_event(config, world, job)
         metrics.write("start", **start)
         console.say(banner(start))
@@ -125,7 +129,13 @@ def _epochs(config: TrainConfig, world: World, job: Job, console: Console, metri
         mean = world.mean(epoch_loss / (epoch_count or 1), epoch_count)
         metrics.write("epoch", epoch=epoch + 1, iteration=model.exchange.updates(optimizer), train_loss=mean)
         console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
+        _check(mean, console)
     return optimizer.iteration, samples
+
+
+def _check(loss: float, console: Console) -> None:
+    if not math.isfinite(loss):
+        console.say_once("  training has diverged: try a smaller --learning-rate, --clip-norm 1, or --standardize")
 
 
 def _open_metrics(path: str | None) -> Metrics:

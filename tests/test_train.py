@@ -310,6 +310,14 @@ def test_the_mean_loss_of_an_epoch_is_that_of_its_samples_on_any_number_of_ranks
     assert still.events[-2]["train_loss"] == pytest.approx(still.end["train_loss"], rel=1e-10)
 
 
+@pytest.mark.parametrize("rate", [1e6, 0.01])
+def test_training_that_diverges_is_told_once_with_what_to_try_and_without_numpys_warnings(rate, capsys, recwarn):
+    flags = ["--data", "synthetic", "--model", "mlp", "--hidden", "8", "--epochs", "3", "--learning-rate", str(rate)]
+    train.main([*flags, "--transport", "threads", "--ranks", "2"])
+    assert capsys.readouterr().out.count("training has diverged: try a smaller --learning-rate") == (rate > 1)
+    assert not recwarn.list
+
+
 def test_a_regression_has_no_accuracy_and_data_without_a_test_part_no_test_loss():
     run = fit("--quiet", "--data", "synthetic", "--test-fraction", 0, "--epochs", 1)
     assert run.end["test_accuracy"] is None and run.end["test_loss"] is None

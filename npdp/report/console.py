@@ -33,12 +33,19 @@ class Console:
         self.fault: OSError | None = None
         self._next = 0.0
         self._live = False
+        self._said: set[str] = set()
 
     def say(self, text: str) -> None:
         """Print lines."""
         if self.speaks:
             self._write(text + "\n")
             self._live = False
+
+    def say_once(self, text: str) -> None:
+        """Print lines, unless they were printed before."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     def due(self) -> bool:
         """Return whether there is a terminal, and it is time for its next live line."""
