@@ -34,6 +34,31 @@ class Both(HorovodStyle, Parallel):
     """The model and the optimiser wrapped."""
 
 
+WRAPS = {
+    "replicated": nn.DataParallel,
+    "fused": lambda model: nn.DataParallel(model, update="fused"),
+    "servers": lambda model: nn.DataParallel(model, strategy=npdp.ParameterServer(0)),
+    "local SGD": lambda model: nn.DataParallel(model, strategy=npdp.LocalSGD(2)),
+    "horovod": lambda model: npdp.DistributedOptimizer(optim.SGD(model.parameters())),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("sharing", [(0, 1), (0, 1, 2), (1, 2), (0, 2)], ids=str)
+def test_ranks_on_threads_that_have_the_same_model_are_told_so(wrap, sharing):
+    shared = mlp()
+    optim.SGD(shared.parameters())
+
+    def program():
+        own = mlp()
+        optimizer = optim.SGD(own.parameters())
+        with pytest.raises(ValueError, match="ranks on threads have the same model: each needs one of its own"):
+            WRAPS[wrap](shared if npdp.rank() in sharing else own)
+        return optimizer
+
+    run(1 + max(sharing), program)
+
+
 # Horovod's way
 @pytest.mark.parametrize("batch_size", [1, 4, 13])
 @pytest.mark.parametrize("way", [HorovodStyle(), Both(), Both(bucket_cap_mb=1e-6)], ids=["alone", "both", "buckets"])

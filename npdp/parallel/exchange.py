@@ -34,6 +34,7 @@ from npdp.parallel.buckets import (
     compare_marks,
     cut_buckets,
 )
+from npdp.parallel.replicas import require_apart
 from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
@@ -83,6 +84,7 @@ class GradientExchange:
         world.exchanges += 1
         self.number = world.exchanges
         self.parameters = list(parameters)
+        require_apart(world, self.parameters)  # before any rank changes them
         self.flats = lay_flat(self.parameters)
         self.sparse = SparseExchange(self.parameters, world)
         for parameter in self.parameters:

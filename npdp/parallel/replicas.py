@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from npdp.autograd import Tensor
+from npdp.comm.threads import ThreadTransport
 from npdp.nn.module import StateDict
 from npdp.nn.parameter import Parameter
 from npdp.parallel.agreement import require_equal
@@ -30,6 +31,22 @@ def require_alike(world: World, named: Named) -> None:
     places = [(name, parameter.place) for name, parameter in pairs if isinstance(parameter, Parameter)]
     numbers = [f"{name} as number {place[1]}" for name, place in places if place is not None]
     require_equal(world, "orders of an optimiser's parameters", numbers)
+
+
+def require_apart(world: World, parameters: Sequence[Tensor]) -> None:
+    """Raise ValueError on every rank where ranks on threads have one and the same parameter; collective.
+
+    Args:
+        parameters: in the same order on all ranks.
+    """
+    if world.transport.name != ThreadTransport.name:
+        return  # a process for each rank
+    numbers = np.empty((world.world_size, len(parameters)), np.int64)
+    world.allgather(np.array([id(parameter) for parameter in parameters], np.int64), numbers)
+    if len(np.unique(numbers)) < numbers.size:
+        raise ValueError(
+            "ranks on threads have the same model: each needs one of its own, so make it in the program that they run"
+        )
 
 
 def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -> None:
