@@ -230,6 +230,39 @@ def test_a_summed_loss_is_refused_with_the_reason(loss, world_size):
 
 
 # Equal models
+DTYPES = ["bool", "int8", "int16", "uint64", "float16", "complex64", ">f8", ">i4", "float32", "int64"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (3, 5)], ids=str)
+def test_wrapping_gives_all_ranks_the_values_of_rank_0_in_whatever_dtype_a_frozen_parameter_has(dtype, shape):
+    def program(first_rank):
+        model = nn.Linear(2, 2)
+        values = (np.arange(np.prod(shape)) + 1 + npdp.rank() - first_rank).reshape(shape) % 2 * 7
+        model.mask = nn.Parameter(values.astype(dtype), requires_grad=False)
+        nn.DataParallel(model)
+        return model.mask.data
+
+    (wanted,) = run(1, program, 0)
+    for got in run(3, program, 0):
+        assert got.dtype == wanted.dtype
+        assert np.array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_parameter_on_an_array_that_is_read_only_trains_on_a_copy_of_it(frozen, turned):
+    values = np.arange(15.0).reshape(5, 3).T if turned else np.arange(15.0).reshape(3, 5)
+    values.flags.writeable = False
+
+    def program(way):
+        model = nn.Linear(FEATURES, 3, dtype=np.float64)
+        model.weight = nn.Parameter(values, requires_grad=not frozen)
+        return train(Plain(), way.wrap(model), loader(4))  # the optimiser comes last: it would lay parameters flat
+
+    assert_as_on_one_rank(program, [1, 2, 3])
+
+
 def test_wrapping_gives_all_ranks_the_values_of_rank_0():
     def program():
         model = mlp(seed=npdp.rank())

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Tensor
+from npdp.autograd.tensor import Array
 from npdp.comm.threads import ThreadTransport
 from npdp.nn.module import StateDict
 from npdp.nn.parameter import Parameter
 from npdp.parallel.agreement import require_equal
+from npdp.parallel.checks import DTYPES
 from npdp.parallel.world import World, init
 
 Named = Iterable[tuple[str, Tensor]]
@@ -70,10 +72,24 @@ def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -
     world = init()
     require_alike(world, pairs)
     for _, parameter in sorted(pairs, key=lambda pair: pair[0]):
+        if not parameter.data.flags.writeable:  # a memory map's, say
+            parameter.data = parameter.data.copy(order="K")
         values = np.array(parameter.data, order="C")
-        world.broadcast(values, root)
+        _broadcast(world, values, root)
         parameter.data[...] = values
         parameter.version[0] += 1
+
+
+def _broadcast(world: World, values: Array, root: int) -> None:
+    """Give every rank the root's values, in place: those of a dtype that collectives do not take, as words."""
+    if values.dtype in DTYPES:
+        world.broadcast(values, root)
+        return
+    words = np.zeros(-(-values.nbytes // 8), np.int64)
+    mine, sent = values.reshape(-1).view(np.uint8), words.view(np.uint8)[: values.nbytes]
+    sent[:] = mine
+    world.broadcast(words, root)
+    mine[:] = sent
 
 
 def _pairs(parameters: Any) -> list[tuple[str, Tensor]]:
