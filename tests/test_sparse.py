@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import run
 
 import npdp
 from npdp import nn, optim
@@ -300,6 +301,27 @@ def test_nothing_is_recorded_where_no_gradient_is_wanted():
     layer.weight.requires_grad = False
     layer(sparse(table(1))).sum().backward()
     assert layer.weight.grad is None and layer.bias.grad is not None
+
+
+def test_a_layer_that_several_ranks_use_at_once_answers_each_as_if_it_were_alone():
+    generator = np.random.default_rng(0)
+    count, features, each = 300, 20_000, 40
+    layer = nn.SparseLinear(features, 2)
+    layer.weight.data[:] = generator.standard_normal(layer.weight.shape)
+    starts, values = np.arange(0, count * each + 1, each), np.ones(count * each, np.float32)
+    columns = np.sort(generator.integers(0, features, (4, count, each)), axis=2).reshape(4, -1)
+    batches = [SparseRows(starts, indices, values, (count, features)) for indices in columns]
+    wanted = [layer(batch).numpy() for batch in batches]
+
+    def wrong():
+        found = 0
+        with npdp.no_grad():
+            for number in range(60):
+                which = (number * (npdp.rank() + 1) + npdp.rank()) % len(batches)
+                found += not np.array_equal(layer(batches[which]).numpy(), wanted[which])
+        return found
+
+    assert run(4, wrong) == [0] * 4
 
 
 def test_copies_of_a_sparse_layer_are_sparse():

@@ -10,6 +10,7 @@ every optimiser takes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -140,18 +141,22 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}"
 
 
+class _OfThisThread(threading.local):
+    distinct: Distinct | None = None  # made when first needed: it takes memory
+
+
 class _Touched:
     """Finds the rows that a forward reads, and tells the parameter's owner before it does."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._distinct: Distinct | None = None  # made when first needed: it takes memory
+        self._here = _OfThisThread()  # a layer may be used by several ranks at once, and slots are written
 
     def __call__(self, parameter: Parameter, numbers: Array) -> tuple[Rows, Array]:
         """Return the rows, sorted and each once, and the place of each number among them."""
-        if self._distinct is None:
-            self._distinct = Distinct(self._count)
-        rows, places = self._distinct(numbers)
+        if self._here.distinct is None:
+            self._here.distinct = Distinct(self._count)
+        rows, places = self._here.distinct(numbers)
         if parameter.fetch is not None:
             parameter.fetch(rows)
         return rows, places
