@@ -1,5 +1,7 @@
 """The loader: each sample exactly once per epoch, whatever the number of ranks; order and tags are as promised."""
 
+import copy
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -103,6 +105,48 @@ def test_the_epoch_moves_on_by_itself_and_can_be_set():
     assert loader.epoch == 3
     loader.set_epoch(1)
     assert labels(loader)[0] == passes[1] and labels(loader)[0] == passes[2]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_ranks_on_threads_with_one_loader_between_them_get_each_sample_once_and_start_where_it_was(world_size):
+    loader = DataLoader(dataset(24), 8, shuffle=True, seed=5)
+    loader.set_epoch(2)
+
+    def passes(count):
+        return [flat(labels(loader)) for _ in range(count)], loader.epoch
+
+    def parts(seen, number):
+        return sorted(label for of_rank, _ in seen for label in of_rank[number])
+
+    first, second = run(world_size, passes, 3), run(world_size, passes, 1)
+    whole = list(range(24))
+    assert [parts(first, number) for number in range(3)] == [whole] * 3 and parts(second, 0) == whole
+    assert {epoch for _, epoch in first} == {5} and {epoch for _, epoch in second} == {6}
+    if world_size > 1:
+        assert loader.epoch == 2  # of who made it
+        assert run(world_size + 1, passes, 0) == [([], 2)] * (world_size + 1)
+
+
+def test_a_rank_that_sets_the_epoch_sets_its_own():
+    loader = DataLoader(dataset(4))
+
+    def program():
+        npdp.barrier()
+        loader.set_epoch(10 + npdp.rank())
+        npdp.barrier()
+        return loader.epoch
+
+    assert run(3, program) == [10, 11, 12]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))])
+def test_a_copy_of_a_loader_counts_for_itself_from_where_it_was(copied):
+    loader = DataLoader(dataset(20), 20, shuffle=True, seed=5)
+    labels(loader)
+    twin = copied(loader)
+    orders = [epoch_order(20, 5, epoch).tolist() for epoch in range(3)]
+    assert [flat(labels(twin)) for _ in range(2)] == orders[1:]
+    assert (loader.epoch, twin.epoch) == (1, 3)
 
 
 def test_a_pass_that_was_broken_off_counts():

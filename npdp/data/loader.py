@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -21,11 +22,20 @@ class Dataset(Protocol):
     def __getitem__(self, row: int) -> Any: ...
 
 
+class _Passes:
+    """How many passes a rank has made: the number of the next one; and those it was given work in."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.handed_out = {True: 0, False: 0}  # to train, and to look
+
+
 class DataLoader:
     """Iterates over (inputs, labels) of this rank, an epoch at a time; each sample exactly once over all ranks.
 
     Each pass moves on to the order of the next epoch by itself. Every rank gives its loader the whole dataset, not its
-    shard of it. To evaluate on one rank alone, say rank=0, world_size=1.
+    shard of it. To evaluate on one rank alone, say rank=0, world_size=1. Ranks on threads may have one loader between
+    them, made before they began: each counts its own passes.
 
     Args:
         dataset: samples, whose rows are (features, label); the same on every rank.
@@ -38,7 +48,7 @@ class DataLoader:
         rank, world_size: whose part; this rank's where not given.
 
     Attributes:
-        epoch: the number of the next pass.
+        epoch: the number of this rank's next pass.
 
     Raises:
         TypeError: this is no dataset, but arrays, say, of which one is to be made.
@@ -69,9 +79,12 @@ class DataLoader:
         self._shard = (rank, world_size) if rank is not None and world_size is not None else None
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
-        self.epoch = 0
+        self._maker = self.rank, self.world_size
+        self._passes = {self._maker: _Passes(0)}
         self._number = number_loader() if self._shard is None else -1  # for who hands out work: the same on all ranks
-        self._passes = {True: 0, False: 0}  # to train, and to look
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy counts for itself
+        return {**vars(self), "_passes": copy.deepcopy(self._passes)}
 
     @property
     def rank(self) -> int:
@@ -91,9 +104,23 @@ class DataLoader:
     def __len__(self) -> int:
         return self.iterations_per_epoch * self.accumulate
 
+    @property
+    def epoch(self) -> int:
+        return self._of_this_rank.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._of_this_rank.epoch = epoch
+
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch's order the next pass takes; passes count on from there by themselves."""
+        """Say which epoch's order this rank's next pass takes; passes count on from there by themselves."""
         self.epoch = epoch
+
+    @property
+    def _of_this_rank(self) -> _Passes:
+        """This rank's passes; who has made none, a thread or a worker among servers, begins where the maker is."""
+        part = self.rank, self.world_size
+        return self._passes.setdefault(part, _Passes(self._passes[self._maker].epoch))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
@@ -116,8 +143,9 @@ class DataLoader:
             return
         training = is_grad_enabled()
         loader = 2 * self._number + (not training)  # passes to train and to look count apart, as those of two loaders
-        pass_number = self._passes[training]  # an epoch may come twice, a pass does not
-        self._passes[training] += 1
+        passes = self._of_this_rank.handed_out
+        pass_number = passes[training]  # an epoch may come twice, a pass does not
+        passes[training] += 1
         units = count_units(len(self.dataset), self.global_batch_size, self.world_size)
         parts = min(self.world_size, self.global_batch_size)
         for unit in give(loader, pass_number, units, parts):
