@@ -229,6 +229,24 @@ def test_a_summed_loss_is_refused_with_the_reason(loss, world_size):
     run(world_size, program)
 
 
+MEANS = {
+    "mean": lambda each, count: each.mean(),
+    "divided": lambda each, count: each.sum() / max(1, count),
+    "weighted": lambda each, count: (each * 3).sum() / max(1, count),
+}
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_a_mean_of_losses_each_weighs_by_the_samples_whoever_divides(mean):
+    def program(way):
+        model = way.wrap(mlp())
+        for inputs, labels in loader(4):
+            MEANS[mean](nn.CrossEntropyLoss(reduction="none")(model(inputs), labels), len(inputs)).backward()
+        return gradients(model)
+
+    assert_as_on_one_rank(program)
+
+
 # Equal models
 DTYPES = ["bool", "int8", "int16", "uint64", "float16", "complex64", ">f8", ">i4", "float32", "int64"]
 

@@ -1,7 +1,9 @@
 """Losses: a mean over this rank's samples, one fused rule each (functional.py).
 
-`reduction="sum"` and `"none"` work on one rank and are marked, since under DataParallel the weight of a
-rank's part would be wrong: the exchange refuses them with the reason.
+`reduction="sum"` works on one rank, and is marked, since under DataParallel the weight of a rank's part would be wrong:
+the exchange refuses it with the reason. `reduction="none"` leaves the mean to the user: `.mean()`, or a sum divided by
+the number of this rank's samples, weighs as it should. A sum that is not divided cannot be told from one that is: on P
+ranks its gradient is about 1 / P of one rank's.
 """
 
 from __future__ import annotations
