@@ -78,6 +78,50 @@ def test_marks_look_at_all_values_of_all_parameters(sizes):
     assert values <= {bucket.marked(turn) for turn in range(len(sizes) * max(sizes))}
 
 
+def trains_rows(differs) -> None:
+    """As `trains`, of a large weight the few rows that a batch touches."""
+    world = npdp.init()
+    npdp.manual_seed(0)
+    model = nn.DataParallel(nn.Embedding(10_000, 3))
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    numbers = np.random.default_rng(world.rank).integers(0, 10_000, 4)
+    for iteration in range(2 * MARKED_EVERY):
+        optimizer.zero_grad()
+        (model(numbers) ** 2).mean().backward()
+        if iteration == 2 and world.rank == ODD_RANK:
+            differs(model, optimizer)
+        else:
+            optimizer.step()
+
+
+@pytest.mark.parametrize("differs", [skips_the_step, has_another_learning_rate, sets_a_value])
+@pytest.mark.parametrize("algorithm", ["auto", "ring"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_whose_sparse_parameters_differ_are_told_so(world_size, algorithm, differs):
+    with pytest.raises(RuntimeError, match="parameters are not the same any more: of late a rank has skipped"):
+        run(world_size, trains_rows, differs, algorithm=algorithm)
+
+
+def looks_at_rows_of_which_one_is_its_own(count: int, which: int) -> None:
+    """One rank has set other values in one of the rows that each exchange touches, and that nobody changes since."""
+    world = npdp.init()
+    npdp.manual_seed(0)
+    first, second = nn.Embedding(50, 2), nn.Embedding(20, 1)
+    model = nn.DataParallel(nn.ModuleList([first, second]))
+    with npdp.no_grad():
+        first.weight.data[3 * which] += float(world.rank == ODD_RANK)
+    for _ in range((count + 1) * MARKED_EVERY):
+        model.zero_grad()
+        (first(np.arange(count) * 3).mean() + second(np.arange(world.rank)).sum()).backward()
+
+
+@pytest.mark.parametrize(("count", "which"), [(count, which) for count in (1, 2, 5, 8) for which in {0, 1, count - 1}
+                                              if which < count])  # fmt: skip
+def test_marks_look_at_all_rows_that_are_touched_in_turn(count, which):
+    with pytest.raises(RuntimeError, match="parameters are not the same any more"):
+        run(2, looks_at_rows_of_which_one_is_its_own, count, which)
+
+
 @pytest.mark.parametrize(("layers", "which"), [*(([3, 2, 2], which) for which in range(4)), ([1, 1], 1)], ids=str)
 def test_marks_look_at_all_parameters_in_turn(layers, which):
     with pytest.raises(RuntimeError, match="parameters are not the same any more"):

@@ -79,6 +79,14 @@ def cut_buckets(
     return buckets
 
 
+def not_the_same(rank: int) -> RuntimeError:
+    """Return the error of a rank whose parameters are others than another's."""
+    return RuntimeError(
+        f"rank {rank}: the ranks' parameters are not the same any more: of late a rank has skipped step(), has "
+        "had another learning rate, or has set values of its own"
+    )
+
+
 def compare_marks(buckets: list[Bucket], turn: int, rank: int, world_size: int) -> None:
     """Compare what the ranks' parameters were, by the marks, which are sums over all ranks now; put them back to 0.
 
@@ -88,7 +96,4 @@ def compare_marks(buckets: list[Bucket], turn: int, rank: int, world_size: int) 
     for bucket in buckets:
         sum_of_marks, bucket.flat.grad[bucket.mark] = bucket.flat.grad.item(bucket.mark), 0
         if sum_of_marks != world_size * bucket.marked(turn):
-            raise RuntimeError(
-                f"rank {rank}: the ranks' parameters are not the same any more: of late a rank has skipped step(), has "
-                "had another learning rate, or has set values of its own"
-            )
+            raise not_the_same(rank)

@@ -1,11 +1,14 @@
 """The exchange of sparse gradients: each rank touched a few rows of a weight, and all need the sum of all of them.
 
-    rank 0   rows 2 7 9     ┐  how many rows has each?   (an allgather of counts)
+    rank 0   rows 2 7 9     ┐  how many rows has each?   (an allgather of counts, and now and then of marks)
     rank 1   rows 7         ┼  values and rows of all    (a line of words from each, as long as the longest)
     rank 2   rows 1 9       ┘  rows 1 2 7 9, values added up in rank order: the same bits everywhere
 
 An all-reduce of the whole weight would move all its rows; this moves those that were touched, once to each rank.
 A rank that did not use a parameter has no rows of it; where no rank did, the gradient stays None.
+
+A mark is a hash of one of the rows that the last exchange touched, and so a step has changed: where the marks are not
+the same, neither are the ranks' parameters.
 
 Ranks of one host lay their lines where all can read them; else an allgather brings them.
 
@@ -15,6 +18,7 @@ Cost: P k (width + 1) numbers read, k the rows of the rank that has most; and on
 from __future__ import annotations
 
 from collections.abc import Iterable
+from zlib import crc32
 
 import numpy as np
 
@@ -23,6 +27,7 @@ from npdp.autograd.tensor import Array
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.nn.parameter import Parameter, row_gradient
 from npdp.nn.products import sums_of_rows
+from npdp.parallel.buckets import MARKED_EVERY, MARKS_APART, not_the_same
 from npdp.parallel.world import World
 
 WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
@@ -44,6 +49,8 @@ class SparseExchange:
         self.world = world
         self.parameters = [parameter for parameter in parameters if parameter.sparse]
         self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
+        self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in self.parameters}  # at last
+        self._exchanges = 0
         self._lines = _Lines(world)
 
     def sum(self) -> int:
@@ -64,12 +71,28 @@ class SparseExchange:
         return given_bytes
 
     def _counts(self, gradients: list[RowGradient | None]) -> list[list[int]]:
-        """Return for each parameter how many rows each rank has; UNUSED where it has no gradient."""
-        mine = np.array([UNUSED if gradient is None else len(gradient.rows) for gradient in gradients], np.int64)
-        counts = np.empty((self.world.world_size, len(mine)), np.int64)
-        self.world.allgather(mine, counts)
-        of_each: list[list[int]] = counts.T.tolist()
-        return of_each
+        """Return for each parameter how many rows each rank has; UNUSED where it has no gradient.
+
+        Raises:
+            RuntimeError: the ranks' parameters were not the same.
+        """
+        counts = [UNUSED if gradient is None else len(gradient.rows) for gradient in gradients]
+        mine = np.array([*counts, *self._marks()], np.int64)
+        everyones = np.empty((self.world.world_size, len(mine)), np.int64)
+        self.world.allgather(mine, everyones)
+        of_each: list[list[int]] = everyones.T.tolist()
+        if any(min(marks) != max(marks) for marks in of_each[len(counts) :]):
+            raise not_the_same(self.world.rank)
+        return of_each[: len(counts)]
+
+    def _marks(self) -> list[int]:
+        """Return a hash of a row of each parameter, the same row on all ranks; none in most exchanges."""
+        turn, rest = divmod(self._exchanges, MARKED_EVERY)
+        self._exchanges += 1
+        if rest:
+            return []
+        places = [(p, rows[turn * MARKS_APART % len(rows)]) for p, rows in self._touched.items() if len(rows)]
+        return [crc32(parameter.data[row].tobytes()) for parameter, row in places]
 
     @staticmethod
     def _words(parameter: Parameter) -> int:
@@ -86,6 +109,7 @@ class SparseExchange:
             self._distinct[parameter] = Distinct(len(parameter.data))
         distinct, places = self._distinct[parameter](rows)
         shape = (len(rows), width * WORD.itemsize // parameter.dtype.itemsize)
+        self._touched[parameter] = distinct
         total = sums_of_rows(values.view(parameter.dtype).reshape(shape), places, len(distinct))
         return RowGradient(distinct, total.reshape(len(distinct), *parameter.shape[1:]), parameter.shape)
 
