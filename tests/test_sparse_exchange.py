@@ -304,6 +304,57 @@ def test_a_copy_of_a_model_that_servers_train_is_sparse_and_trains_by_itself():
     assert served(program, servers=1, workers=2) == [(True, True, 0)] * 2
 
 
+def another_optimiser(model):
+    return optim.SGD(model.parameters(), lr=0.5)
+
+
+def replace(model):
+    model.weight.data = np.zeros(model.weight.shape)
+
+
+def copy_in_place(model):
+    with npdp.no_grad():
+        model.weight.copy_(np.zeros(model.weight.shape))
+
+
+def write(model):
+    model.weight.data[0] = 0
+
+
+def load(model):
+    model.load_state_dict({name: np.zeros(p.shape) for name, p in model.named_parameters()})
+
+
+NOT_TO_BE_DONE = {
+    "an optimiser made later": (None, another_optimiser, RuntimeError, "made after the model was wrapped"),
+    "two optimisers": (another_optimiser, None, RuntimeError, "another has its sparse parameter"),
+    "data replaced": (None, replace, RuntimeError, "was replaced after the model was wrapped"),
+    "copy_": (None, copy_in_place, ValueError, "read-only with .* a parameter server"),
+    "written": (None, write, ValueError, "read-only"),
+    "load_state_dict": (None, load, ValueError, "weight: read-only"),
+}
+
+
+@pytest.mark.parametrize("servers", [0, 1])
+@pytest.mark.parametrize("what", NOT_TO_BE_DONE)
+def test_what_servers_would_not_see_of_a_sparse_parameter_is_refused(what, servers):
+    before, after, error, said = NOT_TO_BE_DONE[what]
+
+    def program(way):
+        model = linear()
+        optimizers = [optim.SGD(model.parameters(), lr=0.5)] + ([before(model)] if before else [])
+        wrapped = way.wrap(model)
+        x, y = next(iter(DataLoader(dataset(), 5)))
+        with pytest.raises(error, match=said):
+            if after and (later := after(model)):
+                optimizers.insert(0, later)
+            criterion(wrapped(x), y).backward()
+            optimizers[0].step()
+        return optimizers
+
+    served(program, servers, workers=2)
+
+
 def test_data_parallel_refuses_to_fuse_a_sparse_update():
     with pytest.raises(ValueError, match='sparse ones: use update="replicated"'):
         run(2, lambda: nn.DataParallel(linear(), update="fused"))

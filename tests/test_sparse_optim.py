@@ -45,7 +45,7 @@ def test_a_server_can_update_rows_by_itself():
 def test_who_updates_rows_can_be_replaced():
     mine, _, optimizer, _ = pair(np.float32, 0.1)
     seen, before = [], mine.data.copy()
-    optimizer.row_updater = lambda o, parameter, gradient: seen.append((o, parameter, gradient))
+    mine.row_updater = lambda o, parameter, gradient: seen.append((o, parameter, gradient))
     mine.grad = row_gradient(1, 50)
     optimizer.step()
     assert seen == [(optimizer, mine, mine.grad)] and np.array_equal(mine.data, before)

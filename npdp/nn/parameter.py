@@ -45,6 +45,8 @@ class Parameter(Tensor):
         fetch: of a sparse parameter, called with the rows, (k,) sorted and each once, that a forward is about to read,
             where `data` does not hold all rows by itself; it puts them there.
         unsynced: of a sparse parameter, as that of `FlatParameters`.
+        row_updater: of a sparse parameter, carries out its update, `row_updater(optimizer, parameter, gradient)`, where
+            that is not left to the optimiser; its values are read-only then.
         optimizer: of a sparse parameter, weak reference to its optimiser, once it has one.
         place: (the flat arrays that it lies in, its number there), once it has been laid flat.
     """
@@ -53,6 +55,7 @@ class Parameter(Tensor):
     sparse: bool = False
     fetch: Callable[[Rows], None] | None = None
     unsynced: Callable[[], str | None] | None = None
+    row_updater: Callable[[Any, Parameter, RowGradient], None] | None = None
     optimizer: Callable[[], Any] | None = None
 
     def __init__(self, data: Any, requires_grad: bool = True, sparse: bool = False) -> None:
@@ -72,7 +75,7 @@ class Parameter(Tensor):
 
     def require_writeable(self) -> None:
         """Raise ValueError where ranks hold the values in common, and only the optimiser may write them."""
-        if self.place is not None and not self.data.flags.writeable:
+        if (self.place is not None or self.row_updater is not None) and not self.data.flags.writeable:
             raise ValueError(READ_ONLY)
 
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:

@@ -3,7 +3,7 @@
 A step does not loop over parameters: it finds runs of parameters that have a gradient and are equally old,
 in most programs one run for the whole model, and updates each run in one pass. `updater` is who does that;
 other ways to train put their own there (a server that owns the parameters, a pass fused with the exchange).
-Sparse parameters are apart: of each, the rows that have a gradient are updated, and `row_updater` is who does that.
+Sparse parameters are apart: of each, the rows that have a gradient are updated, and its `row_updater` does that.
 """
 
 from __future__ import annotations
@@ -139,9 +139,6 @@ def update_here(optimizer: Optimizer, slab: Slab, run: Run) -> None:
     optimizer.update(slab, run)
 
 
-RowUpdater = Callable[["Optimizer", Parameter, RowGradient], None]  # of a sparse parameter, on this rank
-
-
 def update_rows_here(optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
     """Update a sparse parameter on this rank: every rank its own copy."""
     optimizer.update_rows(parameter, gradient.rows, gradient.values, optimizer.current_lr)
@@ -160,7 +157,6 @@ class Optimizer:
         lr: as given; it may be set between steps.
         iteration: number of steps done.
         updater: carries out the update of a run.
-        row_updater: carries out the update of a sparse parameter.
         sparse_parameters: those of `parameters` that are sparse, in their order.
     """
 
@@ -174,7 +170,6 @@ class Optimizer:
         self.weight_decay = not_negative("weight_decay", weight_decay)
         self.iteration = 0
         self.updater: Updater = update_here
-        self.row_updater: RowUpdater = update_rows_here
         self.sparse_parameters = [parameter for parameter in self.parameters if parameter.sparse]
         if not callable(lr):
             not_negative("lr", lr)
@@ -238,7 +233,7 @@ class Optimizer:
                 self.updater(self, slab, run)
             slab.mark_changed()
         for sparse, gradient in rows:
-            self.row_updater(self, sparse, gradient)
+            (sparse.row_updater or update_rows_here)(self, sparse, gradient)
             sparse.version[0] += 1
         self.iteration += 1
 

@@ -99,11 +99,7 @@ class ExchangeAtStep(GradientExchange):
             RuntimeError: a parameter's data is another array now, which nobody here would update.
         """
         for parameter in slab.parameters:
-            if parameter.data is not parameter.data_buffer:
-                raise RuntimeError(
-                    f"DataParallel: data of the parameter of shape {parameter.shape} was replaced after the model was "
-                    "wrapped; set values before"
-                )
+            require_not_replaced(parameter)
         self._show_gradients(True)
         try:
             self._step(optimizer, slab)
@@ -113,6 +109,15 @@ class ExchangeAtStep(GradientExchange):
 
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
         raise NotImplementedError
+
+
+def require_not_replaced(parameter: Parameter) -> None:
+    """Raise RuntimeError where a parameter's data is another array than the one that is updated."""
+    if parameter.data is not parameter.data_buffer:
+        raise RuntimeError(
+            f"DataParallel: data of the parameter of shape {parameter.shape} was replaced after the model was wrapped; "
+            "set values before"
+        )
 
 
 def move_in(slab: Slab) -> list[int]:

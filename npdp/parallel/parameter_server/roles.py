@@ -160,11 +160,8 @@ class Roles:
     def _begin_to_work(self, workers: World) -> None:
         requests, replies = self._lines()
         client = Client(workers.rank, requests, replies, self.header_length)
-        optimizers = [optimizer for optimizer, _ in self.optimized]
+        optimizers = {key: optimizer for optimizer, key in self.optimized}
         self.exchange.begin_to_work(workers, self._remote_shards(), optimizers, client)
-        for optimizer, key in self.optimized:
-            if isinstance(key, Parameter):
-                optimizer.row_updater = self.exchange.step_rows
         workers.closing.append(self.exchange.leave)
         if 0 < self.strategy.staleness < math.inf:  # nobody need wait for one that waits for all
             workers.around.append(self.exchange.idle_meanwhile)

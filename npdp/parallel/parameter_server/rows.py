@@ -174,6 +174,7 @@ class RemoteRows:
         self, rank: int, number: int, parameter: Parameter, servers: int, server: int, lane: Array | None
     ) -> None:
         self.rank, self.number, self.parameter = rank, number, parameter
+        self._data = parameter.data  # the user's view of it will be read-only
         self._width = int(np.prod(parameter.shape[1:]))
         self._lane = Lane(lane, self._width, parameter.dtype)
         self.start, self.stop = part(len(parameter.data), servers, server)
@@ -211,7 +212,7 @@ class RemoteRows:
 
     def take(self, message: Message, reply: Reply, receive: Receive) -> int:
         """Receive what follows a reply into the worker's copy; return its bytes."""
-        data = self.parameter.data
+        data = self._data
         if isinstance(message, Fetch):
             if self._lane.holds(len(self._rows)):
                 values = self._lane.values(len(self._rows))

@@ -21,7 +21,7 @@ from npdp.autograd.rows import RowGradient, Rows, no_rows
 from npdp.comm.errors import WorldEnded
 from npdp.nn.parameter import Parameter
 from npdp.optim.optimizer import Optimizer, Slab
-from npdp.parallel.at_step import ExchangeAtStep, move_in
+from npdp.parallel.at_step import ExchangeAtStep, move_in, require_not_replaced
 from npdp.parallel.parameter_server import arrivals
 from npdp.parallel.parameter_server.client import Client, MakeMessage, RemoteShard
 from npdp.parallel.parameter_server.messages import (
@@ -49,6 +49,7 @@ WHY_HIDDEN = (
     "there is no .grad to be looked at or clipped"
 )
 Shards = dict["Slab | Parameter", list[RemoteShard]]  # of each slab and each sparse parameter, a shard a server
+Optimizers = dict["Slab | Parameter", Optimizer]  # whose each is
 
 
 class ServerExchange(ExchangeAtStep):
@@ -74,17 +75,19 @@ class ServerExchange(ExchangeAtStep):
         self._is_idle = False
         self._keeps_up = whole_batches and not self.sparse.parameters  # each step ends with the newest parameters
         self._is_current = True
+        self._optimizers: Optimizers = {}
         self._settings: dict[Optimizer, Settings] = {}
         self._left = False
 
-    def begin_to_work(
-        self, workers: World, shards: Shards, optimizers: Iterable[Optimizer], client: Client
-    ) -> None:
+    def begin_to_work(self, workers: World, shards: Shards, optimizers: Optimizers, client: Client) -> None:
         """Take up the work, as one of the workers."""
         self.world, self._shards, self._client = workers, shards, client
         for parameter in (key for key in shards if isinstance(key, Parameter)):
-            parameter.fetch = partial(self.fetch, parameter)
-        self._settings = {optimizer: Settings(optimizer) for optimizer in optimizers}
+            parameter.fetch, parameter.row_updater = partial(self.fetch, parameter), self.step_rows
+            parameter.data = parameter.data_buffer = parameter.data.view()
+            parameter.data.flags.writeable = False  # the shards have the array itself, for what they get
+        self._optimizers = optimizers
+        self._settings = {optimizer: Settings(optimizer) for optimizer in optimizers.values()}
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
@@ -118,13 +121,17 @@ class ServerExchange(ExchangeAtStep):
 
     def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
         """Push the rows of a sparse parameter, in place of the optimiser's own update."""
+        require_not_replaced(parameter)
         self._push(optimizer, parameter, (), gradient)
 
     def _push(
         self, optimizer: Optimizer, key: Slab | Parameter, unused: tuple[int, ...], gradient: RowGradient | None = None
     ) -> None:
-        if key not in self._shards:
-            raise RuntimeError("parameter server: this optimiser was made after the model was wrapped; make it before")
+        if self._optimizers.get(key) is not optimizer:
+            raise RuntimeError(
+                "parameter server: servers do not have this optimiser: it was made after the model was wrapped, or "
+                "another has its sparse parameter; make one of each parameter, before"
+            )
         settings = self._settings[optimizer]
         settings.require_unchanged()
         self._counts_anew, self._is_idle = True, False
