@@ -2072,6 +2072,11 @@ MUTANTS: dict[str, list[Mutant]] = {
                "        everyones[self.world.rank] = mine  # who holds it holds the memory\n",
                "        pass\n",
                "tests/test_parameter_server.py::test_the_parameters_keep_their_memory"),
+        Mutant("npdp/parallel/parameter_server/roles.py",
+               "        if flat not in self._served:  # this",
+               "        if True:  # this",
+               "tests/test_parameter_server.py::test_two_optimisers_whose_parameters_lie_side_by_side_train_to_the_same_"
+               "bits"),
         Mutant("npdp/parallel/parameter_server/worker.py",
                "if self._optimizers.get(key) is not optimizer:",
                "if key not in self._optimizers:",

@@ -131,6 +131,42 @@ def test_two_optimisers_over_halves_of_a_model_train_to_the_same_bits():
     assert_bits(program)
 
 
+def side_by_side(way, second_lr=0.01, epochs=2):
+    """Train by two optimisers whose parameters lie in one flat array, in turn."""
+    model = mlp()
+    optim.SGD(model.parameters())  # lays them there, and is thrown away
+    found = list(model.parameters())
+    halves = [optim.SGD(found[::2], lr=0.2, momentum=0.9), optim.Adam(found[1::2], lr=second_lr)]
+    return steps(way, halves, model, epochs=epochs)
+
+
+def test_two_optimisers_whose_parameters_lie_side_by_side_train_to_the_same_bits():
+    assert_bits(side_by_side, layouts=((1, 2), (2, 3), (0, 1), (0, 2), (0, 3)))
+
+
+@pytest.mark.parametrize("staleness", [1, math.inf])
+@pytest.mark.parametrize("servers", [0, 1])
+def test_an_optimiser_undoes_nothing_of_another_at_any_staleness(servers, staleness):
+    wanted = run(1, side_by_side, Parallel())[0]
+    for memory in (True, False):
+        assert_close(served(side_by_side, servers, 1, memory, staleness)[0], wanted)
+
+    def both(way):
+        model = mlp()
+        before = parameters(model)
+        optimizers = [optim.SGD(model.parameters(), lr=lr) for lr in (0.1, 0.0)]
+        wrapped = way.wrap(model)
+        for inputs, labels in loader(3):
+            model.zero_grad()
+            criterion(wrapped(inputs), labels).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        wrapped.synchronize()
+        return min(np.abs(after - before[name]).max() for name, after in parameters(model).items())
+
+    assert all(change > 1e-4 for change in served(both, servers, 2, staleness=staleness))
+
+
 def test_optimisers_of_which_one_steps_more_often():
     def program(way):
         model = mlp()

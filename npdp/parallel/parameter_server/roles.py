@@ -85,6 +85,7 @@ class Roles:
         self.boxes = self._lay_boxes()
         self.forks = [self.transport.fork(range(world.world_size)) for _ in range(2)]  # to servers, and back
         self.rank, self.is_worker = world.rank, world.rank < self.workers
+        self._served: dict[FlatParameters, Array] = {}
 
     @property
     def header_length(self) -> int:
@@ -215,13 +216,19 @@ class Roles:
             received = [allocate(stop - start, flat.dtype) for _ in range(self.workers)]
         else:
             received = [gradient[start:stop] for gradient in gradients[: self.workers]]
-        data = flat.data[start:stop]
-        if self.is_worker:  # this rank's own parameters are a worker's
-            data = allocate(stop - start, flat.dtype)
-            data[:] = flat.data[start:stop]
+        data = self._range_served(flat, start, stop)
         copies = None if parameters is None else [] if self.in_place else [p[start:stop] for p in parameters]
         memory = Memory(gradients is not None, copies)
         return DenseShard(rate, key, start, stop, data, received, whole_batches, memory)
+
+    def _range_served(self, flat: FlatParameters, start: int, stop: int) -> Array:
+        """Return the parameters that this server updates, the same array for all optimisers: an answer is all of it."""
+        if not self.is_worker:
+            return flat.data[start:stop]
+        if flat not in self._served:  # this rank's own parameters are a worker's
+            self._served[flat] = allocate(stop - start, flat.dtype)
+            self._served[flat][:] = flat.data[start:stop]
+        return self._served[flat]
 
 
 class _Alone(ThreadTransport):
