@@ -10,6 +10,7 @@ from worlds import run
 import npdp
 from npdp import nn, optim
 from npdp.data import ArrayDataset, DataLoader
+from npdp.errors import InputError
 from npdp.nn.parameter import lay_flat
 from npdp.parallel.buckets import MARKED_EVERY, cut_buckets
 
@@ -133,6 +134,62 @@ def test_ranks_of_which_one_would_update_its_part_with_another_learning_rate_are
     """Fused, in the step itself: parameters are there once, so that their hash would be the same on all ranks."""
     with pytest.raises(RuntimeError, match=r"SGD.step: the learning rate of rank \d is 0.1(25)?, and of another rank"):
         run(world_size, trains, has_another_learning_rate, "fused")
+
+
+OPTIMISERS = {
+    "momentum": lambda odd: {"momentum": 0.5 + 0.25 * odd},
+    "weight_decay": lambda odd: {"weight_decay": 0.5 * odd},
+    "nesterov": lambda odd: {"momentum": 0.5, "nesterov": odd},
+    "lr": lambda odd: {"lr": 0.5 + 0.25 * odd},
+    "a schedule": lambda odd: {"lr": optim.learning_rates.step(0.5 + 0.25 * odd, 3)},
+    "the class": lambda odd: {},
+}
+
+
+def trains_by_another_optimiser(what: str, update: str = "replicated", strategy=None) -> None:
+    odd = npdp.rank() == ODD_RANK
+    npdp.manual_seed(0)
+    model = nn.Linear(3, 2)
+    kind = optim.Adam if what == "the class" and odd else optim.AdamW if what == "the class" else optim.SGD
+    optimizer = kind(model.parameters(), **{"lr": 0.1, **OPTIMISERS[what](odd)})
+    model = nn.DataParallel(model, update=update, strategy=strategy)
+    nn.MSELoss()(model(np.ones((4, 3))), np.ones((4, 2))).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [("fused",), *(("replicated", npdp.ParameterServer(servers, staleness))
+                                                for servers in (0, 1) for staleness in (0, 1))], ids=str)  # fmt: skip
+@pytest.mark.parametrize(("what", "has"), [
+    ("momentum", "SGD with momentum 0.75, rank 0 has SGD with momentum 0.5"),
+    ("weight_decay", "SGD with weight_decay 0.5, rank 0 has SGD with weight_decay 0"),
+    ("nesterov", "SGD with nesterov True, rank 0 has SGD with nesterov False"),
+    ("lr", "SGD with lr 0.75, rank 0 has SGD with lr 0.5"),
+    ("a schedule", "SGD with lr 0.75, rank 0 has SGD with lr 0.5"),
+    ("the class", "Adam with .*, rank 0 has AdamW with"),
+])  # fmt: skip
+def test_ranks_that_update_their_parts_by_different_rules_are_told_so(what, has, kind):
+    with pytest.raises((RuntimeError, InputError), match=f"optimisers differ between ranks: rank {ODD_RANK} has {has}"):
+        run(3, trains_by_another_optimiser, what, *kind)
+
+
+def sets_its_learning_rate_later(make, lr, servers: int) -> None:
+    """Once the model is wrapped one worker sets another learning rate."""
+    npdp.manual_seed(0)
+    model = make()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    model = nn.DataParallel(model, strategy=npdp.ParameterServer(servers))
+    if npdp.rank() == ODD_RANK:
+        optimizer.lr = lr
+    model(np.arange(3)[:, None]).mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("servers", [0, 1])
+@pytest.mark.parametrize("lr", [0.25, lambda iteration: 0.25], ids=["number", "schedule"])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(1, 2), lambda: nn.Embedding(3, 2)], ids=["dense", "sparse"])
+def test_workers_with_different_learning_rates_in_the_same_step_are_told_so(make, lr, servers):
+    with pytest.raises(RuntimeError, match="learning rates in the same step: worker 0 0.1, worker 1 0.25"):
+        run(2 + servers, sets_its_learning_rate_later, make, lr, servers)
 
 
 def trains_on_a_loader(differs, update: str = "replicated", strategy=None, shuffle: bool = True) -> None:

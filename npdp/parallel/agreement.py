@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from npdp.autograd import Batch
 from npdp.errors import InputError
+from npdp.optim import Optimizer
 from npdp.parallel.world import World
 
 T = TypeVar("T")
+PLAIN = (bool, int, float, str, tuple, type(None))  # an optimiser's settings are; what else it has is state
 BATCHES_COMPARED_EVERY = 64  # exchanges: it is a collective of its own; as a rule they differ from the first on
 _DRAWN = "batch {}", "{} samples", "batch_size {}", "seed {}", "epoch {}"  # what the loader's numbers say
 
@@ -45,6 +47,28 @@ def require_equal(world: World, what: str, mine: list[str], kind: type[Exception
             place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
             got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
             raise kind(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")
+
+
+def settings_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Return what an optimiser updates by, but for its learning rate, which may change."""
+    plain = {name: value for name, value in vars(optimizer).items() if isinstance(value, PLAIN)}
+    return {name: value for name, value in plain.items() if name not in ("iteration", "lr")}
+
+
+def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind: type[Exception] = InputError) -> None:
+    """Raise on every rank where another has optimisers of another class or with other settings; collective.
+
+    Of a learning rate that is a function its value now is compared, as functions cannot be.
+
+    Raises:
+        InputError, or `kind`: names the first rank and the first setting that differ from rank 0's.
+    """
+    mine = [
+        f"{type(optimizer).__name__} with {name} {value}"
+        for optimizer in optimizers
+        for name, value in {**settings_of(optimizer), "lr": float(optimizer.current_lr)}.items()
+    ]
+    require_equal(world, "optimisers", mine, kind)
 
 
 def require_same_batch(world: World, batch: Batch | None) -> None:

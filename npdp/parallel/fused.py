@@ -24,6 +24,7 @@ from npdp.collectives.choose import SHARED_MEMORY
 from npdp.kernels import Sum
 from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab
+from npdp.parallel.agreement import require_same_optimizers
 from npdp.parallel.at_step import ExchangeAtStep, move_in
 from npdp.parallel.world import World
 from npdp.partition import part
@@ -56,6 +57,7 @@ class FusedExchange(ExchangeAtStep):
 
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
         if slab not in self._ready:
+            require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
             self._share_state(slab)
         self._settle_who_is_used(optimizer, slab)
         self._count_exchange()

@@ -25,6 +25,7 @@ from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_hand_out
 from npdp.nn.parameter import FlatParameters, Parameter, allocate
 from npdp.optim.optimizer import Optimizer, Slab
+from npdp.parallel.agreement import require_same_optimizers
 from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.client import Client, RemoteShard, RemoteSlab
@@ -71,6 +72,7 @@ class Roles:
             *(found for flat in flats for found in _optimizers_of(flat)),
             *((_optimizer_of(parameter), parameter) for parameter in self.exchange.sparse.parameters),
         ]
+        require_same_optimizers(world, [optimizer for optimizer, _ in self.optimized])  # servers update by theirs
         if strategy.backup_workers and len(self.optimized) > 1:
             raise ValueError(
                 "ParameterServer: backup_workers are for models whose parameters are of one dtype, with one optimiser: "
@@ -204,7 +206,8 @@ class Roles:
 
     def _shard(self, server: int, optimizer: Optimizer, key: Slab | Parameter) -> Shard:
         whole_batches = self.strategy.staleness == 0
-        rate = Rate(optimizer, 1 if whole_batches else self.workers, self.strategy.damped)
+        in_step = not self.strategy.hands_out
+        rate = Rate(optimizer, 1 if whole_batches else self.workers, self.strategy.damped, in_step)
         if isinstance(key, Parameter):
             servers = len(self.server_ranks)
             lanes = [cut_lane(lane, servers, server) for lane in self.lanes[key][: self.workers]]

@@ -121,7 +121,7 @@ class RowShard:
             self._gradients[message.worker] = rows, values
 
     def apply(self, pushes: Sequence[Push]) -> None:
-        self._rate.set(pushes[0], self.version)
+        self._rate.set(pushes, self.version)
         optimizer = self._rate.optimizer
         rows, values = self._sum([self._gradients[push.worker] for push in pushes])
         weight = missing_weight(pushes, len(self._lanes)) if self._whole_batches else 1.0

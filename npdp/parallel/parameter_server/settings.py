@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from npdp.optim.optimizer import Optimizer
-
-PLAIN = (bool, int, float, str, tuple, type(None))
+from npdp.parallel.agreement import settings_of
 
 
 class Settings:
@@ -14,11 +11,7 @@ class Settings:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._lr = optimizer, optimizer.lr
-        self._known = self._plain()
-
-    def _plain(self) -> dict[str, Any]:
-        known = {name: value for name, value in vars(self._optimizer).items() if isinstance(value, PLAIN)}
-        return {name: value for name, value in known.items() if name not in ("iteration", "lr")}
+        self._known = settings_of(optimizer)
 
     @property
     def changed_lr(self) -> float | None:
@@ -28,7 +21,7 @@ class Settings:
 
     def require_unchanged(self) -> None:
         """Raise RuntimeError where anything else has changed: servers would go on with the old value."""
-        for name, value in self._plain().items():
+        for name, value in settings_of(self._optimizer).items():
             if value != self._known[name]:
                 raise RuntimeError(
                     f"parameter server: {name} of the optimiser was {self._known[name]} when the model was wrapped and "

@@ -57,16 +57,24 @@ class Rate:
         optimizer: the user's; copied, so that a worker on the same rank may have it too.
         pushes: how many make an iteration, where a push does not say it.
         damped: whether an update's learning rate is divided by 1 + its staleness.
+        in_step: whether all workers make each update together, so that they are to have the same learning rate.
     """
 
-    def __init__(self, optimizer: Optimizer, pushes: int, damped: bool) -> None:
+    def __init__(self, optimizer: Optimizer, pushes: int, damped: bool, in_step: bool) -> None:
         self.optimizer = copy.copy(optimizer)
         self._first_iteration, self._lr = optimizer.iteration, optimizer.lr
-        self._pushes, self._damped = pushes, damped
+        self._pushes, self._damped, self._in_step = pushes, damped, in_step
 
-    def set(self, push: Push, version: int) -> None:
-        """Set the optimiser's learning rate for an update of this version."""
-        optimizer = self.optimizer
+    def set(self, pushed: Sequence[Push], version: int) -> None:
+        """Set the optimiser's learning rate for an update of this version.
+
+        Raises:
+            RuntimeError: workers have set other learning rates.
+        """
+        optimizer, push = self.optimizer, pushed[0]
+        if self._in_step and len({other.lr for other in pushed}) > 1:
+            rates = ", ".join(f"worker {p.worker} {'its schedule' if p.lr is None else f'{p.lr:g}'}" for p in pushed)
+            raise RuntimeError(f"parameter server: workers have other learning rates in the same step: {rates}")
         pushes = self._pushes if self._pushes == 1 or push.request is None else push.request.parts
         optimizer.iteration = self._first_iteration + version // pushes
         optimizer.lr = self._lr if push.lr is None else push.lr
@@ -125,7 +133,7 @@ class DenseShard:
             receive(self.gradients[message.worker])
 
     def apply(self, pushes: Sequence[Push]) -> None:
-        self._rate.set(pushes[0], self.version)
+        self._rate.set(pushes, self.version)
         grad = self._gradient(pushes)
         everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
         used = [place for place in range(len(self._slab.numbers)) if place not in everywhere_unused]
