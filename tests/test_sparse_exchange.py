@@ -232,7 +232,7 @@ def test_a_parameter_that_one_rank_alone_uses_has_a_gradient_everywhere():
 def test_a_backward_that_fails_leaves_the_gradients_of_the_one_before():
     def program():
         model = linear()
-        GradientExchange([model.weight], init())
+        GradientExchange(model.parameters(), init())
         inputs, labels = next(iter(DataLoader(dataset(), 5)))
         criterion(model(inputs), labels).backward()
         before = np.array(model.weight.grad)
@@ -267,7 +267,7 @@ def test_a_sparse_parameter_with_an_array_as_gradient_is_refused_and_no_gradient
 def test_clipping_sees_the_global_gradient():
     def program():
         model = linear()
-        GradientExchange([model.weight], init())
+        GradientExchange(model.parameters(), init())
         inputs, labels = next(iter(DataLoader(dataset(), COUNT)))
         criterion(model(inputs), labels).backward()
         return optim.clip_grad_norm_([model.weight], 0.01), np.linalg.norm(np.array(model.weight.grad))
