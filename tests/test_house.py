@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collectives": BELOW | {"comm"},
     "parallel": BELOW | {*ARITHMETIC, "comm", "collectives"},
     "elastic": BELOW | BELOW_TOP - {"elastic"},
-    "report": {"errors", "environment"},
+    "report": {"errors", "environment", "whole_file"},
     **{part: BELOW | BELOW_TOP | TOP | {""} for part in TOP - {"report"}},
     "": {"environment"},  # npdp/__init__.py itself
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from npdp import environment
+from npdp.whole_file import whole_file
 
 NAMED = ("npdp", "numpy", "mpi4py", "torch", "sklearn")  # whose versions count, where this process has loaded them
 
@@ -34,9 +35,11 @@ def describe() -> dict[str, Any]:
 
 
 def keep(path: str | Path, command: str, **fields: Any) -> None:
-    """Write fields as JSON, with the command that gives them and this machine's description."""
+    """Write fields as JSON, whole or not at all, with the command that gives them and this machine's description."""
     document = {"command": command, "machine": describe(), **fields}
-    Path(path).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    with whole_file(str(path)) as file:
+        file.write(text.encode())
 
 
 def _cpu_lines() -> list[str]:

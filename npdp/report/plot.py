@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from npdp.errors import InputError
 from npdp.report.table import size_text
+from npdp.whole_file import whole_file
 
 ENDINGS = (".png", ".svg", ".pdf")
 
@@ -23,7 +24,7 @@ def require_plot(flag: str, path: str) -> None:
 
 
 def plot_times(path: str, title: str, lines: Mapping[str, Points], bounds: Mapping[str, Points]) -> None:
-    """Write a picture of times against bytes.
+    """Write a picture of times against bytes, whole or not at all.
 
     Args:
         path: where to; its ending says which kind of picture.
@@ -45,5 +46,6 @@ def plot_times(path: str, title: str, lines: Mapping[str, Points], bounds: Mappi
     axes.xaxis.set_major_formatter(lambda nbytes, _: size_text(int(nbytes)))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as file:
+        figure.savefig(file, format=os.path.splitext(path)[1][1:].lower(), dpi=150)
 
