@@ -9,12 +9,10 @@ import sys
 from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from launching import needs_mpi
 
 import npdp
-from npdp.data import ArrayDataset
 from npdp.launch import settings
 
 ROOT = Path(__file__).parent.parent
@@ -39,10 +37,9 @@ def test_every_command_of_the_readme_runs(tmp_path, tmp_path_factory):
     assert {path.name for path in tmp_path.iterdir()} == {"model.npz", "run.jsonl"}
 
 
-def test_the_loop_of_the_readme_trains():
+def test_the_loop_of_the_readme_trains_as_it_stands():
     (loop,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    x = np.random.default_rng(0).standard_normal((1000, 10)).astype(np.float32)
-    names = {"dataset": ArrayDataset(x, x.sum(axis=1, keepdims=True))}
+    names = {}
     exec(loop, names)
     assert names["loss"].item() < 1
 
