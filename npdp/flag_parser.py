@@ -15,6 +15,8 @@ from npdp.errors import InputError
 # More ranks than this are a slip of the keyboard, and would bring down the machine that is to start them.
 RANKS_A_CORE, RANKS_ANYWHERE = 64, 1024
 
+KERNELS = ("", "c", "numpy")  # what NPDP_KERNELS may be; npdp.kernels has them too, but would load NumPy
+
 # What PyTorch's and Horovod's programs and launchers call it -> what it is called in npdp train
 ELSEWHERE = {
     "--batch-size": "--global-batch-size",
@@ -34,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         flags, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._chosen(flags)._meant(unknown)}")
+        _require_kernels()
         return flags
 
     def _chosen(self, flags: Any) -> Parser:
@@ -57,6 +60,13 @@ class Parser(argparse.ArgumentParser):
         launched = environment.launch()
         if launched is None or launched.rank == 0:
             super().print_help(file)
+
+
+def _require_kernels() -> None:
+    """Raise InputError where NPDP_KERNELS names none: here, since ranks that find it out have been started."""
+    name = os.environ.get("NPDP_KERNELS", "")
+    if name not in KERNELS:
+        raise InputError(f"NPDP_KERNELS is {name!r}, wanted c or numpy, or unset for the best there is")
 
 
 def number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:

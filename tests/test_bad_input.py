@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from npdp import cli, config, train
+from npdp import cli, config, flag_parser, kernels, train
 from npdp.errors import InputError
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -189,6 +189,18 @@ def test_the_command_refuses_wrong_flags_before_it_starts_ranks(capsys, monkeypa
     monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
     assert "got '0'" in refusal(capsys, cli.main, "train", "--ranks", "3", "--global-batch-size", "0")
     assert "--save" in refusal(capsys, cli.main, "train", "--ranks", "3", "--save", "/no/such/directory/model.npz")
+
+
+@pytest.mark.parametrize("command", ["train --ranks 3", "train --transport threads --ranks 3", "train",
+                                     "bench iteration --ranks 3", "predict m.npz digits"])  # fmt: skip
+def test_kernels_that_there_are_not_are_refused_before_ranks_are_started(command, capsys, monkeypatch):
+    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setenv("NPDP_KERNELS", "foo")
+    assert "error: NPDP_KERNELS is 'foo', wanted c or numpy, or unset" in refusal(capsys, cli.main, *command.split())
+
+
+def test_commands_know_the_kernels_that_there_are():
+    assert set(flag_parser.KERNELS) == set(kernels._CHOICES)
 
 
 def test_ranks_that_nobody_started_are_refused(capsys):
