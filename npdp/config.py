@@ -23,6 +23,7 @@ UPDATES = ("auto", "replicated", "fused")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
 STALENESS_LR = ("constant", "1/(1+s)")
+HIDDEN = (512, 512)
 
 # strategy -> its own flags, and what each is where not given
 FLAGS_OF: dict[str, dict[str, Any]] = {
@@ -50,6 +51,7 @@ examples:
 
 # (strategy, flag) -> why they do not go together
 NOT_WITH_A_STRATEGY = {
+    ("ps", "algorithm"): "has no all-reduce of gradients that --algorithm could choose",
     ("ps", "update"): "updates on the servers: --update is for --strategy allreduce",
     ("ps", "clip_norm"): "adds gradients up on the servers, where --clip-norm cannot see them",
     ("local-sgd", "update"): "updates on each rank: --update is for --strategy allreduce",
@@ -119,7 +121,10 @@ def _staleness(text: str) -> float:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(POSITIVE_INT(width.strip()) for width in text.split(","))
+    try:
+        return tuple(POSITIVE_INT(width.strip()) for width in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"wanted whole numbers, at least 1, as 512,512, got {text!r}") from None
 
 
 def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
@@ -154,7 +159,7 @@ def _add_model(parser: Parser) -> None:
     model.add_argument("--model", metavar="NAME",
                        help="softmax (default for classes), linear (for numbers), mlp, sparse_linear (for sparse "
                             "data), or file.py:function of your own")
-    model.add_argument("--hidden", type=_widths, default=(512, 512), metavar="N,N", help="widths of an mlp (512,512)")
+    model.add_argument("--hidden", type=_widths, metavar="N,N", help="widths of an mlp (512,512)")
     model.add_argument("--epochs", type=_COUNT, default=20, metavar="N", help="passes over the data (20)")
     model.add_argument("--global-batch-size", type=POSITIVE_INT, default=64, metavar="N",
                        help="samples per update over all ranks (64)")
@@ -228,14 +233,14 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> T
     Raises:
         InputError: what is wrong with them, in one line.
     """
-    config = TrainConfig(**_with_strategy(vars(make_parser(prog).parse_args(arguments))))
+    config = TrainConfig(**_with_hidden(_with_strategy(vars(make_parser(prog).parse_args(arguments)))))
     if config.metrics is not None:
         require_writable("--metrics", config.metrics)
     for flag, path in (("--save", config.save), ("--record-arrivals", config.record_arrivals)):
         if path is not None:
             require_replaceable(flag, path)
-    require_apart(metrics=config.metrics, save=config.save, record_arrivals=config.record_arrivals)
-    require_apart(metrics=config.metrics, save=config.save, replay_arrivals=config.replay_arrivals)
+    names = ("metrics", "save", "record_arrivals", "replay_arrivals")
+    require_apart(**{name: getattr(config, name) for name in names})
     _require_input_unwritten(config)
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
@@ -265,11 +270,23 @@ def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "inject": tuple(given["inject"])}
 
 
+def _with_hidden(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags with the widths of an mlp filled in; for a model without hidden layers they are refused."""
+    name = given["model"]
+    if given["hidden"] is None:
+        given["hidden"] = HIDDEN
+    elif name != "mlp" and ":" not in (name or ""):
+        raise InputError(f"--hidden is for --model mlp, {f'this is --model {name}' if name else 'no --model is given'}")
+    return given
+
+
 def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
-    for name, neutral in (("update", "auto"), ("clip_norm", None)):
+    if config.momentum is not None and config.optimizer != "sgd":
+        raise InputError(f"--momentum is for --optimizer sgd, this is --optimizer {config.optimizer}")
+    for name, neutral in (("update", "auto"), ("algorithm", "auto"), ("clip_norm", None)):
         why = NOT_WITH_A_STRATEGY.get((config.strategy, name))
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")

@@ -109,12 +109,12 @@ def _refuse_unfit_model(name: str, sparse: bool) -> None:
 
 def _with_momentum(config: TrainConfig, what_is_sparse: str | None) -> TrainConfig:
     """Return the flags with momentum filled in; raise InputError where rows without a gradient would be changed."""
-    if config.momentum is None:
+    if config.momentum is None and config.optimizer == "sgd":  # Adam has none
         config = replace(config, momentum=0.0 if what_is_sparse else MOMENTUM)
     if what_is_sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
         raise InputError(
             f"sparse {what_is_sparse}: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 "
-            f"--weight-decay 0, got {config.optimizer}, {config.momentum} and {config.weight_decay}"
+            f"--weight-decay 0, got {config.optimizer}, {config.momentum or 0.0} and {config.weight_decay}"
         )
     return config
 

@@ -196,6 +196,20 @@ def test_each_flag_changes_the_outcome(flag, other):
     assert off(run, on_one_rank(*flags)) > 1e-3
 
 
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("adam", None), ("adamw", None)])
+def test_metrics_have_a_momentum_where_the_optimizer_has_one(optimizer, momentum):
+    assert fit("--quiet", "--epochs", "0", "--optimizer", optimizer).events[0]["momentum"] == momentum
+
+
+@pytest.mark.parametrize("model", ["mlp", "file"])
+def test_a_model_with_hidden_layers_gets_their_widths(model, tmp_path):
+    (tmp_path / "mine.py").write_text("from npdp import models\n\ndef make(features, classes, hidden):\n"
+                                      "    return models.mlp(features, classes, hidden)\n")  # fmt: skip
+    name = "mlp" if model == "mlp" else f"{tmp_path}/mine.py:make"
+    start = fit("--quiet", "--epochs", "0", "--model", name, "--hidden", "3, 4").events[0]
+    assert start["parameters"] == 64 * 3 + 3 + 3 * 4 + 4 + 4 * 10 + 10
+
+
 def test_each_optimizer_is_another():
     flags = ("--quiet", "--dtype", "float64", "--epochs", "2", "--learning-rate", "0.01", "--weight-decay", "0.1")
     sgd, adam, adamw = (on_one_rank(*flags, "--optimizer", name) for name in ("sgd", "adam", "adamw"))
