@@ -8,6 +8,8 @@ import threading
 
 import numpy as np
 
+from npdp.arguments import whole
+
 
 class _OfThisRank(threading.local):
     def __init__(self) -> None:
@@ -19,8 +21,12 @@ _here = _OfThisRank()
 
 
 def manual_seed(seed: int) -> None:
-    """Restart this rank's generator, and dropout's masks, from `seed`; call it alike on all ranks."""
-    _here.seed = seed
+    """Restart this rank's generator, and dropout's masks, from `seed`; call it alike on all ranks.
+
+    Args:
+        seed: in [0, 2^64).
+    """
+    _here.seed = seed = whole(seed, "manual_seed: seed must be a whole number in [0, 2^64)", 0, 2**64)
     _here.generator = np.random.default_rng(seed)
 
 

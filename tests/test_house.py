@@ -6,7 +6,7 @@
     4  parallel
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
-    1  kernels partition errors environment parser_lock random whole_file
+    1  kernels partition errors environment parser_lock random whole_file arguments
        ---- arithmetic ----               ---- communication ----
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "npdp"
 
-BELOW = {"kernels", "partition", "errors", "environment", "parser_lock", "random", "whole_file"}
+BELOW = {"kernels", "partition", "errors", "environment", "parser_lock", "random", "whole_file", "arguments"}
 ARITHMETIC = ["autograd", "nn", "optim", "data"]
 TOP = {"train", "cli", "bench", "launch", "addresses", "config", "flag_parser", "on_ranks", "job", "strategies",
        "models", "evaluation", "paths", "saved_model", "using", "report", "__main__"}  # fmt: skip
@@ -28,6 +28,7 @@ BELOW_TOP = {*ARITHMETIC, "comm", "collectives", "parallel", "elastic"}
 # part -> the parts that it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
     **{part: set() for part in BELOW},
+    "random": {"arguments"},
     "autograd": BELOW,
     "nn": BELOW | {"autograd"},
     "optim": BELOW | {"autograd", "nn"},

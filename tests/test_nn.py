@@ -412,7 +412,7 @@ def logits(*shape):
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (ValueError, "at least 1 feature in and out, got 0 and 2", lambda: nn.Linear(0, 2)),
+        (ValueError, "Linear: in_features must be a whole number, at least 1, got 0", lambda: nn.Linear(0, 2)),
         (ValueError, r"Linear: wanted an input of shape \(..., 3\), got \(2, 4\)",
          lambda: nn.Linear(3, 1)(logits(2, 4))),
         (ValueError, r"wanted an input of shape \(..., 3\), got \(\)", lambda: nn.Linear(3, 1)(1.0)),

@@ -246,10 +246,10 @@ def test_the_part_is_this_ranks_where_nobody_says_otherwise():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"batch_size": -4}, "batch_size must be at least 1, got -4"),
-        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be in"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"batch_size": -4}, "batch_size must be a whole number, at least 1, got -4"),
+        ({"accumulate": 0}, "accumulate must be a whole number, at least 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number in"),
         ({"rank": 1}, "rank and world_size go together, got 1 and None"),
         ({"world_size": 2}, "rank and world_size go together, got None and 2"),
         ({"rank": 2, "world_size": 2}, r"rank must be in 0 \.\. 1, got 2"),

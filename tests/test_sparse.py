@@ -263,8 +263,8 @@ def test_embedding_begins_as_pytorchs_does():
 
 
 @pytest.mark.parametrize(("layer", "x", "error", "said"), [
-    (lambda: nn.SparseLinear(0, 3), None, ValueError, "at least 1 feature in and out, got 0 and 3"),
-    (lambda: nn.Embedding(3, 0), None, ValueError, "at least 1 row and column, got 3 and 0"),
+    (lambda: nn.SparseLinear(0, 3), None, ValueError, "in_features must be a whole number, at least 1, got 0"),
+    (lambda: nn.Embedding(3, 0), None, ValueError, "embedding_dim must be a whole number, at least 1, got 0"),
     (lambda: nn.SparseLinear(8, 3), sparse(table(1)), ValueError, r"input of shape \(n, 8\), got \(6, 9\)"),
     (lambda: nn.SparseLinear(9, 3), table(1), TypeError, "wanted SparseRows or a CSR matrix of scipy.sparse, got nd"),
     (lambda: nn.Embedding(5, 3), np.array([0, 5]), ValueError, r"numbers must be in \[0, 5\), got 5"),

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from npdp import random
+from npdp.arguments import whole
 from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
@@ -66,14 +67,11 @@ class DataLoader:
         world_size: int | None = None,
     ) -> None:
         _require_dataset(dataset)
-        for name, value in {"batch_size": batch_size, "accumulate": accumulate}.items():
-            if value < 1:
-                raise ValueError(f"DataLoader: {name} must be at least 1, got {value}")
         seed = random.current_seed() if seed is None else seed
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"DataLoader: seed must be in [0, 2^64), got {seed}")
-        self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
-        self.global_batch_size, self.accumulate = batch_size, accumulate
+        self.dataset, self.shuffle = dataset, shuffle
+        self.seed = whole(seed, "DataLoader: seed must be a whole number in [0, 2^64)", 0, 2**64)
+        self.global_batch_size = whole(batch_size, "DataLoader: batch_size must be a whole number, at least 1", 1)
+        self.accumulate = whole(accumulate, "DataLoader: accumulate must be a whole number, at least 1", 1)
         if (rank is None) != (world_size is None):
             raise ValueError(f"DataLoader: rank and world_size go together, got {rank} and {world_size}")
         self._shard = (rank, world_size) if rank is not None and world_size is not None else None

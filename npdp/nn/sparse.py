@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from npdp import random
+from npdp.arguments import whole
 from npdp.autograd import Batch, Node, Tensor, is_grad_enabled
 from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.sparse_rows import SparseRows
@@ -53,9 +54,8 @@ class SparseLinear(Module):
         dtype: Any = np.float32,
         generator: np.random.Generator | None = None,
     ) -> None:
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"SparseLinear needs at least 1 feature in and out, got {in_features} and {out_features}")
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = whole(in_features, "SparseLinear: in_features must be a whole number, at least 1", 1)
+        self.out_features = whole(out_features, "SparseLinear: out_features must be a whole number, at least 1", 1)
         self.weight = Parameter(np.zeros((in_features, out_features), dtype), True, sparse)
         self.bias = Parameter(np.zeros(out_features, dtype)) if bias else None
         self._touched = _Touched(in_features)
@@ -105,9 +105,8 @@ class Embedding(Module):
         dtype: Any = np.float32,
         generator: np.random.Generator | None = None,
     ) -> None:
-        if num_embeddings < 1 or embedding_dim < 1:
-            raise ValueError(f"Embedding needs at least 1 row and column, got {num_embeddings} and {embedding_dim}")
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.num_embeddings = whole(num_embeddings, "Embedding: num_embeddings must be a whole number, at least 1", 1)
+        self.embedding_dim = whole(embedding_dim, "Embedding: embedding_dim must be a whole number, at least 1", 1)
         generator = generator or random.default_generator()
         self.weight = Parameter(normal((num_embeddings, embedding_dim), dtype, generator), True, sparse)
         self._touched = _Touched(num_embeddings)

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 
 from npdp import kernels
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, checked, not_negative, refuse_sparse
+from npdp.optim.checks import checked, not_negative, refuse_sparse
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab
 
 
 class Adam(Optimizer):

@@ -20,6 +20,7 @@ from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient, Sum
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, put_in, row_gradient
+from npdp.optim.checks import checked, not_negative
 
 LearningRate = float | Callable[[int], float]
 Update = Callable[..., int]  # of arrays that it holds, by scalars
@@ -217,9 +218,13 @@ class Optimizer:
 
         Raises:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
-            ValueError: the learning rate is negative or no number.
+            ValueError: the learning rate is negative or not finite; TypeError where it is no number.
         """
-        if not 0 <= self.current_lr < math.inf:
+        try:
+            usable = 0 <= self.current_lr < math.inf
+        except (TypeError, ValueError):  # no number
+            usable = False
+        if not usable:
             not_negative(f"{type(self).__name__}.step: lr of iteration {self.iteration}", self.current_lr)
         for holder in self._holders:  # before anything is changed
             if holder.unsynced and (why := holder.unsynced()):
@@ -256,36 +261,6 @@ class Optimizer:
             lr: the learning rate.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update of rows")
-
-
-def checked(parameters: Iterable[Parameter]) -> list[Parameter]:
-    """Return the parameters; raise TypeError or ValueError where they are none, or have no order."""
-    if isinstance(parameters, (set, frozenset)):
-        raise TypeError("an optimiser takes parameters in an order, the same on every rank and in every run, got a set")
-    found = list(parameters)
-    if not found:
-        raise ValueError("an optimiser needs at least one parameter, got none")
-    for parameter in found:
-        if not isinstance(parameter, Parameter):
-            raise TypeError(f"an optimiser takes Parameters, got {type(parameter).__name__}")
-    return found
-
-
-def refuse_sparse(parameters: Iterable[Parameter], who: str, why: str) -> None:
-    """Raise ValueError where one of the parameters is sparse; `why` says what `who` does to rows."""
-    for parameter in parameters:
-        if isinstance(parameter, Parameter) and parameter.sparse:
-            raise ValueError(
-                f"{who} {why}: a sparse parameter, here of shape {parameter.shape}, is updated where it has a gradient "
-                "only. Use SGD without momentum and weight decay, or make the layer with sparse=False"
-            )
-
-
-def not_negative(name: str, value: float) -> float:
-    """Return `value`, or raise ValueError where it is negative or no number."""
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
-    return value
 
 
 def part(array: Array, run: Run) -> Array:

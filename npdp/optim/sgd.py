@@ -20,7 +20,8 @@ from npdp import kernels
 from npdp.autograd.rows import Rows
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab, checked, not_negative, refuse_sparse
+from npdp.optim.checks import checked, not_negative, refuse_sparse
+from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab
 
 BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in the cache, 2 to 3 times as quick
 

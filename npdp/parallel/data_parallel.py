@@ -25,7 +25,7 @@ from npdp.nn.module import Module, StateDict
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.inputs import as_rows, batch_of, rows_in, tag, with_rows
 from npdp.parallel.replicas import broadcast_parameters
-from npdp.parallel.strategy import AllReduce, Strategy
+from npdp.parallel.strategy import AllReduce, Strategy, require_strategy
 from npdp.parallel.world import init
 
 
@@ -72,7 +72,10 @@ class DataParallel(Module):
             raise TypeError(f"DataParallel: wanted a Module, got {kind}")
         vars(self)["module"] = module  # not set as an attribute is: its dropouts keep their numbers
         module._note_holder(self)
-        self.strategy = strategy or AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
+        if strategy is None:
+            strategy = AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
+        require_strategy(strategy)
+        self.strategy = strategy
         world = init()
         named = list(module.named_parameters())
         trained = [parameter for _, parameter in named if parameter.requires_grad]

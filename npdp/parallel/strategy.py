@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from npdp.arguments import require_number
 from npdp.nn.parameter import Parameter
 from npdp.parallel.exchange import GradientExchange
 from npdp.parallel.fused import FusedExchange
@@ -58,6 +59,10 @@ class AllReduce:
     def __post_init__(self) -> None:
         if self.update not in UPDATES:
             raise ValueError(f"DataParallel: no update {self.update!r}; there are {', '.join(UPDATES)}")
+        for name, size in {"bucket_cap_mb": self.bucket_cap_mb, "first_bucket_mb": self.first_bucket_mb}.items():
+            hint = "; PyTorch's device_ids have no place here, as there are CPUs only" if isinstance(size, list) else ""
+            if size is not None:
+                require_number(size, f"DataParallel: {name} must be a number of MB, or None{hint}")
 
     def workers(self, ranks: int) -> int:
         return ranks
@@ -71,6 +76,13 @@ class AllReduce:
             return FusedExchange(parameters, world)
         sizes = self.bucket_cap_mb, self.first_bucket_mb
         return _exchange_of(parameters) or GradientExchange(parameters, world, *sizes, self.overlap)
+
+
+def require_strategy(strategy: Any) -> None:
+    """Raise TypeError where this is no strategy, but the name of one, or the class."""
+    if isinstance(strategy, type) or not hasattr(strategy, "exchange"):
+        got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
+        raise TypeError(f"DataParallel: strategy must be npdp.ParameterServer(...) or npdp.LocalSGD(...), got {got}")
 
 
 def require_not_exchanged(parameters: Sequence[Parameter]) -> None:

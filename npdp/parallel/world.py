@@ -12,12 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from math import inf, prod
-from operator import index
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from npdp import environment
+from npdp.arguments import whole
 from npdp.collectives.carrier import Carrier
 from npdp.comm.errors import CommunicationError
 from npdp.comm.threads import ThreadTransport, run_threads
@@ -86,7 +86,7 @@ class World(Carrier):
         """Broadcast in place; see `npdp.broadcast`."""
         buffer = checked(array, "sum")
         if type(root) is not int:
-            root = _whole(root, f"broadcast: root must be a rank of this world of {self.world_size}")
+            root = whole(root, f"broadcast: root must be a rank of this world of {self.world_size}")
         if not 0 <= root < self.world_size:
             raise ValueError(f"broadcast: root must be a rank of this world of {self.world_size}, got {root}")
         self.run("broadcast", buffer, "sum" if buffer is array else compared("sum", array), algorithm, root)
@@ -138,20 +138,13 @@ class World(Carrier):
 def _extents(shape: int | Sequence[int], dtype: np.dtype[Any]) -> tuple[int, ...]:
     """Return the extents of an array that there can be, or say what is wrong with them."""
     wanted = "shared_empty: wanted a shape of whole numbers"
-    extents = tuple(_whole(extent, wanted) for extent in (shape if isinstance(shape, (tuple, list)) else [shape]))
+    extents = tuple(whole(extent, wanted) for extent in (shape if isinstance(shape, (tuple, list)) else [shape]))
     if any(extent < 0 for extent in extents):
         raise ValueError(f"shared_empty: wanted a shape without negative extents, got {extents}")
     nbytes = prod(extent or 1 for extent in extents) * dtype.itemsize
     if nbytes > sys.maxsize:
         raise ValueError(f"shared_empty: wanted at most {sys.maxsize} bytes, got shape {extents} of {dtype}: {nbytes}")
     return extents
-
-
-def _whole(value: Any, wanted: str) -> int:
-    try:
-        return index(value)
-    except TypeError:
-        raise TypeError(f"{wanted}, got {value!r}") from None
 
 
 class _OfThisRank(threading.local):
@@ -259,7 +252,7 @@ def run_ranks(
         _here.world.close()
         return result
 
-    return run_threads(world_size, run, hosts)
+    return run_threads(whole(world_size, "run_ranks: world_size must be a whole number, at least 1"), run, hosts)
 
 
 def rank() -> int:
