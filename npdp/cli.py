@@ -88,7 +88,8 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def predict(arguments: Sequence[str]) -> int:
     """Print a saved model's answers."""
-    parser = _parser("predict", "The classes, or numbers, that a saved model gives for samples, one line each.",
+    parser = _parser("predict", "The classes, or numbers, that a saved model gives for samples, one line each. Classes "
+                     "are called as in the data that it was trained on: -1 and 1 where those were its labels.",
                      "  npdp predict model.npz samples.csv > answers.txt\n"
                      "  npdp predict model.npz x.npy --probabilities")
     parser.add_argument("model", help="a file written by --save")

@@ -2,7 +2,8 @@
 
     parameter/0.weight   (10, 64) float32        scaling/mean        (64,) float64, where --standardize was used
     parameter/0.bias     (10,)                   scaling/deviation   (64,)
-    description          {"format": 1, "model": "softmax", "features": 64, "classes": 10, ...}
+    description          {"format": 1, "model": "softmax", "features": 64, "classes": 10, ...}; "labels": [-1, 1] too
+                         where these stood for the classes in the data
 
 `npdp train --save` writes it. A program gets the model back by `saved_model.load("model.npz").model`, in evaluation;
 `.scaling` is what its features are to be scaled with. `load_state_dict` is for what `state_dict` gave.
@@ -41,6 +42,10 @@ UNREADABLE = (  # what NumPy and zipfile raise on a file that is something else,
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
+
+
+def _is_one_a_class(labels: Any, classes: int | None) -> bool:
+    return isinstance(labels, list) and len(labels) == classes and all(type(label) is int for label in labels)
 
 
 class SavedModel(NamedTuple):
@@ -126,4 +131,7 @@ def _description(text: Array | None) -> dict[str, Any]:
             raise ValueError(f"a description without {key}")
         if not accepts(description[key]):
             raise ValueError(f"a description with {key} {description[key]!r}")
+    labels = description.get("labels")
+    if labels is not None and not _is_one_a_class(labels, description["classes"]):
+        raise ValueError(f"a description with labels {labels!r}")
     return description

@@ -170,6 +170,8 @@ def _save(config: TrainConfig, job: Job) -> None:
         "dtype": config.dtype,
         "data": job.data.source,
     }
+    if job.data.labels is not None:
+        description["labels"] = list(job.data.labels)
     assert config.save is not None
     saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling))
 

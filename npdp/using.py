@@ -75,7 +75,7 @@ def predict(model: str, samples: str, target: str | None, probabilities: bool) -
 
 def _answers(model: str, samples: str, target: str | None, probabilities: bool) -> str:
     saved = saved_model.load(model)
-    classes = saved.description["classes"]
+    classes, labels = saved.description["classes"], saved.description.get("labels")
     if probabilities and classes is None:
         raise InputError(f"--probabilities: {model} gives numbers, not classes")
     dataset = _fitting(saved, _samples(saved, samples, target), samples)
@@ -89,7 +89,8 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool) 
                 rows = operators.softmax(outputs, axis=1).data
                 lines += [",".join(f"{value:.6g}" for value in row) for row in rows]
             else:
-                lines += [f"{value:.9g}" for value in models.outputs_to_predictions(outputs.data, classes)]
+                answers = models.outputs_to_predictions(outputs.data, classes)
+                lines += [f"{value:.9g}" for value in (answers if labels is None else np.take(labels, answers))]
     return "\n".join(lines)
 
 

@@ -116,6 +116,8 @@ NO_MODELS = {
     "description is a number": (GOOD | {"description": np.array(3)}, "got a description that is no JSON object"),
     "description lacks the features": (GOOD | {"description": text_of(features="absent")}, "without features"),
     "format of the future": (GOOD | {"description": text_of(format=2)}, "with format 2"),
+    "a label too many": (GOOD | {"description": text_of(labels=[-1, 0, 1, 2])}, "with labels [-1, 0, 1, 2]"),
+    "labels in text": (GOOD | {"description": text_of(labels=["a", "b", "c"])}, "with labels ['a', 'b', 'c']"),
     "widths in text": (GOOD | {"description": text_of(hidden="wide")}, "wanted a model saved by npdp"),
     "no widths": (GOOD | {"description": text_of(hidden=None)}, "wanted a model saved by npdp"),
     "features in text": (GOOD | {"description": text_of(features="five")}, "wanted a model saved by npdp"),
@@ -295,6 +297,22 @@ def test_predict_gives_classes_and_probabilities_that_sum_to_one(folder):
     assert rows.shape == (1797, 10) and rows.min() >= 0
     assert rows.sum(axis=1) == pytest.approx(1, abs=1e-5)
     assert [int(name) for name in classes] == rows.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("sparse", [(), ("--sparse",)])
+@pytest.mark.parametrize(("labels", "said"), [((-1, 1), "2 classes (-1 and 1), "), ((0, 1), "2 classes, ")])
+def test_predict_gives_classes_as_they_are_labelled_in_the_data(labels, said, sparse, tmp_path):
+    x = np.random.default_rng(0).standard_normal((60, 2))
+    y = np.where(x[:, 0] > 0, labels[1], labels[0])
+    (tmp_path / "d.svm").write_text("".join(f"{y:+d} 1:{a} 2:{b}\n" for y, (a, b) in zip(y, x)))
+    flags = (f"--data={tmp_path}/d.svm", "--test-fraction=0", "--epochs=100", "--lr-schedule=constant", *sparse)
+    run = trained(tmp_path, "m", *flags)
+    assert said in run.events[0]["data"]
+    got = answers(tmp_path, "m", tmp_path / "d.svm")
+    assert set(got) == set(map(str, labels)) and np.mean([int(line) for line in got] == y) > 0.95
+    p = [[float(p) for p in line.split(",")] for line in answers(tmp_path, "m", tmp_path / "d.svm", probabilities=True)]
+    assert [str(labels[place]) for place in np.argmax(p, axis=1)] == got
+    assert scores(tmp_path, "m", f"{tmp_path}/d.svm", part="train", test_fraction=0).startswith("60 samples: loss 0.")
 
 
 @pytest.mark.usefixtures("digits", "numbers")

@@ -18,7 +18,7 @@ from npdp.data.datasets import Array, ArrayDataset
 from npdp.data.formats.raw import Part, RawData
 from npdp.data.scaling import Moments, ScaledDataset, moments
 from npdp.data.sparse import SparseDataset
-from npdp.data.targets import class_labels, is_classification, refuse_infinite, regression_targets
+from npdp.data.targets import SIGNS, class_labels, is_classification, refuse_infinite, regression_targets
 from npdp.errors import InputError
 
 DTYPES = ("float32", "float64")
@@ -38,6 +38,7 @@ class DataSplit:
         test: the same of the held-out part; None where there is none.
         classes: number of classes; None for regression.
         source: one line that says what this is.
+        labels: what stands for each class in the file, where that is not its number: -1 and 1; else None.
         scaling: mean and deviation, (D,) float64 each, by which `standardize` scaled the features; else None.
         true_weights: weight (1, D) and bias (1,) that made `synthetic`, for its features as given here; else None.
     """
@@ -46,6 +47,7 @@ class DataSplit:
     test: ArrayDataset | None
     classes: int | None
     source: str
+    labels: tuple[int, ...] | None = None
     scaling: Moments | None = None
     true_weights: TrueWeights | None = None
 
@@ -85,8 +87,9 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
         test: ArrayDataset | None = _dataset(raw.test, y_test, None, raw.unit, scaling, dtype)
     else:
         test = _dataset(raw.train, y, test_rows, raw.unit, scaling, dtype) if test_rows is not None else None
-    return DataSplit(train, test, classes, _line(spec, train, test, classes, bool(raw.test), seed), scaling,
-                     _scaled_weights(true_weights, scaling))
+    labels = SIGNS if raw.signs and classes is not None else None
+    return DataSplit(train, test, classes, _line(spec, train, test, classes, labels, bool(raw.test), seed), labels,
+                     scaling, _scaled_weights(true_weights, scaling))
 
 
 def _read(spec: str, target: str | None, seed: int, sparse: bool) -> tuple[RawData, TrueWeights | None]:
@@ -183,8 +186,9 @@ def _dataset(part: Part, y: Array, rows: NDArray[np.intp] | None, unit: float, s
     return dataset if many_bytes or isinstance(part.x, np.memmap) else dataset.in_memory()
 
 
-def _line(spec: str, train: ArrayDataset, test: ArrayDataset | None, classes: int | None, own_test: bool,
-          seed: int) -> str:
-    kind = f"{classes} classes" if classes is not None else "regression"
+def _line(spec: str, train: ArrayDataset, test: ArrayDataset | None, classes: int | None,
+          labels: tuple[int, ...] | None, own_test: bool, seed: int) -> str:
+    kind = f"{classes} class{'es' * (classes != 1)}" if classes is not None else "regression"
+    kind += f" ({' and '.join(map(str, labels))})" if labels is not None else ""
     held_out = "no test part" if test is None else f"{len(test)} to test" + ("" if own_test else f" (seed {seed})")
     return f"{spec}: {train.sample_shape[0]} features, {kind}, {len(train)} samples to train on, {held_out}"

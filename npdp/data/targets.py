@@ -22,6 +22,7 @@ from npdp.data.formats.raw import Array, Part, RawData
 from npdp.errors import InputError
 
 FEW_VALUES = 20  # so many distinct whole numbers are taken for classes however few the samples
+SIGNS = (-1, 1)  # as labels, what stands in a file for the classes 0 and 1
 CLASSES_MAX = 2**16  # or as many as there are samples: a model has a row per class, and memory is not endless
 
 
