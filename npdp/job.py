@@ -72,8 +72,7 @@ def prepare(config: TrainConfig, world: World) -> Job:
     sparse = isinstance(data.train, SparseDataset)
     name = config.model or models.default_name(data.classes, sparse)
     agree(world, lambda: _refuse_unfit_model(name, sparse))
-    features = data.train.sample_shape[0]
-    model = agree(world, lambda: models.build(name, features, data.classes, config.hidden, config.dtype))
+    model = agree(world, lambda: _model(name, data, config))
     what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
     config = agree(world, lambda: _with_momentum(config, what_is_sparse))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
@@ -92,6 +91,14 @@ def prepare(config: TrainConfig, world: World) -> Job:
         DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
         run,
     )
+
+
+def _model(name: str, data: DataSplit, config: TrainConfig) -> nn.Module:
+    """Return a new model; InputError where there is none of that name, or the user's own does not fit the data."""
+    model = models.build(name, data.train.sample_shape[0], data.classes, config.hidden, config.dtype)
+    if name not in models.MODELS:
+        models.require_fit(name, model, data.train, data.classes)
+    return model
 
 
 def _has_rows(model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import os
@@ -13,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from npdp import nn
+from npdp import nn, random
+from npdp.autograd import no_grad
+from npdp.data import ArrayDataset
 from npdp.errors import InputError
+from npdp.evaluation import blocks
 from npdp.parser_lock import ONE_AT_A_TIME
 
 TASKS = {"softmax": "classification", "linear": "regression"}  # what a model is for, where its name says so
@@ -84,6 +88,30 @@ def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...]
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(dtype, order="K")
     return model
+
+
+def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int | None) -> None:
+    """Raise InputError where a user's own model cannot be trained on data like this.
+
+    A copy of it is tried, on two samples, so that nothing changes that the training begins with.
+    """
+    try:
+        model = copy.deepcopy(model)
+    except Exception:  # it holds what cannot be copied: training will show
+        return
+    criterion: nn.Module = nn.MSELoss() if classes is None else nn.CrossEntropyLoss()
+    generator, before = random.default_generator().bit_generator, np.random.get_state()
+    state = generator.state
+    try:
+        with no_grad():
+            ((inputs, labels),) = blocks(dataset, 0, min(2, len(dataset)))
+            criterion(model(inputs), labels if classes is None else np.full(len(labels), classes - 1))
+    except (Exception, SystemExit) as error:
+        why = f"{_one_line(error)} ({_place(name.rpartition(':')[0], error)})"
+        raise InputError(f"--model: {name} does not fit the data: {why}") from error
+    finally:
+        generator.state = state
+        np.random.set_state(before)
 
 
 def name_from_anywhere(name: str) -> str:

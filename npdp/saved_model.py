@@ -81,6 +81,10 @@ def load(path: str) -> SavedModel:
             description["dtype"],
         )  # fmt: skip
         model.load_state_dict(state)
+    except InputError as error:  # which speaks of the flag
+        name = description["model"]
+        why = str(error).removeprefix("--model").removeprefix(f" {name}").removeprefix(": ")
+        raise InputError(f"{path} was trained with {name}: {why}") from None
     except (ValueError, MemoryError) as error:  # sizes that are wrong may be larger than memory
         raise InputError(f"{path}: {error}") from None
     return SavedModel(model.eval(), description, _scaling(path, description["features"], arrays))

@@ -82,7 +82,9 @@ def _parameter_server(config: TrainConfig, world: World, trained: Trained) -> St
         )
         strategy.workers(world.world_size)
     except ValueError as error:
-        raise InputError(f"--servers {config.servers} --backup-workers {config.backup_workers}: {error}") from None
+        flags = {name: getattr(config, name) for name in ("servers", "backup_workers")}
+        given = [f"--{name.replace('_', '-')} {flags[name]}" for name in flags if flags[name] != FLAGS_OF["ps"][name]]
+        raise InputError(f"{' '.join(given) or '--strategy ps'}: {error}") from None
     return strategy
 
 

@@ -148,9 +148,9 @@ def _features(path: str, target: str | None, wanted: int) -> Array:
         return data.train.take(slice(0, len(data.train)))[0]
     from npdp.data.formats import csv
 
-    table = csv.read(path, target, least_columns=1 if wanted == 1 else 2)
+    table = csv.read(path, target, least_columns=1)
     x = np.asarray(table.train.x, np.float64)
-    if x.shape[1] == wanted - 1 and target is None:
+    if x.shape[1] in (0, wanted - 1) and target is None:
         return np.column_stack([x, table.train.y])
     return x
 

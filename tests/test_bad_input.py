@@ -28,6 +28,10 @@ MODELS = {
     "empty.py": "from npdp import nn\n\nclass Empty(nn.Module):\n    pass\n\ndef make():\n    return Empty()\n",
     "asks.py": "def make(features, depth):\n    return None\n",
     "number.py": "make = 3\n",
+    "narrow.py": "from npdp import nn\n\nclass Narrow(nn.Module):\n    def __init__(self):\n"
+                 "        self.fc = nn.Linear(10, 10)\n    def forward(self, x):\n        return self.fc(x)\n",
+    "few.py": "from npdp import nn\n\ndef make():\n    return nn.Linear(64, 9)\n",
+    "wide.py": "from npdp import nn\n\ndef make():\n    return nn.Linear(10, 2)\n",
 }
 
 
@@ -126,6 +130,13 @@ FILES = {
     "model function that asks for more": ("--model {folder}/asks.py:make", "missing 1 required positional argument"),
     "no module": ("--model {folder}/list.py:make", "must return an npdp.nn.Module, got list"),
     "module without parameters": ("--model {folder}/empty.py:make", "has no parameters to train"),
+    "model of other features": ("--model {folder}/narrow.py:Narrow",
+                                "narrow.py:Narrow does not fit the data: ValueError: Linear: wanted an input of shape "
+                                "(..., 10), got (2, 64) ({folder}/narrow.py, line 7)"),
+    "model of fewer classes": ("--model {folder}/few.py:make --strategy ps --servers 0",
+                               "does not fit the data: ValueError: CrossEntropyLoss: labels must be in [0, 9), got 9"),
+    "model of more numbers": ("--model {folder}/wide.py:make --data synthetic", "does not fit the data: ValueError: "
+                              "MSELoss: outputs have shape (2, 2), targets (2, 1); they must be the same"),
     "metrics on a directory": ("--metrics {folder}/nothing", "--metrics: wanted a file to write, "),
     "metrics in a missing directory": ("--metrics {folder}/missing/m.jsonl", "--metrics: wanted a file to write, but"),
     "save on a directory": ("--save {folder}/nothing", "--save: wanted a file to write, "),
@@ -158,7 +169,7 @@ def test_it_is_refused_in_one_line_and_nothing_is_written(case, where, folder, t
         if f"--{flag}" not in flags:
             flags = [f"--{flag}", f"{tmp_path}/{flag}", *flags]
     before = names(folder)
-    assert said in refusal(capsys, train.main, *where.split(), *flags)
+    assert said.format(folder=folder) in refusal(capsys, train.main, *where.split(), *flags)
     assert not list(tmp_path.iterdir()) and names(folder) == before
 
 
@@ -330,7 +341,7 @@ def test_a_fault_of_the_program_is_no_refusal(tmp_path):
         "from npdp import nn\n\n"
         "class Model(nn.Module):\n"
         "    def __init__(self, features, classes):\n        self.layer = nn.Linear(features, classes)\n\n"
-        "    def forward(self, x):\n        return self.layer(x)[:, :, 0]\n\n"
+        "    def forward(self, x):\n        return self.layer(x) if len(x) < 3 else self.layer(x)[:, :, 0]\n\n"
         "def make(features, classes):\n    return Model(features, classes)\n"
     )
     for ranks in ([], ["--transport", "threads", "--ranks", "3"]):

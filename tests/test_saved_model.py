@@ -246,6 +246,19 @@ def test_a_model_of_ones_own_is_found_again_and_drops_nothing(folder):
     assert answers(folder, "own", "digits") == answers(folder, "own", "digits")
 
 
+def test_a_model_whose_file_has_gone_or_has_changed_says_what_it_was_trained_with(folder, tmp_path):
+    file, name = tmp_path / "mine.py", f"{tmp_path}/mine.py:make"
+    file.write_text(DROPOUT)
+    trained(folder, "gone", f"--model={name}")
+    for text, said in {None: f"no file {file}", "make = 3": f"{file} has no function make"}.items():
+        file.unlink()
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(InputError, match=f"^{folder}/gone/model.npz was trained with {name}: {said}$"):
+            scores(folder, "gone")
+        file.touch()
+
+
 @pytest.mark.usefixtures("numbers", "digits")
 def test_evaluate_refuses_what_does_not_fit(folder):
     with pytest.raises(InputError, match="the model takes 3 features, got 10"):
@@ -368,12 +381,15 @@ def test_nan_is_no_right_answer():
     assert evaluate(init(), NoAnswer(), ArrayDataset(np.zeros((4, 2)), np.zeros(4, np.int64)), 3).accuracy == 0
 
 
+@pytest.mark.usefixtures("numbers")
 def test_a_model_of_one_feature_reads_it_alone(folder):
     write_csv(folder / "line.csv", np.arange(40.0).reshape(20, 2) / 10, header="a,b")
     trained(folder, "line", f"--data={folder}/line.csv")
     wanted = answers(folder, "line", folder / "line.csv")
     write_csv(folder / "feature.csv", np.arange(0.0, 40, 2)[:, None] / 10, header="a")
     assert answers(folder, "line", folder / "feature.csv") == wanted
+    with pytest.raises(InputError, match="feature.csv: the model takes 3 features, got 1$"):
+        answers(folder, "numbers", folder / "feature.csv")
     with pytest.raises(InputError, match=r"--target: only a \.csv has columns, got .*x\.npy"):
         answers(folder, "line", folder / "x.npy", target="a")
 

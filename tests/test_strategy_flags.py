@@ -12,7 +12,7 @@ PS = "--strategy ps "
 LOCAL = "--strategy local-sgd "
 BAD = {  # flags, on 3 ranks -> what the line must say
     PS + "--servers 3": "with 3 servers on 3 ranks leaves 0 workers: wanted at least 1",
-    PS + "--servers 4": "leaves 0 workers: wanted at least 1",
+    PS + "--servers 4": "error: --servers 4: a parameter server with 4 servers on 3 ranks leaves 0",
     PS + "--servers -1": "--servers: wanted a whole number, at least 0, got '-1'",
     PS + "--servers 1.5": "--servers: wanted a whole number",
     PS + "--servers many": "got 'many'",
@@ -26,7 +26,8 @@ BAD = {  # flags, on 3 ranks -> what the line must say
     PS + "--backup-workers -1": "--backup-workers: wanted a whole number, at least 0",
     PS + "--backup-workers 1 --staleness 1": "--backup-workers goes with --staleness 0, got --staleness 1",
     PS + "--backup-workers 1 --staleness inf": "--backup-workers goes with --staleness 0, got --staleness inf",
-    PS + "--backup-workers 2": "2 backup workers of 2 workers leave nobody to wait for",
+    PS + "--backup-workers 2": "error: --backup-workers 2: 2 backup workers of 2 workers leave nobody to wait for",
+    PS + "--backup-workers 3": "3 backup workers of 2 workers leave nobody",
     PS + "--backup-workers 1 --servers 0": "--backup-workers goes with --servers 1, got --servers 0",
     PS + "--record-arrivals {folder}/a": "--record-arrivals: with --staleness 0 the order is always the same",
     PS + "--replay-arrivals {folder}/a": "--replay-arrivals: with --staleness 0 the order is always the same",
@@ -82,8 +83,13 @@ def test_it_is_refused_in_one_line_and_nothing_is_written(flags, tmp_path, capsy
 @pytest.mark.parametrize("servers", ["", "--servers 2"])
 def test_one_rank_alone_is_no_server_and_worker_unless_it_is_told_so(servers, capsys):
     line = refusal(capsys, train.main, *PS.split(), *servers.split())
-    assert "leaves 0 workers" in line
+    assert f"error: {servers or '--strategy ps'}: a parameter server with " in line and "leaves 0 workers" in line
     assert fit("--quiet", "--epochs", "1", "--strategy", "ps", "--servers", "0").code == 0
+
+
+def test_one_is_counted_as_one(capsys):
+    line = refusal(capsys, train.main, *PS.split(), "--backup-workers", "1", "--transport", "threads", "--ranks", "2")
+    assert "1 backup worker of 1 worker leaves nobody to wait for" in line
 
 
 def test_clip_norm_under_local_sgd_clips_each_ranks_own_gradient():

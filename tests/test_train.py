@@ -201,6 +201,29 @@ def test_metrics_have_a_momentum_where_the_optimizer_has_one(optimizer, momentum
     assert fit("--quiet", "--epochs", "0", "--optimizer", optimizer).events[0]["momentum"] == momentum
 
 
+COUNTS = """import numpy as np
+from npdp import nn, random
+class Counts(nn.Module):
+    def __init__(self):
+        self.fc, self.dropout, self.calls = nn.Linear(64, 10), nn.Dropout(0.2), 0
+    def forward(self, x):
+        self.calls += 1
+        noise = random.default_generator().standard_normal(10) + np.random.standard_normal(10) + self.calls
+        x = nn.Dropout.forward(self.dropout, x.data)  # an array, which has no batch: the layer counts for itself
+        return self.fc(x) + noise.astype(np.float32)
+np.random.seed(1)
+"""
+
+
+def test_that_a_model_is_tried_before_changes_nothing_of_its_training(tmp_path):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    flags = ("--quiet", "--epochs", "1", "--model", f"{tmp_path}/counts.py:Counts")
+    tried = fit(*flags)
+    with mock.patch("npdp.models.require_fit") as require_fit:
+        assert fit(*flags).end["parameters_sha256"] == tried.end["parameters_sha256"]
+    require_fit.assert_called_once()
+
+
 @pytest.mark.parametrize("model", ["mlp", "file"])
 def test_a_model_with_hidden_layers_gets_their_widths(model, tmp_path):
     (tmp_path / "mine.py").write_text("from npdp import models\n\ndef make(features, classes, hidden):\n"

@@ -68,7 +68,11 @@ class ParameterServer:
                 f"rank{'s' * (ranks != 1)} leaves {max(0, workers)} workers: wanted at least 1"
             )
         if self.backup_workers >= workers:
-            raise ValueError(f"{self.backup_workers} backup workers of {workers} workers leave nobody to wait for")
+            backups = self.backup_workers
+            raise ValueError(
+                f"{backups} backup worker{'s' * (backups != 1)} of {workers} worker{'s' * (workers != 1)} "
+                f"leave{'s' * (backups == 1)} nobody to wait for"
+            )
         return workers
 
     def require_free(self, parameters: Sequence[Parameter]) -> None:
