@@ -87,6 +87,30 @@ def test_layers_give_pytorchs_values_and_gradients(ours, theirs, dtype):
 
 
 @both_dtypes
+@pytest.mark.parametrize("of_both", [
+    lambda nn: nn.LeakyReLU(), lambda nn: nn.LeakyReLU(0.3), lambda nn: nn.Softmax(1), lambda nn: nn.LogSoftmax(dim=-1),
+    lambda nn: nn.Identity(), lambda nn: nn.functional.relu, lambda nn: nn.functional.tanh,
+    lambda nn: nn.functional.sigmoid, lambda nn: lambda x: nn.functional.softmax(x, dim=1),
+    lambda nn: lambda x: nn.functional.log_softmax(x, 0), lambda nn: lambda x: nn.functional.leaky_relu(x),
+])  # fmt: skip
+def test_layers_and_functions_of_the_same_name_are_pytorchs(of_both, dtype):
+    compare(of_both(nn), of_both(torch.nn), random(6, 4, 5, dtype=dtype), dtype=dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("method", [
+    lambda x: x.view(6, 20), lambda x: x.view(-1, 5), lambda x: x.view((4, 30)), lambda x: x.view_as(x.view(120)),
+    lambda x: x.flatten(), lambda x: x.flatten(1), lambda x: x.flatten(0, 1), lambda x: x.flatten(start_dim=-2),
+    lambda x: x.unsqueeze(0), lambda x: x.unsqueeze(-1), lambda x: x.unsqueeze(2).squeeze(2),
+    lambda x: x.unsqueeze(0).unsqueeze(3).squeeze(), lambda x: x.squeeze(1), lambda x: x.permute(2, 0, 1),
+    lambda x: x.permute((1, -1, 0)), lambda x: x.flatten(1).t(), lambda x: x[0, 0].t(), lambda x: x.pow(2),
+    lambda x: x.clone(), lambda x: x.clamp(-0.5, 0.5), lambda x: x.clamp(min=0.1), lambda x: x.clamp(max=0.1),
+])  # fmt: skip
+def test_methods_of_the_same_name_are_pytorchs(method, dtype):
+    compare(method, method, random(6, 4, 5, dtype=dtype), dtype=dtype)
+
+
+@both_dtypes
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(7, 5), (5,), (2, 3, 5)])
 def test_linear_gives_pytorchs_values_and_gradients(shape, bias, dtype):
@@ -110,6 +134,23 @@ def test_state_goes_to_pytorch_and_back():
 def test_mse_is_pytorchs(shape, reduction, dtype):
     compare(nn.MSELoss(reduction), torch.nn.MSELoss(reduction=reduction), random(*shape, dtype=dtype),
             random(*shape, dtype=dtype, seed=1), dtype=dtype)  # fmt: skip
+
+
+@both_dtypes
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(8, 3), (5,), (2, 3, 4)])
+def test_l1_is_pytorchs(shape, reduction, dtype):
+    compare(nn.L1Loss(reduction), torch.nn.L1Loss(reduction=reduction), random(*shape, dtype=dtype),
+            random(*shape, dtype=dtype, seed=1), dtype=dtype)  # fmt: skip
+
+
+@both_dtypes
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nll_behind_log_softmax_is_pytorchs(reduction, dtype):
+    labels = np.array([0, 3, 1, 1, 2, 0, 3, 2])
+    compare(lambda x: nn.NLLLoss(reduction)(nn.LogSoftmax(1)(x), labels),
+            lambda x: torch.nn.NLLLoss(reduction=reduction)(x.log_softmax(1), torch.tensor(labels)),
+            random(8, 4, dtype=dtype) * 3, dtype=dtype)  # fmt: skip
 
 
 @both_dtypes

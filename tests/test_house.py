@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # (file, what it does there) -> why it may
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("nn/__init__.py", "parallel"): "nn.DataParallel is PyTorch's name for it, loaded when it is asked for",
+    ("nn/parallel.py", "parallel"): "nn.parallel.DistributedDataParallel likewise is PyTorch's name for it",
     ("data/sampler.py", "parallel"): "a loader makes the world where nobody has, as a model does",
     ("comm/ending.py", "writes"): "a failing rank's traceback: nobody else is left to print it",
 }

@@ -36,6 +36,29 @@ def mask(layer):
     return layer(result(np.ones((4, 30), np.float32), Batch(4, 0, (0, 4)))).data
 
 
+def test_children_are_the_attributes_and_apply_goes_from_the_leaves_up():
+    model, seen = Model(), []
+    assert list(model.children()) == [model.early, model.block]
+    assert model.apply(seen.append) is model
+    assert seen == [model.early, model.block.first, model.block, model]
+
+
+def test_parameters_are_frozen_and_unfrozen_together():
+    model = nn.Sequential(Model(), nn.Linear(2, 1))
+    assert model[0].requires_grad_(False) is model[0]
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]
+    model.requires_grad_()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_ddp_is_found_where_pytorch_has_it():
+    from npdp.nn.parallel import DataParallel, DistributedDataParallel
+
+    assert DistributedDataParallel is DataParallel is nn.DataParallel
+    with pytest.raises(ImportError, match="cannot import name 'scatter'"):
+        from npdp.nn.parallel import scatter  # noqa: F401
+
+
 def test_a_dropout_that_comes_later_to_a_part_of_a_model_has_a_mask_of_its_own():
     model = Model()
     model.block.late = nn.Dropout(0.5, seed=1)

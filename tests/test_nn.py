@@ -325,7 +325,8 @@ def test_dropout_does_nothing_in_evaluation():
     ("loss", "labels"),
     [
         (nn.MSELoss, np.zeros((0, 3))), (nn.BCEWithLogitsLoss, np.zeros((0, 3))),
-        (nn.CrossEntropyLoss, np.zeros(0, np.int64)),
+        (nn.CrossEntropyLoss, np.zeros(0, np.int64)), (nn.L1Loss, np.zeros((0, 3))),
+        (nn.NLLLoss, np.zeros(0, np.int64)),
     ],
 )  # fmt: skip
 def test_a_loss_over_no_samples_is_zero_with_zero_gradients(loss, labels, dtype, reduction):
@@ -336,6 +337,16 @@ def test_a_loss_over_no_samples_is_zero_with_zero_gradients(loss, labels, dtype,
     value.backward()
     for parameter in layer.parameters():
         assert parameter.grad.dtype == dtype and not parameter.grad.any()
+
+
+@pytest.mark.parametrize(("loss", "targets", "said"), [
+    (nn.NLLLoss(), np.array([0, 3]), r"NLLLoss: labels must be in \[0, 3\), got 3"),
+    (nn.NLLLoss(), np.array([0]), r"NLLLoss: wanted logits \(rows, classes\)"),
+    (nn.L1Loss(), np.zeros((2, 1)), r"L1Loss: outputs have shape \(2, 3\), targets \(2, 1\)"),
+])  # fmt: skip
+def test_a_loss_refuses_what_does_not_fit_by_its_own_name(loss, targets, said):
+    with pytest.raises(ValueError, match=said):
+        loss(Tensor(np.zeros((2, 3), np.float32)), targets)
 
 
 def test_a_loss_knows_the_batch_that_it_was_computed_from():

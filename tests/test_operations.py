@@ -71,6 +71,8 @@ CASES = {
     "cross_entropy": [Case([shape, LABELS[: shape[0]]], dict(label_smoothing=e)) for e in (0.0, 0.2, 1.0)
                       for shape in ((4, 3), (2, 70), (0, 3))],  # few classes, and many: two layouts
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
+    "leaky_relu": [*unary("away from 0"), Case([(3, 4)], dict(negative_slope=0.3), "away from 0")],
+    "clone": unary(), "astype": [Case([(2, 3)], dict(dtype=np.float64))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
 }  # fmt: skip
 ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
@@ -114,7 +116,7 @@ def test_gradients_agree_with_finite_differences(name, case):
 def test_results_and_gradients_keep_the_dtype_of_the_inputs(name, case, dtype):
     tensors = inputs_of(case, dtype)
     output = OPERATIONS[name](*tensors, **case.options)
-    assert output.dtype == dtype
+    assert output.dtype == case.options.get("dtype", dtype)
     seen = []
     for tensor in tensors:
         if tensor.requires_grad:  # a hook sees what the rule returns, before `.grad` gives it its own dtype
@@ -220,6 +222,52 @@ def test_values_are_numpys():
         (x < y, a < b), (x <= y, a <= b), (x > y, a > b), (x >= 1, a >= 1), (x == 1, a == 1), (x != y, a != b),
     ]:  # fmt: skip
         np.testing.assert_allclose(got.data, wanted, rtol=1e-15, atol=1e-15)
+
+
+def test_what_has_no_gradient_has_pytorchs_names_too():
+    a = np.array([[1.7, -2.0, 3.0]])
+    x = Tensor(a, requires_grad=True)
+    assert x.dim() == 2 and x.tolist() == [[1.7, -2, 3]] and Tensor(3).tolist() == 3
+    for got, wanted in [
+        (x.int(), a.astype(np.int32)), (x.long(), a.astype(np.int64)), ((x > 0).float(), (a > 0).astype(np.float32)),
+        (x.eq(3), a == 3), (x.ne(x), a != a), (x.lt(2), a < 2), (x.le(3), a <= 3), (x.gt(2), a > 2), (x.ge(3), a >= 3),
+    ]:  # fmt: skip
+        np.testing.assert_array_equal(got.data, wanted, strict=True)
+        assert not got.requires_grad
+    assert x.double() is x and x.float().dtype == np.float32
+
+
+@pytest.mark.parametrize("convert", [lambda x: x.float(), lambda x: x.double(), lambda x: x.clone()])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_converted_or_copied_tensor_passes_the_gradient_on_in_the_dtype_of_the_first(convert, dtype):
+    x = Tensor(np.array([1.0, 2.0], dtype), requires_grad=True)
+    y = convert(x)
+    (y * np.array([3.0, 4.0], y.dtype)).sum().backward()
+    assert x.grad.dtype == dtype and x.grad.tolist() == [3, 4]
+
+
+def test_a_clone_has_memory_of_its_own():
+    x = Tensor(np.ones((2, 3)).T)
+    y = x.clone()
+    y.zero_()
+    assert x.data.all() and not y.data.any() and y.data.strides == x.data.strides
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: x.unsqueeze(4), lambda x: x.unsqueeze(-5), lambda x: x.squeeze(3), lambda x: x.flatten(0, 3),
+])  # fmt: skip
+def test_an_axis_that_is_not_there_is_refused(call):
+    with pytest.raises(IndexError):
+        call(Tensor(np.ones((1, 2, 1))))
+
+
+def test_a_shape_that_will_not_do_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"t: wanted at most two axes, got shape \(1, 2, 1\)"):
+        Tensor(np.ones((1, 2, 1))).t()
+    with pytest.raises(ValueError, match="start_dim must not come after end_dim, got 2 and 1"):
+        Tensor(np.ones((1, 2, 1))).flatten(2, 1)
+    assert Tensor(2.0).flatten().shape == (1,) and Tensor(np.ones((0, 2, 1))).flatten(1).shape == (0, 2)
+    assert Tensor(2.0).squeeze().shape == () and Tensor([1.0, 2.0]).t().shape == (2,)
 
 
 def test_reductions_take_pytorchs_names_too():

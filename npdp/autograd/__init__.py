@@ -4,7 +4,7 @@ from npdp.autograd.batch import Batch
 from npdp.autograd.engine import Exchange, backward
 from npdp.autograd.tensor import Node, Tensor, is_grad_enabled, no_grad
 
-from npdp.autograd import operators  # isort: skip  (gives Tensor its arithmetic)
+from npdp.autograd import operators, pytorch_names  # isort: skip  (they give Tensor its arithmetic)
 
 __all__ = [
     "Batch",
@@ -15,4 +15,5 @@ __all__ = [
     "is_grad_enabled",
     "no_grad",
     "operators",
+    "pytorch_names",
 ]

@@ -150,6 +150,10 @@ class Tensor:
         """Return the shape, or the extent of one axis, as PyTorch's `size` does."""
         return self.data.shape if axis is None else self.data.shape[axis]
 
+    def dim(self) -> int:
+        """Return the number of axes, as `ndim`."""
+        return self.data.ndim
+
     def numel(self) -> int:
         """Return the number of elements."""
         return self.data.size
@@ -157,6 +161,10 @@ class Tensor:
     def numpy(self) -> Array:
         """Return the array itself, not a copy."""
         return self.data
+
+    def tolist(self) -> Any:
+        """Return the elements as Python's numbers, in lists of lists."""
+        return self.data.tolist()
 
     def item(self) -> float:
         """Return the only element as a Python number; local, it never communicates."""

@@ -3,8 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 from npdp.nn import functional
-from npdp.nn.layers import Dropout, Flatten, Linear, ModuleList, ReLU, Sequential, Sigmoid, Tanh
-from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
+from npdp.nn.layers import (
+    Dropout,
+    Flatten,
+    Identity,
+    LeakyReLU,
+    Linear,
+    LogSoftmax,
+    ModuleList,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse import Embedding, SparseLinear
@@ -19,14 +32,20 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "Identity",
+    "L1Loss",
+    "LeakyReLU",
     "Linear",
+    "LogSoftmax",
     "MSELoss",
     "Module",
     "ModuleList",
+    "NLLLoss",
     "Parameter",
     "ReLU",
     "Sequential",
     "Sigmoid",
+    "Softmax",
     "SparseLinear",
     "Tanh",
     "functional",

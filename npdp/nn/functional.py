@@ -17,8 +17,12 @@ from typing import Any
 import numpy as np
 
 from npdp import environment, kernels
-from npdp.autograd.operation import INPUTS, NOTHING, SECOND, logistic, operation
-from npdp.autograd.tensor import Array, Vjp
+from npdp.autograd import operators
+from npdp.autograd.operation import FIRST, INPUTS, NOTHING, SECOND, logistic, operation
+from npdp.autograd.operators import relu as relu
+from npdp.autograd.operators import sigmoid as sigmoid
+from npdp.autograd.operators import tanh as tanh
+from npdp.autograd.tensor import Array, Tensor, TensorLike, Vjp
 
 NARROW = 16  # outputs: up to here a layer's weight lies in memory as (out, in), above as (in, out)
 SMALL_PRODUCT = 2**19  # multiply-adds up to which OpenBLAS is sure to take its quicker kernel for small matrices
@@ -154,23 +158,23 @@ def cross_entropy(
     return loss, (to_logits, None)
 
 
-def require_labels(logits: Array, labels: Array) -> None:
+def require_labels(logits: Array, labels: Array, name: str = "CrossEntropyLoss") -> None:
     """Raise ValueError or TypeError where these are not logits (rows, classes) and integer labels (rows,)."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[1] == 0:
         raise ValueError(
-            "CrossEntropyLoss: wanted logits (rows, classes), of at least one class, and labels (rows,), "
+            f"{name}: wanted logits (rows, classes), of at least one class, and labels (rows,), "
             f"got shapes {logits.shape} and {labels.shape}"
         )
     if logits.dtype.kind != "f":
-        raise TypeError(f"CrossEntropyLoss: logits must be floats, got {logits.dtype}")
+        raise TypeError(f"{name}: logits must be floats, got {logits.dtype}")
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"CrossEntropyLoss: labels must be integers, got {labels.dtype}")
+        raise TypeError(f"{name}: labels must be integers, got {labels.dtype}")
 
 
-def wrong_label(labels: Array, classes: int) -> str:
+def wrong_label(labels: Array, classes: int, name: str = "CrossEntropyLoss") -> str:
     """Return what is wrong with the first label that is not in [0, classes); empty where all are."""
     wrong = labels[(labels < 0) | (labels >= classes)]
-    return f"CrossEntropyLoss: labels must be in [0, {classes}), got {wrong[0]}" if wrong.size else ""
+    return f"{name}: labels must be in [0, {classes}), got {wrong[0]}" if wrong.size else ""
 
 
 @operation(keeps=INPUTS)
@@ -185,6 +189,22 @@ def bce_with_logits(logits: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]
         return (logistic(logits) - targets) * (g / count)
 
     return loss.sum() / count, (to_logits, lambda g: -logits * (g / count))
+
+
+@operation(keeps=FIRST)
+def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> tuple[Array, tuple[Vjp, ...]]:
+    """x where it is above 0, else negative_slope * x."""
+    return np.where(x > 0, x, x * negative_slope), (lambda g: np.where(x > 0, g, g * negative_slope),)
+
+
+def softmax(x: TensorLike, dim: int = -1) -> Tensor:
+    """exp(x) over its sum along an axis."""
+    return operators.softmax(x, axis=dim)
+
+
+def log_softmax(x: TensorLike, dim: int = -1) -> Tensor:
+    """The logarithm of `softmax`, precise also where that is near 0."""
+    return operators.log_softmax(x, axis=dim)
 
 
 @operation(keeps=SECOND)

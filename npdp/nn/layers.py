@@ -12,7 +12,7 @@ from npdp.arguments import require_number, whole
 from npdp.autograd import Batch, Tensor, operators
 from npdp.autograd.batch import MIXED, forward_batch
 from npdp.autograd.tensor import Array
-from npdp.nn.functional import NARROW, linear, scale_by
+from npdp.nn.functional import NARROW, leaky_relu, linear, log_softmax, scale_by, softmax
 from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
@@ -80,6 +80,47 @@ class Sigmoid(Module):
 
     def forward(self, x: Any) -> Tensor:
         return operators.sigmoid(as_tensor(x))
+
+
+class LeakyReLU(Module):
+    """x where it is above 0, else negative_slope * x."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        require_number(negative_slope, "LeakyReLU: negative_slope must be a number")
+        self.negative_slope = float(negative_slope)
+
+    def forward(self, x: Any) -> Tensor:
+        return leaky_relu(x, negative_slope=self.negative_slope)
+
+    def describe(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+
+class Softmax(Module):
+    """exp(x) over its sum along an axis; `CrossEntropyLoss` takes what comes before it."""
+
+    def __init__(self, dim: int = -1) -> None:
+        self.dim = dim
+
+    def forward(self, x: Any) -> Tensor:
+        return softmax(x, self.dim)
+
+    def describe(self) -> str:
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """The logarithm of softmax, for `NLLLoss`."""
+
+    def forward(self, x: Any) -> Tensor:
+        return log_softmax(x, self.dim)
+
+
+class Identity(Module):
+    """x itself: in the place of a layer that is left out."""
+
+    def forward(self, x: Any) -> Any:
+        return x
 
 
 class Flatten(Module):

@@ -35,9 +35,11 @@ class _Loss(Module):
         return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
     def _reduced(self, each: Tensor) -> Tensor:
-        """Return per-sample losses summed, and marked as a sum, which DataParallel refuses; or as they are."""
+        """Return per-sample losses' mean, or sum, marked as one, which DataParallel refuses; or them as they are."""
         if self.reduction == "none":
             return each
+        if self.reduction == "mean":
+            return each.mean()
         loss = each.sum()
         loss.batch = SUMMED
         return loss
@@ -82,6 +84,27 @@ class CrossEntropyLoss(_Loss):
         if smooth := self.label_smoothing:  # 0 times the mean is NaN where a class is ruled out: its logit is -inf
             each = (1 - smooth) * each - smooth * log_p.mean(axis=1)
         return self._reduced(each)
+
+
+class NLLLoss(_Loss):
+    """Mean of -log_p[label]: behind `LogSoftmax` it is what `CrossEntropyLoss`, which is quicker, is of the logits."""
+
+    def forward(self, log_p: Tensor, labels: Any) -> Tensor:
+        """Return the loss; log_p (rows, classes), labels (rows,) of integers in [0, classes)."""
+        log_p, labels = as_tensor(log_p), as_tensor(labels)
+        require_labels(log_p.data, labels.data, "NLLLoss")
+        if wrong := wrong_label(labels.data, log_p.shape[1], "NLLLoss"):
+            raise ValueError(wrong)
+        return self._reduced(-log_p[np.arange(len(log_p)), labels.data])
+
+
+class L1Loss(_Loss):
+    """Mean of the absolute values of outputs - targets; both of one shape."""
+
+    def forward(self, outputs: Tensor, targets: Any) -> Tensor:
+        outputs, targets = as_tensor(outputs), as_tensor(targets)
+        require_same_shape("L1Loss", outputs.data, targets.data)
+        return self._reduced(abs(outputs - targets))
 
 
 class BCEWithLogitsLoss(_Loss):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,11 @@ class Module:
             if isinstance(value, Module):
                 yield name, value
 
+    def children(self) -> Iterator[Module]:
+        """Yield the modules that are its attributes, in the order in which they were set."""
+        for _, child in self.named_children():
+            yield child
+
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (path, module) for this module and all below it."""
         yield prefix, self
@@ -94,6 +99,19 @@ class Module:
     def eval(self) -> Module:
         """Switch to evaluation."""
         return self.train(False)
+
+    def apply(self, function: Callable[[Module], object]) -> Module:
+        """Call `function` with each module below this one, and then with it; return this one."""
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Module:
+        """Say of all parameters whether they are trained; before a model is wrapped."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients: every `.grad` is None, never zeros instead."""

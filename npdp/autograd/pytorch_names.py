@@ -1,0 +1,77 @@
+"""What a tensor can do under PyTorch's names of it, where NumPy has others: each is made of an operation."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return"
+# As in operators.py, whose rules these are.
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from npdp.autograd import operators
+from npdp.autograd.operation import NOTHING, operation
+from npdp.autograd.tensor import Array, Tensor, result
+
+
+@operation(keeps=NOTHING)
+def clone(x: Array):
+    return x.copy(order="K"), (lambda g: g,)
+
+
+@operation(keeps=NOTHING)
+def astype(x: Array, *, dtype: Any):
+    return x.astype(dtype), (lambda g: g.astype(x.dtype),)
+
+
+def _as_float(dtype: Any):
+    """Return a conversion to floats, which a gradient passes; a tensor of that dtype stays as it is."""
+    return lambda self: self if self.dtype == dtype else astype(self, dtype=dtype)
+
+
+def _as_integer(dtype: Any):
+    """Return a conversion to integers: a step function, through which no gradient passes."""
+    return lambda self: result(self.data.astype(dtype), self.batch)
+
+
+# The numbers of axes: range(n)[axis] is that of an axis counted from either end, and IndexError where there is none
+def _flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    axes = range(max(1, self.ndim))
+    start, end = axes[start_dim], axes[end_dim]
+    if start > end:
+        raise ValueError(f"flatten: start_dim must not come after end_dim, got {start_dim} and {end_dim}")
+    joined = prod(self.shape[start : end + 1])
+    return operators.reshape(self, shape=(*self.shape[:start], joined, *self.shape[end + 1 :]))
+
+
+def _squeeze(self: Tensor, dim: int | None = None) -> Tensor:
+    axes = range(self.ndim)
+    dropped = axes if dim is None else (axes[dim],)
+    shape = tuple(extent for axis, extent in enumerate(self.shape) if extent != 1 or axis not in dropped)
+    return operators.reshape(self, shape=shape)
+
+
+def _unsqueeze(self: Tensor, dim: int) -> Tensor:
+    axis = range(self.ndim + 1)[dim]
+    return operators.reshape(self, shape=(*self.shape[:axis], 1, *self.shape[axis:]))
+
+
+def _t(self: Tensor) -> Tensor:
+    if self.ndim > 2:
+        raise ValueError(f"t: wanted at most two axes, got shape {self.shape}; permute(...) takes any")
+    return operators.transpose(self)
+
+
+for _name, _method in {
+    "clone": clone, "pow": operators.pow,
+    "clamp": lambda self, min=None, max=None: operators.clip(self, low=min, high=max),
+    "view": lambda self, *shape: self.reshape(*shape),
+    "view_as": lambda self, other: operators.reshape(self, shape=other.shape),
+    "flatten": _flatten, "squeeze": _squeeze, "unsqueeze": _unsqueeze, "t": _t,
+    "permute": lambda self, *axes: operators.transpose(self, axes=operators._shape_of(axes)),
+    "float": _as_float(np.float32), "double": _as_float(np.float64),
+    "int": _as_integer(np.int32), "long": _as_integer(np.int64),
+    **{name: getattr(Tensor, f"__{name}__") for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+}.items():  # fmt: skip
+    setattr(Tensor, _name, _method)
