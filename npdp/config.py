@@ -51,7 +51,6 @@ examples:
 
 # (strategy, flag) -> why they do not go together
 NOT_WITH_A_STRATEGY = {
-    ("ps", "algorithm"): "has no all-reduce of gradients that --algorithm could choose",
     ("ps", "update"): "updates on the servers: --update is for --strategy allreduce",
     ("ps", "clip_norm"): "adds gradients up on the servers, where --clip-norm cannot see them",
     ("local-sgd", "update"): "updates on each rank: --update is for --strategy allreduce",
@@ -286,7 +285,7 @@ def _require_sense(config: TrainConfig) -> None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
     if config.momentum is not None and config.optimizer != "sgd":
         raise InputError(f"--momentum is for --optimizer sgd, this is --optimizer {config.optimizer}")
-    for name, neutral in (("update", "auto"), ("algorithm", "auto"), ("clip_norm", None)):
+    for name, neutral in (("update", "auto"), ("clip_norm", None)):
         why = NOT_WITH_A_STRATEGY.get((config.strategy, name))
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")

@@ -932,6 +932,10 @@ MUTANTS: dict[str, list[Mutant]] = {
     ],
     "autograd": [
         Mutant("npdp/autograd/pytorch_names.py",
+               "    if len(axes) != 2:",
+               "    if True:",
+               "tests/test_against_torch.py::test_methods_of_the_same_name_are_pytorchs"),
+        Mutant("npdp/autograd/pytorch_names.py",
                "lambda g: g.astype(x.dtype)",
                "lambda g: 2 * g.astype(x.dtype)",
                "tests/test_operations.py::test_gradients_agree_with_finite_differences"),

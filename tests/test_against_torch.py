@@ -78,7 +78,7 @@ def assert_same_parameters(ours, theirs, dtype, gradients=False):
     (nn.ReLU(), torch.nn.ReLU()), (nn.Tanh(), torch.nn.Tanh()), (nn.Sigmoid(), torch.nn.Sigmoid()),
     (nn.Flatten(), torch.nn.Flatten()), (nn.Dropout(0.5).eval(), torch.nn.Dropout(0.5).eval()),
     (lambda x: x.softmax(-1), lambda x: x.softmax(-1)), (lambda x: x.log_softmax(1), lambda x: x.log_softmax(1)),
-    (lambda x: x.logsumexp(1), lambda x: x.logsumexp(1)), (lambda x: x.max(2), lambda x: x.amax(2)),
+    (lambda x: x.logsumexp(1), lambda x: x.logsumexp(1)), (lambda x: x.max(axis=2), lambda x: x.amax(2)),
     (lambda x: x.mean((0, 2)), lambda x: x.mean((0, 2))), (lambda x: x.clip(-0.5, 0.5), lambda x: x.clip(-0.5, 0.5)),
     (lambda x: operators.matmul(x, x.transpose(0, 2, 1)), lambda x: x @ x.transpose(1, 2)),
 ])  # fmt: skip
@@ -105,9 +105,21 @@ def test_layers_and_functions_of_the_same_name_are_pytorchs(of_both, dtype):
     lambda x: x.unsqueeze(0).unsqueeze(3).squeeze(), lambda x: x.squeeze(1), lambda x: x.permute(2, 0, 1),
     lambda x: x.permute((1, -1, 0)), lambda x: x.flatten(1).t(), lambda x: x[0, 0].t(), lambda x: x.pow(2),
     lambda x: x.clone(), lambda x: x.clamp(-0.5, 0.5), lambda x: x.clamp(min=0.1), lambda x: x.clamp(max=0.1),
+    lambda x: x.transpose(0, 1), lambda x: x.transpose(1, -1), lambda x: x[0].transpose(0, 1),
+    lambda x: x.max(2)[0], lambda x: x.max(dim=0).values, lambda x: x.min(-1, keepdim=True).values, lambda x: x.max(),
 ])  # fmt: skip
 def test_methods_of_the_same_name_are_pytorchs(method, dtype):
     compare(method, method, random(6, 4, 5, dtype=dtype), dtype=dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_the_largest_and_where_they_are_come_as_in_pytorch(rows):
+    """Also of two rows, which a result without places would be taken apart into."""
+    x = random(rows, 4, dtype="float32")
+    for find in (lambda x: x.max(1), lambda x: x.min(dim=0), lambda x: x.max(1, True)):
+        (values, indices), (wanted, places) = find(Tensor(x)), find(torch.tensor(x))
+        np.testing.assert_array_equal(values.data, wanted.numpy())
+        np.testing.assert_array_equal(indices.data, places.numpy())
 
 
 @both_dtypes

@@ -212,7 +212,7 @@ def test_values_are_numpys():
         (abs(x), abs(a)), (2 - x, 2 - a), (2 / y, 2 / b), (2**x, 2**a), (x.exp(), np.exp(a)), (y.log(), np.log(b)),
         (y.sqrt(), np.sqrt(b)), (x.tanh(), np.tanh(a)), (x.sigmoid(), 1 / (1 + np.exp(-a))),
         (x.relu(), np.maximum(a, 0)), (x.clip(-1, 1), np.clip(a, -1, 1)), (x.sum(0), a.sum(0)), (x.mean(), a.mean()),
-        (x.mean(axis=1, keepdims=True), a.mean(axis=1, keepdims=True)), (x.max(1), a.max(1)), (x.min(), a.min()),
+        (x.mean(axis=1, keepdims=True), a.mean(axis=1, keepdims=True)), (x.max(axis=1), a.max(1)), (x.min(), a.min()),
         (x.softmax(), np.exp(a) / np.exp(a).sum(1, keepdims=True)), (x.logsumexp(), np.log(np.exp(a).sum(1))),
         (x.log_softmax(0), a - np.log(np.exp(a).sum(0))), (x.reshape(3, 2), a.reshape(3, 2)),
         (x.reshape((-1,)), a.ravel()), (x.T, a.T), (x.transpose(1, 0), a.T), (x[1, ::2], a[1, ::2]),

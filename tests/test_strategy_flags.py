@@ -41,7 +41,6 @@ BAD = {  # flags, on 3 ranks -> what the line must say
     PS + "--staleness 1 --record-arrivals {folder}/a --replay-arrivals {folder}/a":
         "--record-arrivals and --replay-arrivals name the same file, {folder}/a",
     PS + "--staleness 1 --save {folder}/m --replay-arrivals {folder}/m": "--save and --replay-arrivals name the same",
-    PS + "--algorithm ring": "--strategy ps has no all-reduce of gradients that --algorithm could choose",
     PS + "--clip-norm 1": "--clip-norm",
     PS + "--update fused": "updates on the servers: --update is for --strategy allreduce",
     PS + "--update replicated": "--update is for --strategy allreduce",

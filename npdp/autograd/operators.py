@@ -275,10 +275,6 @@ def _index(self: Tensor, at: Any) -> Tensor:
     return index(self, at=plain if isinstance(at, tuple) else plain[0])
 
 
-def _transpose(self: Tensor, *axes: Any) -> Tensor:
-    return transpose(self, axes=_shape_of(axes) if axes else None)
-
-
 for _name, _method in {
     "__add__": add, "__radd__": add, "__sub__": sub, "__rsub__": _swapped(sub),
     "__mul__": mul, "__rmul__": mul, "__truediv__": div, "__rtruediv__": _swapped(div),
@@ -287,14 +283,13 @@ for _name, _method in {
     "__lt__": _comparison(np.less), "__le__": _comparison(np.less_equal), "__gt__": _comparison(np.greater),
     "__ge__": _comparison(np.greater_equal), "__eq__": _comparison(np.equal), "__ne__": _comparison(np.not_equal),
     "matmul": matmul, "exp": exp, "log": log, "sqrt": sqrt, "abs": abs, "tanh": tanh, "sigmoid": sigmoid, "relu": relu,
-    "sum": _reduction(sum), "mean": _reduction(mean), "max": _reduction(max), "min": _reduction(min),
+    "sum": _reduction(sum), "mean": _reduction(mean),
     "clip": lambda self, low=None, high=None: clip(self, low=low, high=high),
     "softmax": lambda self, axis=-1, *, dim=None: softmax(self, axis=axis if dim is None else dim),
     "log_softmax": lambda self, axis=-1, *, dim=None: log_softmax(self, axis=axis if dim is None else dim),
     "logsumexp": _reduction(logsumexp, -1),
     "argmax": _reduction(_argmax),
     "reshape": lambda self, *shape: reshape(self, shape=_shape_of(shape)),
-    "transpose": _transpose,
-    "T": property(_transpose),
+    "T": property(lambda self: transpose(self)),
 }.items():  # fmt: skip
     setattr(Tensor, _name, _method)

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp.autograd import operators
 from npdp.autograd.operation import NOTHING, operation
+from npdp.autograd.operators import Axis
 from npdp.autograd.tensor import Array, Tensor, result
 
 
@@ -57,18 +58,47 @@ def _unsqueeze(self: Tensor, dim: int) -> Tensor:
     return operators.reshape(self, shape=(*self.shape[:axis], 1, *self.shape[axis:]))
 
 
+def _transpose(self: Tensor, *axes: Any) -> Tensor:
+    """Two axes change places, as in PyTorch; none, three and more, or a tuple of all are an order, as in NumPy."""
+    if len(axes) != 2:
+        return operators.transpose(self, axes=operators._shape_of(axes) if axes else None)
+    order = list(range(self.ndim))
+    order[axes[0]], order[axes[1]] = order[axes[1]], order[axes[0]]
+    return operators.transpose(self, axes=tuple(order))
+
+
 def _t(self: Tensor) -> Tensor:
     if self.ndim > 2:
         raise ValueError(f"t: wanted at most two axes, got shape {self.shape}; permute(...) takes any")
     return operators.transpose(self)
 
 
+class Extreme(NamedTuple):
+    """The largest, or smallest, elements along an axis, and where each is."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def _extreme(op, first):
+    """Return `max` or `min` as a method: values by `axis`, as NumPy's; values and indices by `dim`, as PyTorch's."""
+
+    def method(self, dim=None, keepdim=False, *, axis: Axis = None, keepdims=False) -> Tensor | Extreme:
+        if dim is None:
+            return op(self, axis=axis, keepdims=keepdims or keepdim)
+        places = np.asarray(first(self.data, axis=dim, keepdims=keepdim))
+        return Extreme(op(self, axis=dim, keepdims=keepdim), result(places, self.batch))
+
+    return method
+
+
 for _name, _method in {
+    "max": _extreme(operators.max, np.argmax), "min": _extreme(operators.min, np.argmin),
     "clone": clone, "pow": operators.pow,
     "clamp": lambda self, min=None, max=None: operators.clip(self, low=min, high=max),
     "view": lambda self, *shape: self.reshape(*shape),
     "view_as": lambda self, other: operators.reshape(self, shape=other.shape),
-    "flatten": _flatten, "squeeze": _squeeze, "unsqueeze": _unsqueeze, "t": _t,
+    "flatten": _flatten, "squeeze": _squeeze, "unsqueeze": _unsqueeze, "t": _t, "transpose": _transpose,
     "permute": lambda self, *axes: operators.transpose(self, axes=operators._shape_of(axes)),
     "float": _as_float(np.float32), "double": _as_float(np.float64),
     "int": _as_integer(np.int32), "long": _as_integer(np.int64),
