@@ -283,8 +283,6 @@ def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
-    if config.momentum is not None and config.optimizer != "sgd":
-        raise InputError(f"--momentum is for --optimizer sgd, this is --optimizer {config.optimizer}")
     for name, neutral in (("update", "auto"), ("clip_norm", None)):
         why = NOT_WITH_A_STRATEGY.get((config.strategy, name))
         if why is not None and getattr(config, name) != neutral:

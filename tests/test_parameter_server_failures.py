@@ -159,13 +159,11 @@ def anything(seed):
     staleness = "0" if backups else dice.choice(["0", "1", "2", "3", "inf"])
     flags = ["--quiet", "--strategy", "ps", "--servers", servers, "--staleness", staleness, "--backup-workers", backups,
              "--epochs", 2, "--global-batch-size", dice.choice([3, 7, 50, 64, 1437]), "--seed", seed % 7,
-             "--accumulate", dice.choice([1, 1, 3]), "--learning-rate", 0.01]  # fmt: skip
+             "--accumulate", dice.choice([1, 1, 3]), "--momentum", 0, "--learning-rate", 0.01]  # fmt: skip
     if dice.random() < 0.5:
         flags += ["--inject", f"slow@rank={dice.randrange(workers)},factor={dice.choice([2, 5])}"]
     if dice.random() < 0.3:
         flags += ["--model", "mlp", "--hidden", "30,20", "--optimizer", "adam", "--learning-rate", "0.001"]
-    else:
-        flags += ["--momentum", 0]
     one = fit(*flags, ranks=ranks_of(servers, workers))
     assert one.end["samples_seen"] + one.end["unused_samples"] == 2 * DIGITS_TRAIN, flags
     assert sum(staleness_of(one).values()) == one.end["pushes"], flags
