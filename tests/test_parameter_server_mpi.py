@@ -106,6 +106,15 @@ def test_a_program_may_end_within_a_pass(strategy):
     assert stdout.count("done") == (3 if "colocated" in strategy else 2)
 
 
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize(("ranks", "strategy"), [(1, "ps colocated"), (3, "ps bounded"), (3, "ps asynchronous")])
+def test_a_step_of_what_a_worker_forked_is_refused_and_takes_no_place(ranks, strategy, memory):
+    code, stdout, stderr = mpirun(ranks, PROGRAM, "step_in_a_child", strategy, timeout=15, **MEMORIES[memory])
+    assert (code, stderr) == (0, "")
+    workers = max(1, ranks - 1)
+    assert stdout.count("this process was forked from a rank: it is none itself") == stdout.count("done") == workers
+
+
 # Failure
 @pytest.mark.parametrize("strategy", ["ps", "ps --staleness inf", "ps --staleness 1 --servers 0", "local-sgd"])
 def test_an_exception_in_a_world_of_threads_has_one_traceback(strategy):

@@ -14,6 +14,7 @@ import numpy as np
 from npdp import environment
 from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
+from npdp.comm.forked import not_in_forks
 from npdp.comm.transport import Buffer, Handle, Transport, check_message
 
 LARGE_BYTES = 8192  # from here on pieces cost more than the way beneath
@@ -50,6 +51,7 @@ class MailboxTransport:
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._receives: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._lines: list[MailboxTransport] = [self]
+        not_in_forks(self)
 
     @property
     def wait_s(self) -> float:

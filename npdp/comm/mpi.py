@@ -18,6 +18,7 @@ from npdp import environment
 from npdp.comm.calls import Call, Calls
 from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_mpi_segments
 from npdp.comm.errors import CommunicationError
+from npdp.comm.forked import not_in_forks
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, host_number, nobody
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
@@ -100,6 +101,7 @@ class MpiTransport:
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
         environment.at_last(self._leave)
+        not_in_forks(self)
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
         tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype
@@ -152,7 +154,7 @@ class MpiTransport:
         forked.rank, forked.world_size = list(ranks).index(self.rank), len(ranks)
         forked.find_elsewhere, forked.wait_s = nobody, 0.0
         forked.calls, forked._notes = Calls(forked.rank, self._tags, forked._heard), []
-        return forked
+        return not_in_forks(forked)
 
     def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
         for start in range(0, buffer.size, MOST_ELEMENTS):

@@ -16,6 +16,7 @@ import numpy as np
 
 from npdp.comm.calls import Call, Calls, different
 from npdp.comm.errors import CommunicationError, WorldEnded
+from npdp.comm.forked import not_in_forks
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, nobody
 from npdp.comm.waiting import SHARED_CORE, wait_until
 
@@ -87,6 +88,7 @@ class ThreadTransport:
         self.calls = world.calls[space, mine] = Calls(rank)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
+        not_in_forks(self)
 
     def fork(self, ranks: Sequence[int]) -> ThreadTransport:
         among = tuple(self._ranks[rank] for rank in ranks)

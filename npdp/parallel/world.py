@@ -12,14 +12,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from math import inf, prod
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from npdp import environment
 from npdp.arguments import whole
 from npdp.collectives.carrier import Carrier
-from npdp.comm.errors import CommunicationError
+from npdp.comm.forked import refuse
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_shard
@@ -28,7 +28,6 @@ from npdp.parallel.checks import Array, checked, compared, same_order
 from npdp.partition import part
 
 T = TypeVar("T")
-FORKED = "this process was forked from a rank: it is none itself, and calls no collectives"
 
 
 class World(Carrier):
@@ -193,12 +192,7 @@ def _close(process: int) -> None:
 def _be_no_rank() -> None:
     world = _here.world or _process_world
     if world is not None and world.world_size > 1:
-        world.around, world._host, world._host_opened = [_refuse], None, True
-        world.transport.calls.fail(CommunicationError(FORKED))  # of those that find out what the world is like
-
-
-def _refuse() -> NoReturn:
-    raise CommunicationError(FORKED)
+        world.around, world._host, world._host_opened = [refuse], None, True  # its transports refuse by themselves
 
 
 if hasattr(os, "register_at_fork"):  # it has the rank's memory too: its collectives would take the place of the rank's

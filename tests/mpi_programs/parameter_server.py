@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 
@@ -9,6 +10,7 @@ import numpy as np
 
 import npdp
 from npdp import nn, optim
+from npdp.comm.errors import CommunicationError
 from npdp.data import ArrayDataset, DataLoader
 from npdp.parallel.parameter_server.shard import DenseShard
 
@@ -123,6 +125,24 @@ def with_an_iterator(strategy):
     model, optimizer = make(strategy)
     batches = iter(DataLoader(data(), batch_size=32))
     step(model, optimizer, *next(batches))
+    print("done", flush=True)
+
+
+def step_in_a_child(strategy):
+    """A child of each worker takes a step, from the same parameters, as if it were the worker; then the workers do."""
+    model, optimizer = make(strategy)
+    x = np.ones((32, 10))
+    for _ in range(3):
+        step(model, optimizer, x, x[:, :1])
+    if os.fork() == 0:
+        try:
+            step(model, optimizer, x, x[:, :1])
+        except CommunicationError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.wait()
+    for _ in range(3):
+        step(model, optimizer, x, x[:, :1])
     print("done", flush=True)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.comm import mailbox
+from npdp.comm.forked import not_in_forks
 from npdp.comm.threads import ThreadTransport, ThreadWorld
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_hand_out
@@ -134,7 +135,7 @@ class Roles:
 
     def _lines(self) -> list[Transport]:
         """Return worlds for what goes to servers and for what comes back, for one thread's use."""
-        forks = [copy.copy(fork) for fork in self.forks]
+        forks = [not_in_forks(copy.copy(fork)) for fork in self.forks]
         return forks if self.boxes is None else list(mailbox.lines(forks, self.boxes))
 
     def take_up(self) -> GradientExchange:

@@ -1,0 +1,42 @@
+"""What a rank forks is no rank, though it has the rank's memory and all that the rank's messages go through.
+
+A message of its own would take the place of one of the rank's: a parameter server would take a step of it for the
+worker's, and what is meant for the worker it could take away. So there all transports refuse.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn, TypeVar
+from weakref import WeakSet
+
+from npdp.comm.errors import CommunicationError
+from npdp.comm.transport import Transport
+
+T = TypeVar("T", bound=Transport)
+FORKED = "this process was forked from a rank: it is none itself, and calls no collectives"
+REFUSED = ("send", "receive", "wait", "wait_any", "fork", "in_vain", "native_allreduce")
+
+_in_use: WeakSet[Transport] = WeakSet()
+
+
+def not_in_forks(transport: T) -> T:
+    """Return this transport, to be refused in what this process forks; for each that is made, or copied."""
+    _in_use.add(transport)
+    return transport
+
+
+def refuse(*_: object) -> NoReturn:
+    """Raise the CommunicationError of what was forked."""
+    raise CommunicationError(FORKED)
+
+
+def _refuse_all() -> None:
+    for transport in _in_use:
+        transport.calls.fail(CommunicationError(FORKED))  # it hears notes, before a message is sent
+        for name in REFUSED:
+            setattr(transport, name, refuse)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_refuse_all)
