@@ -77,6 +77,11 @@ def test_a_collective_of_what_a_rank_forked_is_refused_and_spoils_nothing(calls)
     assert stdout.count("this process was forked from a rank: it is none itself") == stdout.count("sum 2.0") == 2
 
 
+def test_threads_that_ask_for_the_world_at_once_get_one_and_the_same():
+    code, stdout, stderr = mpirun(2, "faults.py", "threads_at_once", timeout=15)
+    assert (code, stdout.split()) == (0, ["worlds", "1", "sum", "2.0"] * 2), stderr
+
+
 def test_what_was_to_be_done_at_exit_may_still_use_mpi():
     code, stdout, stderr = mpirun(2, "faults.py", "talk_at_exit", timeout=15)
     assert (code, stdout.split()) == (0, ["sum", "2"] * 2), stderr

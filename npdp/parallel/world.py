@@ -152,6 +152,7 @@ class _OfThisRank(threading.local):
 
 _here = _OfThisRank()
 _process_world: World | None = None  # of all threads of this process, where ranks are processes
+_making = threading.Lock()  # held while it is made
 
 
 def init(algorithm: str | None = None) -> World:
@@ -163,15 +164,21 @@ def init(algorithm: str | None = None) -> World:
     Raises:
         RuntimeError: a launcher started several ranks, but MPI is missing or is another one.
     """
-    world = _here.world or _process_world
-    if world is None:
-        world = World(_transport())
-        become(world)
-        atexit.register(_close, os.getpid())  # before the transport's own end, which was registered before
+    world = _here.world or _process_world or _made()
     if algorithm is not None:
         world.chosen("allreduce", 0, algorithm)
         world.algorithm = algorithm
     return world
+
+
+def _made() -> World:
+    """Make the world of this process, or wait for the thread that does; there is one, whoever asks for it first."""
+    with _making:
+        if _process_world is None:
+            become(World(_transport()))
+            atexit.register(_close, os.getpid())  # before the transport's own end, which was registered before
+        assert _process_world is not None
+        return _process_world
 
 
 def become(world: World) -> None:

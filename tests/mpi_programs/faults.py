@@ -130,6 +130,25 @@ def in_a_child(calls):
     print("sum", total[0], flush=True)
 
 
+def threads_at_once():
+    """Several threads of each rank ask for the world at once, before anything has made it."""
+    threads = 4
+    together, worlds = threading.Barrier(threads), []
+
+    def ask():
+        together.wait()
+        worlds.append(npdp.init())
+
+    started = [threading.Thread(target=ask) for _ in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    total = np.ones(10)
+    npdp.allreduce(total)
+    print("worlds", len(set(map(id, worlds))), "sum", total[0], flush=True)
+
+
 def wrong_count():
     """Rank 1 brings another number of elements."""
     now()
@@ -201,5 +220,6 @@ if sys.argv[1] in ("talk_at_exit", "call_at_exit"):
     atexit.register(globals()[sys.argv[1]])
     transport = npdp.init().transport
     sys.exit()
-npdp.init()
+if sys.argv[1] != "threads_at_once":
+    npdp.init()
 globals()[sys.argv[1]]()
