@@ -5,6 +5,7 @@ Nothing here imports NumPy or MPI: `import npdp` runs it before either is loaded
 
 import atexit
 import os
+import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),  # srun
 )
 
+RANK_PROCESS = "NPDP_RANK_PROCESS"  # which process is the rank, and by which launch; see `become_rank`
+JOBS = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "PMI_PORT", "PMI_FD")  # at least one is another in another launch
+
 
 class Launch(NamedTuple):
     """How this process was launched: its rank, the number of ranks, and how many of them share this host."""
@@ -28,13 +32,45 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch | None:
-    """Return what the launcher said, or None where there was none."""
+    """Return what the launcher said, or None where there was none, or it said so to the rank that started this one."""
+    if _is_started_by_rank():
+        return None
     for rank, world_size, local_size in LAUNCHERS:
         if os.environ.get(rank, "").isdigit() and os.environ.get(world_size, "").isdigit():
             size = int(os.environ[world_size])
             local = os.environ.get(local_size, "").split("(")[0].split(",")[0]  # Slurm writes 4(x2),3
             return Launch(int(os.environ[rank]), size, int(local) if local.isdigit() else size)
     return None
+
+
+def become_rank() -> None:
+    """Note that this process is the rank: what it starts has the launcher's variables from it, and is none.
+
+    MPI would wait for ever there. A script in which the launcher has started a rank does not call this, and so the
+    program that it starts, or becomes, is a rank; so are those of a launcher that a rank starts: theirs is another job.
+    """
+    os.environ[RANK_PROCESS] = f"{os.getpid()} {_line()} {_job()}"
+
+
+def _is_started_by_rank() -> bool:
+    process, *launched = os.environ.get(RANK_PROCESS, "").split(" ", 2)
+    if len(launched) < 2 or process == str(os.getpid()):
+        return False
+    line, job = launched
+    return job == _job() and _line() in ("", line)
+
+
+def _job() -> str:
+    return " ".join(os.environ.get(name, "") for name in JOBS)
+
+
+def _line() -> str:
+    """Return the socket by which MPICH's launcher hears this process; empty where there is none, or it is not open."""
+    try:
+        status = os.fstat(int(os.environ["PMI_FD"]))
+    except (KeyError, ValueError, OSError):
+        return ""
+    return str(status.st_ino) if stat.S_ISSOCK(status.st_mode) else ""
 
 
 def is_one_of_several() -> bool:
@@ -54,7 +90,7 @@ def cores_of_job() -> int:
     A rank by itself may be bound to one. All of the host's where the system does not show who launched it.
     """
     mark = next((rank for rank, size, _ in LAUNCHERS if rank in os.environ and size in os.environ), None)
-    if mark is None:
+    if mark is None or _is_started_by_rank():
         return cores()
     process = os.getpid()
     try:

@@ -5,6 +5,7 @@ What one rank cannot use no rank uses: all share the verdict, and leave together
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import warnings
@@ -63,12 +64,12 @@ def interrupted(error: KeyboardInterrupt) -> int:
 
 def _agreed(code: int) -> int:
     """Return this rank's exit code: that of all ranks, or 0 where the command that started it can be told by a file."""
-    try:
-        with open(os.environ[environment.VERDICT], "w") as file:
-            file.write(str(code))
-    except (KeyError, OSError):  # nobody waits for one, or this is another host
-        return code
-    return 0
+    if environment.launch() is not None:  # what a rank starts has the variable too
+        with contextlib.suppress(KeyError, OSError):  # nobody waits for one, or this is another host
+            with open(os.environ[environment.VERDICT], "w") as file:
+                file.write(str(code))
+            return 0
+    return code
 
 
 def run(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Callable[[Flags], str]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -48,6 +49,50 @@ def test_without_a_launcher_there_is_no_launch():
 def test_each_launcher_is_understood(variables, wanted):
     says(**variables)
     assert environment.launch() == wanted
+
+
+TELL = "from npdp import environment; print(environment.launch() is not None, environment.cores_of_job())"
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": 0, "OMPI_COMM_WORLD_SIZE": 2, "PMIX_NAMESPACE": "first"}
+SLURM = {"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 2, "SLURM_JOB_ID": 7, "SLURM_STEP_ID": 1}
+
+
+def is_rank(**options) -> bool:
+    """Return whether a program that this process starts is a rank; who is none has the cores it may run on."""
+    command = [sys.executable, "-c", TELL]
+    rank, cores = subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout.split()
+    assert rank == "True" or int(cores) == environment.cores()
+    return rank == "True"
+
+
+@pytest.mark.parametrize(("launched", "another"), [
+    (OPEN_MPI, {"PMIX_NAMESPACE": "second"}), (SLURM, {"SLURM_STEP_ID": 2}), (SLURM, {"SLURM_JOB_ID": 8}),
+])  # fmt: skip
+def test_what_a_rank_starts_is_no_rank_but_what_a_script_or_another_launcher_starts_is_one(launched, another):
+    says(**launched)
+    assert is_rank()  # nobody has become the rank yet
+    environment.become_rank()
+    assert environment.launch() is not None and not is_rank()
+    says(**another)
+    assert is_rank()
+
+
+def test_a_rank_that_begins_again_is_still_the_rank():
+    says(**OPEN_MPI)
+    again = "import os, sys; from npdp import environment; environment.become_rank(); " \
+            f"os.execv(sys.executable, [sys.executable, '-c', '{TELL}'])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True")
+
+
+def test_the_launcher_of_mpich_numbers_its_sockets_alike_but_each_rank_has_its_own():
+    mine, another = socket.socketpair()
+    with mine, another:
+        says(PMI_RANK=0, PMI_SIZE=2, PMI_FD=mine.fileno())
+        environment.become_rank()
+        assert environment.launch() is not None
+        assert not is_rank() and not is_rank(pass_fds=[mine.fileno()])
+        os.dup2(another.fileno(), mine.fileno())
+        assert is_rank(pass_fds=[mine.fileno()])
 
 
 # Cores

@@ -23,6 +23,7 @@ from launching import (
 
 import npdp
 from npdp.comm.ending import MPI_SEGMENT
+from npdp.environment import VERDICT
 
 pytestmark = needs_mpi
 TRACEBACK = "Traceback (most recent call last)"
@@ -75,6 +76,13 @@ def test_a_collective_of_what_a_rank_forked_is_refused_and_spoils_nothing(calls)
     code, stdout, stderr = mpirun(2, "faults.py", f"{calls}_in_a_child", timeout=15)
     assert code == 0, stderr
     assert stdout.count("this process was forked from a rank: it is none itself") == stdout.count("sum 2.0") == 2
+
+
+def test_a_program_that_a_rank_starts_is_no_rank_and_may_have_ranks_of_its_own(tmp_path):
+    verdict = tmp_path / "verdict"
+    code, stdout, stderr = mpirun(2, "faults.py", "starts_programs", find_mpirun(), **{VERDICT: str(verdict)})
+    assert (code, stdout.split("\n")) == (0, ["world 1", *["world 3"] * 3, "codes [0, 0, 2]", ""]), stderr
+    assert not verdict.exists()  # of these ranks
 
 
 def test_threads_that_ask_for_the_world_at_once_get_one_and_the_same():

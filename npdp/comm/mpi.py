@@ -102,6 +102,7 @@ class MpiTransport:
         end_with_launcher()
         environment.at_last(self._leave)
         not_in_forks(self)
+        environment.become_rank()
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
         tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ import time
 import numpy as np
 
 import npdp
+from npdp import launch
 from npdp.comm.errors import CommunicationError
 
 
@@ -128,6 +130,21 @@ def in_a_child(calls):
     total = np.ones(1000)
     npdp.allreduce(total)
     print("sum", total[0], flush=True)
+
+
+def starts_programs():
+    """Rank 1 starts programs that use npdp too: by themselves, on ranks of their own, with a flag that is wrong."""
+    world = "import npdp; npdp.init(); npdp.barrier(); print(f'world {npdp.world_size()}\\n', end='', flush=True)"
+    train, quick = ("-m", "npdp", "train"), ("--epochs", "1", "--quiet")
+    npdp.barrier()
+    if npdp.rank() == 1:
+        os.environ.update(launch.settings())
+        for launcher in ([], [sys.argv[2], "-n", "3"]):
+            subprocess.run([*launcher, sys.executable, "-c", world], check=True)
+        codes = [subprocess.run([sys.executable, *train, *quick, *more], stderr=subprocess.DEVNULL).returncode
+                 for more in ([], ["--ranks", "2"], ["--data", "/nowhere"])]  # fmt: skip
+        print("codes", codes, flush=True)
+    npdp.barrier()
 
 
 def threads_at_once():
