@@ -20,7 +20,7 @@ LAUNCHERS = (
 )
 
 RANK_PROCESS = "NPDP_RANK_PROCESS"  # which process is the rank, and by which launch; see `become_rank`
-JOBS = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "PMI_PORT", "PMI_FD")  # at least one is another in another launch
+JOBS = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "PMI_PORT", "PMI_FD")  # one or the other names the job
 
 
 class Launch(NamedTuple):

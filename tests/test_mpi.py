@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from launching import (
 )
 
 import npdp
+from npdp.comm import ending
 from npdp.comm.ending import MPI_SEGMENT
 from npdp.environment import VERDICT
 
@@ -160,8 +162,20 @@ def test_ranks_whose_mpirun_is_killed_end_within_two_seconds():
         time.sleep(0.02)
     left = ranks_of(mark)
     end(mark)
-    segments = left_in_shared_memory(before)
-    for segment in segments:
-        segment.unlink(missing_ok=True)
     assert len(running) >= 4 and not left  # mpirun and its ranks
-    assert not [segment for segment in segments if "npdp" in segment.name]
+    assert not left_in_shared_memory(before)
+
+
+@pytest.mark.parametrize(("names", "needed", "stay"), [(3, False, False), (3, True, True), (4, False, True)])
+def test_names_of_mpis_memory_are_taken_away_where_all_ranks_have_mapped_it(names, needed, stay, tmp_path, monkeypatch):
+    segments = [tmp_path / f"sm_segment.host.0.{number}" for number in range(names)]
+    another = tmp_path / "sm_segment.host.1.0"
+    for path in (*segments, another):
+        path.touch()
+    maps = tmp_path / "maps"
+    maps.write_text("".join(f"7f00-7f01 rw-s 0 0 7      {path}\n" for path in segments[:3]))
+    monkeypatch.setattr(ending, "MPI_SEGMENT", re.compile(f" ({tmp_path}/\\S+\\.)\\d+( \\(deleted\\))?$"))
+    monkeypatch.setattr("builtins.open", lambda path: maps.open() if path == "/proc/self/maps" else pytest.fail(path))
+    ending.need_no_mpi_segments(lambda mine: mine and not needed)  # by another rank
+    monkeypatch.undo()
+    assert [path.exists() for path in segments] == [stay] * names and another.exists()

@@ -17,10 +17,7 @@ def run(ranks, what, timeout=60):
     before = shared_memory()
     code, stdout, stderr = mpirun(ranks, "shared_memory.py", what, timeout=timeout)
     took = time.monotonic() - float(stdout.split()[1]) if stdout.startswith("at ") else None
-    left = left_in_shared_memory(before)
-    if what == "kill":  # MPICH leaves its own, and its other ranks have no time to take it away
-        left = [path for path in left if not path.name.startswith("mpich_shm_")]
-    assert left == []
+    assert left_in_shared_memory(before) == []
     return code, stderr, took
 
 

@@ -89,17 +89,39 @@ def announce_failure(text: str) -> None:
 def remove_mpi_segments() -> None:
     """Take away the names of this job's shared memory, which MPI leaves in /dev/shm when a job is aborted.
 
-    This process has its own mapped, and so knows the job's. Ranks that still use theirs keep them until they end.
+    Ranks that still use theirs keep them until they end.
     """
+    _remove(_mpi_segments()[1])
+
+
+def need_no_mpi_segments(on_all_ranks: Callable[[bool], bool]) -> None:
+    """Take these names away as soon as nobody needs them: a job that is killed has no time for it; collective.
+
+    MPI maps all in its start, as Open MPI does and MPICH, or some when they are needed, and then the names stay.
+
+    Args:
+        on_all_ranks: returns whether this is so on all ranks; none of them has gone on before all have come there.
+    """
+    mapped, named = _mpi_segments()
+    if on_all_ranks(named <= mapped):
+        _remove(named)
+
+
+def _remove(paths: set[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):  # another rank was quicker
+            os.unlink(path)
+
+
+def _mpi_segments() -> tuple[set[str], set[str]]:
+    """Return MPI's shared memory: what this process has mapped; what has a name, of the jobs that it knows by that."""
     try:
         with open("/proc/self/maps") as maps:
-            jobs = {found[1] for line in maps if (found := MPI_SEGMENT.search(line))}
-    except OSError:
-        return  # not Linux: nothing is known to be left
-    for job in jobs:
-        for path in glob.glob(glob.escape(job) + "*"):
-            with contextlib.suppress(OSError):  # another rank was quicker
-                os.unlink(path)
+            found = [segment for line in maps if (segment := MPI_SEGMENT.search(line))]
+    except OSError:  # not Linux: none is known
+        found = []
+    named = {path for job in {segment[1] for segment in found} for path in glob.glob(glob.escape(job) + "*")}
+    return {segment[0].split()[0] for segment in found}, named
 
 
 def _is_first() -> bool:

@@ -16,7 +16,13 @@ from typing import Any
 
 from npdp import environment
 from npdp.comm.calls import Call, Calls
-from npdp.comm.ending import announce_failure, end_on_exceptions, end_with_launcher, remove_mpi_segments
+from npdp.comm.ending import (
+    announce_failure,
+    end_on_exceptions,
+    end_with_launcher,
+    need_no_mpi_segments,
+    remove_mpi_segments,
+)
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import not_in_forks
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, host_number, nobody
@@ -89,6 +95,7 @@ class MpiTransport:
         self._data = mpi.COMM_WORLD.Dup()
         self._control = mpi.COMM_WORLD.Dup()
         self._noting = self._data.Dup()  # for notes: one that is read late is not to be taken for data
+        need_no_mpi_segments(lambda mine: bool(mpi.COMM_WORLD.allreduce(mine, mpi.LAND)))
         self._tags = range(FIRST_TAG_OF_CALLS, mpi.COMM_WORLD.Get_attr(mpi.TAG_UB) + 1)
         self._ops = {"sum": mpi.SUM, "min": mpi.MIN, "max": mpi.MAX, "prod": mpi.PROD}
         self._ranks = list(range(self.world_size))  # in MPI's world
