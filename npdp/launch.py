@@ -12,14 +12,15 @@ import os
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import IO, TextIO
 
 from npdp import addresses, environment
 from npdp.comm.ending import signal_when_parent_dies
@@ -112,11 +113,12 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
         if is_own:
             variables[environment.VERDICT] = verdict
         process = subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, stdout=_nowhere_if_closed(sys.stdout),
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=_output(is_own),
             stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,
             preexec_fn=before_mpirun(ranks),
         )  # fmt: skip
-        code = _wait(process)
+        with _handed_on(process.stdout):
+            code = _wait(process)
         with contextlib.suppress(OSError, ValueError):  # none was left
             code = int(Path(verdict).read_text())
         return code
@@ -140,6 +142,37 @@ def _name(number: int) -> str:
 def _nowhere_if_closed(stream: TextIO | None) -> int | None:
     """Return what a child gets in place of one of this process's streams; MPICH's mpirun does not start without."""
     return subprocess.DEVNULL if stream is None else None
+
+
+def _output(is_own: bool) -> int | None:
+    """Return what mpirun gets for standard output: this process's, or a pipe where its reader may leave (`| head`).
+
+    That would end mpirun, and all ranks. One rank of npdp's trains on; another program is to end, as by itself.
+    """
+    may_leave = sys.stdout is not None and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    return subprocess.PIPE if is_own and may_leave else _nowhere_if_closed(sys.stdout)
+
+
+@contextlib.contextmanager
+def _handed_on(output: IO[bytes] | None) -> Iterator[None]:
+    """Within, what comes out of mpirun's pipe, if it has one, goes to standard output as it comes."""
+    if output is None:
+        yield
+        return
+    thread = threading.Thread(target=_hand_on, args=(output.fileno(), sys.stdout.fileno()), daemon=True)
+    thread.start()
+    with output:
+        yield
+        thread.join()
+
+
+def _hand_on(source: int, target: int) -> None:
+    while piece := os.read(source, 1 << 16):
+        try:
+            while piece:
+                piece = piece[os.write(target, piece) :]
+        except OSError:  # the reader has gone
+            target = os.open(os.devnull, os.O_WRONLY)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -328,6 +328,35 @@ def test_an_mpirun_that_does_not_end_is_killed(monkeypatch):
     assert process.told and process.killed.is_set()
 
 
+def run_that_writes(folder: Path, is_own: bool = True) -> subprocess.Popen[str]:
+    """Start what writes a line, waits for the file `heard`, and writes much: more than a pipe takes at once."""
+    script = Path(make_mpirun(folder))
+    script.write_text(f"#!/bin/sh\necho first\nread line < {folder}/heard\nseq 100000\n")
+    os.mkfifo(folder / "heard")
+    program = f"from npdp import launch; launch.find_mpirun = lambda: '{script}'; " \
+              f"raise SystemExit(launch.run_ranks_with_mpirun(2, [], {is_own}))"  # fmt: skip
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_what_mpirun_writes_is_handed_on_whole_and_at_once(is_own, tmp_path):
+    with run_that_writes(tmp_path, is_own) as process:
+        assert process.stdout.readline() == "first\n"
+        (tmp_path / "heard").write_text("so go on\n")
+        assert process.stdout.read().split() == [str(number) for number in range(1, 100_001)]
+
+
+def test_an_mpirun_whose_reader_has_gone_does_not_wait_for_one(tmp_path):
+    with run_that_writes(tmp_path) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        (tmp_path / "heard").write_text("so go on\n")
+        try:
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("said", [{}, {"PRTE_MCA_prte_tmpdir_base": "/elsewhere"}])
 def test_each_mpirun_keeps_its_files_in_a_folder_of_its_own_unless_the_user_says_where(said, tmp_path, monkeypatch):
     """One that was killed leaves files named by its process id, and the next with this id would not start."""

@@ -169,6 +169,15 @@ def test_npdp_train_starts_the_ranks_and_hands_on_0(tmp_path):
     assert strict_lines((tmp_path / "m").read_text())[-1]["world_size"] == 3
 
 
+def test_a_reader_that_has_seen_enough_ends_no_training(tmp_path):
+    flags = f"--ranks 2 --epochs 30 --save {tmp_path}/model.npz"
+    line = f'{{ "{sys.executable}" -m npdp train {flags}; echo $? > {tmp_path}/code; }} | head -2'
+    environ = {**os.environ, **SETTINGS}
+    done = subprocess.run(["sh", "-c", line], env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.count("\n"), done.stderr) == (2, "")
+    assert (tmp_path / "code").read_text() == "0\n" and (tmp_path / "model.npz").exists()
+
+
 def test_npdp_train_hands_on_2_for_what_only_the_ranks_can_see():
     before = time.monotonic()
     outcome = python("-m", "npdp", "train", "--ranks", "3", "--data", "missing.csv")
