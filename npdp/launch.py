@@ -31,6 +31,7 @@ from npdp.report.console import TERMINAL, own_terminal_width, refuse
 # a later mpirun with the same id does not start ("listener thread failed to start"): so each gets its own.
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"
 
+STDOUT = 1  # which mpirun inherits, whatever sys.stdout is
 ENDING_S = 10.0  # what mpirun gets to end its ranks, which takes half a second, before it is killed and they with it
 
 # Which libmpi mpi4py loads is known only once it is loaded; a child finds out, so that this process stays free of MPI.
@@ -149,7 +150,7 @@ def _output(is_own: bool) -> int | None:
 
     That would end mpirun, and all ranks. One rank of npdp's trains on; another program is to end, as by itself.
     """
-    may_leave = sys.stdout is not None and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    may_leave = sys.stdout is not None and stat.S_ISFIFO(os.fstat(STDOUT).st_mode)
     return subprocess.PIPE if is_own and may_leave else _nowhere_if_closed(sys.stdout)
 
 
@@ -159,7 +160,7 @@ def _handed_on(output: IO[bytes] | None) -> Iterator[None]:
     if output is None:
         yield
         return
-    thread = threading.Thread(target=_hand_on, args=(output.fileno(), sys.stdout.fileno()), daemon=True)
+    thread = threading.Thread(target=_hand_on, args=(output.fileno(), STDOUT), daemon=True)
     thread.start()
     with output:
         yield
