@@ -1017,7 +1017,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if batch is not None and batch.count == len(x) else None",
                "tests/test_forward_inputs.py"),
         Mutant("npdp/nn/layers.py",
-               "    batch = forward_batch()\n",
+               "    batch = forward_under_way.batch\n",
                "    batch = None\n",
                "tests/test_forward_inputs.py"),
         Mutant("npdp/parallel/data_parallel.py",

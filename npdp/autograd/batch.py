@@ -70,19 +70,13 @@ def joined(batch: Batch, other: Batch) -> Batch:
     return batch if batch.parts > other.parts else other
 
 
-class _OfThisThread(threading.local):
+class _Forward(threading.local):
+    """The forward under way of a wrapped model, on this thread, and the batch behind it.
+
+    What a forward makes of arrays does not carry it.
+    """
+
     batch: Batch | None = None
 
 
-_forward = _OfThisThread()
-
-
-def forward_batch() -> Batch | None:
-    """Return the batch behind the forward under way of a wrapped model: what it makes of arrays does not carry it."""
-    return _forward.batch
-
-
-def set_forward_batch(batch: Batch | None) -> Batch | None:
-    """Say which batch is behind the forward under way; return what it was."""
-    before, _forward.batch = _forward.batch, batch
-    return before
+forward_under_way = _Forward()

@@ -10,7 +10,7 @@ import numpy as np
 from npdp import random
 from npdp.arguments import require_number, whole
 from npdp.autograd import Batch, Tensor, operators
-from npdp.autograd.batch import MIXED, forward_batch
+from npdp.autograd.batch import MIXED, forward_under_way
 from npdp.autograd.tensor import Array
 from npdp.nn.functional import NARROW, leaky_relu, linear, log_softmax, scale_by, softmax
 from npdp.nn.initializers import uniform_fan_in
@@ -188,7 +188,7 @@ def _batch_of(x: Tensor) -> Batch | None:
     """Return the batch of which these are rows; of what a forward made of arrays, that of the forward, if as long."""
     if x.batch is not None:
         return x.batch if x.batch is not MIXED else None
-    batch = forward_batch()
+    batch = forward_under_way.batch
     is_leaf = x.requires_grad and x.node is None  # a parameter, as long by chance
     return batch if batch is not None and batch.count == len(x) and not is_leaf else None
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from npdp.autograd import Batch, Tensor, is_grad_enabled
-from npdp.autograd.batch import MIXED, set_forward_batch
+from npdp.autograd.batch import MIXED, forward_under_way
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.nn.module import Module, StateDict
 from npdp.parallel.agreement import require_equal
@@ -102,12 +102,12 @@ class DataParallel(Module):
         batch = getattr(inputs[0], "batch", None) if inputs else None
         if batch is None or batch.parts != self.world.world_size:  # not the loader's
             inputs, named, batch = self._with_batch(inputs, named)
-        before = set_forward_batch(batch)
+        before, forward_under_way.batch = forward_under_way.batch, batch
         try:
             outputs = self.module(*inputs, **named)
         finally:
-            set_forward_batch(before)
-        if batch is not None:
+            forward_under_way.batch = before
+        if batch is not None and (type(outputs) is not Tensor or outputs.batch is None):
             tag(outputs, batch)
         return outputs
 
