@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -169,11 +170,13 @@ def _handed_on(output: IO[bytes] | None) -> Iterator[None]:
 
 def _hand_on(source: int, target: int) -> None:
     while piece := os.read(source, 1 << 16):
-        try:
-            while piece:
+        while piece:
+            try:
                 piece = piece[os.write(target, piece) :]
-        except OSError:  # the reader has gone
-            target = os.open(os.devnull, os.O_WRONLY)
+            except BlockingIOError:
+                select.select([], [target], [])
+            except OSError:  # the reader has gone
+                target = os.open(os.devnull, os.O_WRONLY)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -10,12 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from itertools import pairwise
+from random import getstate, setstate
 from typing import Any
 
 import numpy as np
 
 from npdp import nn, random
-from npdp.autograd import no_grad
+from npdp.autograd import Batch, no_grad
 from npdp.data import ArrayDataset
 from npdp.errors import InputError
 from npdp.evaluation import blocks
@@ -96,15 +97,16 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
     A copy of it is tried, on two samples, so that nothing changes that the training begins with.
     """
     try:
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(model).eval()  # no random numbers, as a rule
     except Exception:  # it holds what cannot be copied: training will show
         return
     criterion: nn.Module = nn.MSELoss() if classes is None else nn.CrossEntropyLoss()
-    generator, before = random.default_generator().bit_generator, np.random.get_state()
+    generator, before, pythons = random.default_generator().bit_generator, np.random.get_state(), getstate()
     state = generator.state
     try:
         with no_grad():
             ((inputs, labels),) = blocks(dataset, 0, min(2, len(dataset)))
+            inputs.batch = Batch(len(labels), 0, (0, len(labels)))
             criterion(model(inputs), labels if classes is None else np.full(len(labels), classes - 1))
     except (Exception, SystemExit) as error:
         why = f"{_one_line(error)} ({_place(name.rpartition(':')[0], error)})"
@@ -112,6 +114,7 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
     finally:
         generator.state = state
         np.random.set_state(before)
+        setstate(pythons)
 
 
 def name_from_anywhere(name: str) -> str:

@@ -120,6 +120,7 @@ def test_the_largest_and_where_they_are_come_as_in_pytorch(rows):
         (values, indices), (wanted, places) = find(Tensor(x)), find(torch.tensor(x))
         np.testing.assert_array_equal(values.data, wanted.numpy())
         np.testing.assert_array_equal(indices.data, places.numpy())
+    np.testing.assert_array_equal(Tensor(x).max((0, 1)).data, x.max())
 
 
 @both_dtypes

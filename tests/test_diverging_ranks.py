@@ -214,16 +214,22 @@ def trains_on_a_loader(differs, update: str = "replicated", strategy=None, shuff
         optimizer.step()
 
 
-@pytest.mark.parametrize("kind", [("replicated",), ("fused",), ("replicated", npdp.LocalSGD(2))], ids=str)
-@pytest.mark.parametrize(("differs", "has"), [
-    ("seed", "seed 7, rank 0 has seed 0"),
-    ("manual_seed", "seed 1, rank 0 has seed 0"),
-    ("epoch", "epoch 1, rank 0 has epoch 0"),
-    ("samples", "11 samples, rank 0 has 12 samples"),
-    ("batch_size", "batch_size 3, rank 0 has batch_size 4"),
-])  # fmt: skip
-def test_ranks_whose_loaders_draw_other_batches_are_told_so(differs, has, kind):
-    with pytest.raises(RuntimeError, match=f"loaders, of .* differ between ranks: rank {ODD_RANK} has {has}"):
+DIFFERS = {
+    "seed": "seed 7, rank 0 has seed 0",
+    "manual_seed": "seed 1, rank 0 has seed 0",
+    "samples": "11 samples, rank 0 has 12 samples",
+    "batch_size": "batch_size 3, rank 0 has batch_size 4",
+    "epoch": "epoch 1, rank 0 has epoch 0",
+}
+IN_STEP, LOCALLY = (("replicated",), ("fused",)), ("replicated", npdp.LocalSGD(2))
+
+
+@pytest.mark.parametrize(("differs", "kind"), [
+    *((differs, kind) for differs in DIFFERS for kind in IN_STEP),
+    *((differs, LOCALLY) for differs in DIFFERS if differs != "epoch"),
+], ids=str)  # fmt: skip
+def test_ranks_whose_loaders_draw_other_batches_are_told_so(differs, kind):
+    with pytest.raises(RuntimeError, match=f"loaders, of .* between ranks: rank {ODD_RANK} has {DIFFERS[differs]}"):
         run(3, trains_on_a_loader, differs, *kind)
 
 
@@ -232,21 +238,79 @@ def test_nothing_of_an_order_matters_where_samples_are_not_shuffled(differs):
     run(2, trains_on_a_loader, differs, "replicated", None, False)
 
 
-def trains_on_arrays_where_others_have_a_loader() -> None:
-    world = npdp.init()
-    x = np.ones((4, 3), np.float32)
-    inputs, labels = next(iter(DataLoader(ArrayDataset(x, x), batch_size=4)))
-    model = nn.DataParallel(nn.Linear(3, 3), strategy=npdp.LocalSGD(1))
+def test_a_rank_that_does_not_shuffle_is_told_so():
+    def program():
+        trains_on_a_loader("", shuffle=npdp.rank() != ODD_RANK)
+
+    with pytest.raises(RuntimeError, match=f"rank {ODD_RANK} has shuffle=False, rank 0 has seed 0"):
+        run(3, program)
+
+
+def of_a_shard(world) -> None:
+    """Horovod's way: a loader for each rank's own shard, in an order of its own; ranks count alike."""
+    x = np.ones((8 + world.rank, 3), np.float32)
+    loader = DataLoader(ArrayDataset(x, x), 4, shuffle=True, seed=world.rank, rank=0, world_size=1)
+    model = nn.Linear(3, 3)
+    optimizer = npdp.DistributedOptimizer(optim.SGD(model.parameters(), lr=0.1))
+    for _, (inputs, labels) in zip(range(2), loader):
+        optimizer.zero_grad()
+        nn.MSELoss()(model(inputs), labels).backward()
+        optimizer.step()
+
+
+def without_a_batch(world) -> None:
+    """Local SGD's ranks meet after as many steps; one of them leaves a batch out, and begins the next epoch later."""
+    x = np.ones((12, 3), np.float32)
+    loader = DataLoader(ArrayDataset(x, x), 4, shuffle=True)
+    model = nn.DataParallel(nn.Linear(3, 3), strategy=npdp.LocalSGD(2))
     optimizer = optim.SGD(model.parameters(), lr=0.1)
-    if world.rank == ODD_RANK:
-        inputs, labels = inputs.numpy(), labels.numpy()
-    nn.MSELoss()(model(inputs), labels).backward()
-    optimizer.step()
+    for epoch in range(2):
+        for number, (inputs, labels) in enumerate(loader):
+            if world.rank == ODD_RANK and (epoch, number) == (0, 1):
+                continue
+            optimizer.zero_grad()
+            nn.MSELoss()(model(inputs), labels).backward()
+            optimizer.step()
+    model.synchronize()
 
 
-def test_a_rank_that_trains_on_arrays_of_its_own_beside_loaders_is_named():
-    with pytest.raises(RuntimeError, match="rank 1 has arrays of its own, rank 0 has batch 0"):
-        run(2, trains_on_arrays_where_others_have_a_loader)
+def with_zeros_of_its_own(world) -> None:
+    """A rank whose part is empty makes its loss of the parameters."""
+    x = np.ones((world.world_size - 1, 3), np.float32)
+    model = nn.DataParallel(nn.Linear(3, 3))
+    for inputs, labels in DataLoader(ArrayDataset(x, x), world.world_size - 1):
+        outputs = model(inputs)
+        loss = nn.MSELoss()(outputs, labels) if len(inputs) else sum((p * 0).sum() for p in model.parameters())
+        loss.backward()
+
+
+@pytest.mark.parametrize("trains", [of_a_shard, without_a_batch, with_zeros_of_its_own])
+def test_ranks_that_may_differ_are_not_told_so(trains):
+    run(3, lambda: trains(npdp.init()))
+
+
+class Measuring(optim.SGD):
+    """Keeps things of its own."""
+
+    def __init__(self, *arguments, **named) -> None:
+        super().__init__(*arguments, **named)
+        self.rank, self.last_loss = npdp.rank(), 0.0
+
+
+@pytest.mark.parametrize("kind", [("fused",), ("replicated", npdp.ParameterServer(servers=0))], ids=str)
+def test_what_an_optimizer_keeps_of_its_own_may_differ(kind):
+    def program(update, strategy=None):
+        npdp.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = Measuring(model.parameters(), lr=0.1)
+        wrapped = nn.DataParallel(model, update=update, strategy=strategy)
+        for step in range(3):
+            optimizer.zero_grad()
+            nn.MSELoss()(wrapped(np.ones((2, 3), np.float32)), np.zeros((2, 2), np.float32)).backward()
+            optimizer.last_loss = float(step)
+            optimizer.step()
+
+    run(2, program, *kind)
 
 
 class Weighted(nn.Module):

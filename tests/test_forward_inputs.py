@@ -138,12 +138,42 @@ class Connections(nn.Module):
         return (x @ self.dropout(self.weight).T)[:, :2]
 
 
+class ConnectionsOnTheWay(Connections):
+    """Drops what is computed of weights."""
+
+    def forward(self, x):
+        return (x @ self.dropout(self.weight * 1.0).T)[:, :2]
+
+
+class Rows(nn.Module):
+    """Takes rows of a weight; nothing in it has as many rows as the batch but what it returns."""
+
+    def __init__(self, p: float) -> None:
+        self.weight = nn.Parameter(np.ones((5, 2)))
+
+    def forward(self, x):
+        return self.weight[(np.abs(x.numpy() * 7).astype(np.int64)[:, 0] % 5).tolist()]
+
+
+class Named(nn.Module):
+    """Takes its input by name, with dropout in its way."""
+
+    def __init__(self, p: float) -> None:
+        self.linear, self.dropout = nn.Linear(3, 2, dtype=np.float64), nn.Dropout(p)
+
+    def forward(self, inputs):
+        return self.dropout(self.linear(inputs["x"]))
+
+
 FORWARDS = {
     "numbers of the loader's": (Numbers, lambda model, x: model(x)),
     "numbers of an array": (Numbers, lambda model, x: model(npdp.Tensor(x.numpy()))),
+    "rows of a weight": (Rows, lambda model, x: model(x)),
+    "a tensor by name": (Named, lambda model, x: model({"x": npdp.Tensor(x.numpy())})),
     "two arrays": (Towers, lambda model, x: model(x.numpy(), x.numpy()[:, ::-1].copy())),
     "the loader's and an array": (Towers, lambda model, x: model(x, x.numpy()[:, ::-1].copy())),
     "weights dropped": (Connections, lambda model, x: model(x)),
+    "weights dropped on the way": (ConnectionsOnTheWay, lambda model, x: model(x)),
 }
 
 
@@ -171,14 +201,28 @@ def test_what_a_forward_makes_of_arrays_counts_and_drops_out_as_its_batch_does(m
 
 
 def test_results_in_tuples_and_dicts_carry_the_batch_too():
-    class Both(Numbers):
+    class Both(Rows):
         def forward(self, x):
-            return {"one": (super().forward(x),), "weight": self.embedding.weight}
+            return {"one": (super().forward(x),), "weight": self.weight}
 
     model = nn.DataParallel(Both(0.0))
     outputs = model(X)
     assert outputs["one"][0].batch.count == len(X)
     assert outputs["weight"].batch is None  # a parameter is of no batch, or each loss of it would be
+
+
+def test_what_has_other_rows_than_the_batch_leaves_the_weight_to_the_labels():
+    class Turned(nn.Module):
+        """Takes what lies the other way round."""
+
+        def __init__(self) -> None:
+            self.linear = nn.Linear(3, 1, dtype=np.float64)
+
+        def forward(self, columns):
+            return self.linear(np.array(columns.data.T))
+
+    outputs = nn.DataParallel(Turned())(np.array(X.T))
+    assert outputs.shape == (10, 1) and outputs.batch is None
 
 
 def test_batches_of_different_sizes_in_one_input_are_refused():

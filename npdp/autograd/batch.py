@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+UNSHUFFLED = -1  # no seed, and no epoch, is
+
 
 class Batch:
     """Which rows of which global batch a result was computed from.
@@ -18,7 +20,9 @@ class Batch:
         place: (first row in the global batch, samples of the global batch over all ranks), or a function
             that finds it out, collectively, the first time that somebody asks.
         parts: into how many parts, one a rank, the global batch was cut.
-        drawn: numbers that say which samples the global batch has, the same on every rank; none where nobody knows.
+        drawn: what says which samples the global batch has, the same on every rank: (samples of an epoch, batch_size,
+            seed, epoch, number of the batch), of what is not shuffled with UNSHUFFLED for seed and epoch; () where
+            nobody knows.
     """
 
     __slots__ = ("_place", "count", "drawn", "iteration", "parts")
@@ -80,3 +84,9 @@ class _Forward(threading.local):
 
 
 forward_under_way = _Forward()
+
+
+def batch_of_rows(count: int) -> Batch | None:
+    """Return the batch whose rows so many are that a forward brings in as an array, if there is one."""
+    batch = forward_under_way.batch
+    return batch if batch is not None and batch.count == count else None

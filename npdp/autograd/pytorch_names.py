@@ -84,8 +84,8 @@ def _extreme(op, first):
     """Return `max` or `min` as a method: values by `axis`, as NumPy's; values and indices by `dim`, as PyTorch's."""
 
     def method(self, dim=None, keepdim=False, *, axis: Axis = None, keepdims=False) -> Tensor | Extreme:
-        if dim is None:
-            return op(self, axis=axis, keepdims=keepdims or keepdim)
+        if dim is None or isinstance(dim, tuple):
+            return op(self, axis=axis if dim is None else dim, keepdims=keepdims or keepdim)
         places = np.asarray(first(self.data, axis=dim, keepdims=keepdim))
         return Extreme(op(self, axis=dim, keepdims=keepdim), result(places, self.batch))
 

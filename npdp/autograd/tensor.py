@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npdp.autograd.batch import Batch
+from npdp.autograd.batch import Batch, batch_of_rows
 
 if TYPE_CHECKING:
     from npdp.autograd.engine import Exchange
@@ -128,6 +128,8 @@ class Tensor:
             if self.data.dtype not in (np.float32, np.float64):
                 raise TypeError(f"a gradient needs float32 or float64, got {self.data.dtype}")
             self.requires_grad = True
+        elif type(self) is Tensor and self.data.ndim and (batch := batch_of_rows(len(self.data))) is not None:
+            self.batch = batch
 
     # What it is
     @property

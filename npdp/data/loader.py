@@ -11,6 +11,7 @@ import numpy as np
 from npdp import random
 from npdp.arguments import whole
 from npdp.autograd import Batch, Tensor, is_grad_enabled
+from npdp.autograd.batch import UNSHUFFLED
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
 from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, shard
@@ -123,14 +124,14 @@ class DataLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
-        drawn = len(order), self.global_batch_size, *((self.seed, epoch) if self.shuffle else ())
+        drawn = len(order), self.global_batch_size, *((self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED))
         for number, part in self._parts():
             rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
             iteration = epoch * self.iterations_per_epoch + number
             for piece in range(self.accumulate):
                 start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
                 x, y = self._take(rows[start:stop])
-                batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size, (number, *drawn))
+                batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size, (*drawn, number))
                 yield _tensor(x, batch), _tensor(y, batch)
 
     def _parts(self) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ import numpy as np
 from npdp import random
 from npdp.arguments import require_number, whole
 from npdp.autograd import Batch, Tensor, operators
-from npdp.autograd.batch import MIXED, forward_under_way
+from npdp.autograd.batch import MIXED
 from npdp.autograd.tensor import Array
 from npdp.nn.functional import NARROW, leaky_relu, linear, log_softmax, scale_by, softmax
 from npdp.nn.initializers import uniform_fan_in
@@ -184,15 +184,6 @@ class Sequential(ModuleList):
         return x
 
 
-def _batch_of(x: Tensor) -> Batch | None:
-    """Return the batch of which these are rows; of what a forward made of arrays, that of the forward, if as long."""
-    if x.batch is not None:
-        return x.batch if x.batch is not MIXED else None
-    batch = forward_under_way.batch
-    is_leaf = x.requires_grad and x.node is None  # a parameter, as long by chance
-    return batch if batch is not None and batch.count == len(x) and not is_leaf else None
-
-
 class Dropout(Module):
     """Sets a part p of the elements to 0 and scales the rest by 1 / (1 - p); in evaluation, nothing.
 
@@ -221,7 +212,8 @@ class Dropout(Module):
         if not self.training or self.p == 0:
             return x  # type: ignore[no-any-return]
         self._calls += 1
-        batch = _batch_of(x) or Batch(len(x), self._calls, (0, len(x)))
+        known = x.batch is not None and x.batch is not MIXED
+        batch = x.batch if known else Batch(len(x), self._calls, (0, len(x)))
         self._uses = self._uses + 1 if batch is self._batch else 0
         self._batch = batch
         rows_per_sample = len(x) // max(1, batch.count)  # more than one where (batch, time, ...) was flattened

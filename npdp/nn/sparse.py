@@ -23,7 +23,7 @@ from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
 from npdp.nn.initializers import normal
-from npdp.nn.module import Module
+from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
 from npdp.nn.products import sums_of_rows, times, transposed_times
 
@@ -117,8 +117,8 @@ class Embedding(Module):
         Args:
             numbers: (...) integers in [0, num_embeddings), a Tensor or an array.
         """
-        batch = numbers.batch if isinstance(numbers, Tensor) else None
-        numbers = self._checked(numbers.data if isinstance(numbers, Tensor) else np.asarray(numbers))
+        numbers = as_tensor(numbers)
+        batch, numbers = numbers.batch, self._checked(numbers.data)
         weight, flat = self.weight, numbers.reshape(-1)
         rows, places = self._touched(weight, flat)
         y = weight.data.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)

@@ -23,6 +23,7 @@ class Adam(Optimizer):
     """Adam; see `Optimizer` for the common arguments."""
 
     state_names = ("m", "v")
+    settings = ("betas", "eps", "weight_decay")
     decoupled = False  # whether weight decay acts on the parameter instead of the gradient
 
     def __init__(

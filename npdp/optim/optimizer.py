@@ -162,6 +162,7 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ("weight_decay",)  # attributes by which it updates, beside `lr`: alike on all ranks
 
     def __init__(
         self, parameters: Iterable[Parameter], lr: LearningRate, weight_decay: float, allocate: Allocate = allocate

@@ -29,6 +29,8 @@ BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in
 class SGD(Optimizer):
     """Stochastic gradient descent; see `Optimizer` for the common arguments."""
 
+    settings = ("momentum", "dampening", "nesterov", "weight_decay")
+
     def __init__(
         self,
         parameters: Iterable[Parameter],

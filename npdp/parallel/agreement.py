@@ -8,14 +8,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npdp.autograd import Batch
+from npdp.autograd.batch import UNSHUFFLED
 from npdp.errors import InputError
 from npdp.optim import Optimizer
 from npdp.parallel.world import World
 
 T = TypeVar("T")
-PLAIN = (bool, int, float, str, tuple, type(None))  # an optimiser's settings are; what else it has is state
 BATCHES_COMPARED_EVERY = 64  # exchanges: it is a collective of its own; as a rule they differ from the first on
-_DRAWN = "batch {}", "{} samples", "batch_size {}", "seed {}", "epoch {}"  # what the loader's numbers say
+BY_LOADER = 3  # of what says which batch it is these are alike in all of a loader's
+_DRAWN = "{} samples", "batch_size {}", "seed {}", "epoch {}", "batch {}"  # `Batch.drawn` in words
+_ABSTAINS = -(2**62)  # less than a quarter of any hash
 
 
 def agree(world: World, prepare: Callable[[], T], kind: type[Exception] = InputError) -> T:
@@ -34,25 +36,30 @@ def agree(world: World, prepare: Callable[[], T], kind: type[Exception] = InputE
     return made  # type: ignore[return-value]
 
 
-def require_equal(world: World, what: str, mine: list[str], kind: type[Exception] = InputError) -> None:
+def require_equal(
+    world: World, what: str, mine: list[str], kind: type[Exception] = InputError, abstain: bool = False
+) -> None:
     """Raise on every rank where the ranks' lists of descriptions differ; collective.
 
+    Args:
+        abstain: whether ranks with an empty list do not count.
+
     Raises:
-        InputError, or `kind`: names the first rank and the first entry that differ from rank 0's.
+        InputError, or `kind`: names the first rank and the first entry that differ from the first rank's.
     """
-    texts = world.gather_texts("\n".join(mine))
-    for rank, text in enumerate(texts):
-        if text != texts[0]:
-            theirs, ours = text.split("\n"), texts[0].split("\n")
+    texts = [(rank, text) for rank, text in enumerate(world.gather_texts("\n".join(mine))) if text or not abstain]
+    (first, firsts), *others = texts
+    for rank, text in others:
+        if text != firsts:
+            theirs, ours = text.split("\n"), firsts.split("\n")
             place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
             got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
-            raise kind(f"{what} differ between ranks: rank {rank} has {got}, rank 0 has {wanted}")
+            raise kind(f"{what} differ between ranks: rank {rank} has {got}, rank {first} has {wanted}")
 
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
     """Return what an optimiser updates by, but for its learning rate, which may change."""
-    plain = {name: value for name, value in vars(optimizer).items() if isinstance(value, PLAIN)}
-    return {name: value for name, value in plain.items() if name not in ("iteration", "lr")}
+    return {name: getattr(optimizer, name) for name in optimizer.settings}
 
 
 def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind: type[Exception] = InputError) -> None:
@@ -71,17 +78,23 @@ def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind:
     require_equal(world, "optimisers", mine, kind)
 
 
-def require_same_batch(world: World, batch: Batch | None) -> None:
-    """Raise on every rank where they have parts of different global batches; collective.
+def require_same_batch(world: World, batch: Batch | None, in_step: bool = True) -> None:
+    """Raise on every rank where loaders gave them parts of different global batches; collective.
+
+    A rank abstains that trained on something else: on arrays, or a batch that was not cut for these ranks.
+
+    Args:
+        in_step: whether ranks meet after the same batch, and not only after as many.
 
     Raises:
-        RuntimeError: names the first rank whose loader differs from rank 0's, and in what.
+        RuntimeError: names the first rank whose loader differs, and in what.
     """
-    drawn = batch.drawn if batch is not None else ()
-    number = hash(drawn)  # of numbers: the same on all ranks
-    extremes = np.array([number, -number])
+    drawn = batch.drawn if batch is not None and batch.parts == world.world_size else ()
+    drawn = drawn if in_step else drawn[:BY_LOADER]
+    number = hash(drawn) >> 2 if drawn else _ABSTAINS  # of numbers: the same on all ranks
+    extremes = np.array([number, -number if drawn else _ABSTAINS])
     world.allreduce(extremes, "max", "auto")
-    if extremes[0] != -extremes[1]:
-        mine = [text.format(number) for text, number in zip(_DRAWN, drawn)] or ["arrays of its own"]
+    if extremes[0] not in (-extremes[1], _ABSTAINS):
+        mine = ["shuffle=False" if n == UNSHUFFLED else text.format(n) for text, n in zip(_DRAWN, drawn)]
         what = "loaders, of whose batches each rank trains on its part,"
-        require_equal(world, what, mine, RuntimeError)
+        require_equal(world, what, mine, RuntimeError, abstain=True)

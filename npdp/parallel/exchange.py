@@ -218,7 +218,7 @@ class GradientExchange:
     def _count_exchange(self) -> None:
         """Count it, and now and then make sure that all ranks train on parts of the same batches; collective."""
         if not self._exchanges % BATCHES_COMPARED_EVERY:
-            require_same_batch(self.world, self._batch)
+            require_same_batch(self.world, self._batch, self.in_step)
         self._exchanges += 1
 
     def _tell_the_optimizers(self) -> None:

@@ -48,4 +48,6 @@ def tag(outputs: Any, batch: Batch) -> None:
         for each in outputs.values() if type(outputs) is dict else outputs:
             tag(each, batch)
     elif isinstance(outputs, Tensor) and outputs.batch is None and outputs.node is not None:
+        if outputs.ndim and len(outputs) != batch.count:  # no rows of it, and no loss
+            return
         outputs.batch = batch

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 
 import numpy as np
 
@@ -134,6 +135,7 @@ def step_in_a_child(strategy):
     x = np.ones((32, 10))
     for _ in range(3):
         step(model, optimizer, x, x[:, :1])
+    warnings.simplefilter("ignore", DeprecationWarning)  # of what is tried here: a fork beside threads
     if os.fork() == 0:
         try:
             step(model, optimizer, x, x[:, :1])
