@@ -37,9 +37,11 @@ class DataParallel(Module):
 
     A rank's loss weighs as many samples as its part of the loader's batch has (else: as the first dimension of the
     first array among forward's inputs, also in tuples, lists and dicts; a list of arrays is several inputs, not rows of
-    one), also where the model leaves some of them out. All ranks run the same wrapped models in the same order; parts
-    of a model may be used on some ranks only. A criterion that has parameters of its own is a model too, to be wrapped
-    as well.
+    one), also where the model leaves some of them out. An array that forward itself brings in and that has as many rows
+    is taken for rows of that batch: dropout then masks them as one rank would.
+
+    All ranks run the same wrapped models in the same order; parts of a model may be used on some ranks only. A
+    criterion that has parameters of its own is a model too, to be wrapped as well.
 
     Args:
         module: the model; the same program must build it on every rank.
