@@ -74,12 +74,7 @@ class GradientExchange:
         first_bucket_mb: float | None = None,
         overlap: bool = True,
     ) -> None:
-        if bucket_cap_mb is None:
-            bucket_cap_mb = ACROSS_HOSTS_MB if world.spans_hosts else BUCKET_CAP_MB
-        if first_bucket_mb is None:
-            first_bucket_mb = ACROSS_HOSTS_MB if world.spans_hosts else FIRST_BUCKET_MB
-        if bucket_cap_mb <= 0 or first_bucket_mb <= 0:
-            raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
+        sizes = _sizes_mb(world, bucket_cap_mb, first_bucket_mb)
         self.world = world
         world.exchanges += 1
         self.number = world.exchanges
@@ -98,7 +93,7 @@ class GradientExchange:
         self.buckets: list[Bucket] = []
         for flat in self.flats:
             numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
-            self.buckets += cut_buckets(flat, numbers, bucket_cap_mb, first_bucket_mb)
+            self.buckets += cut_buckets(flat, numbers, *sizes)
         self._first_number = world.buckets + 1  # others' may be as large: ranks must not take them for these
         world.buckets += len(self.buckets)
         self._overlaps = overlap and world.spans_hosts
@@ -254,6 +249,17 @@ class GradientExchange:
             flat.grad[bucket.mark] = bucket.marked(self._exchanges // MARKED_EVERY)
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
+
+
+def _sizes_mb(world: World, bucket_cap_mb: float | None, first_bucket_mb: float | None) -> tuple[float, float]:
+    """Return the sizes at which buckets leave, filled in; raise ValueError where one could hold nothing."""
+    if bucket_cap_mb is None:
+        bucket_cap_mb = ACROSS_HOSTS_MB if world.spans_hosts else BUCKET_CAP_MB
+    if first_bucket_mb is None:
+        first_bucket_mb = ACROSS_HOSTS_MB if world.spans_hosts else FIRST_BUCKET_MB
+    if bucket_cap_mb <= 0 or first_bucket_mb <= 0:
+        raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
+    return bucket_cap_mb, first_bucket_mb
 
 
 def _unsynced(parameters: list[Parameter]) -> str | None:
