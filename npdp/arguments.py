@@ -28,6 +28,16 @@ def whole(value: Any, wanted: str, least: float = -inf, below: float = inf) -> i
     return number
 
 
+def at_least_one(value: Any, name: str) -> int:
+    """Return a whole number of 1 or more, as `whole` does; `name` says whose argument it is, and which."""
+    return whole(value, f"{name} must be a whole number, at least 1", 1)
+
+
+def seed_of(value: Any, name: str) -> int:
+    """Return a whole number that generators take for a seed, as `whole` does."""
+    return whole(value, f"{name} must be a whole number in [0, 2^64)", 0, 2**64)
+
+
 def require_number(value: Any, wanted: str) -> None:
     """Raise TypeError where this is no number, Python's or NumPy's; the message begins with what was wanted."""
     if not isinstance(value, Real):

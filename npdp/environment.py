@@ -33,14 +33,20 @@ class Launch(NamedTuple):
 
 def launch() -> Launch | None:
     """Return what the launcher said, or None where there was none, or it said so to the rank that started this one."""
+    names = _launchers_names()
+    if names is None:
+        return None
+    rank, world_size, local_size = names
+    size = int(os.environ[world_size])
+    local = os.environ.get(local_size, "").split("(")[0].split(",")[0]  # Slurm writes 4(x2),3
+    return Launch(int(os.environ[rank]), size, int(local) if local.isdigit() else size)
+
+
+def _launchers_names() -> tuple[str, str, str] | None:
+    """Return how the launcher of this process names what it says, None where none has started it as a rank."""
     if _is_started_by_rank():
         return None
-    for rank, world_size, local_size in LAUNCHERS:
-        if os.environ.get(rank, "").isdigit() and os.environ.get(world_size, "").isdigit():
-            size = int(os.environ[world_size])
-            local = os.environ.get(local_size, "").split("(")[0].split(",")[0]  # Slurm writes 4(x2),3
-            return Launch(int(os.environ[rank]), size, int(local) if local.isdigit() else size)
-    return None
+    return next((names for names in LAUNCHERS if all(os.environ.get(name, "").isdigit() for name in names[:2])), None)
 
 
 def become_rank() -> None:
@@ -89,12 +95,12 @@ def cores_of_job() -> int:
 
     A rank by itself may be bound to one. All of the host's where the system does not show who launched it.
     """
-    mark = next((rank for rank, size, _ in LAUNCHERS if rank in os.environ and size in os.environ), None)
-    if mark is None or _is_started_by_rank():
+    names = _launchers_names()
+    if names is None:
         return cores()
     process = os.getpid()
     try:
-        while _has(process, mark):  # a rank, or a script that it runs in
+        while _has(process, names[0]):  # a rank, or a script that it runs in
             process = _parent(process)
         return len(os.sched_getaffinity(process))
     except (OSError, AttributeError):

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from npdp.arguments import whole
+from npdp.arguments import seed_of
 
 
 class _OfThisRank(threading.local):
@@ -26,7 +26,7 @@ def manual_seed(seed: int) -> None:
     Args:
         seed: in [0, 2^64).
     """
-    _here.seed = seed = whole(seed, "manual_seed: seed must be a whole number in [0, 2^64)", 0, 2**64)
+    _here.seed = seed = seed_of(seed, "manual_seed: seed")
     _here.generator = np.random.default_rng(seed)
 
 

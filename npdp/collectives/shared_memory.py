@@ -73,11 +73,10 @@ class Host:
 
         Nothing will come from it; and if it has not begun `call`, in which this one waits, from nobody.
         """
-        ahead = [rank for place, rank in enumerate(self.ranks) if self.kernel.is_ahead(place)]
-        return next((rank for rank in ahead if rank in awaited or self._has_not_begun(rank, call)), None)
-
-    def _has_not_begun(self, rank: int, call: Call | None) -> bool:
-        return call is not None and 0 <= self.kernel.said(self.ranks.index(rank)) < call.number
+        number = 0 if call is None else call.number  # of a message of no call nothing can be told
+        ahead = [(place, rank) for place, rank in enumerate(self.ranks) if self.kernel.is_ahead(place)]
+        vain = (rank for place, rank in ahead if rank in awaited or 0 <= self.kernel.said(place) < number)
+        return next(vain, None)
 
     # Collectives
     def collective(self, kind: str, buffer: Buffer, op: str = "sum", which: int = 0) -> None:

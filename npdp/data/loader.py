@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from npdp import random
-from npdp.arguments import whole
+from npdp.arguments import at_least_one, seed_of
 from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.batch import UNSHUFFLED
 from npdp.autograd.sparse_rows import SparseRows
@@ -70,9 +70,9 @@ class DataLoader:
         _require_dataset(dataset)
         seed = random.current_seed() if seed is None else seed
         self.dataset, self.shuffle = dataset, shuffle
-        self.seed = whole(seed, "DataLoader: seed must be a whole number in [0, 2^64)", 0, 2**64)
-        self.global_batch_size = whole(batch_size, "DataLoader: batch_size must be a whole number, at least 1", 1)
-        self.accumulate = whole(accumulate, "DataLoader: accumulate must be a whole number, at least 1", 1)
+        self.seed = seed_of(seed, "DataLoader: seed")
+        self.global_batch_size = at_least_one(batch_size, "DataLoader: batch_size")
+        self.accumulate = at_least_one(accumulate, "DataLoader: accumulate")
         if (rank is None) != (world_size is None):
             raise ValueError(f"DataLoader: rank and world_size go together, got {rank} and {world_size}")
         self._shard = (rank, world_size) if rank is not None and world_size is not None else None

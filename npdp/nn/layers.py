@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npdp import random
-from npdp.arguments import require_number, whole
+from npdp.arguments import at_least_one, require_number, seed_of
 from npdp.autograd import Batch, Tensor, operators
 from npdp.autograd.batch import MIXED
 from npdp.autograd.tensor import Array
@@ -43,8 +43,8 @@ class Linear(Module):
         dtype: Any = np.float32,
         generator: np.random.Generator | None = None,
     ) -> None:
-        self.in_features = whole(in_features, "Linear: in_features must be a whole number, at least 1", 1)
-        self.out_features = whole(out_features, "Linear: out_features must be a whole number, at least 1", 1)
+        self.in_features = at_least_one(in_features, "Linear: in_features")
+        self.out_features = at_least_one(out_features, "Linear: out_features")
         generator = generator or random.default_generator()
         weight = uniform_fan_in((out_features, in_features), in_features, dtype, generator)
         self.weight = Parameter(weight if out_features <= NARROW else np.ascontiguousarray(weight.T).T)  # (out, in)
@@ -200,8 +200,7 @@ class Dropout(Module):
         require_number(p, "Dropout: p must be a number in [0, 1)")
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
-        wanted = "Dropout: seed must be a whole number in [0, 2^64)"
-        self.p, self.seed = p, None if seed is None else whole(seed, wanted, 0, 2**64)
+        self.p, self.seed = p, None if seed is None else seed_of(seed, "Dropout: seed")
         self.layer_number = 0  # its place among the dropouts of the model; Module keeps it
         self._calls = 0
         self._batch: Batch | None = None  # the last one seen, and how often since: each use has a mask of its own

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npdp import random
-from npdp.arguments import whole
+from npdp.arguments import at_least_one
 from npdp.autograd import Batch, Node, Tensor, is_grad_enabled
 from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.sparse_rows import SparseRows
@@ -54,8 +54,8 @@ class SparseLinear(Module):
         dtype: Any = np.float32,
         generator: np.random.Generator | None = None,
     ) -> None:
-        self.in_features = whole(in_features, "SparseLinear: in_features must be a whole number, at least 1", 1)
-        self.out_features = whole(out_features, "SparseLinear: out_features must be a whole number, at least 1", 1)
+        self.in_features = at_least_one(in_features, "SparseLinear: in_features")
+        self.out_features = at_least_one(out_features, "SparseLinear: out_features")
         self.weight = Parameter(np.zeros((in_features, out_features), dtype), True, sparse)
         self.bias = Parameter(np.zeros(out_features, dtype)) if bias else None
         self._touched = _Touched(in_features)
@@ -105,8 +105,8 @@ class Embedding(Module):
         dtype: Any = np.float32,
         generator: np.random.Generator | None = None,
     ) -> None:
-        self.num_embeddings = whole(num_embeddings, "Embedding: num_embeddings must be a whole number, at least 1", 1)
-        self.embedding_dim = whole(embedding_dim, "Embedding: embedding_dim must be a whole number, at least 1", 1)
+        self.num_embeddings = at_least_one(num_embeddings, "Embedding: num_embeddings")
+        self.embedding_dim = at_least_one(embedding_dim, "Embedding: embedding_dim")
         generator = generator or random.default_generator()
         self.weight = Parameter(normal((num_embeddings, embedding_dim), dtype, generator), True, sparse)
         self._touched = _Touched(num_embeddings)

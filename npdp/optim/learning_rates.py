@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from npdp.arguments import whole
+from npdp.arguments import at_least_one
 
 LearningRateSchedule = Callable[[int], float]
 
@@ -22,7 +22,7 @@ def constant(lr: float) -> LearningRateSchedule:
 
 def step(lr: float, every: int, factor: float = 0.1) -> LearningRateSchedule:
     """Multiplied by `factor` every `every` iterations."""
-    every = whole(every, "learning_rates.step: every must be a whole number, at least 1", 1)
+    every = at_least_one(every, "learning_rates.step: every")
     return lambda iteration: lr * factor ** (iteration // every)
 
 
