@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -60,45 +60,63 @@ needs_mpi = pytest.mark.skipif(bool(why_no_mpi()), reason=why_no_mpi())
 
 def mpirun(ranks: int, *program: str, timeout: float = 30, **settings: str) -> Outcome:
     """Run a Python program (a file in mpi_programs/ or a path, or -m and a module; then its arguments) on ranks."""
+    return python(*program, timeout=timeout, before=on_ranks(ranks), **settings)
+
+
+def on_ranks(ranks: int) -> tuple[str, ...]:
+    """Return what comes before a program that is to run on ranks."""
     launcher = find_mpirun()
     assert launcher is not None, why_no_mpi()
-    return python(*program, timeout=timeout, before=(launcher, "-n", str(ranks)), **settings)
+    return launcher, "-n", str(ranks)
 
 
 def python(*program: str, timeout: float = 30, before: tuple[str, ...] = (), **settings: str) -> Outcome:
     """Run a Python program as one process; see `mpirun`."""
-    with tempfile.TemporaryDirectory(prefix="npdp-test-", ignore_cleanup_errors=True) as folder:
-        return _python(program, timeout, before, {SESSION_FOLDER: folder, **settings})
-
-
-def _python(program: tuple[str, ...], timeout: float, before: tuple[str, ...], settings: dict[str, str]) -> Outcome:
-    assert "mpi4py.MPI" not in sys.modules, "the process that starts mpirun has MPI loaded itself"
-    name, *arguments = program
-    name = str(PROGRAMS / name) if (PROGRAMS / name).exists() else name
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [*before, sys.executable, name, *arguments],
-        env={**os.environ, **SETTINGS, **settings, MARK: mark},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     late = None
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # mpirun then ends its ranks
+    with started(*program, before=before, **settings) as (process, mark):
         try:
-            late = process.communicate(timeout=GRACE_S)
+            stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
-            end(mark)
-            late = process.communicate(timeout=GRACE_S)
-    left = end(mark)
+            process.terminate()  # mpirun then ends its ranks
+            try:
+                late = process.communicate(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                end(mark)
+                late = process.communicate(timeout=GRACE_S)
+        left = end(mark)
     if late is not None:
         pytest.fail(f"{program} did not end within {timeout} s; stdout:\n{late[0]}\nstderr:\n{late[1]}")
     assert not left, f"{program}: ranks {left} were left over; stderr:\n{stderr}"
     return Outcome(process.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def started(
+    *program: str, before: tuple[str, ...] = (), **settings: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Give the process of a program (see `python`) and the mark of its run; what is left of it at the end is ended.
+
+    The files of its mpirun lie in a folder that goes with it: those of one that was killed would stay in /tmp, and no
+    later mpirun with the same process id could start.
+    """
+    assert "mpi4py.MPI" not in sys.modules, "the process that starts mpirun has MPI loaded itself"
+    name, *arguments = program
+    name = str(PROGRAMS / name) if (PROGRAMS / name).exists() else name
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(prefix="npdp-test-", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [*before, sys.executable, name, *arguments],
+            env={**os.environ, **SETTINGS, SESSION_FOLDER: folder, **settings, MARK: mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process, mark
+        finally:
+            process.kill()
+            end(mark)
 
 
 def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:

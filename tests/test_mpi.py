@@ -3,23 +3,20 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import time
-import uuid
 
 import pytest
 from launching import (
-    MARK,
-    SETTINGS,
-    end,
     find_mpirun,
     left_in_shared_memory,
     mpirun,
     needs_mpi,
+    on_ranks,
     python,
     ranks_of,
     shared_memory,
+    started,
 )
 
 import npdp
@@ -147,21 +144,15 @@ def test_only_segments_of_mpi_count_as_such():
 
 def test_ranks_whose_mpirun_is_killed_end_within_two_seconds():
     before = shared_memory()
-    mark = uuid.uuid4().hex
-    flags = ("--epochs", "1000000", "--quiet")
-    process = subprocess.Popen(
-        [find_mpirun(), "-n", "3", sys.executable, "-m", "npdp.train", *flags],
-        env={**os.environ, **SETTINGS, MARK: mark}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    time.sleep(2)
-    running = ranks_of(mark)
-    process.kill()
-    process.wait()
-    until = time.monotonic() + 2
-    while ranks_of(mark) and time.monotonic() < until:
-        time.sleep(0.02)
-    left = ranks_of(mark)
-    end(mark)
+    with started("-m", "npdp.train", "--epochs", "1000000", "--quiet", before=on_ranks(3)) as (process, mark):
+        time.sleep(2)
+        running = ranks_of(mark)
+        process.kill()
+        process.wait()
+        until = time.monotonic() + 2
+        while ranks_of(mark) and time.monotonic() < until:
+            time.sleep(0.02)
+        left = ranks_of(mark)
     assert len(running) >= 4 and not left  # mpirun and its ranks
     assert not left_in_shared_memory(before)
 

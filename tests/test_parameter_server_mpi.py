@@ -4,13 +4,10 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-import uuid
 
 import pytest
-from launching import MARK, PROGRAMS, SETTINGS, end, find_mpirun, mpirun, needs_mpi, pid_of, python
+from launching import PROGRAMS, end, mpirun, needs_mpi, on_ranks, pid_of, python, started
 from test_train import DIGITS_TRAIN, off, on_one_rank
 from test_train_mpi import make, refused, runs
 
@@ -159,21 +156,14 @@ def test_with_a_staleness_the_others_go_on_without_a_worker_that_has_left(strate
 
 
 @pytest.mark.parametrize(("strategy", "victim"), [("ps", 2), ("ps asynchronous", 0), ("ps colocated", 1)])
-def test_a_rank_that_is_killed_ends_all(strategy, victim, tmp_path):
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [find_mpirun(), "-n", "3", sys.executable, str(PROGRAMS / PROGRAM), "for_ever", strategy],
-        env={**os.environ, **SETTINGS, MARK: mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
+def test_a_rank_that_is_killed_ends_all(strategy, victim):
+    with started(PROGRAM, "for_ever", strategy, before=on_ranks(3)) as (process, mark):
         assert process.stdout.readline().startswith("begins")
         time.sleep(0.3)
         os.kill(pid_of(mark, victim), signal.SIGKILL)
         before = time.monotonic()
         process.communicate(timeout=15)
         took_s = time.monotonic() - before
-    finally:
-        process.kill()
         left = end(mark)
     assert took_s < SOON_S and process.returncode != 0
     assert not left

@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import pytest
-from launching import MARK, PROGRAMS, SETTINGS, Outcome, end, mpirun, needs_mpi, python
+from launching import PROGRAMS, SETTINGS, Outcome, end, mpirun, needs_mpi, python, started
 from test_train import BATCHES, DIGITS_TRAIN, DROPOUT, UNUSED, exact_flags, off, on_one_rank, read_run, strict_lines
 
 from npdp import kernels
@@ -204,14 +203,10 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sys
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=LINUX)])
 def test_a_signal_to_npdp_train_ends_all_ranks(number, tmp_path, tmp_path_factory):
-    mark, metrics = uuid.uuid4().hex, tmp_path / "m"
-    temporary = {"TMPDIR": str(tmp_path_factory.mktemp("t"))}  # for the folder that a killed one leaves
+    metrics = tmp_path / "m"
     flags = ("--ranks", "3", "--epochs", "1000000", "--quiet", "--metrics", str(metrics))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "npdp", "train", *flags], env={**os.environ, **SETTINGS, **temporary, MARK: mark},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
+    temporary = str(tmp_path_factory.mktemp("t"))  # for the folder that a killed one leaves
+    with started("-m", "npdp", "train", *flags, TMPDIR=temporary) as (process, mark):
         until = time.monotonic() + 20
         while not (metrics.exists() and '"epoch"' in metrics.read_text()):
             assert process.poll() is None and time.monotonic() < until
@@ -219,8 +214,6 @@ def test_a_signal_to_npdp_train_ends_all_ranks(number, tmp_path, tmp_path_factor
         process.send_signal(number)
         before = time.monotonic()
         _, stderr = process.communicate(timeout=10)
-    finally:
-        process.kill()
         left = end(mark)
     assert time.monotonic() - before < SOON_S
     assert not left
