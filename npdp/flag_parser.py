@@ -7,6 +7,8 @@ import difflib
 import math
 import os
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, NoReturn
 
 from npdp import environment
@@ -63,10 +65,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def _require_kernels() -> None:
-    """Raise InputError where NPDP_KERNELS names none: here, since ranks that find it out have been started."""
+    """Raise InputError where NPDP_KERNELS names none, or C's that are not there; ranks would find it out one by one."""
     name = os.environ.get("NPDP_KERNELS", "")
     if name not in KERNELS:
         raise InputError(f"NPDP_KERNELS is {name!r}, wanted c or numpy, or unset for the best there is")
+    if name == "c" and PathFinder.find_spec("_compiled", [str(Path(__file__).with_name("kernels"))]) is None:
+        raise InputError("NPDP_KERNELS is 'c', and npdp's C kernels are not compiled: install gcc, and then npdp again")
 
 
 def number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:

@@ -103,7 +103,8 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
         program: what Python is given: a file, or -m and a module, and its arguments.
         is_own: it is one of npdp's, whose ranks may agree on a code.
     """
-    command = [find_mpirun(), "-n", str(ranks), sys.executable, *program]
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -W and others of this Python
+    command = [find_mpirun(), "-n", str(ranks), sys.executable, *flags, *program]
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)

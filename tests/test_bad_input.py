@@ -214,6 +214,18 @@ def test_kernels_that_there_are_not_are_refused_before_ranks_are_started(command
     assert "error: NPDP_KERNELS is 'foo', wanted c or numpy, or unset" in refusal(capsys, cli.main, *command.split())
 
 
+def test_kernels_of_c_that_were_not_compiled_are_refused_in_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(flag_parser, "__file__", str(tmp_path / "flag_parser.py"))
+    monkeypatch.setenv("NPDP_KERNELS", "c")
+    assert "C kernels are not compiled: install gcc" in refusal(capsys, cli.main, "train", "--ranks", "2")
+
+
+@pytest.mark.skipif(kernels.compiled is None, reason="the C kernels are not compiled")
+def test_kernels_of_c_that_were_compiled_are_found(monkeypatch):
+    monkeypatch.setenv("NPDP_KERNELS", "c")
+    flag_parser._require_kernels()
+
+
 def test_commands_know_the_kernels_that_there_are():
     assert set(flag_parser.KERNELS) == set(kernels._CHOICES)
 

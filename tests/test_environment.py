@@ -357,6 +357,16 @@ def test_an_mpirun_whose_reader_has_gone_does_not_wait_for_one(tmp_path):
             process.kill()
 
 
+def test_ranks_get_this_pythons_flags(tmp_path):
+    script = Path(make_mpirun(tmp_path))
+    script.write_text('#!/bin/sh\nprintf "%s " "$@"\n')
+    start = f"from npdp import launch; launch.find_mpirun = lambda: '{script}'; launch.run_ranks_with_mpirun(2, ['x'])"
+    command = [sys.executable, "-O", "-W", "ignore", "-c", start]
+    *began, last = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.split()
+    assert began[:3] == ["-n", "2", sys.executable] and last == "x"
+    assert {"-O", "-Wignore"} <= {*began[3:]}
+
+
 @pytest.mark.parametrize("said", [{}, {"PRTE_MCA_prte_tmpdir_base": "/elsewhere"}])
 def test_each_mpirun_keeps_its_files_in_a_folder_of_its_own_unless_the_user_says_where(said, tmp_path, monkeypatch):
     """One that was killed leaves files named by its process id, and the next with this id would not start."""
