@@ -42,6 +42,11 @@ def has_another_learning_rate(model, optimizer) -> None:
     optimizer.step()
 
 
+def has_another_momentum(model, optimizer) -> None:
+    optimizer.momentum /= 2
+    optimizer.step()
+
+
 def sets_a_value(model, optimizer) -> None:
     optimizer.step()
     with npdp.no_grad():
@@ -132,8 +137,13 @@ def test_marks_look_at_all_parameters_in_turn(layers, which):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_of_which_one_would_update_its_part_with_another_learning_rate_are_told_so(world_size):
     """Fused, in the step itself: parameters are there once, so that their hash would be the same on all ranks."""
-    with pytest.raises(RuntimeError, match=r"SGD.step: the learning rate of rank \d is 0.1(25)?, and of another rank"):
+    with pytest.raises(RuntimeError, match=r"SGD.step: rank \d has lr 0.1(25)?, .*, and another rank has other values"):
         run(world_size, trains, has_another_learning_rate, "fused")
+
+
+def test_ranks_of_which_one_has_other_settings_by_and_by_are_told_so():
+    with pytest.raises(RuntimeError, match=r"rank \d has lr 0.1, momentum 0.(9|45), .* another rank has other values"):
+        run(2, trains, has_another_momentum, "fused")
 
 
 OPTIMISERS = {

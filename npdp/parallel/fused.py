@@ -24,7 +24,7 @@ from npdp.collectives.choose import SHARED_MEMORY
 from npdp.kernels import Sum
 from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab
-from npdp.parallel.agreement import require_same_optimizers
+from npdp.parallel.agreement import require_same_optimizers, settings_of
 from npdp.parallel.at_step import ExchangeAtStep, move_in
 from npdp.parallel.world import World
 from npdp.partition import part
@@ -72,15 +72,16 @@ class FusedExchange(ExchangeAtStep):
         """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others.
 
         Raises:
-            RuntimeError: the learning rate is not the same on all ranks.
+            RuntimeError: the learning rate, or another setting, is not the same on all ranks.
         """
-        lr = float(optimizer.current_lr)
-        mark = hash(lr) & 0xFFFF  # of a number: the same on all ranks
+        rules = {"lr": float(optimizer.current_lr), **settings_of(optimizer)}
+        mark = hash(tuple(rules.values())) & 0xFFFF  # of numbers: the same on all ranks
         marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(slab))), _MARK)
         if marks != self.world.world_size * mark:
+            mine = ", ".join(f"{name} {value}" for name, value in rules.items())
             raise RuntimeError(
-                f"{type(optimizer).__name__}.step: the learning rate of rank {self.world.rank} is {lr:g}, "
-                "and of another rank another; each updates a part of the parameters"
+                f"{type(optimizer).__name__}.step: rank {self.world.rank} has {mine}, and another rank has other "
+                "values; each updates a part of the parameters"
             )
         if not unused:
             return
