@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from npdp import environment
+from npdp.comm.ending import end_with_launcher
 from npdp.errors import InputError, OutputError
 from npdp.report.console import refuse
 
@@ -44,6 +45,8 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
         command: what starts ranks by itself, for a message: `npdp train`, say.
     """
     launched = environment.launch()
+    if launched is not None:
+        end_with_launcher()  # before anything is loaded: a launcher may die while its ranks begin
     try:
         return run(parse, program, command)
     except (InputError, OutputError) as error:
