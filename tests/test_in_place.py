@@ -109,6 +109,16 @@ def test_a_copy_by_index_is_no_view():
     np.testing.assert_array_equal(w.grad, [1, 2])
 
 
+@pytest.mark.parametrize(("shape", "at"), [((2,), 0), ((2,), (-1,)), ((2, 2), (1, 0)), ((), ()), ((2, 2), 1)])
+def test_an_element_is_a_view_as_a_row_is(shape, at):
+    x, w = Tensor(np.ones(shape)), Tensor(np.ones(shape), requires_grad=True)
+    loss = (x * w).sum()
+    x[at].zero_()
+    assert not x.data[at].any()
+    with pytest.raises(RuntimeError, match=f"mul: .*{CHANGED}"):
+        loss.backward()
+
+
 # Refused while recording
 def test_results_and_parameters_are_not_changed_while_recording():
     x = leaf(1.0, 2.0)

@@ -45,6 +45,7 @@ def along_axes(domain="any", axes=AXES):
     return [Case([(2, 3, 2)], dict(axis=a, keepdims=k), domain) for a in axes for k in (False, True)]
 
 
+OF_A_NUMBER = [Case([()], dict(axis=axis)) for axis in (0, -1)]  # NumPy and PyTorch take these axes of it
 SOFT = [Case([(2, 3, 2)], dict(axis=axis)) for axis in (0, 1, -1)] + [Case([(4,)])]
 CASES = {
     "add": binary(), "sub": binary(), "mul": binary(), "neg": unary(),
@@ -57,9 +58,12 @@ CASES = {
     "clip": [Case([(3, 4)], options, "distinct") for options in
              (dict(low=-0.53, high=0.77), dict(low=0.03), dict(high=0.03))],
     "where": [Case([MASK, (2, 3), (2, 3)]), Case([MASK, (3,), (2, 1)]), Case([MASK[0], (), (2, 3)])],
-    "sum": along_axes(), "mean": [*along_axes(), Case([(0, 2)]), Case([(0, 2)], dict(axis=0))],
-    "max": along_axes("distinct"), "min": along_axes("distinct"),
-    "logsumexp": along_axes(axes=(*AXES[1:], None)), "softmax": SOFT, "log_softmax": SOFT,
+    "sum": [*along_axes(), *OF_A_NUMBER],
+    "mean": [*along_axes(), *OF_A_NUMBER, Case([(0, 2)]), Case([(0, 2)], dict(axis=0))],
+    "max": [*along_axes("distinct"), *OF_A_NUMBER], "min": [*along_axes("distinct"), *OF_A_NUMBER],
+    "pick": [Case([(3, 2)], dict(places=np.array([[2, 0]]), axis=0)),
+             Case([(3, 1, 2)], dict(places=np.array([0, 1, 1]).reshape(3, 1, 1), axis=-1))],
+    "logsumexp": [*along_axes(axes=(*AXES[1:], None)), *OF_A_NUMBER], "softmax": SOFT, "log_softmax": SOFT,
     "reshape": [Case([(2, 6)], dict(shape=s)) for s in ((12,), (3, -1), (2, 2, 3))] + [Case([()], dict(shape=(1, 1)))],
     "transpose": [Case([(2, 3, 2)], dict(axes=a)) for a in (None, (2, 0, 1), (1, -1, 0), (0, 1, 2))],
     "index": [Case([(3, 2, 2)], dict(at=at)) for at in INDICES],
@@ -305,6 +309,21 @@ def test_equal_largest_elements_share_the_gradient():
     np.testing.assert_allclose(x.grad, [[0, 0.5, 0.5], [1 / 3, 1 / 3, 1 / 3]])
 
 
+@pytest.mark.parametrize("name", ["max", "min"])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_by_dim_the_gradient_goes_to_the_element_at_the_index(name, keepdim):
+    x = Tensor(np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]) * (1 if name == "max" else -1), requires_grad=True)
+    values, indices = getattr(x, name)(1, keepdim)
+    (values * 5).sum().backward()
+    wanted = np.zeros((2, 3))
+    np.put_along_axis(wanted, indices.data.reshape(2, 1), 5, 1)
+    np.testing.assert_array_equal(x.grad, wanted)
+    assert values.shape == indices.shape == ((2, 1) if keepdim else (2,))
+    assert getattr(Tensor(2.0), name)(0)[0].shape == ()
+    with pytest.raises(TypeError, match=f"{name}: wanted a number for dim, got a Tensor"):
+        getattr(x, name)(Tensor(1))
+
+
 def test_a_power_has_its_slope_also_at_zero():
     x = Tensor(np.array([0.0, 0.0, -2.0]), requires_grad=True)
     (x ** np.array([0.0, 2.0, 3.0])).sum().backward()
@@ -313,6 +332,14 @@ def test_a_power_has_its_slope_also_at_zero():
     exponent = Tensor(np.array([2.0, 1.0]), requires_grad=True)
     (base**exponent).sum().backward()
     np.testing.assert_allclose(exponent.grad, [0, 2 * np.log(2)])
+
+
+def test_a_power_says_where_it_has_no_slope():
+    """As in PyTorch: of a negative number, and of 0 where the power is infinite."""
+    exponent = Tensor(np.array([2.0, -1.0]), requires_grad=True)
+    with np.errstate(all="ignore"):
+        (np.array([-2.0, 0.0]) ** exponent).sum().backward()
+    np.testing.assert_array_equal(exponent.grad, [np.nan, -np.inf])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

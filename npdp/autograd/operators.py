@@ -45,7 +45,7 @@ def pow(a: Array, b: Array):
     y = a**b
     return y, (
         lambda g: unbroadcast(g * _times_power(b, a, b - 1), a.shape),
-        lambda g: unbroadcast(g * y * np.log(np.where(a > 0, a, 1)), b.shape),  # 0 ** b does not move with b
+        lambda g: unbroadcast(g * y * np.log(np.where((a != 0) | (b < 0), a, 1)), b.shape),  # 0 ** b stays 0
     )
 
 
@@ -135,7 +135,7 @@ def where(condition: Array, a: Array, b: Array):
 # Along axes
 def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
     """Return a reduced gradient stretched back over the axes that were summed away."""
-    if axis is not None and not keepdims:
+    if axis is not None and not keepdims and shape:  # of a number NumPy takes axis 0 and -1, which it has not
         g = np.expand_dims(g, axis)
     return np.broadcast_to(g, shape)
 
@@ -223,7 +223,10 @@ def index(x: Array, *, at: Any):
         np.add.at(gradient, at, g)  # an element that was taken twice gets both
         return gradient
 
-    return x[at], (vjp,)
+    y = x[at]
+    if type(y) is not np.ndarray:  # an element, of which NumPy makes a number: a view, as a row is
+        y = x[(*at, ...) if isinstance(at, tuple) else (at, ...)]
+    return y, (vjp,)
 
 
 @operation(keeps=NOTHING)

@@ -36,7 +36,8 @@ def _as_integer(dtype: Any):
     return lambda self: result(self.data.astype(dtype), self.batch)
 
 
-# The numbers of axes: range(n)[axis] is that of an axis counted from either end, and IndexError where there is none
+# The numbers of axes: range(n)[axis] is that of an axis counted from either end, and IndexError where there is none;
+# a number, which has no axis, is taken for one with axis 0, as in PyTorch
 def _flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     axes = range(max(1, self.ndim))
     start, end = axes[start_dim], axes[end_dim]
@@ -47,7 +48,7 @@ def _flatten(self: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 
 def _squeeze(self: Tensor, dim: int | None = None) -> Tensor:
-    axes = range(self.ndim)
+    axes = range(max(1, self.ndim))
     dropped = axes if dim is None else (axes[dim],)
     shape = tuple(extent for axis, extent in enumerate(self.shape) if extent != 1 or axis not in dropped)
     return operators.reshape(self, shape=shape)
@@ -62,8 +63,9 @@ def _transpose(self: Tensor, *axes: Any) -> Tensor:
     """Two axes change places, as in PyTorch; none, three and more, or a tuple of all are an order, as in NumPy."""
     if len(axes) != 2:
         return operators.transpose(self, axes=operators._shape_of(axes) if axes else None)
-    order = list(range(self.ndim))
-    order[axes[0]], order[axes[1]] = order[axes[1]], order[axes[0]]
+    numbers = range(max(1, self.ndim))
+    first, second = numbers[axes[0]], numbers[axes[1]]
+    order = [{first: second, second: first}.get(axis, axis) for axis in range(self.ndim)]
     return operators.transpose(self, axes=tuple(order))
 
 
@@ -80,14 +82,32 @@ class Extreme(NamedTuple):
     indices: Tensor
 
 
+@operation(keeps=NOTHING)
+def pick(x: Array, *, places: Array, axis: int):
+    """One element along an axis at each of the places, which have extent 1 there."""
+
+    def vjp(g: Array) -> Array:
+        gradient = np.zeros_like(x)
+        np.put_along_axis(gradient, places, g, axis)
+        return gradient
+
+    return np.take_along_axis(x, places, axis), (vjp,)
+
+
 def _extreme(op, first):
-    """Return `max` or `min` as a method: values by `axis`, as NumPy's; values and indices by `dim`, as PyTorch's."""
+    """Return `max` or `min` as a method: values by `axis`, as NumPy's; values and indices by `dim`, as PyTorch's.
+
+    By `dim` the gradient goes to the element at the index, by `axis` equal ones share it.
+    """
 
     def method(self, dim=None, keepdim=False, *, axis: Axis = None, keepdims=False) -> Tensor | Extreme:
         if dim is None or isinstance(dim, tuple):
             return op(self, axis=axis if dim is None else dim, keepdims=keepdims or keepdim)
-        places = np.asarray(first(self.data, axis=dim, keepdims=keepdim))
-        return Extreme(op(self, axis=dim, keepdims=keepdim), result(places, self.batch))
+        if isinstance(dim, Tensor):
+            raise TypeError(f"{op.__name__}: wanted a number for dim, got a Tensor; of two it is where(a > b, a, b)")
+        places = result(np.asarray(first(self.data, axis=dim, keepdims=True)), self.batch)
+        values = pick(self, places=places.data, axis=dim) if self.ndim else clone(self)
+        return Extreme(values, places) if keepdim else Extreme(_squeeze(values, dim), _squeeze(places, dim))
 
     return method
 
