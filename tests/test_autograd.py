@@ -46,6 +46,7 @@ def test_arrays_keep_their_dtype_and_python_floats_become_float32():
     assert Tensor(np.float64(1)).dtype == np.float64
     assert Tensor(1.5).dtype == Tensor([1.5]).dtype == np.float32
     assert Tensor([1, 2]).dtype == np.int64
+    assert Tensor([np.zeros(2), np.zeros(2)]).dtype == Tensor([[0.5], [np.float64(0.1)]]).dtype == np.float64
 
 
 def test_a_tensor_says_what_it_is():

@@ -405,6 +405,13 @@ def test_cross_entropy_is_that_of_log_softmax_for_few_classes_and_many(classes, 
     np.testing.assert_allclose(whole.grad, parts.grad, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("loss", [nn.MSELoss, nn.L1Loss, nn.BCEWithLogitsLoss])
+def test_targets_in_a_list_are_as_exact_as_in_an_array(loss, reduction):
+    outputs, targets = Tensor(np.array([1.0, 0.5, -2.0])), [0.1, 0.2, 0.3]
+    assert loss(reduction)(outputs, targets).item() == loss(reduction)(outputs, np.array(targets)).item()
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_a_class_that_is_ruled_out_by_minus_infinity_has_no_part_in_the_loss(reduction):
     logits = nn.Parameter(np.array([[-np.inf, 0, 0], [2, -np.inf, -np.inf]]))

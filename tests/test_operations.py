@@ -198,6 +198,20 @@ def test_numbers_of_numpy_without_a_tensor_beside_them_keep_their_dtype():
     assert loss.dtype == np.float64 and abs(loss.item() - 1 / 9) < 1e-15
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.int8, bool])
+def test_a_list_takes_the_dtype_of_the_tensor_beside_it(dtype):
+    """Python's floats in it are as exact as the array that NumPy would make of it."""
+    array, listed = np.ones(2, dtype), [0.1, 0.3]
+    wide = np.result_type(dtype, np.float32)
+    for got, wanted in [
+        (Tensor(array) * listed, array * np.array(listed, wide)), (listed - Tensor(array), np.array(listed, wide) - 1),
+        (operators.where(Tensor(array) > 0, listed, Tensor(array)), np.array(listed, wide)),
+    ]:  # fmt: skip
+        np.testing.assert_array_equal(got.data, wanted, strict=True)
+    with pytest.raises(TypeError, match="would lose their gradients"):
+        Tensor(array) * [[Tensor(1.0)], [Tensor(2.0)]]
+
+
 def test_an_array_on_the_left_asks_the_tensor():
     array, x = np.array([1.0, 2.0]), Tensor(np.array([3.0, 4.0]), requires_grad=True)
     for y in (array + x, array - x, array * x, array / x, array**x, array @ x):

@@ -60,7 +60,7 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
         batch: Batch | None = None
         wanted = False
         for x in inputs:
-            tensor = x if isinstance(x, Tensor) else _constant(x, inputs)
+            tensor = x if isinstance(x, Tensor) else constant(x, inputs)
             tensors.append(tensor)
             arrays.append(tensor.data)
             if tensor.batch is not None and tensor.batch is not batch:
@@ -85,17 +85,22 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
     return apply
 
 
-def _constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
-    """Return a number or array as a tensor; a number takes the dtype of the tensor beside it, where there is one."""
+def constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
+    """Return a number, list or array as a tensor; a number takes the dtype of the tensor beside it, if there is one."""
+    if isinstance(value, np.ndarray):
+        return Tensor(value)
+    dtypes = [x.data.dtype for x in inputs if isinstance(x, Tensor)]
     if isinstance(value, (bool, int, float, np.integer, np.floating)):
-        dtypes = [x.data.dtype for x in inputs if isinstance(x, Tensor)]
         if not dtypes and isinstance(value, np.generic):
             return Tensor(value)
         beside = next((dtype for dtype in dtypes if dtype.kind == "f"), dtypes[0] if dtypes else np.dtype(np.float32))
         if beside.kind != "f" and isinstance(value, (float, np.floating)):
             beside = np.result_type(*dtypes, np.float32)  # float64 beside integers of 32 bits and more, as in NumPy
         return result(np.asarray(value, dtype=beside if beside.kind in "fiu" else None))
-    return Tensor(value)
+    tensor = Tensor(value)
+    if tensor.dtype != np.float32 or not isinstance(value, (list, tuple)):
+        return tensor
+    return result(np.asarray(value, np.result_type(*dtypes, np.float32)))  # not cut off to float32 beside float64
 
 
 def _kept(keeps: tuple[int, ...], tensors: list[Tensor], made: Tensor) -> list[tuple[list[int], int]]:

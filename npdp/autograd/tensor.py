@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npdp.autograd.batch import Batch, batch_of_rows
+from npdp.autograd.given import has_dtype, leaves
 
 if TYPE_CHECKING:
     from npdp.autograd.engine import Exchange
@@ -92,7 +93,7 @@ class Tensor:
     """An array that remembers how it was computed.
 
     Args:
-        data: anything NumPy takes; an array is not copied. Python floats become float32.
+        data: anything NumPy takes; an array is not copied. Python floats, also in lists, become float32.
         requires_grad: whether `backward` fills `.grad`; floats only.
 
     Attributes:
@@ -118,11 +119,10 @@ class Tensor:
         self.version = [0]
         if isinstance(data, Tensor):
             data, self.version = data.data, data.version
-        elif isinstance(data, (list, tuple)) and any(isinstance(part, Tensor) for part in data):
+        elif isinstance(data, (list, tuple)) and any(isinstance(part, Tensor) for part in leaves(data)):
             raise TypeError("a Tensor made of Tensors would lose their gradients; use stack(a, b) or concatenate(a, b)")
-        is_array = isinstance(data, (np.ndarray, np.generic))
         self.data = np.asarray(data)
-        if not is_array and self.data.dtype == np.float64:
+        if self.data is not data and self.data.dtype == np.float64 and not has_dtype(data):
             self.data = self.data.astype(np.float32)
         if requires_grad:
             if self.data.dtype not in (np.float32, np.float64):

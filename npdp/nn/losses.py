@@ -51,7 +51,8 @@ class MSELoss(_Loss):
     def forward(self, outputs: Tensor, targets: Any) -> Tensor:
         if self.reduction == "mean":
             return mse_loss(outputs, targets)
-        outputs, targets = as_tensor(outputs), as_tensor(targets)
+        outputs = as_tensor(outputs)
+        targets = as_tensor(targets, outputs)
         require_same_shape("MSELoss", outputs.data, targets.data)
         difference = outputs - targets
         return self._reduced(difference * difference)
@@ -102,7 +103,8 @@ class L1Loss(_Loss):
     """Mean of the absolute values of outputs - targets; both of one shape."""
 
     def forward(self, outputs: Tensor, targets: Any) -> Tensor:
-        outputs, targets = as_tensor(outputs), as_tensor(targets)
+        outputs = as_tensor(outputs)
+        targets = as_tensor(targets, outputs)
         require_same_shape("L1Loss", outputs.data, targets.data)
         return self._reduced(abs(outputs - targets))
 
@@ -113,7 +115,8 @@ class BCEWithLogitsLoss(_Loss):
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         if self.reduction == "mean":
             return bce_with_logits(logits, targets)
-        logits, targets = as_tensor(logits), as_tensor(targets)
+        logits = as_tensor(logits)
+        targets = as_tensor(targets, logits)
         require_same_shape("BCEWithLogitsLoss", logits.data, targets.data)
         zeros = np.zeros_like(logits.data)  # log(exp(0) + exp(z)): smooth at z = 0, where many models begin
         soft_plus = operators.logsumexp(operators.stack(zeros, logits), axis=0)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp.autograd import Tensor
+from npdp.autograd.operation import constant
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter
 
@@ -237,6 +238,8 @@ def _misfits(parameters: Mapping[str, Parameter], values: Mapping[str, Array]) -
     return faults
 
 
-def as_tensor(values: Any) -> Tensor:
-    """Return `values` as a Tensor; a Tensor as it is."""
-    return values if isinstance(values, Tensor) else Tensor(values)
+def as_tensor(values: Any, *beside: Tensor) -> Tensor:
+    """Return `values` as a Tensor; a Tensor as it is. What has no dtype takes that of the tensors beside it."""
+    if isinstance(values, Tensor):
+        return values
+    return constant(values, beside) if beside else Tensor(values)
