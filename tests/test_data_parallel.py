@@ -36,6 +36,17 @@ def test_training_gives_what_one_rank_gets(batch_size):
     assert_as_on_one_rank(lambda way: train(way, mlp(), loader(batch_size)))
 
 
+def test_an_empty_part_is_laid_out_by_its_rows_as_others_are():
+    class Rows(nn.Module):
+        def __init__(self):
+            self.inside = mlp()
+
+        def forward(self, x):
+            return self.inside(x.view(len(x), -1, 1).view(len(x), -1))
+
+    assert_as_on_one_rank(lambda way: train(way, Rows(), loader(1), epochs=1))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 6), st.sampled_from([1e-5, 2e-4, 25]))
 def test_training_gives_what_one_rank_gets_for_any_sizes(count, batch_size, world_size, bucket_cap_mb):

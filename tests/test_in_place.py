@@ -119,6 +119,17 @@ def test_an_element_is_a_view_as_a_row_is(shape, at):
         loss.backward()
 
 
+def test_an_index_of_one_element_is_no_number():
+    """Where NumPy is given a Tensor it asks whether that is a number first."""
+    x = Tensor(np.ones((1, 2)))
+    x[Tensor([False])] = 7
+    x[Tensor([0]), Tensor([True, False])] = 5
+    np.testing.assert_array_equal(x.data, [[5, 1]])
+    assert np.ones((2, 3))[Tensor([1])].shape == (1, 3) and np.ones((1, 3))[Tensor([False])].shape == (0, 3)
+    x[Tensor(0)] = 3
+    np.testing.assert_array_equal(x.data, [[3, 3]])
+
+
 # Refused while recording
 def test_results_and_parameters_are_not_changed_while_recording():
     x = leaf(1.0, 2.0)

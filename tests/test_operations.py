@@ -253,6 +253,13 @@ def test_what_has_no_gradient_has_pytorchs_names_too():
         np.testing.assert_array_equal(got.data, wanted, strict=True)
         assert not got.requires_grad
     assert x.double() is x and x.float().dtype == np.float32
+    even, small = Tensor(np.arange(4) % 2 == 0), Tensor(np.arange(4) < 3)
+    for got, wanted in [
+        (even & small, [1, 0, 1, 0]), (even | small, [1, 1, 1, 0]), (even ^ small.data, [0, 1, 0, 0]),
+        (even.data & small, [1, 0, 1, 0]), (~even, [0, 1, 0, 1]), (even.any(), 1), (small.all(), 0),
+        ((Tensor([[1, 0], [1, 1]]) > 0).all(dim=1, keepdim=True), [[0], [1]]),
+    ]:  # fmt: skip
+        np.testing.assert_array_equal(got.data, np.array(wanted, bool), strict=True)
 
 
 @pytest.mark.parametrize("convert", [lambda x: x.float(), lambda x: x.double(), lambda x: x.clone()])
@@ -286,6 +293,26 @@ def test_a_shape_that_will_not_do_is_refused_by_name():
         Tensor(np.ones((1, 2, 1))).flatten(2, 1)
     assert Tensor(2.0).flatten().shape == (1,) and Tensor(np.ones((0, 2, 1))).flatten(1).shape == (0, 2)
     assert Tensor(2.0).squeeze().shape == () and Tensor([1.0, 2.0]).t().shape == (2,)
+    assert Tensor(2.0).squeeze(0).shape == Tensor(2.0).transpose(-1, 0).shape == ()
+
+
+@pytest.mark.parametrize(("before", "shape", "after"), [
+    ((0, 3, 4), (0, -1), (0, 12)), ((0, 3, 4), (0, -1, 2), (0, 6, 2)), ((0, 3), (0, 3, -1), (0, 3, 1)),
+    ((0, 3, 4), (-1, 12), (0, 12)), ((2, 0), (2, -1), (2, 0)),
+])  # fmt: skip
+def test_a_batch_without_rows_keeps_its_columns(before, shape, after):
+    """What `x.view(len(x), -1)` is of a rank whose part of a batch is empty."""
+    x = Tensor(np.ones(before), requires_grad=True)
+    y = x.view(*shape)
+    assert y.shape == after
+    y.sum().backward()
+    assert x.grad.shape == before
+
+
+@pytest.mark.parametrize(("before", "shape"), [((0, 3), (0, -1, 2)), ((0, 3), (0, -1, 0)), ((0, 3), (0, -1, -1))])
+def test_columns_that_do_not_come_out_even_are_refused(before, shape):
+    with pytest.raises(ValueError):
+        Tensor(np.ones(before)).view(*shape)
 
 
 def test_reductions_take_pytorchs_names_too():
@@ -294,6 +321,8 @@ def test_reductions_take_pytorchs_names_too():
     assert np.array_equal(x.mean(dim=0).data, x.mean(0).data)
     assert np.array_equal(x.argmax(dim=1, keepdim=True).data, [[2], [2]]) and x.argmax().item() == 5
     assert np.array_equal(x.logsumexp(dim=0).data, x.logsumexp(0).data)
+    assert np.array_equal(x.mean([0, 1]).data, 2.5) and np.array_equal(x.sum(dim=[1]).data, [3, 12])
+    assert np.array_equal(x.clip(min=1, max=3).data, x.clamp(1, 3).data)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

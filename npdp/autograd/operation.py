@@ -11,6 +11,7 @@ the operation where a gradient is wanted. All rules stand in `OPERATIONS`: one t
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,17 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     added = gradient.ndim - len(shape)
     stretched = tuple(axis + added for axis, extent in enumerate(shape) if extent == 1)
     return np.asarray(gradient.sum(axis=(*range(added), *stretched), keepdims=True).reshape(shape))
+
+
+def without_rows(before: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `shape` with its -1 filled in where the rows are none, as in `x.reshape(len(x), -1)` of an empty batch.
+
+    NumPy cannot tell, as 0 elements fit any number of columns; here each row keeps its elements.
+    """
+    columns, known = prod(before[1:]), -prod(shape[1:])
+    if before[:1] == shape[:1] == (0,) and shape.count(-1) == 1 and known > 0 and columns % known == 0:
+        return tuple(columns // known if extent == -1 else extent for extent in shape)
+    return shape
 
 
 def logistic(x: Array) -> Any:

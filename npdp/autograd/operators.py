@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from npdp import kernels
-from npdp.autograd.operation import FIRST, INPUTS, NOTHING, OUTPUT, logistic, operation, unbroadcast
+from npdp.autograd.given import axes_of
+from npdp.autograd.operation import FIRST, INPUTS, NOTHING, OUTPUT, logistic, operation, unbroadcast, without_rows
 from npdp.autograd.tensor import Array, Tensor, result
 
 Axis = Any  # None, an int, or a tuple of ints
@@ -207,7 +208,7 @@ def log_softmax(x: Array, *, axis: int = -1):
 # Shape
 @operation(keeps=NOTHING, view=True)
 def reshape(x: Array, *, shape: tuple[int, ...]):
-    return x.reshape(shape), (lambda g: g.reshape(x.shape),)
+    return x.reshape(shape if x.size else without_rows(x.shape, shape)), (lambda g: g.reshape(x.shape),)
 
 
 @operation(keeps=NOTHING, view=True)
@@ -259,7 +260,7 @@ def _comparison(ufunc):
 def _reduction(op, default: Axis = None):
     """Return a reduction as a method, under NumPy's names of its arguments or PyTorch's."""
     return lambda self, axis=default, keepdims=False, *, dim=None, keepdim=False: op(
-        self, axis=axis if dim is None else dim, keepdims=keepdims or keepdim
+        self, axis=axes_of(axis if dim is None else dim), keepdims=keepdims or keepdim
     )
 
 
@@ -287,7 +288,7 @@ for _name, _method in {
     "__ge__": _comparison(np.greater_equal), "__eq__": _comparison(np.equal), "__ne__": _comparison(np.not_equal),
     "matmul": matmul, "exp": exp, "log": log, "sqrt": sqrt, "abs": abs, "tanh": tanh, "sigmoid": sigmoid, "relu": relu,
     "sum": _reduction(sum), "mean": _reduction(mean),
-    "clip": lambda self, low=None, high=None: clip(self, low=low, high=high),
+    "clip": lambda self, min=None, max=None: clip(self, low=min, high=max),
     "softmax": lambda self, axis=-1, *, dim=None: softmax(self, axis=axis if dim is None else dim),
     "log_softmax": lambda self, axis=-1, *, dim=None: log_softmax(self, axis=axis if dim is None else dim),
     "logsumexp": _reduction(logsumexp, -1),

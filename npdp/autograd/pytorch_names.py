@@ -1,4 +1,4 @@
-"""What a tensor can do under PyTorch's names of it, where NumPy has others: each is made of an operation."""
+"""What a tensor can do under PyTorch's names of it, where NumPy has others, and what is done with its booleans."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return"
 # As in operators.py, whose rules these are.
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from math import prod
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,6 +113,13 @@ def _extreme(op, first):
     return method
 
 
+def _of_booleans(ufunc):
+    """Return a reduction such as `any`, through which no gradient passes."""
+    return operators._reduction(
+        lambda x, axis, keepdims: result(np.asarray(ufunc.reduce(x.data, axis=axis, keepdims=keepdims)), x.batch)
+    )
+
+
 for _name, _method in {
     "max": _extreme(operators.max, np.argmax), "min": _extreme(operators.min, np.argmin),
     "clone": clone, "pow": operators.pow,
@@ -122,6 +130,11 @@ for _name, _method in {
     "permute": lambda self, *axes: operators.transpose(self, axes=operators._shape_of(axes)),
     "float": _as_float(np.float32), "double": _as_float(np.float64),
     "int": _as_integer(np.int32), "long": _as_integer(np.int64),
+    "any": _of_booleans(np.logical_or), "all": _of_booleans(np.logical_and),
+    **{f"__{side}{name}__": operators._comparison(getattr(np, f"bitwise_{name}"))
+       for name in ("and", "or", "xor") for side in ("", "r")},
+    "__invert__": lambda self: result(np.invert(self.data), self.batch),
+    "__index__": lambda self: index(self.data),  # of a whole number alone: NumPy asks a mask of one element too
     **{name: getattr(Tensor, f"__{name}__") for name in ("eq", "ne", "lt", "le", "gt", "ge")},
 }.items():  # fmt: skip
     setattr(Tensor, _name, _method)

@@ -176,10 +176,10 @@ class Tensor:
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __float__(self) -> float:
-        return float(self.data)
+        return float(self.item())
 
     def __int__(self) -> int:
-        return int(self.data)
+        return int(self.item())
 
     def __format__(self, spec: str) -> str:
         if spec and self.data.size != 1:
