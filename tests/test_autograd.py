@@ -60,6 +60,29 @@ def test_a_tensor_says_what_it_is():
         f"{x:.2f}"
     assert "requires_grad=True" in repr(x) and "made by sum" in repr(x.sum())
     assert [float(row.sum()) for row in x] == [3.0, 12.0]
+    assert float(Tensor([[1.5]])) == 1.5 and int(Tensor([2])) == 2
+    assert ["a", "b", "c"][x[0].argmax()] == "c" and np.arange(5.0)[Tensor([3, 1])].tolist() == [3, 1]
+    with pytest.raises(TypeError):
+        range(Tensor(1.5))
+
+
+@pytest.mark.parametrize("function", [
+    lambda h: np.concatenate([h, h]), lambda h: np.where([True], 0, h), lambda h: np.dot(np.ones(2), h),
+    lambda h: np.stack(arrays=(h, h)), lambda h: np.split(h, 2), lambda h: np.mean(h),
+])  # fmt: skip
+def test_numpys_functions_do_not_lose_a_gradient_in_silence(function):
+    x = Tensor(np.ones(2), requires_grad=True)
+    with pytest.raises(TypeError, match=r"np\.\w+ makes an array, at which the gradient of a Tensor would end"):
+        function(2 * x)
+    with no_grad():
+        function(2 * x)
+    function(x.detach())
+
+
+def test_numpys_functions_take_tensors_where_no_gradient_could_pass():
+    x = Tensor(np.array([[1.0, 3.0], [5.0, 2.0]]), requires_grad=True)
+    assert np.argmax(2 * x, 1).tolist() == [1, 0] and np.allclose(x, x.data) and np.shape(x) == (2, 2)
+    assert np.mean(x.detach()) == 2.75 and np.sum(x.detach(), axis=0).tolist() == [6, 5]
 
 
 def test_iterating_gives_rows_and_a_number_has_none():

@@ -4,7 +4,7 @@ from npdp.autograd.batch import Batch
 from npdp.autograd.engine import Exchange, backward
 from npdp.autograd.tensor import Node, Tensor, is_grad_enabled, no_grad
 
-from npdp.autograd import operators, pytorch_names  # isort: skip  (they give Tensor its arithmetic)
+from npdp.autograd import numpy_functions, operators, pytorch_names  # isort: skip  (they give Tensor its arithmetic)
 
 __all__ = [
     "Batch",
@@ -14,6 +14,7 @@ __all__ = [
     "backward",
     "is_grad_enabled",
     "no_grad",
+    "numpy_functions",
     "operators",
     "pytorch_names",
 ]

@@ -1,0 +1,38 @@
+"""What NumPy's functions do with tensors: they take their arrays, and refuse to lose a gradient.
+
+    np.argmax(model(x), 1)        an array of integers, through which no gradient would pass
+    np.concatenate([h, z])        TypeError where h or z has a gradient: what is made of the array would not train them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from npdp.autograd.given import leaves
+from npdp.autograd.tensor import Tensor, is_grad_enabled
+
+
+def _of_arrays(
+    self: Tensor, function: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return what the function makes of the arrays; NumPy asks for it (`__array_function__`)."""
+    answer = function(*_arrays(args), **{name: _arrays(value) for name, value in kwargs.items()})
+    given = leaves((args, tuple(kwargs.values())))
+    wanted = is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in given)
+    if wanted and any(hasattr(part, "dtype") and part.dtype.kind == "f" for part in leaves(answer)):
+        raise TypeError(
+            f"np.{function.__name__} makes an array, at which the gradient of a Tensor would end: use a Tensor's own "
+            "operations (npdp.autograd.operators), or give x.detach() where no gradient is wanted"
+        )
+    return answer
+
+
+def _arrays(given: Any) -> Any:
+    """Return `given` with arrays for tensors, in lists and tuples too."""
+    if isinstance(given, (list, tuple)):
+        return type(given)([_arrays(part) for part in given])
+    return given.data if isinstance(given, Tensor) else given
+
+
+Tensor.__array_function__ = _of_arrays  # type: ignore[attr-defined]
