@@ -127,6 +127,23 @@ def test_a_sequential_refuses_what_it_would_not_run(error, message, modules):
         nn.Sequential(*modules)
 
 
+def test_a_part_of_a_sequential_is_one_and_a_module_may_take_the_place_of_another():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.Linear(3, 2))
+    model.eval()
+    x = np.ones((1, 3), np.float32)
+    np.testing.assert_array_equal(model[:-1](x).data, model[0](x).data)
+    assert [name for name, _ in model[1:].named_parameters()] == ["2.weight", "2.bias"] and len(model[3:]) == 0
+    layers = nn.ModuleList(model)[1:].append(nn.ReLU())
+    assert [name for name, _ in layers.named_children()] == ["0", "1", "2"] and layers[1] is model[2]
+    assert model[1].layer_number == 0
+    model[-1] = head = nn.Linear(3, 5)
+    assert model[2] is head and len(model) == 3 and model(x).shape == (1, 5)
+    with pytest.raises(TypeError, match="^Sequential: wanted a Module at '0', got function"):
+        model[0] = lambda x: x
+    with pytest.raises(IndexError):
+        model[3] = nn.ReLU()
+
+
 def test_a_list_of_modules_gives_its_parameters_to_who_holds_it():
     class Model(nn.Module):
         def __init__(self):

@@ -437,6 +437,8 @@ def logits(*shape):
         (ValueError, r"p must be in \[0, 1\), got 1", lambda: nn.Dropout(1)),
         (ValueError, r"p must be in \[0, 1\), got nan", lambda: nn.Dropout(float("nan"))),
         (ValueError, "MSELoss: reduction must be mean, sum or none, got 'avg'", lambda: nn.MSELoss("avg")),
+        (ValueError, r"^CrossEntropyLoss: reduction must be mean, sum or none, got Tensor\(\[1., 2.\]\)",
+         lambda: nn.CrossEntropyLoss(Tensor([1.0, 2.0]))),  # in PyTorch that would be weights of classes
         (ValueError, r"MSELoss: outputs have shape \(2, 1\), targets \(2,\)",
          lambda: nn.MSELoss()(logits(2, 1), np.zeros(2))),
         (ValueError, r"MSELoss: outputs have shape \(2, 1\), targets \(2,\)",

@@ -149,11 +149,14 @@ class ModuleList(Module):
         return self
 
     def _hold(self, name: int | str, module: object) -> None:
-        kind = type(self).__name__
-        if not isinstance(module, Module):
-            raise TypeError(f"{kind}: wanted a Module at {name!r}, got {type(module).__name__}")
         if "." in str(name) or hasattr(self, str(name)):
+            kind = type(self).__name__
             raise ValueError(f"{kind}: wanted a name without dots that is no attribute's, got {name!r}")
+        self._put(name, module)
+
+    def _put(self, name: int | str, module: object) -> None:
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__}: wanted a Module at {name!r}, got {type(module).__name__}")
         setattr(self, str(name), module)
 
     def __iter__(self) -> Iterator[Module]:
@@ -162,8 +165,14 @@ class ModuleList(Module):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __getitem__(self, number: int) -> Module:
-        return list(self)[number]
+    def __getitem__(self, number: int | slice) -> Any:
+        """Return a module; of a slice, a list of these same modules, with numbers of their own."""
+        return ModuleList(list(self)[number]) if isinstance(number, slice) else list(self)[number]
+
+    def __setitem__(self, number: int, module: Module) -> None:
+        """Put a module in the place of another, under its name."""
+        name, _ = list(self.named_children())[number]
+        self._put(name, module)
 
 
 class Sequential(ModuleList):
@@ -177,6 +186,12 @@ class Sequential(ModuleList):
         named = modules[0] if len(modules) == 1 and isinstance(modules[0], Mapping) else dict(enumerate(modules))
         for name, module in named.items():
             self._hold(name, module)
+
+    def __getitem__(self, number: int | slice) -> Any:
+        """Return a module; of a slice, a Sequential of these same modules, under their names."""
+        if isinstance(number, slice):
+            return Sequential(dict(list(self.named_children())[number]))
+        return super().__getitem__(number)
 
     def forward(self, x: Any) -> Any:
         for module in self:

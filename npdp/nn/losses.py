@@ -27,7 +27,7 @@ from npdp.nn.module import Module, as_tensor
 
 class _Loss(Module):
     def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in ("mean", "sum", "none"):
+        if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
             raise ValueError(f"{type(self).__name__}: reduction must be mean, sum or none, got {reduction!r}")
         self.reduction = reduction
 
