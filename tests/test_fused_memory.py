@@ -390,7 +390,7 @@ def test_under_mpi_the_flag_makes_no_difference_to_the_bits(tmp_path):
     for number, (update, others) in enumerate(cases):
         out = ("--update", update, "--metrics", f"{tmp_path}/{number}.jsonl")
         flags.append(json.dumps([*FLAGS, *others, *out]))
-    code, _, stderr = mpirun(3, "train_many.py", *flags)
+    code, _, stderr = mpirun(3, "train_many.py", *flags, timeout=60)
     assert code == 0, stderr
     runs = [strict_lines((tmp_path / f"{number}.jsonl").read_text()) for number in range(len(cases))]
     fused = "fused" if kernels.backend() == "c" else "replicated"
