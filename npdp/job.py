@@ -144,8 +144,9 @@ def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int)
     return kind(parameters, lr, weight_decay=config.weight_decay)
 
 
-def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
+def start_event(job: Job) -> dict[str, Any]:
     """Return what a run is, for people and for the metrics file (docs/metrics.md)."""
+    config, world = job.config, job.world
     cuts = bounds(config.global_batch_size, world.world_size)
     return {
         "version": __version__,
@@ -177,14 +178,13 @@ def start_event(config: TrainConfig, world: World, job: Job) -> dict[str, Any]:
     }
 
 
-def end_event(
-    config: TrainConfig, world: World, job: Job, iterations: int, samples: int, wall_s: float
-) -> dict[str, Any]:
+def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[str, Any]:
     """Score the model, make sure that all ranks have the same, and add up what they did; collective.
 
     Args:
         iterations, samples: as this rank counts them; a parameter server knows better.
     """
+    config, world = job.config, job.world
     communication_s, wait_s = world.communication_s, world.wait_s  # of training alone
     of_strategy = job.model.exchange.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)

@@ -67,29 +67,30 @@ def train(config: TrainConfig) -> dict[str, Any]:
     world = init()
     agree(world, lambda: _set_algorithm(config.algorithm, world))
     job = jobs.prepare(config, world)
-    config, world = job.config, job.world  # of the ranks that train: a server has left by now
+    world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
     opened = agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None))
     with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
-        start = jobs.start_event(config, world, job)
+        start = jobs.start_event(job)
         metrics.write("start", **start)
         console.say(banner(start))
         world.clear_times()
         before = time.perf_counter()
-        iterations, samples = _epochs(config, world, job, console, metrics)
+        iterations, samples = _epochs(job, console, metrics)
         job.model.exchange.synchronize()
         wall_s = time.perf_counter() - before
-        end = jobs.end_event(config, world, job, iterations, samples, wall_s)
+        end = jobs.end_event(job, iterations, samples, wall_s)
         metrics.write("end", **end)
         console.say(summary(end))  # first, whatever becomes of the files
-        agree(world, lambda: _write_results(config, job, metrics, console) if world.rank == 0 else None, OutputError)
+        agree(world, lambda: _write_results(job, metrics, console) if world.rank == 0 else None, OutputError)
     return end
 
 
-def _epochs(config: TrainConfig, world: World, job: Job, console: Console, metrics: Metrics) -> tuple[int, int]:
+def _epochs(job: Job, console: Console, metrics: Metrics) -> tuple[int, int]:
     """Train all epochs; return the number of updates, and of samples that this rank has used."""
     from npdp import optim
 
+    config, world = job.config, job.world
     model, optimizer, criterion = job.model, job.optimizer, job.criterion
     pace = Pace(config.inject, world.rank)
     samples = 0
@@ -129,11 +130,11 @@ def _epochs(config: TrainConfig, world: World, job: Job, console: Console, metri
         mean = world.mean(epoch_loss / (epoch_count or 1), epoch_count)
         metrics.write("epoch", epoch=epoch + 1, iteration=model.exchange.updates(optimizer), train_loss=mean)
         console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
-        _check(mean, console)
+        _warn_of_divergence(mean, console)
     return optimizer.iteration, samples
 
 
-def _check(loss: float, console: Console) -> None:
+def _warn_of_divergence(loss: float, console: Console) -> None:
     if not math.isfinite(loss):
         console.say_once("  training has diverged: try a smaller --learning-rate, --clip-norm 1, or --standardize")
 
@@ -145,22 +146,25 @@ def _open_metrics(path: str | None) -> Metrics:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 
 
-def _write_results(config: TrainConfig, job: Job, metrics: Metrics, console: Console) -> None:
+def _write_results(job: Job, metrics: Metrics, console: Console) -> None:
     """Write the files that flags name; OutputError names those that could not be."""
+    config = job.config
     write_results(console, (
         ("--metrics", config.metrics, metrics.close),
-        ("--save", config.save, lambda: _save(config, job)),
-        ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(config, job)),
+        ("--save", config.save, lambda: _save(job)),
+        ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
     ))  # fmt: skip
 
 
-def _save_arrivals(config: TrainConfig, job: Job) -> None:
-    assert config.record_arrivals is not None
-    job.model.exchange.save_arrivals(config.record_arrivals, job.run)
+def _save_arrivals(job: Job) -> None:
+    assert job.config.record_arrivals is not None
+    job.model.exchange.save_arrivals(job.config.record_arrivals, job.run)
 
 
-def _save(config: TrainConfig, job: Job) -> None:
+def _save(job: Job) -> None:
     from npdp import models, saved_model
+
+    config = job.config
 
     description = {
         "model": models.name_from_anywhere(job.model_name),
