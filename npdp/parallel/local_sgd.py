@@ -46,7 +46,6 @@ class LocalSGD:
     outer_momentum: float = 0.0
     outer_lr: float = 1.0
 
-    name = "local-sgd"
     update = "local"
 
     def __post_init__(self) -> None:
@@ -81,7 +80,7 @@ class ParameterAveraging(GradientExchange):
         self._strategy = strategy
         self._steps: dict[Slab, int] = {}  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
-        self._averagings: dict[Slab, int] = {}
+        self._averaged: set[Slab] = set()  # at least once
         self._pending = 0  # samples whose gradient has not been used yet
         self._stepped = False  # it has
         self._samples: dict[Slab, int] = {}  # that this rank has used since the last averaging
@@ -147,8 +146,8 @@ class ParameterAveraging(GradientExchange):
             self.world.allreduce(mine)
             self.exchanged_bytes += mine.nbytes
             if self._has_outer:
-                self._outer_step(flat, start, stop, first=slab not in self._averagings)
-        self._averagings[slab] = self._averagings.get(slab, 0) + 1
+                self._outer_step(flat, start, stop, first=slab not in self._averaged)
+        self._averaged.add(slab)
         self._count_exchange()
 
     def _share(self, samples: int) -> float:

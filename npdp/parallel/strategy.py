@@ -25,12 +25,8 @@ class Strategy(Protocol):
     """What a wrapped model trains by.
 
     Attributes:
-        name: for metrics.
         update: how parameters are updated, for metrics.
     """
-
-    @property
-    def name(self) -> str: ...
 
     @property
     def update(self) -> str: ...
@@ -53,8 +49,6 @@ class AllReduce:
     bucket_cap_mb: float | None = None
     first_bucket_mb: float | None = None
     overlap: bool = True
-
-    name = "allreduce"
 
     def __post_init__(self) -> None:
         if self.update not in UPDATES:

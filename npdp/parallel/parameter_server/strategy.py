@@ -42,7 +42,6 @@ class ParameterServer:
     record: bool = False
     replay: tuple[tuple[Arrival, ...], ...] = field(default=(), repr=False)  # long
 
-    name = "ps"
     update = "server"
 
     def __post_init__(self) -> None:
