@@ -151,7 +151,7 @@ class Client:
             yield self._take_answer(shards[which], messages[which], headers[which])
 
     def _take_answer(self, shard: RemoteShard, message: Message, header: Array) -> Reply:
-        reply, _, extra_bytes = wire.decode_reply(self._worker, header)
+        reply, extra_bytes = wire.decode_reply(self._worker, header)
         self.pulled_bytes += shard.take(message, reply, lambda array: wire.receive(self._replies, array, shard.rank))
         if extra_bytes:
             extra = np.empty(extra_bytes, np.uint8)

@@ -145,30 +145,29 @@ class Roles:
         if service is not None and not self.is_worker:
             service.serve()
             raise SystemExit(0)
-        workers = self._world_of_workers()
-        self._begin_to_work(workers)
+        self._narrow_world()
+        self._begin_to_work()
         if service is not None:
             thread = threading.Thread(target=_guarded(service.serve, self.transport.fail), name="server", daemon=True)
             thread.start()
-            workers.closing.append(thread.join)
+            self.world.closing.append(thread.join)
         return self.exchange
 
-    def _world_of_workers(self) -> World:
-        """Return the world, narrowed to the workers."""
+    def _narrow_world(self) -> None:
+        """Make the world, which the exchange and this rank's program hold, that of the workers."""
         if self.workers < self.world.world_size:
             self.world.narrow(self.transport.fork(range(self.workers)))
             self.world.exchanges = 1
             become(self.world)
-        return self.world
 
-    def _begin_to_work(self, workers: World) -> None:
+    def _begin_to_work(self) -> None:
         requests, replies = self._lines()
-        client = Client(workers.rank, requests, replies, self.header_length)
+        client = Client(self.rank, requests, replies, self.header_length)
         optimizers = {key: optimizer for optimizer, key in self.optimized}
-        self.exchange.begin_to_work(workers, self._remote_shards(), optimizers, client)
-        workers.closing.append(self.exchange.leave)
+        self.exchange.begin_to_work(self._remote_shards(), optimizers, client)
+        self.world.closing.append(self.exchange.leave)
         if 0 < self.strategy.staleness < math.inf:  # nobody need wait for one that waits for all
-            workers.around.append(self.exchange.idle_meanwhile)
+            self.world.around.append(self.exchange.idle_meanwhile)
         if self.strategy.hands_out:
             set_hand_out(self.exchange.units)
 
@@ -191,7 +190,7 @@ class Roles:
         """Return what serves this server's shard of everything."""
         shards: list[tuple[Server, Shard]] = []
         requests, replies = self._lines()
-        service = Service(requests, replies, range(self.workers), shards, self.header_length)
+        service = Service(requests, replies, self.workers, shards, self.header_length)
         for number, (optimizer, key) in enumerate(self.optimized):
             shard = self._shard(server, optimizer, key)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class Service:
 
     Args:
         requests, replies: worlds of all ranks, for what goes to servers and what comes back; this thread's alone.
-        workers: the workers' ranks there.
+        workers: how many there are: ranks 0, 1, ... there.
         shards: each shard's logic and arithmetic.
         header_length: of a worker's header.
     """
@@ -37,25 +38,24 @@ class Service:
         self,
         requests: Transport,
         replies: Transport,
-        workers: Sequence[int],
+        workers: int,
         shards: Sequence[tuple[Server, Shard]],
         header_length: int,
     ) -> None:
         self._requests, self._replies, self._workers = requests, replies, workers
         self._shards = shards
-        self._headers = np.zeros((len(workers), header_length), np.int64)
+        self._headers = np.zeros((workers, header_length), np.int64)
         self._sending: dict[int, list[Handle]] = {}  # what is on its way to each worker
 
     def serve(self) -> None:
         """Serve until every worker has left every shard."""
-        shards_left = [len(self._shards)] * len(self._workers)
-        listening = {worker: self._listen(worker) for worker in range(len(self._workers))}
+        shards_left = [len(self._shards)] * self._workers
+        listening = {worker: self._listen(worker) for worker in range(self._workers)}
         while listening:
             worker = list(listening)[self._requests.wait_any(list(listening.values()))]
             message, number = wire.decode(worker, self._headers[worker])
             server, shard = self._shards[number]
-            peer = self._workers[worker]
-            shard.take(message, lambda array, peer=peer: wire.receive(self._requests, array, peer))  # type: ignore[misc]
+            shard.take(message, partial(wire.receive, self._requests, peer=worker))
             shards_left[worker] -= isinstance(message, Leave)
             if shards_left[worker]:
                 listening[worker] = self._listen(worker)
@@ -75,17 +75,16 @@ class Service:
             self._replies.wait(handle)
 
     def _listen(self, worker: int) -> Handle:
-        return self._requests.receive(self._headers[worker], self._workers[worker])
+        return self._requests.receive(self._headers[worker], worker)
 
     def _answer(self, reply: Reply, number: int) -> None:
         server, shard = self._shards[number]
-        peer = self._workers[reply.worker]
         following: list[Array] = [] if reply.last else list(shard.answer(reply))
         extra = _report(server) if reply.last else b""
         self._settle_with(reply.worker)  # it has asked again, so it has got the last answer
         self._sending[reply.worker] = []
-        for array in (wire.encode_reply(reply, number, len(extra)), *following, np.frombuffer(extra, np.uint8)):
-            self._sending[reply.worker] += wire.send(self._replies, array, peer)
+        for array in (wire.encode_reply(reply, len(extra)), *following, np.frombuffer(extra, np.uint8)):
+            self._sending[reply.worker] += wire.send(self._replies, array, reply.worker)
 
 
 def _report(server: Server) -> bytes:

@@ -31,7 +31,7 @@ from npdp.parallel.parameter_server.messages import (
 KINDS: tuple[type, ...] = (Push, Start, Idle, Pull, Leave, Fetch, Resume)
 FIXED = 18  # numbers of a worker's header before the mask of unused parameters
 BITS = 62  # of the mask in a number
-REPLY = 8
+REPLY = 7  # numbers of a reply's header
 _NO_REQUEST = (-1, 0, 0, 0)
 
 
@@ -94,15 +94,15 @@ def _bits(words: Sequence[int]) -> Iterator[int]:
             word -= lowest
 
 
-def encode_reply(reply: Reply, shard: int, extra_bytes: int = 0) -> Array:
+def encode_reply(reply: Reply, extra_bytes: int) -> Array:
     """Return the header of a reply."""
-    return np.array([shard, *reply[1:], extra_bytes], np.int64)
+    return np.array([*reply[1:], extra_bytes], np.int64)
 
 
-def decode_reply(worker: int, header: Array) -> tuple[Reply, int, int]:
-    """Return a reply, the shard that it is from, and how many bytes follow it."""
-    shard, version, held, unit, pulled, last, completed, extra_bytes = header.tolist()
-    return Reply(worker, version, held, unit, bool(pulled), bool(last), completed), shard, extra_bytes
+def decode_reply(worker: int, header: Array) -> tuple[Reply, int]:
+    """Return a reply, and how many bytes follow it."""
+    version, held, unit, pulled, last, completed, extra_bytes = header.tolist()
+    return Reply(worker, version, held, unit, bool(pulled), bool(last), completed), extra_bytes
 
 
 def send(transport: Transport, array: Array, peer: int) -> list[Handle]:

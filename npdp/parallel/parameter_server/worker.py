@@ -57,7 +57,7 @@ class ServerExchange(ExchangeAtStep):
 
     Args:
         parameters: to be trained.
-        world: of all ranks, workers first; from `begin_to_work` on it is that of the workers.
+        world: of all ranks, workers first; when `begin_to_work` is called it has been narrowed to these.
         whole_batches: whether an update is a whole batch of which this worker has a part (staleness 0).
         hands_out: whether work is handed out.
     """
@@ -79,9 +79,9 @@ class ServerExchange(ExchangeAtStep):
         self._settings: dict[Optimizer, Settings] = {}
         self._left = False
 
-    def begin_to_work(self, workers: World, shards: Shards, optimizers: Optimizers, client: Client) -> None:
+    def begin_to_work(self, shards: Shards, optimizers: Optimizers, client: Client) -> None:
         """Take up the work, as one of the workers."""
-        self.world, self._shards, self._client = workers, shards, client
+        self._shards, self._client = shards, client
         for parameter in (key for key in shards if isinstance(key, Parameter)):
             parameter.fetch, parameter.row_updater = partial(self.fetch, parameter), self.step_rows
             parameter.data = parameter.data_buffer = parameter.data.view()
@@ -272,9 +272,10 @@ class ServerExchange(ExchangeAtStep):
     def _all_shards(self) -> list[RemoteShard]:
         return [shard for shards in self._shards.values() for shard in shards]
 
-    def _ask_all(self, make: MakeMessage) -> list[Reply]:
+    def _ask_all(self, make: MakeMessage) -> None:
         """Ask all shards, one slab after the other: a server has one message of this worker at a time."""
-        return [reply for shards in self._shards.values() for reply in self._ask(shards, make)]
+        for shards in self._shards.values():
+            self._ask(shards, make)
 
     def _ask(
         self,
