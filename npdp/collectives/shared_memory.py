@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ from npdp import environment, kernels
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.calls import Call, described, different
 from npdp.comm.errors import CommunicationError
-from npdp.comm.shared_memory import TICKET_NUMBERS, SharedMemory, Ticket, find, make
+from npdp.comm.shared_memory import SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
+from npdp.comm.waiting import Patience
 
 SLOT_BYTES = 512 << 10  # of a staging slot at most; a rank has room for four: measured, docs/measurements.md
 # Of addresses, not of memory, between the arrays of two ranks. OpenBLAS fetches for writing what would come next, up to
@@ -189,11 +191,11 @@ def _joined(blocks: list[Block]) -> list[Block]:
     return joined
 
 
-def _patience(ranks: int, world_size: int) -> tuple[int, int]:
-    """Return how often to look, then how often with a yield before each look, before sleeping."""
+def _patience(ranks: int, world_size: int) -> Patience:
+    """Return how a rank of this host waits for the others."""
     if ranks < world_size:  # of this host's ranks one may be waiting for a link: it needs the core
-        return 20, 200
-    return (2000, 200) if ranks <= environment.cores_of_job() else (50, 1000)
+        return Patience(20, 200)
+    return Patience(2000, 200) if ranks <= environment.cores_of_job() else Patience(50, 1000)
 
 
 def _slot_bytes(ranks: int) -> int:
@@ -215,16 +217,15 @@ def open_host(transport: Transport) -> Host | None:
 
     header_bytes = -(-kernel.header_bytes(len(ranks), _slot_bytes(len(ranks))) // mmap.PAGESIZE) * mmap.PAGESIZE
     made = make(header_bytes) if ranks[0] == transport.rank else None
-    tickets = gather(transport, made[1].numbers() if made else [0] * TICKET_NUMBERS)
-    pid, fd, nbytes, *token = (int(number) for number in tickets[ranks[0]])
-    memory = made[0] if made else find(Ticket(pid, fd, nbytes, (token[0], token[1])), header_bytes)
+    tickets = gather(transport, made[1] if made else Ticket(0, 0, 0, 0, 0))
+    memory = made[0] if made else find(Ticket(*tickets[ranks[0]].tolist()), header_bytes)
     found = gather(transport, [memory is not None])
     if memory is None or not found.all():
         return None
     return Host(memory, transport, ranks, header_bytes + mmap.PAGESIZE)
 
 
-def gather(transport: Transport, numbers: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def gather(transport: Transport, numbers: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return every rank's numbers, a row each; by messages, for there is no other way yet."""
     rows = np.zeros((transport.world_size, len(numbers)), np.int64)
     rows[transport.rank] = numbers

@@ -16,11 +16,12 @@ from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import not_in_forks
 from npdp.comm.transport import Buffer, Handle, Transport, check_message
+from npdp.comm.waiting import Patience
 
 LARGE_BYTES = 8192  # from here on pieces cost more than the way beneath
-# Looks, then yields, before sleeping. With a core each as in shared memory's collectives; where ranks share cores fewer
-# yields than there: all ranks of a collective come soon, but an answer may take as long as another rank computes
-OWN_CORE, SHARED_CORE = (2000, 200), (50, 20)
+# With a core each as in shared memory's collectives; where ranks share cores fewer yields than there: all ranks of a
+# collective come soon, but an answer may take as long as another rank computes
+OWN_CORE, SHARED_CORE = Patience(2000, 200), Patience(50, 20)
 
 
 class _Piecewise:

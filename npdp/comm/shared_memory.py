@@ -16,19 +16,16 @@ from typing import NamedTuple
 
 SMALLEST_BYTES = 1 << 26  # a mapping below this is of no use
 TOKEN_BYTES = 16
-TICKET_NUMBERS = 5
 
 
 class Ticket(NamedTuple):
-    """How another process of this host finds the memory: five numbers, to be sent as int64."""
+    """How another process of this host finds the memory: numbers, to be sent as int64."""
 
     pid: int
     fd: int
     nbytes: int
-    token: tuple[int, int]
-
-    def numbers(self) -> list[int]:
-        return [self.pid, self.fd, self.nbytes, *self.token]
+    token: int  # half of it
+    token_rest: int
 
 
 class SharedMemory:
@@ -91,8 +88,8 @@ def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
             return None
         token = os.urandom(TOKEN_BYTES)
         made.memory[header_bytes : header_bytes + TOKEN_BYTES] = token
-        words = (int.from_bytes(token[:8], "little", signed=True), int.from_bytes(token[8:], "little", signed=True))
-        return made, Ticket(os.getpid(), fd, nbytes, words)
+        halves = (int.from_bytes(half, "little", signed=True) for half in (token[:8], token[8:]))
+        return made, Ticket(os.getpid(), fd, nbytes, *halves)
     return None
 
 
@@ -102,5 +99,5 @@ def find(ticket: Ticket, header_bytes: int) -> SharedMemory | None:
         found = SharedMemory(os.open(f"/proc/{ticket.pid}/fd/{ticket.fd}", os.O_RDWR), ticket.nbytes)
     except (OSError, ValueError):
         return None
-    token = b"".join(word.to_bytes(8, "little", signed=True) for word in ticket.token)
+    token = b"".join(half.to_bytes(8, "little", signed=True) for half in (ticket.token, ticket.token_rest))
     return found if found.memory[header_bytes : header_bytes + TOKEN_BYTES] == token else None
