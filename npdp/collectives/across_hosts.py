@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import kernels
-from npdp.collectives import halving_doubling, hierarchical
+from npdp.collectives import hierarchical
 from npdp.collectives.execute import RankStep, carried_out, cut_steps, messages, rank_steps
 from npdp.collectives.shared_memory import Host
 from npdp.comm.calls import Call
@@ -180,5 +180,5 @@ class AcrossHosts:
 
 @lru_cache(maxsize=1024)
 def _steps_by_messages(hosts: tuple[int, ...], rank: int, count: int, itemsize: int, small: bool) -> list[RankStep]:
-    schedule = hierarchical.by_leaders(hosts, halving_doubling.allreduce) if small else hierarchical.allreduce(hosts)
+    schedule = hierarchical.by_messages(hosts, small)
     return cut_steps(schedule, rank, bounds(count, len(hosts)), itemsize, range(len(hosts)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 
-from npdp.collectives import across_hosts, halving_doubling, hierarchical
+from npdp.collectives import across_hosts, hierarchical
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Hosts, Machine, Shape, price_of_kernel, price_of_steps, shapes
 
@@ -110,5 +110,4 @@ def _across(hosts: Hosts, algorithm: str) -> Counter[Shape]:
 
 @lru_cache(maxsize=64)
 def _by_messages(hosts: Hosts, small: bool) -> Counter[Shape]:
-    schedule = hierarchical.by_leaders(hosts, halving_doubling.allreduce) if small else hierarchical.allreduce(hosts)
-    return shapes(schedule, hosts)
+    return shapes(hierarchical.by_messages(hosts, small), hosts)

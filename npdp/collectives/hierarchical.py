@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 
-from npdp.collectives import ring, tree
+from npdp.collectives import halving_doubling, ring, tree
 from npdp.collectives.schedule import Move, Step
 from npdp.partition import bounds
 
@@ -47,6 +47,11 @@ def even(hosts: Sequence[int]) -> bool:
 def allreduce(hosts: Sequence[int]) -> Iterator[Step]:
     """Every rank ends with the sum: by slices where hosts are even, else by leaders; the ring across."""
     yield from (by_slices if even(hosts) else by_leaders)(hosts, ring.allreduce)
+
+
+def by_messages(hosts: Sequence[int], small: bool) -> Iterator[Step]:
+    """Every rank ends with the sum, where a host's ranks share no memory; of what is small only messages count."""
+    return by_leaders(hosts, halving_doubling.allreduce) if small else allreduce(hosts)
 
 
 def by_slices(hosts: Sequence[int], across: Maker) -> Iterator[Step]:

@@ -4,7 +4,7 @@ A buffer is cut into one chunk per rank. A schedule is a list of steps, a step a
 once. A rank carries out the moves that name it: in each step it begins all its sends and receives, and goes on
 when they are done. Steps order a rank's own messages only; there is no barrier between them.
 
-The same value is proven (verify.py) and carried out (execute.py).
+The same value is proven (verify.py), priced (cost.py) and carried out (execute.py).
 """
 
 from __future__ import annotations

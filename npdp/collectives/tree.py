@@ -30,9 +30,9 @@ def broadcast(world_size: int, root: int = 0) -> Iterator[Step]:
         yield [put(parent, child, 0, world_size) for parent, child in level]
 
 
-def reduce(world_size: int, root: int = 0) -> Iterator[Step]:
-    """The root ends with the sum."""
-    for level in reversed(list(_edges(world_size, root))):
+def reduce(world_size: int) -> Iterator[Step]:
+    """Rank 0 ends with the sum."""
+    for level in reversed(list(_edges(world_size, 0))):
         yield [add(child, parent, 0, world_size) for parent, child in level]
 
 
