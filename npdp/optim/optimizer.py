@@ -1,9 +1,9 @@
 """What all optimisers share: flat state, updates by range, and who carries them out.
 
 A step does not loop over parameters: it finds runs of parameters that have a gradient and are equally old,
-in most programs one run for the whole model, and updates each run in one pass. `updater` is who does that;
-other ways to train put their own there (a server that owns the parameters, a pass fused with the exchange).
-Sparse parameters are apart: of each, the rows that have a gradient are updated, and its `row_updater` does that.
+in most programs one run for the whole model, and updates each run in one pass. Other ways to train (a server that owns
+the parameters, a pass fused with the exchange) put a `stepper` of their own on the flat arrays, which does it instead.
+Sparse parameters are apart: of each, the rows that have a gradient are updated; a `row_updater` may do that instead.
 """
 
 from __future__ import annotations
@@ -132,19 +132,6 @@ class Slab:
                 parameter.version[0] += 1
 
 
-Updater = Callable[["Optimizer", Slab, Run], None]  # of a run, on this rank
-
-
-def update_here(optimizer: Optimizer, slab: Slab, run: Run) -> None:
-    """Update a run on this rank: every rank its own copy."""
-    optimizer.update(slab, run)
-
-
-def update_rows_here(optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
-    """Update a sparse parameter on this rank: every rank its own copy."""
-    optimizer.update_rows(parameter, gradient.rows, gradient.values, optimizer.current_lr)
-
-
 class Optimizer:
     """Base of the optimisers: they name their state and write `update`.
 
@@ -157,7 +144,6 @@ class Optimizer:
     Attributes:
         lr: as given; it may be set between steps.
         iteration: number of steps done.
-        updater: carries out the update of a run.
         sparse_parameters: those of `parameters` that are sparse, in their order.
     """
 
@@ -171,7 +157,6 @@ class Optimizer:
         self.lr = lr
         self.weight_decay = not_negative("weight_decay", weight_decay)
         self.iteration = 0
-        self.updater: Updater = update_here
         self.sparse_parameters = [parameter for parameter in self.parameters if parameter.sparse]
         if not callable(lr):
             not_negative("lr", lr)
@@ -236,10 +221,13 @@ class Optimizer:
                 slab.flat.stepper(self, slab)
                 continue
             for run in slab.runs():
-                self.updater(self, slab, run)
+                self.update(slab, run)
             slab.mark_changed()
         for sparse, gradient in rows:
-            (sparse.row_updater or update_rows_here)(self, sparse, gradient)
+            if sparse.row_updater is not None:
+                sparse.row_updater(self, sparse, gradient)
+            else:
+                self.update_rows(sparse, gradient.rows, gradient.values, self.current_lr)
             sparse.version[0] += 1
         self.iteration += 1
 

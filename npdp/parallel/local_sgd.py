@@ -118,7 +118,7 @@ class ParameterAveraging(GradientExchange):
             for start, stop in _spans(slab):  # the user may have set other values since
                 self._outer[slab.flat][0][start:stop] = slab.flat.data[start:stop]
         for run in slab.runs():
-            optimizer.updater(optimizer, slab, run)
+            optimizer.update(slab, run)
         self._stepped = True
         self._steps[slab] = self._steps.get(slab, 0) + 1
         self._samples[slab] = self._samples.get(slab, 0) + self._pending
