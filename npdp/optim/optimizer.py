@@ -227,7 +227,7 @@ class Optimizer:
             if sparse.row_updater is not None:
                 sparse.row_updater(self, sparse, gradient)
             else:
-                self.update_rows(sparse, gradient.rows, gradient.values, self.current_lr)
+                self.update_rows(sparse, gradient.rows, gradient.values)
             sparse.version[0] += 1
         self.iteration += 1
 
@@ -240,14 +240,13 @@ class Optimizer:
         """Update one run, in place, from its gradient in the flat array, or from `grad`, as long as the run."""
         raise NotImplementedError
 
-    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, lr: float) -> None:
+    def update_rows(self, parameter: Parameter, rows: Rows, values: Array) -> None:
         """Update rows of a sparse parameter, in place: to those rows what the dense update does, bit for bit.
 
         Args:
             parameter: (N, ...), whoever owns it.
             rows: (k,) each once.
             values: (k, ...) the gradient there.
-            lr: the learning rate.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update of rows")
 

@@ -67,8 +67,9 @@ class SGD(Optimizer):
             run.step == 1,
         )
 
-    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, lr: float) -> None:
+    def update_rows(self, parameter: Parameter, rows: Rows, values: Array) -> None:
         data, length = parameter.data, max(1, BLOCK_ELEMENTS // max(1, values[:1].size))
+        lr = self.current_lr
         for start in range(0, len(rows), length):
             block = rows[start : start + length]
             changed = data.take(block, axis=0)

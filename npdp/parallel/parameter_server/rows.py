@@ -122,13 +122,12 @@ class RowShard:
 
     def apply(self, pushes: Sequence[Push]) -> None:
         self._rate.set(pushes, self.version)
-        optimizer = self._rate.optimizer
         rows, values = self._sum([self._gradients[push.worker] for push in pushes])
         weight = missing_weight(pushes, len(self._lanes)) if self._whole_batches else 1.0
         if weight != 1:
             values = values * values.dtype.type(weight)
         values = values.reshape(len(rows), *self._parameter.shape[1:])
-        optimizer.update_rows(self._parameter, rows, values, optimizer.current_lr)
+        self._rate.optimizer.update_rows(self._parameter, rows, values)
         self.version += 1
 
     def answer(self, reply: Reply) -> Iterator[Array]:
