@@ -215,9 +215,7 @@ class Carrier:
         return allreduce
 
     def _carry_out(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> None:
-        if algorithm == SHARED_MEMORY:
-            self._host.collective(collective, buffer, op, which)  # type: ignore[union-attr]
-            return
+        """Carry out a collective by messages, npdp's or MPI's: one at a time."""
         if not self._by_messages.acquire(blocking=False):
             raise CommunicationError(
                 f"rank {self.rank} calls {collective} by {algorithm}, but its last collective by messages is not done: "
@@ -272,7 +270,7 @@ class Carrier:
     def _work(self, algorithm: str, buffer: Buffer, which: int) -> Iterator[Any]:
         """Return an all-reduce to be carried out piece by piece: what it yields is to be waited for."""
         if algorithm == SHARED_MEMORY:
-            return later(lambda: self._carry_out("allreduce", algorithm, buffer, "sum", which))
+            return later(lambda: self._host.collective("allreduce", buffer, "sum", which))  # type: ignore[union-attr]
         if algorithm == NATIVE:
             call = self._call("allreduce", algorithm, buffer, "sum", which)
             return later(lambda: self.transport.native_allreduce(buffer, "sum", call))

@@ -99,7 +99,7 @@ class GradientExchange:
         self._overlaps = overlap and world.spans_hosts
         self._may_leave_early = len(self.buckets) > 1 or self._overlaps
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
-        self._sizes = [len(bucket.numbers) for bucket in self.buckets]
+        self._counts = [len(bucket.numbers) for bucket in self.buckets]  # of parameters
         # Each bucket, and what sums it; made when the first leaves, for some strategies never send any
         self._sends: list[tuple[Bucket, Callable[[], None]]] = []
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
@@ -126,7 +126,7 @@ class GradientExchange:
             # then waits for the end of backward. So does a single one inside a host: it is not complete much before
             self.leaves_early = self._may_leave_early and alone and self.syncing
             if self.leaves_early:
-                self._waits_for = self._sizes.copy()
+                self._waits_for = self._counts.copy()
         return weight
 
     def ready(self, parameter: Tensor) -> None:
