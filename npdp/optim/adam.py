@@ -39,7 +39,7 @@ class Adam(Optimizer):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
         self.betas, self.eps = betas, not_negative("eps", eps)
         parameters = checked(parameters)
-        refuse_sparse(parameters, type(self).__name__, "changes every row in every step")
+        refuse_sparse(parameters, type(self).__name__)
         super().__init__(parameters, lr, weight_decay, allocate)
 
     def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:

@@ -21,13 +21,14 @@ def checked(parameters: Iterable[Parameter]) -> list[Parameter]:
     return found
 
 
-def refuse_sparse(parameters: Iterable[Parameter], who: str, why: str) -> None:
-    """Raise ValueError where one of the parameters is sparse; `why` says what `who` does to rows."""
+def refuse_sparse(parameters: Iterable[Parameter], who: str) -> None:
+    """Raise ValueError where one of the parameters is sparse, and `who` would change all of its rows."""
     for parameter in parameters:
-        if isinstance(parameter, Parameter) and parameter.sparse:
+        if parameter.sparse:
             raise ValueError(
-                f"{who} {why}: a sparse parameter, here of shape {parameter.shape}, is updated where it has a gradient "
-                "only. Use SGD without momentum and weight decay, or make the layer with sparse=False"
+                f"{who} changes every row in every step: a sparse parameter, here of shape {parameter.shape}, is "
+                "updated where it has a gradient only. Use SGD without momentum and weight decay, or make the layer "
+                "with sparse=False"
             )
 
 

@@ -117,8 +117,8 @@ class Slab:
 
     def _settle(self, make: Callable[..., Update], run: Run, grad: Gradient | None) -> Update:
         """Return the update of a run's parameters, gradient and state."""
-        gradient = part(self.flat.grad, run) if grad is None else grad  # what is given is that of the run
-        update = make(part(self.flat.data, run), gradient, *(part(self.state[name], run) for name in self._names))
+        gradient = _view(self.flat.grad, run) if grad is None else grad  # what is given is that of the run
+        update = make(_view(self.flat.data, run), gradient, *(_view(self.state[name], run) for name in self._names))
         if len(self._settled) >= MOST_SETTLED:
             self.forget()
         if not isinstance(grad, np.ndarray):  # it may be another one in each step
@@ -251,6 +251,6 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no update of rows")
 
 
-def part(array: Array, run: Run) -> Array:
+def _view(array: Array, run: Run) -> Array:
     """Return the view of a run in a flat array; where it is all, the array."""
     return array if run.stop - run.start == array.size else array[run.start : run.stop]

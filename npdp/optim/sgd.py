@@ -49,7 +49,7 @@ class SGD(Optimizer):
         parameters = checked(parameters)
         for name, value in {"momentum": momentum, "weight_decay": weight_decay}.items():
             if value:
-                refuse_sparse(parameters, f"SGD with {name}", "changes every row in every step")
+                refuse_sparse(parameters, f"SGD with {name}")
         super().__init__(parameters, lr, weight_decay, allocate)
 
     def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
