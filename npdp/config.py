@@ -15,7 +15,7 @@ from npdp.collectives.choose import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
-from npdp.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
+from npdp.flag_parser import POSITIVE_INT, Parser, flag_of, number, number_of_ranks, require_one_launcher
 from npdp.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
 
 WORDS = ("digits", "synthetic")  # what --data takes that is no path
@@ -126,10 +126,10 @@ def _widths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"wanted whole numbers, at least 1, as 512,512, got {text!r}") from None
 
 
-def make_parser(prog: str = "npdp train") -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `npdp.train`."""
     parser = Parser(
-        prog=prog,
+        prog="npdp train",
         description="Train a model with data-parallel SGD on every rank that was launched.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -226,13 +226,14 @@ def _add_results(parser: Parser) -> None:
     out.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
-def parse(arguments: Sequence[str] | None = None, prog: str = "npdp train") -> TrainConfig:
+def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
     """Return the flags.
 
     Raises:
         InputError: what is wrong with them, in one line.
     """
-    config = TrainConfig(**_with_hidden(_with_strategy(vars(make_parser(prog).parse_args(arguments)))))
+    given = vars(make_parser().parse_args(arguments))
+    config = TrainConfig(**_with_hidden(_with_strategy({**given, "inject": tuple(given["inject"])})))
     if config.metrics is not None:
         require_writable("--metrics", config.metrics)
     for flag, path in (("--save", config.save), ("--record-arrivals", config.record_arrivals)):
@@ -264,9 +265,9 @@ def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:
             if given[name] is None:
                 given[name] = default
             elif name not in mine:
-                flag = "--" + name.replace("_", "-")
+                flag = flag_of(name)
                 raise InputError(f"{flag} is for --strategy {strategy}, this is --strategy {given['strategy']}")
-    return {**given, "inject": tuple(given["inject"])}
+    return given
 
 
 def _with_hidden(given: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,11 @@ def _require_kernels() -> None:
         raise InputError("NPDP_KERNELS is 'c', and npdp's C kernels are not compiled: install gcc, and then npdp again")
 
 
+def flag_of(name: str) -> str:
+    """Return the flag that gives a value of this name: `--clip-norm` for `clip_norm`."""
+    return "--" + name.replace("_", "-")
+
+
 def number(kind: type, accepted: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
     """Return an argparse type: a finite number that is `accepted`, else a message saying what was wanted."""
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 
 from npdp.errors import InputError
+from npdp.flag_parser import flag_of
 
 IN_A_FOLDER = (".npy", "-ubyte", "-ubyte.gz")  # how the names of a data set's files end there
 
@@ -15,7 +16,7 @@ def require_apart(**paths: str | None) -> None:
     """Raise InputError where two flags name the same file."""
     seen: dict[object, str] = {}
     for name, path in paths.items():
-        flag = _flag(name)
+        flag = flag_of(name)
         if path is not None and (other := seen.setdefault(_file(path), flag)) != flag:
             raise InputError(f"{other} and {flag} name the same file, {path}")
 
@@ -25,7 +26,7 @@ def require_unread(flag: str, read: Iterable[str], **written: str | None) -> Non
     kept = {_file(path) for path in read}
     for name, path in written.items():
         if path is not None and _file(path) in kept:
-            raise InputError(f"{_flag(name)}: wanted a file to write, {path} is what {flag} reads")
+            raise InputError(f"{flag_of(name)}: wanted a file to write, {path} is what {flag} reads")
 
 
 def data_files(path: str) -> list[str]:
@@ -34,10 +35,6 @@ def data_files(path: str) -> list[str]:
     with contextlib.suppress(OSError, ValueError):  # no folder, or a closed one
         return [path, *(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(IN_A_FOLDER))]
     return [path]
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _file(path: str) -> object:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.config import FLAGS_OF, TrainConfig
 from npdp.errors import InputError
+from npdp.flag_parser import flag_of
 from npdp.parallel.local_sgd import LocalSGD
 from npdp.parallel.parameter_server import arrivals
 from npdp.parallel.parameter_server.strategy import ParameterServer
@@ -83,7 +84,7 @@ def _parameter_server(config: TrainConfig, world: World, trained: Trained) -> St
         strategy.workers(world.world_size)
     except ValueError as error:
         flags = {name: getattr(config, name) for name in ("servers", "backup_workers")}
-        given = [f"--{name.replace('_', '-')} {flags[name]}" for name in flags if flags[name] != FLAGS_OF["ps"][name]]
+        given = [f"{flag_of(name)} {flags[name]}" for name in flags if flags[name] != FLAGS_OF["ps"][name]]
         raise InputError(f"{' '.join(given) or '--strategy ps'}: {error}") from None
     return strategy
 
