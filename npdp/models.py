@@ -45,7 +45,7 @@ def mlp(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Modul
 
 
 def sparse_linear(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
-    """The same for sparse data."""
+    """One linear layer for sparse data."""
     return nn.SparseLinear(features, classes or 1)
 
 
@@ -170,8 +170,3 @@ def _place(path: str, error: BaseException) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def outputs_to_predictions(outputs: np.ndarray[Any, Any], classes: int | None) -> np.ndarray[Any, Any]:
-    """Return the class of the largest logit, (N,) int64, or the number, (N,), from outputs (N, classes or 1)."""
-    return outputs.argmax(axis=1) if classes is not None else outputs[:, 0]

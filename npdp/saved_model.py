@@ -26,10 +26,16 @@ from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.whole_file import whole_file
 
 FORMAT = 1
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
 REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, and which values will do
     "format": lambda value: value == FORMAT,
     "model": lambda value: isinstance(value, str),
-    "features": lambda value: _is_count(value),
+    "features": _is_count,
     "classes": lambda value: value is None or _is_count(value),
     "hidden": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "dtype": lambda value: value in ("float32", "float64"),
@@ -38,10 +44,6 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, 
 UNREADABLE = (  # what NumPy and zipfile raise on a file that is something else, or damaged
     ValueError, KeyError, AttributeError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
 
 
 def _is_one_a_class(labels: Any, classes: int | None) -> bool:

@@ -89,7 +89,7 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool) 
                 rows = operators.softmax(outputs, axis=1).data
                 lines += [",".join(f"{value:.6g}" for value in row) for row in rows]
             else:
-                answers = models.outputs_to_predictions(outputs.data, classes)
+                answers = outputs.data[:, 0] if classes is None else outputs.data.argmax(axis=1)
                 lines += [f"{value:.9g}" for value in (answers if labels is None else np.take(labels, answers))]
     return "\n".join(lines)
 

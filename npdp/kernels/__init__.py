@@ -279,9 +279,5 @@ def _prefer_compiled() -> Kernels:
     return compiled
 
 
-def _take_reference() -> Kernels:
-    return reference
-
-
 _HOW_TO_COMPILE = "To have them, install a C compiler (gcc) and then npdp again."
-_CHOICES = {"": _prefer_compiled, "c": _demand_compiled, "numpy": _take_reference}
+_CHOICES: dict[str, Callable[[], Kernels]] = {"": _prefer_compiled, "c": _demand_compiled, "numpy": lambda: reference}

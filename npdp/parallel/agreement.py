@@ -78,7 +78,7 @@ def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind:
     require_equal(world, "optimisers", mine, kind)
 
 
-def require_same_batch(world: World, batch: Batch | None, in_step: bool = True) -> None:
+def require_same_batch(world: World, batch: Batch | None, in_step: bool) -> None:
     """Raise on every rank where loaders gave them parts of different global batches; collective.
 
     A rank abstains that trained on something else: on arrays, or a batch that was not cut for these ranks.

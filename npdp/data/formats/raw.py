@@ -73,7 +73,7 @@ def is_directory(path: str) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def open_file(path: str, wanted: str = "a file") -> tuple[IO[bytes], int]:
+def open_file(path: str, wanted: str) -> tuple[IO[bytes], int]:
     """Open a regular file that is not empty.
 
     Args:
