@@ -95,13 +95,12 @@ class ServerExchange(ExchangeAtStep):
         if self._counts_anew or all(parameter.grad is None for parameter in self.parameters):
             self._samples.clear()  # what was counted has been pushed, or its gradient thrown away
             self._counts_anew = False
-        if batch is None or batch.parts != self.world.world_size:
-            return weight if self._whole_batches else 1.0
-        self._samples.add(batch)
-        part = self._work.part
-        if self._whole_batches or part is None:
-            return weight if self._whole_batches else 1.0
-        return weight_within_part(batch, part)
+        if batch is not None and batch.parts == self.world.world_size:
+            self._samples.add(batch)
+            part = self._work.part
+            if part is not None and not self._whole_batches:
+                return weight_within_part(batch, part)
+        return weight if self._whole_batches else 1.0
 
     def finish(self) -> None:
         for parameter in self.sparse.parameters:
