@@ -135,7 +135,7 @@ def before_mpirun(ranks: int) -> Callable[[], object]:
     return lambda: [call() for call in calls]
 
 
-def _name(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
@@ -208,5 +208,5 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     if code == 0 or (code > 0 and not caught):
         return code
     by = caught[0] if caught else -code
-    refuse(f"{'' if caught else 'mpirun was '}ended by {_name(by)}")
+    refuse(f"{'' if caught else 'mpirun was '}ended by {_signal_name(by)}")
     return 128 + by

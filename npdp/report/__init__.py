@@ -1,1 +1,1 @@
-"""What people look at: the console and the metrics file."""
+"""What people look at: the console, the metrics file, tables, pictures, and what they were measured on."""
