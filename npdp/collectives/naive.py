@@ -24,7 +24,7 @@ def reduce(world_size: int) -> Iterator[Step]:
 def allreduce(world_size: int, root: int = 0) -> Iterator[Step]:
     """Every rank ends with the sum."""
     yield from reduce(world_size)
-    yield from broadcast(world_size, 0)
+    yield from broadcast(world_size)
 
 
 def reduce_scatter(world_size: int, root: int = 0) -> Iterator[Step]:

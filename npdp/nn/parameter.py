@@ -154,7 +154,7 @@ class FlatParameters:
         moves: how often `data` or `grad` became another array.
     """
 
-    def __init__(self, parameters: list[Parameter], allocate: Allocate = allocate) -> None:
+    def __init__(self, parameters: list[Parameter], allocate: Allocate) -> None:
         self.parameters = parameters
         self.dtype = parameters[0].dtype
         line = LINE_BYTES // self.dtype.itemsize

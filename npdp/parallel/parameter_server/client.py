@@ -92,8 +92,8 @@ class Client:
         self,
         shards: Sequence[RemoteShard],
         make: MakeMessage,
-        gradient: RowGradient | None = None,
-        wanted: Rows | None = None,
+        gradient: RowGradient | None,
+        wanted: Rows | None,
     ) -> list[Reply]:
         """Send each shard a message, and return the answers, parameters taken where they have changed.
 
