@@ -96,6 +96,42 @@ def test_wrapping_before_the_optimiser_is_made_is_the_same():
     assert_as_on_one_rank(program, [1, 3])
 
 
+SERVER = {"strategy": npdp.ParameterServer(0)}
+EMPTY_PARTS = [(options, False) for options in ({}, {"update": "fused"}, {"strategy": npdp.LocalSGD(1)}, SERVER)]
+EMPTY_PARTS += [(options, True) for options in ({}, {"bucket_cap_mb": 1e-6}, SERVER)]  # others take nothing sparse
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
+@pytest.mark.parametrize(("options", "sparse"), EMPTY_PARTS, ids=str)
+def test_an_empty_part_counts_for_nothing_also_where_its_loss_is_no_number(options, sparse):
+    """A sum over no samples, divided by their number, is NaN, and so is the gradient of what scales it."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            self.embedding = nn.Embedding(4, CLASSES, sparse=sparse, dtype=np.float64)
+            self.scale, self.shift = nn.Parameter(np.array(0.5)), nn.Parameter(np.ones(CLASSES))
+            self.shift.register_hook(lambda g: 2 * g)
+
+        def forward(self, x, labels):
+            each = nn.CrossEntropyLoss(reduction="none")(self.embedding(labels) + self.shift, labels)
+            return each.sum() / len(x) * self.scale
+
+    def program(way):
+        npdp.manual_seed(0)
+        model = Scaled()
+        optimizer = optim.SGD(model.parameters(), lr=0.2)
+        wrapped = way.wrap(model)
+        for inputs, labels in loader(2, count=5):
+            optimizer.zero_grad()
+            wrapped(inputs, labels).backward()
+            optimizer.step()
+        if isinstance(wrapped, nn.DataParallel):
+            wrapped.synchronize()
+        return parameters(model)
+
+    assert_as_on_one_rank(program, (2, 5), Parallel(**options))
+
+
 # Several backwards
 def steps(way, model, plan, batch_size=4, seed=0):
     """Run backwards as `plan` says, a letter each, and return the gradients seen after every synced one.

@@ -51,10 +51,11 @@ def test_zero_grad_of_another_optimiser_does_not_make_gradients_exchanged(update
     run(2, program)
 
 
-def test_gradients_stay_where_a_later_backward_fails():
+@pytest.mark.parametrize("counts", [(2, 2), (0, 2)], ids=str)
+def test_gradients_stay_where_a_later_backward_fails(counts):
     def program():
         model = nn.DataParallel(nn.Linear(2, 1))
-        loss = model(np.ones((2, 2), np.float32)).mean()
+        loss = model(np.ones((counts[npdp.rank()], 2), np.float32)).mean()
         loss.backward()
         before = [parameter.grad.copy() for parameter in model.parameters()]
         with pytest.raises(RuntimeError, match="retain_graph"):

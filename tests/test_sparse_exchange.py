@@ -264,6 +264,16 @@ def test_a_sparse_parameter_with_an_array_as_gradient_is_refused_and_no_gradient
     run(2, program)
 
 
+@pytest.mark.parametrize("rows_first", [False, True])
+def test_a_sparse_parameter_of_which_an_operation_reads_all_is_refused_in_the_step(rows_first):
+    layer = nn.Embedding(4, 2)
+    losses = [layer(np.array([1, 3])).sum(), (layer.weight * 2.0).sum()]
+    for loss in losses if rows_first else reversed(losses):
+        loss.backward()
+    with pytest.raises(TypeError, match="an operation that is not sparse read all of it"):
+        optim.SGD(layer.parameters()).step()
+
+
 def test_clipping_sees_the_global_gradient():
     def program():
         model = linear()

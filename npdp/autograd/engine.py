@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from npdp.autograd.batch import Batch
-from npdp.autograd.rows import RowGradient
+from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array, Node, Tensor, Vjp
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
@@ -142,6 +142,7 @@ def _weight(exchanges: list[Exchange], loss: Tensor) -> float:
 def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bool) -> None:
     pending: dict[Node | Tensor, Array] = {root: start}  # gradients that still wait for further contributions
     complete: list[Node] = [root]
+    accumulate = _accumulate if weight else _accumulate_zeros
     while complete:
         node = complete.pop()
         gradient = pending.pop(node)
@@ -158,7 +159,7 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                 continue
             is_leaf = type(parent) is not Node
             if is_leaf and parent.hooks is None:  # type: ignore[union-attr]
-                _accumulate(parent, vjp, gradient, node.writes)  # type: ignore[arg-type]
+                accumulate(parent, vjp, gradient, node.writes)  # type: ignore[arg-type]
             elif parent in pending:
                 pending[parent] = pending[parent] + vjp(gradient)
             else:
@@ -181,7 +182,11 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
     buffer = leaf.grad_buffer
     if leaf.grad is not None:
-        leaf.grad += vjp(gradient)
+        more = vjp(gradient)
+        if type(more) is RowGradient:  # an array does not take one in
+            leaf.grad = leaf.grad + more
+        else:
+            leaf.grad += more
     elif writes and gradient.dtype == leaf.data.dtype and (buffer is None or leaf.data is leaf.data_buffer):
         leaf.grad = vjp(gradient, buffer)
     elif buffer is None:
@@ -193,9 +198,19 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
         leaf.grad = buffer
 
 
+def _accumulate_zeros(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
+    """Add zeros, whatever the contribution is: a loss over no samples counts for nothing, though it be 0 / 0."""
+    given: Any = vjp(gradient)  # which fails where it fails on the other ranks
+    is_rows = type(given) is RowGradient
+    zeros: Any = no_rows(leaf.shape, leaf.dtype) if is_rows else np.zeros(leaf.shape, leaf.dtype)
+    _accumulate(leaf, lambda g: g, zeros, writes=False)
+
+
 def _run_hooks(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: float) -> None:
     """Run the hooks of a leaf, which see the local gradient, and add what they leave of it to `leaf.grad`."""
     gradient = np.array(pending.pop(leaf))  # an array of its own, which a hook may change
+    if weight == 0:
+        gradient[...] = 0  # as `_accumulate_zeros` does
     local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
     for hook in leaf.hooks or ():
         replaced = hook(local)
