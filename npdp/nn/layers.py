@@ -204,7 +204,8 @@ class Dropout(Module):
 
     The mask is a function of (seed, this layer's place in the model, iteration, row in the global batch), by a
     counter-based generator: a row is masked alike however many ranks share the batch. A layer that is used several
-    times in a forward has another mask each time.
+    times in a forward has another mask each time. Rows are found where an input begins with the axis of the batch, or
+    with that and others flattened, (batch * time, ...).
 
     Args:
         p: the probability of dropping, in [0, 1).
@@ -230,7 +231,13 @@ class Dropout(Module):
         batch = x.batch if known else Batch(len(x), self._calls, (0, len(x)))
         self._uses = self._uses + 1 if batch is self._batch else 0
         self._batch = batch
-        rows_per_sample = len(x) // max(1, batch.count)  # more than one where (batch, time, ...) was flattened
+        rows_per_sample, rest = divmod(len(x), max(1, batch.count))  # not 1 where (batch, time, ...) was flattened
+        if rest and batch.parts > 1:
+            raise ValueError(
+                "Dropout: for ranks to mask rows as one would, an input must begin with the axis of the batch; this "
+                f"rank has {batch.count} samples, and the input has shape {x.shape}: bring that axis to the front, and "
+                "drop before rows are chosen"
+            )
         return scale_by(x, self._mask(x, batch.iteration, batch.first_row * rows_per_sample))
 
     def _mask(self, x: Tensor, iteration: int, first_row: int) -> Array:
