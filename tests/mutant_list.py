@@ -967,6 +967,16 @@ MUTANTS: dict[str, list[Mutant]] = {
                "return len(self.dataset) // self.global_batch_size",
                "tests/test_sampler_loader.py::test_each_sample_comes_exactly_once_per_epoch"),
         Mutant("npdp/data/loader.py",
+               "set_pieces(self.accumulate)",
+               "set_pieces(1)",
+               "tests/test_forward_inputs.py::test_arrays_made_of_a_loaders_pieces_are_refused_where_they_would_have_to_sa"
+               "y_how_much_they_weigh"),
+        Mutant("npdp/data/loader.py",
+               "        finally:\n            set_pieces(1)",
+               "        finally:\n            pass",
+               "tests/test_forward_inputs.py::test_arrays_made_of_a_loaders_pieces_are_refused_where_they_would_have_to_sa"
+               "y_how_much_they_weigh"),
+        Mutant("npdp/data/loader.py",
                "iteration = epoch * self.iterations_per_epoch + number",
                "iteration = number",
                "tests/test_sampler_loader.py::test_tags_say_which_rows_of_which_batch"),

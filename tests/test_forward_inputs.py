@@ -89,6 +89,16 @@ def test_the_loaders_rows_count_also_behind_what_is_no_samples():
         np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
+def test_arrays_made_of_a_loaders_pieces_are_refused_where_they_would_have_to_say_how_much_they_weigh():
+    model, targets = nn.DataParallel(nn.Linear(3, 1, dtype=np.float64)), DataLoader(ArrayDataset(X, Y), 5, accumulate=2)
+    for x, y in targets:
+        with pytest.raises(ValueError, match=r"gives in pieces \(accumulate\) only the loader's tensors say"):
+            nn.MSELoss()(model(x.numpy()), y.numpy()).backward()
+        nn.MSELoss()(model(x.numpy()), y).backward()  # here the labels do
+        break
+    nn.MSELoss()(model(X), Y).backward()  # no loader is at a batch any more
+
+
 def test_without_gradients_inputs_are_passed_as_they_are():
     class Same(nn.Module):
         def forward(self, given):

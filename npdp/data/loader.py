@@ -14,7 +14,7 @@ from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.batch import UNSHUFFLED
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
-from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, shard
+from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, set_pieces, shard
 
 
 class Dataset(Protocol):
@@ -46,7 +46,8 @@ class DataLoader:
         seed: of the orders; the same on every rank. This rank's (`npdp.manual_seed`) where None.
         accumulate: each global batch comes in so many pieces, one after the other; their gradients, added
             up over all pieces and ranks, are those of the whole batch. Under DataParallel or DistributedOptimizer, on
-            one rank too: there each piece weighs as many samples as it has, so its loss is not to be divided.
+            one rank too: there each piece weighs as many samples as it has, so its loss is not to be divided. Its
+            tensors say so; arrays made of them do not.
         rank, world_size: whose part; this rank's where not given.
 
     Attributes:
@@ -125,14 +126,18 @@ class DataLoader:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
         drawn = len(order), self.global_batch_size, *((self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED))
-        for number, part in self._parts():
-            rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
-            iteration = epoch * self.iterations_per_epoch + number
-            for piece in range(self.accumulate):
-                start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
-                x, y = self._take(rows[start:stop])
-                batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size, (*drawn, number))
-                yield _tensor(x, batch), _tensor(y, batch)
+        try:
+            for number, part in self._parts():
+                rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
+                iteration = epoch * self.iterations_per_epoch + number
+                for piece in range(self.accumulate):
+                    start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
+                    x, y = self._take(rows[start:stop])
+                    batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size, (*drawn, number))
+                    set_pieces(self.accumulate)  # each time: other loaders may have passes within this one
+                    yield _tensor(x, batch), _tensor(y, batch)
+        finally:
+            set_pieces(1)
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Yield (number of the batch, number of the part of it) for this rank: its own of each, or what it is given."""

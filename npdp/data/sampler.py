@@ -30,6 +30,7 @@ HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, units,
 class _OfThisRank(threading.local):
     shard: tuple[int, int] | None = None  # (rank, world size), as `npdp.init()` says it
     hand_out: HandOut | None = None
+    pieces = 1  # in how many a loader gives the batch that it is at
     loaders = 0  # how many were made: the same program numbers them alike on every rank
 
 
@@ -50,6 +51,16 @@ def set_hand_out(hand_out: HandOut | None) -> None:
 def hand_out() -> HandOut | None:
     """Return who gives this rank its units of work."""
     return _here.hand_out
+
+
+def set_pieces(pieces: int) -> None:
+    """Say in how many pieces this rank gets the batch that its loader is at."""
+    _here.pieces = pieces
+
+
+def pieces() -> int:
+    """Return in how many pieces this rank gets the batch that its loader is at; 1 outside of a pass."""
+    return _here.pieces
 
 
 def set_shard(rank: int, world_size: int) -> None:
