@@ -1,5 +1,7 @@
 """What a wrapped model may be called with: its samples are found among whatever else its forward takes."""
 
+from collections import OrderedDict, namedtuple
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from npdp.data import ArrayDataset, DataLoader
 
 X = np.random.default_rng(0).standard_normal((10, 3))
 Y = X.sum(axis=1, keepdims=True)
+Point = namedtuple("Point", "kind x")
 CUT = {1: [0, 10], 2: [0, 3, 10]}  # uneven: who counts wrongly weighs wrongly
 CALLS = {
     "number": lambda model, x: model(0.5, x),
@@ -21,11 +24,19 @@ CALLS = {
     "list with a number first": lambda model, x: model([0.5, x]),
     "tensors": lambda model, x: model((npdp.Tensor(x), npdp.Tensor(x))),
     "dict": lambda model, x: model({"x": x, "kind": 1}),
+    "namedtuple": lambda model, x: model(Point(1, x)),
+    "namedtuple of tensors": lambda model, x: model(Point(1, npdp.Tensor(x))),
+    "dict of another class": lambda model, x: model(OrderedDict(kind=1, x=x)),
+    "list of another class": lambda model, x: model(Samples([1, x])),
     "by name": lambda model, x: model(x=x),
     "deeper": lambda model, x: model(1, {"all": [("a", x)]}),
     "lists of numbers": lambda model, x: model(x.tolist()),
     "tuples of numbers": lambda model, x: model(tuple(map(tuple, x.tolist()))),
 }
+
+
+class Samples(list):
+    """A list of the user's own."""
 
 
 class Anything(nn.Module):
@@ -82,6 +93,50 @@ def test_the_loaders_rows_count_also_behind_what_is_no_samples():
         wrapped = nn.DataParallel(model)
         for x, y in DataLoader(ArrayDataset(X, Y), batch_size=7):
             nn.MSELoss()(wrapped(np.eye(3, 2), x), y).backward()
+        return model.linear.weight.grad.copy()
+
+    wanted = npdp.run_ranks(1, program)[0]
+    for got in npdp.run_ranks(2, program):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("given", [Point(1, X), OrderedDict(x=X), Samples([X])], ids=lambda given: type(given).__name__)
+def test_what_holds_the_samples_keeps_its_class(given):
+    class Looks(nn.Module):
+        def forward(self, holder):
+            assert type(holder) is type(given) and holder is not given
+
+    nn.DataParallel(Looks())(given)
+
+
+class Sample:
+    """Has rows where nobody looks for them."""
+
+    def __init__(self, x) -> None:
+        self.x = x
+
+
+class Opened(Anything):
+    def forward(self, sample):
+        return self.linear((sample[0] if isinstance(sample, tuple) else sample).x)
+
+
+@pytest.mark.parametrize("call", [lambda sample: sample, lambda sample: (sample, 1)], ids=["alone", "in a tuple"])
+def test_samples_that_nobody_can_count_are_refused(call):
+    def program():
+        nn.DataParallel(Opened())(call(Sample(X[: 1 + npdp.rank()])))
+
+    with pytest.raises(ValueError, match="nothing says how many samples a rank has.* Sample is not looked into"):
+        npdp.run_ranks(2, program)
+
+
+def test_the_loaders_rows_count_wherever_they_are():
+    def program():
+        npdp.manual_seed(0)
+        model = Opened()
+        wrapped = nn.DataParallel(model)
+        for x, y in DataLoader(ArrayDataset(X, Y), batch_size=7):
+            nn.MSELoss()(wrapped(Sample(x)), y).backward()
         return model.linear.weight.grad.copy()
 
     wanted = npdp.run_ranks(1, program)[0]
@@ -155,6 +210,13 @@ class ConnectionsOnTheWay(Connections):
         return (x @ self.dropout(self.weight * 1.0).T)[:, :2]
 
 
+class Added(Connections):
+    """Is given what it drops, a parameter."""
+
+    def forward(self, x, weight):
+        return (x @ self.dropout(weight).T)[:, :2]
+
+
 class Rows(nn.Module):
     """Takes rows of a weight; nothing in it has as many rows as the batch but what it returns."""
 
@@ -182,6 +244,10 @@ FORWARDS = {
     "a tensor by name": (Named, lambda model, x: model({"x": npdp.Tensor(x.numpy())})),
     "two arrays": (Towers, lambda model, x: model(x.numpy(), x.numpy()[:, ::-1].copy())),
     "the loader's and an array": (Towers, lambda model, x: model(x, x.numpy()[:, ::-1].copy())),
+    "the loader's and a tensor": (Towers, lambda model, x: model(x, npdp.Tensor(x.numpy()[:, ::-1].copy()))),
+    "a tensor behind the loader's, by name": (Towers, lambda model, x: model(x, other=npdp.Tensor(x.numpy() * 2))),
+    "two tensors": (Towers, lambda model, x: model(npdp.Tensor(x.numpy()), npdp.Tensor(x.numpy() * 2))),
+    "a parameter, with as many rows": (Added, lambda model, x: model(x, model.module.weight)),
     "weights dropped": (Connections, lambda model, x: model(x)),
     "weights dropped on the way": (ConnectionsOnTheWay, lambda model, x: model(x)),
 }
@@ -255,4 +321,29 @@ def test_scipys_rows_are_samples(kind):
 
     wanted = npdp.run_ranks(1, program)[0]
     for got in npdp.run_ranks(2, program):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_scipys_rows_beside_the_loaders_drop_out_as_its_batch_does():
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            self.first, self.last = nn.SparseLinear(3, 4, dtype=np.float64), nn.Linear(4, 1, dtype=np.float64)
+            self.first.bias.data += 1
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, x, targets):
+            return nn.MSELoss()(self.last(self.dropout(self.first(x))), targets)
+
+    def program():
+        npdp.manual_seed(0)
+        model = Hidden()
+        wrapped = nn.DataParallel(model)
+        for x, y in DataLoader(ArrayDataset(X, Y), batch_size=5):
+            wrapped(scipy_sparse.csr_array(x.numpy()), y).backward()
+        return model.first.bias.grad.copy()
+
+    wanted = npdp.run_ranks(1, program)[0]
+    for got in npdp.run_ranks(3, program):
         np.testing.assert_allclose(got, wanted, rtol=1e-12)

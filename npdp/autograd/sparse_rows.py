@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdp.autograd.batch import Batch
+from npdp.autograd.batch import Batch, batch_of_rows
 from npdp.autograd.tensor import Array
 
 
@@ -58,7 +58,8 @@ class SparseRows:
             return matrix
         if getattr(matrix, "format", None) != "csr":
             raise TypeError(f"wanted SparseRows or a CSR matrix of scipy.sparse, got {type(matrix).__name__}")
-        return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape)
+        batch = batch_of_rows(matrix.shape[0])
+        return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape, batch)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -24,7 +24,17 @@ from npdp.autograd.sparse_rows import SparseRows
 from npdp.data.sampler import pieces
 from npdp.nn.module import Module, StateDict
 from npdp.parallel.agreement import require_equal
-from npdp.parallel.inputs import as_rows, batch_of, rows_in, tag, with_rows
+from npdp.parallel.inputs import (
+    as_rows,
+    as_rows_of,
+    batch_of,
+    hiding_place,
+    is_counted,
+    rows_in,
+    tag,
+    with_batch,
+    with_rows,
+)
 from npdp.parallel.replicas import broadcast_parameters
 from npdp.parallel.strategy import AllReduce, Strategy, require_strategy
 from npdp.parallel.world import init
@@ -38,8 +48,9 @@ class DataParallel(Module):
 
     A rank's loss weighs as many samples as its part of the loader's batch has (else: as the first dimension of the
     first array among forward's inputs, also in tuples, lists and dicts; a list of arrays is several inputs, not rows of
-    one), also where the model leaves some of them out. An array that forward itself brings in and that has as many rows
-    is taken for rows of that batch: dropout then masks them as one rank would.
+    one), also where the model leaves some of them out. A further input, or an array that forward itself brings in, that
+    has as many rows is taken for rows of that batch: dropout then masks them as one rank would. Arrays in an object of
+    another kind are not found, and refused; the loader's tensors may be anywhere.
 
     All ranks run the same wrapped models in the same order; parts of a model may be used on some ranks only. A
     criterion that has parameters of its own is a model too, to be wrapped as well.
@@ -105,6 +116,8 @@ class DataParallel(Module):
         batch = getattr(inputs[0], "batch", None) if inputs else None
         if batch is None or batch.parts != self.world.world_size:  # not the loader's
             inputs, named, batch = self._with_batch(inputs, named)
+        elif len(inputs) > 1 or named:
+            inputs, named = with_batch((inputs, named), batch)
         before, forward_under_way.batch = forward_under_way.batch, batch
         try:
             outputs = self.module(*inputs, **named)
@@ -112,6 +125,8 @@ class DataParallel(Module):
             forward_under_way.batch = before
         if batch is not None and (type(outputs) is not Tensor or outputs.batch is None):
             tag(outputs, batch)
+        elif batch is None and self.world.world_size > 1 and is_grad_enabled():
+            _require_counted((inputs, named), outputs)
         return outputs
 
     __call__ = forward
@@ -164,7 +179,8 @@ class DataParallel(Module):
         rows = list(rows_in((inputs, named)))
         batches = {batch.parts: batch for batch in map(batch_of, rows) if batch is not None}
         if self.world.world_size in batches:
-            return inputs, named, batches[self.world.world_size]
+            batch = batches[self.world.world_size]
+            return *with_batch((inputs, named), batch), batch
         if MIXED.parts in batches:
             raise ValueError("DataParallel: an input was made of batches of different sizes; give each its own forward")
         if batches.keys() - {1}:
@@ -172,23 +188,20 @@ class DataParallel(Module):
                 f"DataParallel: wanted a part of a batch that was cut for {self.world.world_size} ranks, got one of "
                 f"{max(batches)}: a loader with rank and world_size of its own must have those of the ranks that train"
             )
-        if not rows and inputs and isinstance(inputs[0], (list, tuple)):
+        if not rows and inputs and isinstance(inputs[0], (list, tuple)) and hiding_place(inputs[0]) is None:
             rows = [inputs[0]]  # of numbers
         if not rows or not is_grad_enabled():
             return inputs, named, None
         tagged = self._tagged(as_rows(rows[0]))
         inputs, named = with_rows((inputs, named), rows[0], tagged)
-        return inputs, named, tagged.batch
+        assert tagged.batch is not None
+        return *with_batch((inputs, named), tagged.batch), tagged.batch
 
     def _tagged(self, x: Tensor | SparseRows) -> Tensor | SparseRows:
         """Return `x` as rows of a global batch that is put together from what each rank brings."""
         self._untagged += self.training
         batch = Batch(len(x), self._untagged, self._place, self.world.world_size)
-        if isinstance(x, SparseRows):
-            return x.with_batch(batch)
-        tagged = x.reshape(x.shape)  # another tensor, through which the gradient still reaches x
-        tagged.batch = batch
-        return tagged
+        return as_rows_of(x, batch)
 
     def _place(self, count: int) -> tuple[int, int]:
         """Return (first row of this rank, number of samples) of such a batch; collective where ranks keep step."""
@@ -202,6 +215,16 @@ class DataParallel(Module):
         counts = np.zeros(self.world.world_size, np.int64)
         self.world.allgather(np.array([count], np.int64), counts, "halving_doubling")
         return int(counts[: self.world.rank].sum()), int(counts.sum())
+
+
+def _require_counted(inputs: Any, outputs: Any) -> None:
+    """Raise ValueError where samples are in an object that nobody looks into, so that no batch is known."""
+    hidden = hiding_place(inputs)
+    if hidden is not None and not is_counted(outputs):
+        raise ValueError(
+            f"DataParallel: nothing says how many samples a rank has: of forward's inputs, {type(hidden).__name__} is "
+            "not looked into; pass arrays or tensors, also in tuples, lists and dicts, or the loader's tensors in it"
+        )
 
 
 DistributedDataParallel = DataParallel
