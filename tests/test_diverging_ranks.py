@@ -248,6 +248,26 @@ def test_nothing_of_an_order_matters_where_samples_are_not_shuffled(differs):
     run(2, trains_on_a_loader, differs, "replicated", None, False)
 
 
+@pytest.mark.parametrize("count", [5, 9, 21])
+@pytest.mark.parametrize("kind", [*IN_STEP, ("replicated", npdp.ParameterServer(servers=0))], ids=str)
+def test_ranks_that_leave_out_their_empty_parts_are_told_so_before_long(kind, count):
+    """They are a batch ahead then, and sums are over parts of several batches, though each has as many steps."""
+
+    def program(update, strategy=None):
+        x = np.ones((count, 3), np.float32)
+        model = nn.Linear(3, 3)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        wrapped, loader = nn.DataParallel(model, update=update, strategy=strategy), DataLoader(ArrayDataset(x, x), 4)
+        batches = (batch for _ in range(9) for batch in loader if len(batch[0]))
+        for _, (inputs, labels) in zip(range(2 * len(loader) + 1), batches):
+            optimizer.zero_grad()
+            nn.MSELoss()(wrapped(inputs), labels).backward()
+            optimizer.step()
+
+    with pytest.raises(RuntimeError, match="on its part, be it empty, differ between ranks: rank 1 has batch"):
+        run(2, program, *kind)
+
+
 def test_a_rank_that_does_not_shuffle_is_told_so():
     def program():
         trains_on_a_loader("", shuffle=npdp.rank() != ODD_RANK)
