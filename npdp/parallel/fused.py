@@ -14,8 +14,10 @@ Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from weakref import WeakSet
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,7 +45,8 @@ class FusedExchange(ExchangeAtStep):
         super().__init__(parameters, world, NO_GRAD)
         self._everyones: dict[FlatParameters, list[Array] | None] = {}  # all ranks' gradients, where they are in reach
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
-        self._ready: WeakSet[Slab] = WeakSet()  # whose state is where it is held once
+        # Slabs whose state is where it is held once, and what reads by which settings they are updated
+        self._ready: WeakKeyDictionary[Slab, Callable[[Optimizer], Any]] = WeakKeyDictionary()
         for flat in self.flats:
             self._share(flat)
 
@@ -59,6 +62,7 @@ class FusedExchange(ExchangeAtStep):
         if slab not in self._ready:
             require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
             self._share_state(slab)
+            self._ready[slab] = attrgetter("weight_decay", *optimizer.settings)  # one at least
         self._settle_who_is_used(optimizer, slab)
         self._count_exchange()
         runs = slab.runs()  # the same on all ranks
@@ -74,11 +78,11 @@ class FusedExchange(ExchangeAtStep):
         Raises:
             RuntimeError: the learning rate, or another setting, is not the same on all ranks.
         """
-        rules = {"lr": float(optimizer.current_lr), **settings_of(optimizer)}
-        mark = hash(tuple(rules.values())) & 0xFFFF  # of numbers: the same on all ranks
+        lr = float(optimizer.current_lr)
+        mark = hash((lr, self._ready[slab](optimizer))) & 0xFFFF  # of numbers: the same on all ranks
         marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(slab))), _MARK)
         if marks != self.world.world_size * mark:
-            mine = ", ".join(f"{name} {value}" for name, value in rules.items())
+            mine = ", ".join(f"{name} {value}" for name, value in {"lr": lr, **settings_of(optimizer)}.items())
             raise RuntimeError(
                 f"{type(optimizer).__name__}.step: rank {self.world.rank} has {mine}, and another rank has other "
                 "values; each updates a part of the parameters"
@@ -122,7 +126,6 @@ class FusedExchange(ExchangeAtStep):
 
     def _share_state(self, slab: Slab) -> None:
         """Move the optimiser's state where it is held once; collective."""
-        self._ready.add(slab)
         if self._everyones[slab.flat] is None:
             return
         state = dict(slab.state)
