@@ -59,11 +59,12 @@ class FusedExchange(ExchangeAtStep):
         self.world.barrier()
 
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
-        if slab not in self._ready:
+        settings = self._ready.get(slab)
+        if settings is None:
             require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
             self._share_state(slab)
-            self._ready[slab] = attrgetter("weight_decay", *optimizer.settings)  # one at least
-        self._settle_who_is_used(optimizer, slab)
+            settings = self._ready[slab] = attrgetter("weight_decay", *optimizer.settings)  # one at least
+        self._settle_who_is_used(optimizer, slab, settings(optimizer))
         self._count_exchange()
         runs = slab.runs()  # the same on all ranks
         self.exchanged_bytes += slab.flat.grad.nbytes
@@ -72,14 +73,14 @@ class FusedExchange(ExchangeAtStep):
         elif runs:
             self._update_own(optimizer, slab, runs)
 
-    def _settle_who_is_used(self, optimizer: Optimizer, slab: Slab) -> None:
+    def _settle_who_is_used(self, optimizer: Optimizer, slab: Slab, settings: Any) -> None:
         """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others.
 
         Raises:
             RuntimeError: the learning rate, or another setting, is not the same on all ranks.
         """
         lr = float(optimizer.current_lr)
-        mark = hash((lr, self._ready[slab](optimizer))) & 0xFFFF  # of numbers: the same on all ranks
+        mark = hash((lr, settings)) & 0xFFFF  # of numbers: the same on all ranks
         marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(slab))), _MARK)
         if marks != self.world.world_size * mark:
             mine = ", ".join(f"{name} {value}" for name, value in {"lr": lr, **settings_of(optimizer)}.items())
