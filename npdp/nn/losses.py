@@ -45,15 +45,21 @@ class _Loss(Module):
         return loss
 
 
+def _of_one_shape(name: str, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    """Return both as tensors; ValueError says whose they are where their shapes differ."""
+    outputs = as_tensor(outputs)
+    targets = as_tensor(targets, outputs)
+    require_same_shape(name, outputs.data, targets.data)
+    return outputs, targets
+
+
 class MSELoss(_Loss):
     """Mean of (outputs - targets) squared; both of one shape."""
 
     def forward(self, outputs: Tensor, targets: Any) -> Tensor:
         if self.reduction == "mean":
             return mse_loss(outputs, targets)
-        outputs = as_tensor(outputs)
-        targets = as_tensor(targets, outputs)
-        require_same_shape("MSELoss", outputs.data, targets.data)
+        outputs, targets = _of_one_shape("MSELoss", outputs, targets)
         difference = outputs - targets
         return self._reduced(difference * difference)
 
@@ -103,9 +109,7 @@ class L1Loss(_Loss):
     """Mean of the absolute values of outputs - targets; both of one shape."""
 
     def forward(self, outputs: Tensor, targets: Any) -> Tensor:
-        outputs = as_tensor(outputs)
-        targets = as_tensor(targets, outputs)
-        require_same_shape("L1Loss", outputs.data, targets.data)
+        outputs, targets = _of_one_shape("L1Loss", outputs, targets)
         return self._reduced(abs(outputs - targets))
 
 
@@ -115,9 +119,7 @@ class BCEWithLogitsLoss(_Loss):
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         if self.reduction == "mean":
             return bce_with_logits(logits, targets)
-        logits = as_tensor(logits)
-        targets = as_tensor(targets, logits)
-        require_same_shape("BCEWithLogitsLoss", logits.data, targets.data)
+        logits, targets = _of_one_shape("BCEWithLogitsLoss", logits, targets)
         zeros = np.zeros_like(logits.data)  # log(exp(0) + exp(z)): smooth at z = 0, where many models begin
         soft_plus = operators.logsumexp(operators.stack(zeros, logits), axis=0)
         return self._reduced(soft_plus - logits * targets)
