@@ -104,7 +104,6 @@ class GradientExchange:
         self._sends: list[tuple[Bucket, Callable[[], None]]] = []
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
         self._exchanges = 0  # that all ranks have made
-        self._compares_at = 0  # 0, 1, 2, 4, ...: a loop may leave out empty parts, the first of them in an epoch's end
         self._batch: Batch | None = None  # behind the last backward
         self._next = 0  # the bucket that leaves next
         self._local = False  # whether the gradients are sums of this rank alone, as `no_sync` leaves them
@@ -213,9 +212,10 @@ class GradientExchange:
 
     def _count_exchange(self) -> None:
         """Count it, and now and then make sure that all ranks train on parts of the same batches; collective."""
-        if self._exchanges == self._compares_at:
+        made = self._exchanges
+        # After 0, 1, 2, 4, 8, ... too: a loop may leave out empty parts, the first of them in an epoch's end
+        if not made & (made - 1) or not made % BATCHES_COMPARED_EVERY:
             require_same_batch(self.world, self._batch, self.in_step)
-            self._compares_at += min(max(1, self._exchanges), BATCHES_COMPARED_EVERY)
         self._exchanges += 1
 
     def _tell_the_optimizers(self) -> None:

@@ -86,7 +86,7 @@ class ServerExchange(ExchangeAtStep):
             parameter.fetch, parameter.row_updater = partial(self.fetch, parameter), self.step_rows
             parameter.data = parameter.data_buffer = parameter.data.view()
             parameter.data.flags.writeable = False  # the shards have the array itself, for what they get
-        self._optimizers, self._first = optimizers, next(iter(shards), None)
+        self._optimizers = optimizers
         self._settings = {optimizer: Settings(optimizer) for optimizer in optimizers.values()}
 
     # What the engine calls
@@ -148,7 +148,7 @@ class ServerExchange(ExchangeAtStep):
 
         for reply in self._ask(self._shards[key], push, gradient):
             self._work.take(request, reply)
-        if self.in_step and key is self._first and self.world.world_size > 1:
+        if self.in_step and key is next(iter(self._shards)) and self.world.world_size > 1:
             self._count_exchange()  # now, as all workers have pushed: a server has better words for one that has left
 
     # What a layer calls
