@@ -31,6 +31,7 @@ SETTINGS = {  # root, and more ranks than cores; harmless elsewhere
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     **dict.fromkeys(BLAS_THREADS, "1"),  # the bits of a matmul depend on their number
 }
+TRAINS_WITHIN_S = 20  # a launch, on a machine that does much else
 GRACE_S = 3  # mpirun ends its ranks within half a second of SIGTERM
 
 
@@ -117,6 +118,14 @@ def started(
         finally:
             process.kill()
             end(mark)
+
+
+def wait_for_an_epoch(process: subprocess.Popen[str], metrics: Path) -> None:
+    """Return when a run that writes these metrics has trained for an epoch; fail where it ends before, or is late."""
+    until = time.monotonic() + TRAINS_WITHIN_S
+    while not (metrics.exists() and '"epoch"' in metrics.read_text()):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
 
 
 def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:

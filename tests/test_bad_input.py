@@ -223,7 +223,7 @@ def test_kernels_of_c_that_were_not_compiled_are_refused_in_one_line(capsys, mon
 @pytest.mark.skipif(kernels.compiled is None, reason="the C kernels are not compiled")
 def test_kernels_of_c_that_were_compiled_are_found(monkeypatch):
     monkeypatch.setenv("NPDP_KERNELS", "c")
-    flag_parser._require_kernels()
+    assert config.parse(["--epochs", "3"]).epochs == 3
 
 
 def test_commands_know_the_kernels_that_there_are():

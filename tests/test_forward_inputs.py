@@ -86,18 +86,24 @@ class Projected(nn.Module):
         return self.linear(x @ matrix)
 
 
-def test_the_loaders_rows_count_also_behind_what_is_no_samples():
+def assert_the_loaders_rows_count(make, call):
+    """Assert that two ranks have one's gradient of a model with a layer `linear`, called with a loader's samples."""
+
     def program():
         npdp.manual_seed(0)
-        model = Projected()
+        model = make()
         wrapped = nn.DataParallel(model)
         for x, y in DataLoader(ArrayDataset(X, Y), batch_size=7):
-            nn.MSELoss()(wrapped(np.eye(3, 2), x), y).backward()
+            nn.MSELoss()(call(wrapped, x), y).backward()
         return model.linear.weight.grad.copy()
 
     wanted = npdp.run_ranks(1, program)[0]
     for got in npdp.run_ranks(2, program):
         np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_the_loaders_rows_count_also_behind_what_is_no_samples():
+    assert_the_loaders_rows_count(Projected, lambda model, x: model(np.eye(3, 2), x))
 
 
 @pytest.mark.parametrize("given", [Point(1, X), OrderedDict(x=X), Samples([X])], ids=lambda given: type(given).__name__)
@@ -131,17 +137,7 @@ def test_samples_that_nobody_can_count_are_refused(call):
 
 
 def test_the_loaders_rows_count_wherever_they_are():
-    def program():
-        npdp.manual_seed(0)
-        model = Opened()
-        wrapped = nn.DataParallel(model)
-        for x, y in DataLoader(ArrayDataset(X, Y), batch_size=7):
-            nn.MSELoss()(wrapped(Sample(x)), y).backward()
-        return model.linear.weight.grad.copy()
-
-    wanted = npdp.run_ranks(1, program)[0]
-    for got in npdp.run_ranks(2, program):
-        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    assert_the_loaders_rows_count(Opened, lambda model, x: model(Sample(x)))
 
 
 def test_arrays_made_of_a_loaders_pieces_are_refused_where_they_would_have_to_say_how_much_they_weigh():

@@ -17,6 +17,7 @@ from launching import (
     ranks_of,
     shared_memory,
     started,
+    wait_for_an_epoch,
 )
 
 import npdp
@@ -25,7 +26,6 @@ from npdp.comm.ending import MPI_SEGMENT
 from npdp.environment import VERDICT
 
 pytestmark = needs_mpi
-START_S = 20  # what a launch may take before its ranks train, on a machine that does much else
 TRACEBACK = "Traceback (most recent call last)"
 SOON_S = 3
 
@@ -158,9 +158,7 @@ def test_ranks_whose_mpirun_is_killed_end_within_two_seconds(tmp_path):
     before, metrics = shared_memory(), tmp_path / "metrics"
     flags = ("--epochs", "1000000", "--quiet", "--metrics", str(metrics))
     with started("-m", "npdp.train", *flags, before=on_ranks(3)) as (process, mark):
-        until = time.monotonic() + START_S
-        while not (metrics.exists() and '"epoch"' in metrics.read_text()) and time.monotonic() < until:
-            time.sleep(0.02)
+        wait_for_an_epoch(process, metrics)
         assert not left_of_a_killed_mpirun(process, mark)
     assert not left_in_shared_memory(before)
 

@@ -253,15 +253,13 @@ def test_dropout_masks_a_row_alike_however_the_batch_is_split(shape, cuts):
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-@pytest.mark.parametrize("turned", [lambda x: x.T, lambda x: x[:3], lambda x: x.reshape(1, 4, 7), lambda x: x[:0]],
-                         ids=["turned", "some rows", "an axis before", "no rows"])  # fmt: skip
+@pytest.mark.parametrize("turned", [lambda x: x.T, lambda x: x[:3], lambda x: x.reshape(1, 4, 7)],
+                         ids=["turned", "some rows", "an axis before"])  # fmt: skip
 def test_dropout_refuses_rows_that_it_cannot_place_in_a_batch_that_ranks_share(turned):
     layer = nn.Dropout(0.5, seed=3)
     x = result(np.ones((4, 7), np.float32), Batch(4, 0, (4, 9), parts=2))
     rows = turned(x)
-    if len(rows) == 0:
-        assert layer(rows).shape == rows.shape
-        return
+    assert layer(x[:0]).shape == (0, 7)
     with pytest.raises(ValueError, match="must begin with the axis of the batch; this rank has 4 samples"):
         layer(rows)
     assert layer(turned(result(x.data, Batch(4, 0, (0, 4))))).shape == rows.shape  # on one rank all is here

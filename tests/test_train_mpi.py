@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import PROGRAMS, SETTINGS, Outcome, end, mpirun, needs_mpi, python, started
+from launching import PROGRAMS, SETTINGS, Outcome, end, mpirun, needs_mpi, python, started, wait_for_an_epoch
 from test_train import BATCHES, DIGITS_TRAIN, DROPOUT, UNUSED, exact_flags, off, on_one_rank, read_run, strict_lines
 
 from npdp import kernels
@@ -207,10 +207,7 @@ def test_a_signal_to_npdp_train_ends_all_ranks(number, tmp_path, tmp_path_factor
     flags = ("--ranks", "3", "--epochs", "1000000", "--quiet", "--metrics", str(metrics))
     temporary = str(tmp_path_factory.mktemp("t"))  # for the folder that a killed one leaves
     with started("-m", "npdp", "train", *flags, TMPDIR=temporary) as (process, mark):
-        until = time.monotonic() + 20
-        while not (metrics.exists() and '"epoch"' in metrics.read_text()):
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.02)
+        wait_for_an_epoch(process, metrics)
         process.send_signal(number)
         before = time.monotonic()
         _, stderr = process.communicate(timeout=10)
