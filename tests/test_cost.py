@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from worlds import run
 
 import npdp
-from npdp.collectives import auto, carrier, constants, cost, execute, shared_memory
+from npdp.collectives import auto, constants, cost, execute, shared_memory, topology
 from npdp.collectives.auto import candidates, cheapest, price
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts, price_of_kernel, shapes
@@ -251,7 +251,7 @@ def test_mpis_own_has_no_price():
 def test_a_choice_is_made_once_for_each_size():
     def program():
         world = init()
-        with mock.patch.object(carrier, "cheapest", wraps=auto.cheapest) as choosing:
+        with mock.patch.object(topology, "cheapest", wraps=auto.cheapest) as choosing:
             for _ in range(3):
                 world.chosen("allreduce", 4096, "auto")
             return choosing.call_count
