@@ -158,7 +158,7 @@ def start_event(job: Job) -> dict[str, Any]:
         "strategy": config.strategy,
         **strategies.settings(config),
         "algorithm": job.model.exchange.algorithm,
-        "bucket_bytes": [bucket.buffer.nbytes for bucket in job.model.exchange.buckets],
+        "bucket_bytes": job.model.exchange.bucket_bytes,
         "update": job.model.strategy.update,
         "backend": kernels.backend(),
         "blas_threads": environment.blas_threads_in_use(),

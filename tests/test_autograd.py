@@ -355,6 +355,8 @@ def test_hooks_are_for_leaves_with_a_gradient():
 class Weighs:
     """An exchange that says what it is told, and notes that backward has failed."""
 
+    leaves_early = False
+
     def __init__(self, weight):
         self.weight, self.number, self.cancelled = weight, 1, 0
 
@@ -378,6 +380,16 @@ def test_exchanges_that_weigh_one_loss_differently_are_refused(second, error, wh
         (x * y).backward()
     assert x.grad is None and y.grad is None
     assert (x.exchange.cancelled, y.exchange.cancelled) == (1, cancelled)  # who has put gradients aside takes them back
+
+
+def test_of_two_exchanges_the_one_that_is_done_stays_so_where_the_other_fails_at_the_end():
+    x, y = leaf(1.0), leaf(2.0)
+    x.exchange, y.exchange = Weighs(0.5), Weighs(0.5)
+    x.exchange.finish = lambda: None
+    y.exchange.number = 2
+    with pytest.raises(AttributeError, match="finish"):
+        (x * y).backward()
+    assert (x.exchange.cancelled, y.exchange.cancelled) == (0, 1)
 
 
 def test_what_gives_no_gradient_back_is_not_waited_for():

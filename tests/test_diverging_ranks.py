@@ -12,7 +12,8 @@ from npdp import nn, optim
 from npdp.data import ArrayDataset, DataLoader
 from npdp.errors import InputError
 from npdp.nn.parameter import lay_flat
-from npdp.parallel.buckets import MARKED_EVERY, cut_buckets
+from npdp.parallel.buckets import cut_buckets
+from npdp.parallel.marks import MARKED_EVERY, mark_of
 
 ODD_RANK = 1  # does something else than the others; of three ranks there is one before it and one behind
 
@@ -81,7 +82,7 @@ def test_marks_look_at_all_values_of_all_parameters(sizes):
     (bucket,) = cut_buckets(flat, list(range(len(sizes))))
     flat.data.view(np.int32)[:] = np.arange(flat.data.size)  # marks are a value's last 8 bits
     values = {at for start, size in zip(flat.starts, sizes) for at in range(start, start + size)}
-    assert values <= {bucket.marked(turn) for turn in range(len(sizes) * max(sizes))}
+    assert values <= {mark_of(bucket, turn) for turn in range(len(sizes) * max(sizes))}
 
 
 def trains_rows(differs) -> None:

@@ -65,6 +65,27 @@ def test_gradients_stay_where_a_later_backward_fails(counts):
     assert npdp.run_ranks(2, program) == [True, True]
 
 
+@pytest.mark.parametrize("local_before", [False, True])
+def test_gradients_are_as_before_where_the_end_of_a_backward_fails(local_before):
+    """As it does where ranks have other batches: what they have summed by then is dropped, and never summed again."""
+
+    def program():
+        model = nn.DataParallel(mlp())
+        inputs, labels = next(iter(loader(7)))
+        criterion(model(inputs), labels).backward()
+        before = gradients(model)
+        if local_before:
+            with model.no_sync():
+                criterion(model(inputs), labels).backward()
+        other, its_labels = next(iter(loader(7, seed=npdp.rank())))
+        with pytest.raises(RuntimeError, match="loaders, .*, differ between ranks: rank 1 has seed 1"):
+            criterion(model(other), its_labels).backward()
+        failed = gradients(model)
+        optim.SGD(model.parameters()).step()  # they are global
+        return before, failed
+
+    for before, failed in run(2, program):
+        assert_close(failed, before)
 @pytest.mark.parametrize(
     ("plan", "like"),
     [("Ss", "s"), ("SsS", "s"), ("Ls", "s"), ("sSs", "ss"), ("lSs", "lSs"), ("slSs", "slSs"), ("slLs", "slLs")],

@@ -15,7 +15,7 @@ from npdp import nn, optim
 from npdp.autograd.rows import RowGradient
 from npdp.data import DataLoader, SparseDataset, SparseRows
 from npdp.nn.parameter import Parameter
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.all_reduce import GradientExchange
 from npdp.parallel.world import init
 
 COLUMNS, CLASSES, COUNT = 30, 4, 13

@@ -22,7 +22,7 @@ Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often e
 
 
 class Exchange(Protocol):
-    """What owns parameters and is told how their gradients come along; `parallel/exchange.py` has one.
+    """What owns parameters and is told how their gradients come along; see `parallel/exchange.py`.
 
     Attributes:
         number: among this rank's exchanges; the same on all ranks.
@@ -47,7 +47,7 @@ class Exchange(Protocol):
         """Backward has ended."""
 
     def cancel(self) -> None:
-        """Backward has failed."""
+        """Backward has failed, or what `finish` does."""
 
     def note_outsiders(self, leaves: list[Tensor]) -> None:
         """Behind the same loss are leaves that nobody exchanges."""
@@ -71,12 +71,13 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     start = scale if given is None else given * scale
     try:
         _walk(loss.node, start, graph, weight, retain_graph)
+        while exchanges:
+            exchanges[0].finish()
+            del exchanges[0]
     except BaseException:
         for exchange in exchanges:
             exchange.cancel()
         raise
-    for exchange in exchanges:
-        exchange.finish()
 
 
 def _given(loss: Tensor, gradient: Any) -> Array | None:

@@ -45,8 +45,8 @@ class Aside:
         """Forget what was aside for parameters whose `.grad` the user has set to None since."""
         self.held = {parameter: before for parameter, before in self.held.items() if parameter.grad is not None}
 
-    def keep(self) -> None:
-        """Leave all aside beyond this backward; what is None now would say that the user has zeroed it."""
+    def zeros_where_none(self) -> None:
+        """Make zeros of each `.grad` that is None: at the next backward that will say that the user has zeroed it."""
         for parameter in self.held:
             if parameter.grad is None:
                 _add_to_grad(parameter, _zeros(parameter))

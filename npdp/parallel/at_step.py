@@ -16,7 +16,7 @@ from npdp.autograd import Batch
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, put_in
 from npdp.optim.optimizer import Optimizer, Slab
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.exchange import Exchange
 from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
 
@@ -45,8 +45,8 @@ def _hiding(kind: type[Parameter], why: str) -> type[Parameter]:
     return type(kind.__name__, bases, {"why_hidden": why})
 
 
-class ExchangeAtStep(GradientExchange):
-    """Base: keeps gradients local and hidden until the optimiser's step; otherwise as `GradientExchange`.
+class ExchangeAtStep(Exchange):
+    """Base: keeps gradients hidden until the optimiser's step; what it then sums is each rank's own.
 
     Attributes:
         takes_sparse: whether it can do with sparse parameters.
@@ -65,6 +65,7 @@ class ExchangeAtStep(GradientExchange):
         if not self.takes_sparse:
             refuse_sparse(mine)
         super().__init__(mine, world)
+        self._share_gradients()
         # A class and no flag: an attribute that is looked up in every backward must not cost a test
         self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in mine]  # type: ignore[arg-type]
         for flat in self.flats:
@@ -77,15 +78,14 @@ class ExchangeAtStep(GradientExchange):
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
+        weight = loss_weight(batch, self.world.world_size)  # refuses what it must before anything is changed
         self._batch = batch
-        weight = loss_weight(batch, self.world.world_size)
         self._show_gradients(True)
         return weight
 
     def finish(self) -> None:
-        was_local, self._local = self._local, not self.syncing
-        if was_local or self._local:
-            self._tell_the_optimizers()
+        if self.local or not self.syncing:
+            self._set_local(not self.syncing)
         self._show_gradients(False)
 
     def cancel(self) -> None:

@@ -3,9 +3,8 @@
     grad    | 0.weight f | 0.bias f m u | 2.weight f | 2.bias f m u |
     buckets |<------ bucket 1 -------->|<------- bucket 0 --------->|     in the order in which backward completes them
 
-f: the parameter's flag, "this rank did not use it". m: the bucket's mark, a few bits of one of its parameters' values,
-another each time: where their sum over the ranks is not P times one's own, parameters are no longer the same on all
-ranks. u: whether any flag is set, so that not each need be looked at.
+f: the parameter's flag, "this rank did not use it". u: whether any flag is set, so that not each need be looked at. m:
+the bucket's mark: where its sum over the ranks is not P times one's own, their parameters are not the same (marks.py).
 
 Backward writes each gradient straight into its place, from the last layer to the first, so buckets are cut from
 the end, and leave in this order on every rank.
@@ -21,8 +20,6 @@ from npdp.nn.parameter import FlatParameters, Parameter
 MB = 1024 * 1024
 FIRST_BUCKET_MB = 1.0  # a small first one leaves early; PyTorch's figure
 BUCKET_CAP_MB = 25.0  # PyTorch's figure
-MARKED_EVERY = 8  # exchanges: each time would cost a small model's step a microsecond or two
-MARKS_APART = 0x9E3779B1  # values of a parameter: a prime, so that each has its turn
 ACROSS_HOSTS_MB = 0.25  # a bucket is on the wire while backward goes on: the sooner it leaves the more is hidden
 
 
@@ -44,14 +41,6 @@ class Bucket(NamedTuple):
     buffer: Array
     mark: int
     unused: int
-
-    def marked(self, turn: int) -> int:
-        """Return what the mark is to be, as this rank has the parameters: 8 bits of another value each turn."""
-        lap, place = divmod(turn, len(self.numbers))
-        number = self.numbers[-1 - place]
-        start, stop = self.flat.starts[number], self.flat.flags[number]
-        bits = self.flat.data.view(f"i{self.flat.dtype.itemsize}")
-        return int(bits[stop - 1 - lap * MARKS_APART % max(1, stop - start)]) & 0xFF
 
 
 def cut_buckets(
@@ -77,23 +66,3 @@ def cut_buckets(
             buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark, mark + 1))
             last = numbers[place - 1] + 1
     return buckets
-
-
-def not_the_same(rank: int) -> RuntimeError:
-    """Return the error of a rank whose parameters are others than another's."""
-    return RuntimeError(
-        f"rank {rank}: the ranks' parameters are not the same any more: of late a rank has skipped step(), has "
-        "had another learning rate, or has set values of its own"
-    )
-
-
-def compare_marks(buckets: list[Bucket], turn: int, rank: int, world_size: int) -> None:
-    """Compare what the ranks' parameters were, by the marks, which are sums over all ranks now; put them back to 0.
-
-    Raises:
-        RuntimeError: this rank's were not the same as all others'.
-    """
-    for bucket in buckets:
-        sum_of_marks, bucket.flat.grad[bucket.mark] = bucket.flat.grad.item(bucket.mark), 0
-        if sum_of_marks != world_size * bucket.marked(turn):
-            raise not_the_same(rank)

@@ -1,7 +1,7 @@
 """Data parallel training: every rank has the model, a part of each batch, and the gradient of the whole.
 
     rank 0   part 0 of the batch → loss → gradient ┐
-    rank 1   part 1              → loss → gradient ┼ all-reduce (exchange.py) → the same step everywhere
+    rank 1   part 1              → loss → gradient ┼ all-reduce (all_reduce.py) → the same step everywhere
     rank 2   part 2              → loss → gradient ┘
 
 That is the strategy all-reduce; a parameter server (parameter_server/) and local SGD (local_sgd.py) are others, behind

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from npdp.nn.parameter import Parameter
 from npdp.optim import Optimizer
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.all_reduce import GradientExchange
 from npdp.parallel.replicas import require_alike
 from npdp.parallel.world import init
 

@@ -7,7 +7,7 @@ Ranks of a host have one copy of the parameters and of the optimiser's state bet
 parameters are read-only to the user, and there is no `.grad` to be read. Where ranks share no memory, the same idea is
 reduce-scatter, update, allgather: each rank keeps its own parameters, and only its chunk of the state is used.
 
-The same bits as the exchange (exchange.py) followed by the optimiser's step.
+The same bits as the exchange (all_reduce.py) followed by the optimiser's step.
 Source: Rajbhandari et al., ZeRO, 2020 (stage 1: optimiser state once, not once a rank).
 Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart from the state's share.
 """

@@ -26,7 +26,7 @@ from npdp.autograd.tensor import Array
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import refuse_sparse, require_own_arrays
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.exchange import Exchange
 from npdp.parallel.strategy import require_not_exchanged
 from npdp.parallel.weight import loss_weight, weight_within_part
 from npdp.parallel.world import World
@@ -63,11 +63,11 @@ class LocalSGD:
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         require_not_exchanged(parameters)
 
-    def exchange(self, parameters: list[Parameter], world: World) -> GradientExchange:
+    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
         return ParameterAveraging(parameters, world, self)
 
 
-class ParameterAveraging(GradientExchange):
+class ParameterAveraging(Exchange):
     """Leaves gradients to their rank, and averages parameters after the optimiser's steps."""
 
     in_step = False
@@ -97,8 +97,8 @@ class ParameterAveraging(GradientExchange):
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
-        self._batch = batch
         loss_weight(batch, self.world.world_size)  # refuses what cannot be weighted
+        self._batch = batch
         if self._stepped or all(parameter.grad is None for parameter in self.parameters):
             self._pending, self._stepped = 0, False
         if batch is None or batch.parts != self.world.world_size:

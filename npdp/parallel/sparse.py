@@ -7,18 +7,12 @@
 An all-reduce of the whole weight would move all its rows; this moves those that were touched, once to each rank.
 A rank that did not use a parameter has no rows of it; where no rank did, the gradient stays None.
 
-A mark is a hash of one of the rows that the last exchange touched, and so a step has changed: where the marks are not
-the same, neither are the ranks' parameters.
-
 Ranks of one host lay their lines where all can read them; else an allgather brings them.
 
 Cost: P k (width + 1) numbers read, k the rows of the rank that has most; and one pass over them.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from zlib import crc32
 
 import numpy as np
 
@@ -27,7 +21,7 @@ from npdp.autograd.tensor import Array
 from npdp.collectives.choose import SHARED_MEMORY
 from npdp.nn.parameter import Parameter, row_gradient
 from npdp.nn.products import sums_of_rows
-from npdp.parallel.buckets import MARKED_EVERY, MARKS_APART, not_the_same
+from npdp.parallel.marks import marks_of_rows, not_the_same
 from npdp.parallel.world import World
 
 WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
@@ -38,61 +32,54 @@ class SparseExchange:
     """Adds up the row gradients of sparse parameters over the ranks: a `GradientExchange`'s part for these.
 
     Args:
-        parameters: of a model, in the same order on all ranks; the sparse ones count.
+        parameters: sparse, in the same order on all ranks.
         world: the ranks.
-
-    Attributes:
-        parameters: the sparse ones.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
-        self.world = world
-        self.parameters = [parameter for parameter in parameters if parameter.sparse]
+    def __init__(self, parameters: list[Parameter], world: World) -> None:
+        self._world = world
+        self._parameters = parameters
         self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
-        self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in self.parameters}  # at last
-        self._exchanges = 0
+        # Rows of the last exchange; before the first, row 0
+        self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in parameters}
         self._lines = _Lines(world)
 
-    def sum(self) -> int:
-        """Leave in each parameter's gradient the sum of all ranks'; return the bytes of this rank's own. Collective."""
-        gradients = [row_gradient(parameter) for parameter in self.parameters]
-        counts = self._counts(gradients)
-        starts = np.cumsum([0, *(self._words(p) * max(0, *of_ranks) for p, of_ranks in zip(self.parameters, counts))])
+    def sum(self, turn: int | None) -> int:
+        """Leave in each parameter's gradient the sum of all ranks'; return the bytes of this rank's own. Collective.
+
+        Args:
+            turn: of the marks that go along (marks.py); None: none do.
+        """
+        gradients = [row_gradient(parameter) for parameter in self._parameters]
+        marks = [] if turn is None else marks_of_rows(self._touched, turn)
+        counts = self._counts(gradients, marks)
+        starts = np.cumsum([0, *(self._words(p) * max(0, *of_ranks) for p, of_ranks in zip(self._parameters, counts))])
         mine, given_bytes = self._lines.mine(int(starts[-1])), 0
         for gradient, start in zip(gradients, starts):
             if gradient is not None:
                 _write(mine[start:], gradient)
                 given_bytes += gradient.values.nbytes + len(gradient.rows) * WORD.itemsize
         lines = self._lines.everyones()
-        for parameter, start, of_ranks in zip(self.parameters, starts, counts):
+        for parameter, start, of_ranks in zip(self._parameters, starts, counts):
             if max(of_ranks) != UNUSED:
                 total = self._sum(parameter, [line[start:] for line in lines], of_ranks)
                 parameter.grad = total  # type: ignore[assignment]  # a tensor's is an array, a sparse parameter's is not
         return given_bytes
 
-    def _counts(self, gradients: list[RowGradient | None]) -> list[list[int]]:
+    def _counts(self, gradients: list[RowGradient | None], marks: list[int]) -> list[list[int]]:
         """Return for each parameter how many rows each rank has; UNUSED where it has no gradient.
 
         Raises:
             RuntimeError: the ranks' parameters were not the same.
         """
         counts = [UNUSED if gradient is None else len(gradient.rows) for gradient in gradients]
-        mine = np.array([*counts, *self._marks()], np.int64)
-        everyones = np.empty((self.world.world_size, len(mine)), np.int64)
-        self.world.allgather(mine, everyones)
+        mine = np.array([*counts, *marks], np.int64)
+        everyones = np.empty((self._world.world_size, len(mine)), np.int64)
+        self._world.allgather(mine, everyones)
         of_each: list[list[int]] = everyones.T.tolist()
-        if any(min(marks) != max(marks) for marks in of_each[len(counts) :]):
-            raise not_the_same(self.world.rank)
+        if any(min(of_ranks) != max(of_ranks) for of_ranks in of_each[len(counts) :]):
+            raise not_the_same(self._world.rank)
         return of_each[: len(counts)]
-
-    def _marks(self) -> list[int]:
-        """Return a hash of a row of each parameter, the same row on all ranks; none in most exchanges."""
-        turn, rest = divmod(self._exchanges, MARKED_EVERY)
-        self._exchanges += 1
-        if rest:
-            return []
-        places = [(p, rows[turn * MARKS_APART % len(rows)]) for p, rows in self._touched.items() if len(rows)]
-        return [crc32(parameter.data[row].tobytes()) for parameter, row in places]
 
     @staticmethod
     def _words(parameter: Parameter) -> int:

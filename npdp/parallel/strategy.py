@@ -1,6 +1,6 @@
 """How ranks train together, behind one wrapper: a training loop cannot tell strategies apart.
 
-    AllReduce          every gradient is the mean over the global batch     exchange.py, fused.py
+    AllReduce          every gradient is the mean over the global batch     all_reduce.py, fused.py
     ParameterServer    servers own the parameters                           parameter_server/
     LocalSGD           parameters are averaged now and then                 local_sgd.py
 """
@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from npdp.arguments import require_number
 from npdp.nn.parameter import Parameter
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.all_reduce import GradientExchange
+from npdp.parallel.exchange import Exchange
 from npdp.parallel.fused import FusedExchange
 from npdp.parallel.world import World
 
@@ -37,7 +38,7 @@ class Strategy(Protocol):
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         """Raise ValueError where these parameters are trained in another way already."""
 
-    def exchange(self, parameters: list[Parameter], world: World) -> GradientExchange:
+    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
         """Return what exchanges their gradients; collective. Its `world` is that of the ranks that train."""
 
 
@@ -65,7 +66,7 @@ class AllReduce:
         if _exchange_of(parameters) is not None and self.update == "fused":
             raise ValueError('DataParallel: update="fused" and DistributedOptimizer exclude each other')
 
-    def exchange(self, parameters: list[Parameter], world: World) -> GradientExchange:
+    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
         if self.update == "fused" and world.world_size > 1:
             return FusedExchange(parameters, world)
         sizes = self.bucket_cap_mb, self.first_bucket_mb

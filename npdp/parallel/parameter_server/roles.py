@@ -27,7 +27,7 @@ from npdp.data.sampler import set_hand_out
 from npdp.nn.parameter import FlatParameters, Parameter, allocate
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.agreement import require_same_optimizers
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.exchange import Exchange
 from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.client import Client, RemoteShard, RemoteSlab
 from npdp.parallel.parameter_server.messages import Push
@@ -71,7 +71,7 @@ class Roles:
         flats = self.exchange.flats
         self.optimized: list[tuple[Optimizer, Slab | Parameter]] = [
             *(found for flat in flats for found in _optimizers_of(flat)),
-            *((_optimizer_of(parameter), parameter) for parameter in self.exchange.sparse.parameters),
+            *((_optimizer_of(parameter), parameter) for parameter in self.exchange.sparse_parameters),
         ]
         require_same_optimizers(world, [optimizer for optimizer, _ in self.optimized])  # servers update by theirs
         if strategy.backup_workers and len(self.optimized) > 1:
@@ -81,7 +81,7 @@ class Roles:
             )
         self.gradients = {flat: world.everyones(flat.grad) for flat in flats}
         self.parameters = {flat: self._lay_parameters(flat) for flat in flats}
-        self.lanes = {parameter: self._lay_lanes(parameter) for parameter in self.exchange.sparse.parameters}
+        self.lanes = {parameter: self._lay_lanes(parameter) for parameter in self.exchange.sparse_parameters}
         self.transport: Transport = world.transport
         if isinstance(self.transport, NoTransport):
             self.transport = _Alone(ThreadWorld(1), 0)
@@ -138,7 +138,7 @@ class Roles:
         forks = [not_in_forks(copy.copy(fork)) for fork in self.forks]
         return forks if self.boxes is None else list(mailbox.lines(forks, self.boxes))
 
-    def take_up(self) -> GradientExchange:
+    def take_up(self) -> Exchange:
         """Begin to work, or serve; a server rank leaves the program (SystemExit) at the end."""
         rank = self.rank
         service = self._service(self.server_ranks.index(rank)) if rank in self.server_ranks else None

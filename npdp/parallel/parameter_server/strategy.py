@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from npdp.nn.parameter import Parameter
-from npdp.parallel.exchange import GradientExchange
+from npdp.parallel.exchange import Exchange
 from npdp.parallel.parameter_server.arrivals import Replayed
 from npdp.parallel.parameter_server.policies import Policy, policy_for
 from npdp.parallel.parameter_server.roles import Roles
@@ -77,7 +77,7 @@ class ParameterServer:
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         require_not_exchanged(parameters)
 
-    def exchange(self, parameters: list[Parameter], world: World) -> GradientExchange:
+    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
         """Take up this rank's role; on a server rank it ends in SystemExit; collective."""
         return Roles(self, parameters, world).take_up()
 

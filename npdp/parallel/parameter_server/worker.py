@@ -73,7 +73,7 @@ class ServerExchange(ExchangeAtStep):
         self._samples = SampleCount()  # of what has been pushed last, or will be next
         self._counts_anew = False
         self._is_idle = False
-        self._keeps_up = whole_batches and not self.sparse.parameters  # each step ends with the newest parameters
+        self._keeps_up = whole_batches and not self.sparse_parameters  # each step ends with the newest parameters
         self._is_current = True
         self._optimizers: Optimizers = {}
         self._settings: dict[Optimizer, Settings] = {}
@@ -103,7 +103,7 @@ class ServerExchange(ExchangeAtStep):
         return weight if self._whole_batches else 1.0
 
     def finish(self) -> None:
-        for parameter in self.sparse.parameters:
+        for parameter in self.sparse_parameters:
             if parameter.grad is None:  # every worker pushes every step, be it no rows
                 parameter.grad = no_rows(parameter.shape, parameter.dtype)  # type: ignore[assignment]
         super().finish()
