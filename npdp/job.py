@@ -185,19 +185,18 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         iterations, samples: as this rank counts them; a parameter server knows better.
     """
     config, world = job.config, job.world
-    communication_s, wait_s = world.communication_s, world.wait_s  # of training alone
+    mine = {"samples": samples, "communication_s": world.communication_s, "wait_s": world.wait_s}  # of training alone
     of_strategy = job.model.exchange.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
-    totals = np.array([samples, communication_s, wait_s, job.model.exchange.exchanged_bytes], np.float64)
+    total = _over_ranks(world, {**mine, "exchanged_bytes": job.model.exchange.exchanged_bytes})
     peak = np.array([max(environment.peak_memory_bytes(), server_peak)], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
     require_equal(world, "trained parameters", [sha256], RuntimeError)
-    world.allreduce(totals, algorithm="tree")
     world.allreduce(peak, "max", algorithm="tree")
     train_score = evaluate(world, job.model.module, job.data.train, job.data.classes)
     test = None if job.data.test is None else evaluate(world, job.model.module, job.data.test, job.data.classes)
-    samples = of_strategy.get("samples_seen", int(totals[0]))
-    communication_s, wait_s = totals[1:3] / world.world_size
+    samples_seen = of_strategy.get("samples_seen", int(total["samples"]))
+    communication_s, wait_s = total["communication_s"] / world.world_size, total["wait_s"] / world.world_size
     return {
         "world_size": world.world_size,
         "strategy": config.strategy,
@@ -205,18 +204,25 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "backend": kernels.backend(),
         "epochs": config.epochs,
         "iterations": iterations,
-        "samples_seen": samples,
+        "samples_seen": samples_seen,
         "train_loss": train_score.loss,
         "test_loss": test.loss if test else None,
         "test_accuracy": test.accuracy if test else None,
         "parameters_sha256": sha256,
         "wall_s": wall_s,
-        "samples_per_s": float(samples / wall_s),
+        "samples_per_s": float(samples_seen / wall_s),
         "compute_s": max(0.0, wall_s - communication_s - wait_s),
-        "communication_s": float(communication_s),
-        "wait_s": float(wait_s),
-        "exchanged_bytes": int(totals[3]),
+        "communication_s": communication_s,
+        "wait_s": wait_s,
+        "exchanged_bytes": int(total["exchanged_bytes"]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
         **of_strategy,
     }
+
+
+def _over_ranks(world: World, mine: dict[str, float]) -> dict[str, float]:
+    """Return the sums of these over all ranks; collective."""
+    sums = np.array(list(mine.values()), np.float64)
+    world.allreduce(sums, algorithm="tree")
+    return dict(zip(mine, sums.tolist()))

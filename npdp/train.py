@@ -1,25 +1,24 @@
 """`python -m npdp.train`: from flags to a trained model, on however many ranks were launched.
 
     flags → data, model, optimiser      all ranks agree that these can be used, or leave together
-          → epochs of batches           forward, backward with the exchange inside, step
+          → epochs of batches (epochs.py)
           → scores over all ranks, the saved model, where the time went
 """
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from npdp import addresses, on_ranks
-from npdp import config as flags
-from npdp.config import TrainConfig
-from npdp.elastic.inject import Pace
+from npdp.config import TrainConfig, parse
 from npdp.errors import InputError, OutputError
 from npdp.report.console import Console, banner, summary
 from npdp.report.metrics import Metrics
+from npdp.report.progress import Progress
 from npdp.report.results import write_results
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 if results are not written."""
-    return on_ranks.main(lambda: flags.parse(arguments), _train, lambda config: "npdp train")
+    return on_ranks.main(lambda: parse(arguments), _train, lambda config: "npdp train")
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -39,7 +38,7 @@ def run(arguments: Sequence[str] | None) -> None:
         InputError: flags or input that cannot be used; on all ranks alike, before any of them trains.
         OutputError: results that could not be written; on all ranks alike, when they have trained.
     """
-    on_ranks.run(lambda: flags.parse(arguments), _train, lambda config: "npdp train")
+    on_ranks.run(lambda: parse(arguments), _train, lambda config: "npdp train")
 
 
 def _train(config: TrainConfig) -> int:
@@ -61,6 +60,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     import numpy as np
 
     from npdp import job as jobs
+    from npdp.epochs import train_epochs
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
@@ -76,7 +76,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         console.say(banner(start))
         world.clear_times()
         before = time.perf_counter()
-        iterations, samples = _epochs(job, console, metrics)
+        progress = Progress(console, metrics, config.epochs, partial(job.model.exchange.updates, job.optimizer))
+        iterations, samples = train_epochs(job, progress)
         job.model.exchange.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(job, iterations, samples, wall_s)
@@ -84,59 +85,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
         console.say(summary(end))  # first, whatever becomes of the files
         agree(world, lambda: _write_results(job, metrics, console) if world.rank == 0 else None, OutputError)
     return end
-
-
-def _epochs(job: Job, console: Console, metrics: Metrics) -> tuple[int, int]:
-    """Train all epochs; return the number of updates, and of samples that this rank has used."""
-    from npdp import optim
-
-    config, world = job.config, job.world
-    model, optimizer, criterion = job.model, job.optimizer, job.criterion
-    pace = Pace(config.inject, world.rank)
-    samples = 0
-    start_s = time.perf_counter()
-    for epoch in range(config.epochs):
-        epoch_loss = batch_loss = epoch_count = batch_count = began_s = 0.0  # sums over this rank's samples
-        for piece, (inputs, labels) in enumerate(job.loader):
-            first, last = piece % config.accumulate == 0, (piece + 1) % config.accumulate == 0
-            if first:
-                began_s = time.perf_counter()
-                optimizer.zero_grad()
-                batch_loss = batch_count = 0.0
-            with model.syncing(last):
-                loss = criterion(model(inputs), labels)
-                loss.backward()
-            batch_loss += loss.item() * len(labels)
-            batch_count += len(labels)
-            if not last:
-                continue
-            pace.hold(began_s)
-            if config.clip_norm is not None:
-                optim.clip_grad_norm_(optimizer.parameters, config.clip_norm)
-            learning_rate = optimizer.current_lr
-            optimizer.step()
-            epoch_loss += batch_loss
-            epoch_count += batch_count
-            local_loss = batch_loss / (batch_count or 1)
-            if metrics.due():
-                metrics.write(
-                    "iteration", iteration=model.exchange.updates(optimizer), epoch=epoch + 1, local_loss=local_loss,
-                    learning_rate=learning_rate, elapsed_s=time.perf_counter() - start_s,
-                )  # fmt: skip
-            if console.due():
-                at = f"epoch {epoch + 1}/{config.epochs}  iteration {model.exchange.updates(optimizer)}"
-                console.live(f"{at}  loss {local_loss:.4f}")
-        samples += int(epoch_count)
-        mean = world.mean(epoch_loss / (epoch_count or 1), epoch_count)
-        metrics.write("epoch", epoch=epoch + 1, iteration=model.exchange.updates(optimizer), train_loss=mean)
-        console.epoch(f"epoch {epoch + 1}/{config.epochs}  mean loss {mean:.4f}", last=epoch + 1 == config.epochs)
-        _warn_of_divergence(mean, console)
-    return optimizer.iteration, samples
-
-
-def _warn_of_divergence(loss: float, console: Console) -> None:
-    if not math.isfinite(loss):
-        console.say_once("  training has diverged: try a smaller --learning-rate, --clip-norm 1, or --standardize")
 
 
 def _open_metrics(path: str | None) -> Metrics:
@@ -165,7 +113,6 @@ def _save(job: Job) -> None:
     from npdp import models, saved_model
 
     config = job.config
-
     description = {
         "model": models.name_from_anywhere(job.model_name),
         "features": job.data.train.sample_shape[0],

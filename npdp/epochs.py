@@ -1,0 +1,77 @@
+"""The training loop: epochs of batches; of each, forward, backward with the exchange inside, and a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from npdp import optim
+from npdp.elastic.inject import Pace
+
+if TYPE_CHECKING:
+    from npdp.job import Job
+    from npdp.report.progress import Progress
+
+T = TypeVar("T")
+
+
+@dataclass
+class LossSum:
+    """A loss summed over samples of this rank; `mean` is that of no samples, 0, where there are none."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, mean: float, count: int) -> None:
+        """Add `count` samples whose mean is given."""
+        self.total += mean * count
+        self.count += count
+
+    @property
+    def mean(self) -> float:
+        return self.total / (self.count or 1)
+
+
+def train_epochs(job: Job, progress: Progress) -> tuple[int, int]:
+    """Train; return the number of updates, and of samples that this rank has used. Collective."""
+    pace = Pace(job.config.inject, job.world.rank)
+    samples = 0
+    for epoch in range(1, job.config.epochs + 1):
+        seen = LossSum()
+        for pieces in in_batches(job.loader, job.config.accumulate):
+            learning_rate = job.optimizer.current_lr
+            batch = _iteration(job, pieces, pace)
+            seen.total += batch.total
+            seen.count += batch.count
+            progress.iteration(epoch, batch.mean, learning_rate)
+        samples += seen.count
+        progress.epoch(epoch, job.world.mean(seen.mean, seen.count))
+    return job.optimizer.iteration, samples
+
+
+def in_batches(pieces: Iterable[T], accumulate: int) -> Iterator[Iterator[T]]:
+    """Yield each batch as an iterator of its pieces, `accumulate` of them, to be used up before the next one."""
+    rest = iter(pieces)
+    for first in rest:
+        yield chain((first,), islice(rest, accumulate - 1))
+
+
+def _iteration(job: Job, pieces: Iterator[tuple[Any, Any]], pace: Pace) -> LossSum:
+    """Update the parameters once, by a batch; return its loss."""
+    config, model, optimizer = job.config, job.model, job.optimizer
+    began_s = time.perf_counter()
+    optimizer.zero_grad()
+    batch = LossSum()
+    for number, (inputs, labels) in enumerate(pieces, 1):
+        with model.syncing(number == config.accumulate):
+            loss = job.criterion(model(inputs), labels)
+            loss.backward()
+        batch.add(loss.item(), len(labels))
+    pace.hold(began_s)
+    if config.clip_norm is not None:
+        optim.clip_grad_norm_(optimizer.parameters, config.clip_norm)
+    optimizer.step()
+    return batch

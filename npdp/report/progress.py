@@ -1,0 +1,45 @@
+"""How training goes: lines of the metrics file, and what the terminal shows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from npdp.report.console import Console
+from npdp.report.metrics import Metrics
+
+
+class Progress:
+    """Tells both, as often as they want to know.
+
+    Args:
+        console, metrics: the terminal and the file.
+        epochs: how many there will be.
+        updates: returns how often the parameters have been updated.
+    """
+
+    def __init__(self, console: Console, metrics: Metrics, epochs: int, updates: Callable[[], int]) -> None:
+        self._console, self._metrics = console, metrics
+        self._epochs, self._updates = epochs, updates
+        self._start_s = time.perf_counter()
+
+    def iteration(self, epoch: int, loss: float, learning_rate: float) -> None:
+        """Tell of an update in an epoch, counted from 1: the loss of this rank's part of the batch."""
+        if self._metrics.due():
+            self._metrics.write(
+                "iteration", iteration=self._updates(), epoch=epoch, local_loss=loss,
+                learning_rate=learning_rate, elapsed_s=time.perf_counter() - self._start_s,
+            )  # fmt: skip
+        if self._console.due():
+            at = f"epoch {epoch}/{self._epochs}  iteration {self._updates()}"
+            self._console.live(f"{at}  loss {loss:.4f}")
+
+    def epoch(self, epoch: int, loss: float) -> None:
+        """Tell how an epoch went: the mean loss over all ranks' samples."""
+        self._metrics.write("epoch", epoch=epoch, iteration=self._updates(), train_loss=loss)
+        self._console.epoch(f"epoch {epoch}/{self._epochs}  mean loss {loss:.4f}", last=epoch == self._epochs)
+        if not math.isfinite(loss):
+            self._console.say_once(
+                "  training has diverged: try a smaller --learning-rate, --clip-norm 1, or --standardize"
+            )
