@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     )
     from npdp.parallel.data_parallel import DistributedDataParallel as DistributedDataParallel
     from npdp.parallel.distributed_optimizer import DistributedOptimizer as DistributedOptimizer
+    from npdp.parallel.local_sgd import LocalSGD as LocalSGD
+    from npdp.parallel.parameter_server.strategy import ParameterServer as ParameterServer
     from npdp.parallel.replicas import broadcast_parameters as broadcast_parameters
     from npdp.parallel.world import (
         init as init,

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import pytest
 
+import npdp
+
 ROOT = Path(__file__).parent.parent / "npdp"
 
 BELOW = {"kernels", "partition", "errors", "environment", "parser_lock", "random", "whole_file", "arguments"}
@@ -227,3 +229,9 @@ def test_a_planted_violation_is_found(file, source, said):
 ])  # fmt: skip
 def test_what_is_allowed_is_not_found(file, source):
     assert not violations({file: source})
+
+
+def test_what_loads_public_names_and_what_type_checkers_read_name_the_same():
+    nodes = ast.walk(ast.parse((ROOT / "__init__.py").read_text()))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: node.module for node in imports for alias in node.names if alias.asname} == npdp._HOME

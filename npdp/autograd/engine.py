@@ -66,7 +66,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     graph, exchanges, outsiders = _count_uses(loss.node)
     if outsiders and exchanges:
         exchanges[0].note_outsiders(outsiders)
-    weight = _weight(exchanges, loss)
+    weight = _begin(exchanges, loss)
     scale = loss.data.dtype.type(weight)
     start = scale if given is None else given * scale
     try:
@@ -117,8 +117,8 @@ def _count_uses(root: Node) -> tuple[Graph, list[Exchange], list[Tensor]]:
     return uses, exchanges, outsiders
 
 
-def _weight(exchanges: list[Exchange], loss: Tensor) -> float:
-    """Return this rank's weight in the global loss: 1 where nothing is exchanged."""
+def _begin(exchanges: list[Exchange], loss: Tensor) -> float:
+    """Begin all exchanges; return this rank's weight in the global loss: 1 where nothing is exchanged."""
     if not exchanges:
         return 1.0
     if len(exchanges) == 1:

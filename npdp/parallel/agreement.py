@@ -91,7 +91,7 @@ def require_same_batch(world: World, batch: Batch | None, in_step: bool) -> None
     """
     drawn = batch.drawn if batch is not None and batch.parts == world.world_size else ()
     drawn = drawn if in_step else drawn[:BY_LOADER]
-    number = hash(drawn) >> 2 if drawn else _ABSTAINS  # of numbers: the same on all ranks
+    number = hash(drawn) >> 2 if drawn else _ABSTAINS  # of numbers, not of texts: the same in all processes
     extremes = np.array([number, -number if drawn else _ABSTAINS])
     world.allreduce(extremes, "max", "auto")
     if extremes[0] not in (-extremes[1], _ABSTAINS):

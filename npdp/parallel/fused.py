@@ -64,7 +64,8 @@ class FusedExchange(ExchangeAtStep):
             require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
             self._share_state(slab)
             settings = self._ready[slab] = attrgetter("weight_decay", *optimizer.settings)  # one at least
-        self._settle_who_is_used(optimizer, slab, settings(optimizer))
+        if self._meet(optimizer, slab, settings(optimizer)):
+            self._zeros_for_unused(slab)
         self._count_exchange()
         runs = slab.runs()  # the same on all ranks
         self.exchanged_bytes += slab.flat.grad.nbytes
@@ -73,14 +74,14 @@ class FusedExchange(ExchangeAtStep):
         elif runs:
             self._update_own(optimizer, slab, runs)
 
-    def _settle_who_is_used(self, optimizer: Optimizer, slab: Slab, settings: Any) -> None:
-        """Wait until every rank's gradients are there; what only some ranks have counts as zeros on the others.
+    def _meet(self, optimizer: Optimizer, slab: Slab, settings: Any) -> int:
+        """Wait until every rank's gradients are there; return how many there lack, over all ranks.
 
         Raises:
             RuntimeError: the learning rate, or another setting, is not the same on all ranks.
         """
         lr = float(optimizer.current_lr)
-        mark = hash((lr, settings)) & 0xFFFF  # of numbers: the same on all ranks
+        mark = hash((lr, settings)) & 0xFFFF  # of numbers, not of texts: the same in all processes
         marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(slab))), _MARK)
         if marks != self.world.world_size * mark:
             mine = ", ".join(f"{name} {value}" for name, value in {"lr": lr, **settings_of(optimizer)}.items())
@@ -88,8 +89,10 @@ class FusedExchange(ExchangeAtStep):
                 f"{type(optimizer).__name__}.step: rank {self.world.rank} has {mine}, and another rank has other "
                 "values; each updates a part of the parameters"
             )
-        if not unused:
-            return
+        return unused
+
+    def _zeros_for_unused(self, slab: Slab) -> None:
+        """Make zeros of the gradients that only other ranks have; collective."""
         used = np.array([parameter.grad is not None for parameter in slab.parameters], np.int32)
         self.world.allreduce(used, algorithm="auto")
         for parameter, ranks in zip(slab.parameters, used):
