@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from worlds import run
 
 import npdp
-from npdp.collectives import auto, constants, cost, execute, shared_memory, topology
+from npdp.collectives import auto, constants, cost, topology
 from npdp.collectives.auto import candidates, cheapest, price
 from npdp.collectives.choose import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts, price_of_kernel, shapes
 from npdp.collectives.defaults import built_in
+from npdp.collectives.execute import SEGMENT_BYTES
 from npdp.parallel.calibrate import KERNEL_SIZES
 from npdp.parallel.world import init
 
@@ -122,7 +123,7 @@ def test_ranks_of_a_host_share_its_cores():
 def test_across_hosts_all_but_a_segment_of_the_adding_is_hidden():
     hosts, chunk = a_host_each(2), S / 2
     for gamma in (0.5, 2.0):
-        added = max(1, gamma) * chunk + min(1, gamma) * cost.SEGMENT_BYTES
+        added = max(1, gamma) * chunk + min(1, gamma) * SEGMENT_BYTES
         assert seconds("allreduce", "ring", hosts, machine(0, 1, gamma)) == pytest.approx(added + chunk)
     small = 1000
     assert seconds("allreduce", "ring", hosts, machine(0, 1, 1), small) == pytest.approx(1.5 * small)
@@ -166,8 +167,7 @@ def test_a_ring_is_two_shapes_however_many_ranks_there_are():
         assert sorted(shapes(SCHEDULES["allreduce"]["ring"](64, 0), hosts).values()) == [63, 63]
 
 
-def test_what_is_carried_out_is_what_is_priced():
-    assert cost.SEGMENT_BYTES == execute.SEGMENT_BYTES and cost.SLOT_BYTES == shared_memory.SLOT_BYTES
+def test_sizes_at_which_the_kernel_changes_its_way_are_those_that_are_priced():
     kernel = "".join((ROOT / "csrc" / name).read_text() for name in ("layout.h", "shared_memory.c"))
     for name in ("SMALL_BYTES", "SMALL_DIRECT_BYTES"):
         assert re.findall(rf"\b{name} = (\d+)", kernel) == [str(getattr(cost, name))]
