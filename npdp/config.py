@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npdp.collectives.choose import ALGORITHMS
+from npdp.collectives.algorithms import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError

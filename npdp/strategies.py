@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from npdp.collectives.choose import SHARED_MEMORY
+from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.config import FLAGS_OF, TrainConfig
 from npdp.errors import InputError
 from npdp.flag_parser import flag_of

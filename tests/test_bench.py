@@ -21,7 +21,7 @@ from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, Case
 from npdp.bench.inputs import PERIOD, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.models import MODELS
 from npdp.bench.timing import Contender, time_in_turn
-from npdp.collectives.choose import HIERARCHICAL, NATIVE, algorithms_of
+from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.comm.transport import NoTransport
 from npdp.parallel import checks
 from npdp.parallel.world import World

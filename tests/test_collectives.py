@@ -13,7 +13,7 @@ from worlds import DTYPES, FOLD, do, folded, record, run, segments_of, values
 
 import npdp
 from npdp.collectives import execute
-from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.algorithms import SCHEDULES
 from npdp.comm.calls import Call
 from npdp.parallel.checks import OPS
 from npdp.parallel.world import init

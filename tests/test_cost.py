@@ -13,8 +13,8 @@ from worlds import run
 
 import npdp
 from npdp.collectives import auto, constants, cost, topology
+from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.auto import candidates, cheapest, price
-from npdp.collectives.choose import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts, price_of_kernel, shapes
 from npdp.collectives.defaults import built_in
 from npdp.collectives.execute import SEGMENT_BYTES
@@ -154,7 +154,7 @@ def test_prices_of_shared_memory_and_hierarchical_grow_with_bytes(hosts, per_hos
 @pytest.mark.parametrize("pair", EVERY, ids="-".join)
 @pytest.mark.parametrize("hosts", [one_host(1), one_host(7), a_host_each(6), (0, 0, 1, 1, 1)])
 def test_the_shapes_of_a_schedule_are_its_steps(pair, hosts):
-    steps = [step for step in SCHEDULES[pair[0]][pair[1]](len(hosts), 0) if step]
+    steps = [step for step in SCHEDULES[pair[0]][pair[1]](len(hosts)) if step]
     found = shapes(steps, hosts)
     assert sum(found.values()) == len(steps)
     chunks = sum(move.stop - move.start for step in steps for move in step if hosts[move.source] != hosts[move.target])
@@ -164,7 +164,7 @@ def test_the_shapes_of_a_schedule_are_its_steps(pair, hosts):
 
 def test_a_ring_is_two_shapes_however_many_ranks_there_are():
     for hosts in (one_host(64), a_host_each(64)):
-        assert sorted(shapes(SCHEDULES["allreduce"]["ring"](64, 0), hosts).values()) == [63, 63]
+        assert sorted(shapes(SCHEDULES["allreduce"]["ring"](64), hosts).values()) == [63, 63]
 
 
 def test_sizes_at_which_the_kernel_changes_its_way_are_those_that_are_priced():

@@ -17,7 +17,7 @@ import npdp
 from npdp import kernels
 from npdp.collectives import across_hosts, hierarchical, ring, tree
 from npdp.collectives.across_hosts import AcrossHosts, algorithm_across, gathers, number_of_pieces
-from npdp.collectives.choose import HIERARCHICAL, algorithms_of
+from npdp.collectives.algorithms import HIERARCHICAL, algorithms_of
 from npdp.collectives.halving_doubling import allreduce as halving_doubling
 from npdp.collectives.schedule import add, put
 from npdp.collectives.verify import prove

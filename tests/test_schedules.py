@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from npdp.collectives.choose import ALGORITHMS, SCHEDULES, require
+from npdp.collectives.algorithms import ALGORITHMS, SCHEDULES, require
 from npdp.collectives.schedule import add, of_rank, put
 from npdp.collectives.verify import bytes_sent, prove
 from npdp.partition import part
@@ -14,8 +14,8 @@ EVERY = [(collective, algorithm) for collective, makers in SCHEDULES.items() for
 NAMES = ["-".join(pair) for pair in EVERY]
 
 
-def schedule(collective, algorithm, world_size, root=0):
-    return list(SCHEDULES[collective][algorithm](world_size, root))
+def schedule(collective, algorithm, world_size, *root):
+    return list(SCHEDULES[collective][algorithm](world_size, *root))
 
 
 def counts(world_size):

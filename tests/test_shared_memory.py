@@ -19,7 +19,7 @@ from worlds import DTYPES, run
 import npdp
 from npdp import kernels
 from npdp.collectives import shared_memory
-from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.algorithms import SCHEDULES
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.checks import OPS
 from npdp.parallel.world import init

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from npdp import nn, train
-from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.algorithms import SCHEDULES
 from npdp.data import ArrayDataset, sources
 from npdp.evaluation import evaluate
 from npdp.parallel.world import init

@@ -5,13 +5,13 @@ import random
 import pytest
 
 from npdp.collectives import verify
-from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.schedule import add, of_rank, put
 from npdp.collectives.verify import WrongSchedule, prove
 
 
 def ring(world_size=4, collective="allreduce"):
-    return list(SCHEDULES[collective]["ring"](world_size, 0))
+    return list(SCHEDULES[collective]["ring"](world_size))
 
 
 def refused(steps, collective="allreduce", world_size=4, root=0):
@@ -28,7 +28,7 @@ def test_two_swapped_steps(world_size):
 
 
 def test_a_repeated_contribution():
-    text = refused([*SCHEDULES["allreduce"]["naive"](4, 0), [add(3, 2, 1)]])
+    text = refused([*SCHEDULES["allreduce"]["naive"](4), [add(3, 2, 1)]])
     assert text == "allreduce, 4 ranks: rank 2 ends with the contribution of rank 0 2 times in chunk 1, wanted 1"
     assert "2 times in chunk" in refused([ring()[0], *ring()])
 
@@ -112,7 +112,7 @@ def test_every_single_move_matters():
     for makers in (SCHEDULES["allreduce"], SCHEDULES["reduce_scatter"], SCHEDULES["broadcast"]):
         collective = next(name for name, value in SCHEDULES.items() if value is makers)
         for maker in makers.values():
-            steps = list(maker(5, 0))
+            steps = list(maker(5))
             for number, step in enumerate(steps):
                 at = generator.randrange(len(step))
                 without = [*steps[:number], step[:at] + step[at + 1 :], *steps[number + 1 :]]

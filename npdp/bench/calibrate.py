@@ -6,7 +6,7 @@ import time
 
 from npdp import __version__
 from npdp.bench.flags import CalibrateConfig
-from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.constants import as_json, key
 from npdp.collectives.cost import Hosts, Kernel, Link, Machine, Rate, Way
 from npdp.errors import OutputError

@@ -13,8 +13,8 @@ from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, SPARE_BYTES, Case,
 from npdp.bench.flags import REDUCTIONS, CollectiveConfig
 from npdp.bench.inputs import Array
 from npdp.bench.timing import Timing, time_in_turn
+from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.collectives.auto import candidates, price
-from npdp.collectives.choose import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.errors import InputError, OutputError
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import World, init

@@ -10,7 +10,7 @@ from typing import Any
 
 from npdp import environment
 from npdp.bench.sizes import parse_sizes
-from npdp.collectives.choose import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
+from npdp.collectives.algorithms import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
 from npdp.errors import InputError
 from npdp.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
 from npdp.paths import require_writable

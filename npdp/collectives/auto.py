@@ -11,7 +11,7 @@ from collections import Counter
 from functools import lru_cache
 
 from npdp.collectives import across_hosts, hierarchical
-from npdp.collectives.choose import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
+from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Hosts, Machine, Shape, price_of_kernel, price_of_steps, shapes
 
 ALIKE = 1.15  # times the least price: less says nothing, as far off as prices are from what is measured
@@ -95,14 +95,14 @@ def _hierarchical(nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bo
 
 @lru_cache(maxsize=256)
 def _shapes(collective: str, algorithm: str, hosts: Hosts) -> Counter[Shape]:
-    return shapes(SCHEDULES[collective][algorithm](len(hosts), 0), hosts)
+    return shapes(SCHEDULES[collective][algorithm](len(hosts)), hosts)
 
 
 @lru_cache(maxsize=64)
 def _across(hosts: Hosts, algorithm: str) -> Counter[Shape]:
     """Return what crosses, where ranks with the same place on all hosts all-reduce their slices; hosts are even."""
     columns = list(zip(*hierarchical.groups(hosts)))
-    steps = list(SCHEDULES["allreduce"][algorithm](len(columns[0]), 0))
+    steps = list(SCHEDULES["allreduce"][algorithm](len(columns[0])))
     chunks = range(len(columns[0]) + 1)
     renamed = [hierarchical.renamed(steps, column, chunks) for column in columns]
     return shapes(([move for step in together for move in step] for together in zip(*renamed)), hosts)

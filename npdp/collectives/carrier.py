@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from npdp.collectives.across_hosts import AcrossHosts
-from npdp.collectives.choose import HIERARCHICAL, NATIVE, SHARED_MEMORY
+from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SHARED_MEMORY
 from npdp.collectives.execute import carried_out, messages, rank_steps
 from npdp.collectives.overlap import Overlap, Work, later
 from npdp.collectives.topology import Topology

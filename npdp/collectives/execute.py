@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import kernels
-from npdp.collectives.choose import SCHEDULES
+from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.schedule import Move, Step, of_rank
 from npdp.comm.calls import Call
 from npdp.comm.transport import Buffer, Transport
@@ -62,9 +62,11 @@ def rank_steps(
     """Return what `rank` has to do for a buffer of `count` elements, cut into segments.
 
     Args:
+        root: of a broadcast.
         among: where only some ranks of the world take part, these: `world_size` of them, and `rank` is a place there.
     """
-    schedule = SCHEDULES[collective][algorithm](world_size, root)
+    maker = SCHEDULES[collective][algorithm]
+    schedule = maker(world_size, root) if collective == "broadcast" else maker(world_size)
     return cut_steps(schedule, rank, bounds(count, world_size), itemsize, among or range(world_size))
 
 

@@ -39,7 +39,7 @@ def _exchange(group: Group) -> Step:
     return step
 
 
-def reduce_scatter(world_size: int, root: int = 0) -> Iterator[Step]:
+def reduce_scatter(world_size: int) -> Iterator[Step]:
     """Rank r ends with chunk r of the sum."""
     groups = [range(world_size)]
     while groups := [group for group in groups if len(group) > 1]:
@@ -47,12 +47,12 @@ def reduce_scatter(world_size: int, root: int = 0) -> Iterator[Step]:
         groups = [half for group in groups for half in _halves(group)]
 
 
-def allgather(world_size: int, root: int = 0) -> Iterator[Step]:
+def allgather(world_size: int) -> Iterator[Step]:
     """Every rank ends with all chunks."""
     yield from reversed_as_puts(reduce_scatter(world_size))
 
 
-def allreduce(world_size: int, root: int = 0) -> Iterator[Step]:
+def allreduce(world_size: int) -> Iterator[Step]:
     """Every rank ends with the sum."""
     yield from reduce_scatter(world_size)
     yield from allgather(world_size)

@@ -20,15 +20,15 @@ allreduce patterns for large messages between GPUs, 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 from npdp.collectives import halving_doubling, ring, tree
+from npdp.collectives.algorithms import Maker
 from npdp.collectives.schedule import Move, Step
 from npdp.partition import bounds
 
 Groups = list[list[int]]  # each host's ranks
-Maker = Callable[[int], Iterable[Step]]  # of a smaller world: world_size -> steps
 
 
 def groups(hosts: Sequence[int]) -> Groups:

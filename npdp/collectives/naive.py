@@ -21,19 +21,19 @@ def reduce(world_size: int) -> Iterator[Step]:
         yield [add(rank, 0, 0, world_size)]
 
 
-def allreduce(world_size: int, root: int = 0) -> Iterator[Step]:
+def allreduce(world_size: int) -> Iterator[Step]:
     """Every rank ends with the sum."""
     yield from reduce(world_size)
     yield from broadcast(world_size)
 
 
-def reduce_scatter(world_size: int, root: int = 0) -> Iterator[Step]:
+def reduce_scatter(world_size: int) -> Iterator[Step]:
     """Rank r ends with chunk r of the sum."""
     yield from reduce(world_size)
     yield [put(0, rank, rank) for rank in range(1, world_size)]
 
 
-def allgather(world_size: int, root: int = 0) -> Iterator[Step]:
+def allgather(world_size: int) -> Iterator[Step]:
     """Every rank sends its chunk to every other."""
     ranks = range(world_size)
     yield [put(source, target, source) for source in ranks for target in ranks if source != target]

@@ -19,19 +19,19 @@ from collections.abc import Iterator
 from npdp.collectives.schedule import Step, add, put
 
 
-def reduce_scatter(world_size: int, root: int = 0) -> Iterator[Step]:
+def reduce_scatter(world_size: int) -> Iterator[Step]:
     """Rank r ends with chunk r of the sum: each rank passes on the partial sum that it got last."""
     for step in range(world_size - 1):
         yield [add(r, (r + 1) % world_size, (r - step - 1) % world_size) for r in range(world_size)]
 
 
-def allgather(world_size: int, root: int = 0) -> Iterator[Step]:
+def allgather(world_size: int) -> Iterator[Step]:
     """Every rank ends with all chunks: each passes on the chunk that it got last."""
     for step in range(world_size - 1):
         yield [put(r, (r + 1) % world_size, (r - step) % world_size) for r in range(world_size)]
 
 
-def allreduce(world_size: int, root: int = 0) -> Iterator[Step]:
+def allreduce(world_size: int) -> Iterator[Step]:
     """Every rank ends with the sum."""
     yield from reduce_scatter(world_size)
     yield from allgather(world_size)

@@ -9,8 +9,8 @@ All is found out when it is first asked for, together with all other ranks.
 
 from __future__ import annotations
 
+from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of, require
 from npdp.collectives.auto import cheapest
-from npdp.collectives.choose import HIERARCHICAL, SHARED_MEMORY, algorithms_of, require
 from npdp.collectives.constants import Constants, constants
 from npdp.collectives.cost import Hosts
 from npdp.collectives.shared_memory import Host, gather, open_host

@@ -36,7 +36,7 @@ def reduce(world_size: int) -> Iterator[Step]:
         yield [add(child, parent, 0, world_size) for parent, child in level]
 
 
-def allreduce(world_size: int, root: int = 0) -> Iterator[Step]:
+def allreduce(world_size: int) -> Iterator[Step]:
     """Every rank ends with the sum."""
     yield from reduce(world_size)
     yield from broadcast(world_size)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import environment, kernels
-from npdp.collectives.choose import SHARED_MEMORY
+from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.constants import Constants, keep
 from npdp.collectives.cost import Machine
 from npdp.collectives.defaults import built_in

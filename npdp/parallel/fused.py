@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from npdp.autograd.tensor import Array
-from npdp.collectives.choose import SHARED_MEMORY
+from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.kernels import Sum
 from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab

@@ -18,7 +18,7 @@ import numpy as np
 
 from npdp.autograd.rows import Distinct, RowGradient
 from npdp.autograd.tensor import Array
-from npdp.collectives.choose import SHARED_MEMORY
+from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.nn.parameter import Parameter, row_gradient
 from npdp.nn.products import sums_of_rows
 from npdp.parallel.marks import marks_of_rows, not_the_same

@@ -17,7 +17,7 @@ from worlds import DTYPES, Parallel, do, folded, loader, mlp, train, values
 
 import npdp
 from npdp import kernels
-from npdp.collectives.choose import ALGORITHMS, SCHEDULES
+from npdp.collectives.algorithms import ALGORITHMS, SCHEDULES
 from npdp.comm.calls import NOTE_AFTER_S
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.checks import OPS

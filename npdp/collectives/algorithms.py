@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from npdp.collectives import halving_doubling, naive, ring, tree
 from npdp.collectives.schedule import Step
 
-Maker = Callable[[int, int], Iterator[Step]]  # (world_size, root) -> steps; only a broadcast has a root
+Maker = Callable[..., Iterator[Step]]  # (world_size) -> steps; of a broadcast, (world_size, root)
 
 SCHEDULES: dict[str, dict[str, Maker]] = {
     "allreduce": {
