@@ -44,7 +44,7 @@ def prove(schedule: Schedule, collective: str, world_size: int, root: int = 0) -
     for number, step in enumerate(schedule):
         _check_step(number, step, world_size)
     _check_progress(schedule, world_size)
-    state, wanted = _PROMISES[collective](world_size, root)
+    state, wanted = _before_and_after(collective, world_size, root)
     for step in schedule:
         sent = [state[move.source, move.start : move.stop].copy() for move in step]
         for move, content in zip(step, sent):
@@ -71,39 +71,18 @@ def bytes_sent(schedule: Schedule, count: int, itemsize: int, world_size: int) -
     return sent
 
 
-def _own(world_size: int) -> State:
-    """Every rank begins with its own contribution to every chunk."""
-    return np.repeat(np.eye(world_size, dtype=np.int64)[:, None, :], world_size, axis=1)
-
-
-def _allreduce(world_size: int, root: int) -> tuple[State, State]:
-    return _own(world_size), np.ones((world_size,) * 3, np.int64)
-
-
-def _reduce_scatter(world_size: int, root: int) -> tuple[State, State]:
-    wanted = np.full((world_size,) * 3, -1)  # -1: whatever
-    for rank in range(world_size):
-        wanted[rank, rank] = 1
-    return _own(world_size), wanted
-
-
-def _allgather(world_size: int, root: int) -> tuple[State, State]:
-    wanted = np.broadcast_to(np.eye(world_size, dtype=np.int64), (world_size,) * 3)  # chunk c is rank c's
-    return _own(world_size), wanted
-
-
-def _broadcast(world_size: int, root: int) -> tuple[State, State]:
-    wanted = np.zeros((world_size,) * 3, np.int64)
-    wanted[:, :, root] = 1
-    return _own(world_size), wanted
-
-
-_PROMISES = {
-    "allreduce": _allreduce,
-    "reduce_scatter": _reduce_scatter,
-    "allgather": _allgather,
-    "broadcast": _broadcast,
-}
+def _before_and_after(collective: str, world_size: int, root: int) -> tuple[State, State]:
+    """Return what chunks are made of at the beginning, and must be at the end; -1 where anything will do."""
+    shape = (world_size,) * 3
+    rank, chunk, contributor = np.indices(shape, sparse=True)
+    after = {
+        "allreduce": np.array(1),
+        "reduce_scatter": np.where(rank == chunk, 1, -1),
+        "allgather": np.where(contributor == chunk, 1, 0),
+        "broadcast": np.where(contributor == root, 1, 0),
+    }
+    own = np.where(contributor == rank, 1, 0)
+    return np.broadcast_to(own, shape).copy(), np.broadcast_to(after[collective], shape)
 
 
 def _check_step(number: int, step: list[Move], world_size: int) -> None:
