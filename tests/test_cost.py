@@ -244,10 +244,6 @@ def test_whatever_auto_takes_is_there(collective, hosts):
             assert cheapest(collective, nbytes, hosts, built_in("MPI", 2), shares_memory) in names
 
 
-def test_mpis_own_has_no_price():
-    assert price("allreduce", NATIVE, S, one_host(2), machine(1, 1, 1), True) is None
-
-
 def test_a_choice_is_made_once_for_each_size():
     def program():
         world = init()

@@ -15,10 +15,10 @@ from worlds import DTYPES, do, record, run, segments_of
 
 import npdp
 from npdp import kernels
-from npdp.collectives import across_hosts, hierarchical, ring, tree
-from npdp.collectives.across_hosts import AcrossHosts, algorithm_across, gathers, number_of_pieces
-from npdp.collectives.algorithms import HIERARCHICAL, algorithms_of
-from npdp.collectives.halving_doubling import allreduce as halving_doubling
+from npdp.collectives import across_hosts, hierarchical, ring
+from npdp.collectives.across_hosts import AcrossHosts
+from npdp.collectives.algorithms import HIERARCHICAL, SCHEDULES, algorithms_of
+from npdp.collectives.hierarchical import by_messages, phases_of
 from npdp.collectives.schedule import add, put
 from npdp.collectives.verify import prove
 from npdp.comm.errors import CommunicationError
@@ -36,10 +36,15 @@ needs_c = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory nee
 @pytest.fixture(scope="module", autouse=True)
 def small_sizes():
     with pytest.MonkeyPatch.context() as patch, segments_of(SEGMENT):
-        across_hosts._steps_by_messages.cache_clear()
         for name, nbytes in (("GATHERED_UP_TO", GATHERED), ("MORE", MORE), ("RING_FROM", RING), ("PIECE", PIECE)):
-            patch.setattr(across_hosts, f"{name}_BYTES", nbytes)
+            patch.setattr(hierarchical, f"{name}_BYTES", nbytes)
+        forget()
         yield
+    forget()
+
+
+def forget():
+    phases_of.cache_clear()
     across_hosts._steps_by_messages.cache_clear()
 
 
@@ -65,20 +70,28 @@ def one_after_the_other(shape):
     return tuple(host for host, ranks in enumerate(shape) for _ in range(ranks))
 
 
+def allreduce(hosts, nbytes=GATHERED + 1):
+    """Return the schedule where a host's ranks share no memory; of something large, if nothing else is said."""
+    return list(by_messages(hosts, phases_of(nbytes, tuple(hosts), shares_memory=False)))
+
+
+def by_leaders(hosts, algorithm):
+    return list(by_messages(hosts, phases_of(1, hosts, shares_memory=False)._replace(algorithm=algorithm)))
+
+
 @pytest.mark.parametrize("world_size", range(1, 17))
 def test_it_is_proven_for_every_shape_of_hosts_up_to_16_ranks(world_size):
     for shape in parts(world_size):
         hosts = one_after_the_other(shape)
-        prove(list(hierarchical.allreduce(hosts)), "allreduce", world_size)
-        for across in (tree.allreduce, halving_doubling):
-            prove(list(hierarchical.by_leaders(hosts, across)), "allreduce", world_size)
-            if hierarchical.even(hosts):
-                prove(list(hierarchical.by_slices(hosts, across)), "allreduce", world_size)
+        for nbytes in (1, GATHERED + 1):
+            for algorithm in SCHEDULES["allreduce"]:
+                phases = phases_of(nbytes, hosts, shares_memory=False)._replace(algorithm=algorithm)
+                prove(list(by_messages(hosts, phases)), "allreduce", world_size)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=16))
 def test_it_is_proven_however_ranks_lie_on_hosts(hosts):
-    prove(list(hierarchical.allreduce(hosts)), "allreduce", len(hosts))
+    prove(allreduce(hosts), "allreduce", len(hosts))
 
 
 def crossing(steps, hosts):
@@ -95,42 +108,52 @@ def test_each_host_sends_what_one_rank_would_in_its_place(count, ranks):
     """Of H L chunks 2 (H - 1) / H, which no way can do with less; a ring that does not know of hosts sends more."""
     hosts = one_after_the_other([ranks] * count)
     least = 2 * (count - 1) * ranks
-    assert set(crossing(hierarchical.allreduce(hosts), hosts).values()) == {least}
-    assert set(crossing(hierarchical.by_leaders(hosts, ring.allreduce), hosts).values()) == {least}
+    assert set(crossing(allreduce(hosts), hosts).values()) == {least}
+    assert set(crossing(by_leaders(hosts, "ring"), hosts).values()) == {least}
     if ranks > 1:
         assert crossing(ring.allreduce(len(hosts)), hosts)[0] > least
 
 
 def test_it_is_the_one_of_its_picture():
-    steps = list(hierarchical.allreduce((0, 0, 1, 1)))
+    steps = allreduce((0, 0, 1, 1))
     inside, across = [{(0, 1), (1, 0), (2, 3), (3, 2)}], [{(0, 2), (2, 0), (1, 3), (3, 1)}] * 2
     assert [{(move.source, move.target) for move in step} for step in steps] == inside + across + inside
     assert add(0, 1, 2, 4) in steps[0] and add(0, 2, 1) in steps[1] and put(0, 1, 0, 2) in steps[3]
 
 
 def test_uneven_hosts_have_leaders():
-    steps = list(hierarchical.allreduce((0, 0, 0, 1)))
+    steps = allreduce((0, 0, 0, 1))
     inside = [[{0, 2}], [{0, 1}]]  # a tree, there and back
     assert [[{*move[:2]} for move in step] for step in steps] == [*inside[::-1], [{0, 3}] * 2, [{0, 3}] * 2, *inside]
     assert crossing(steps, (0, 0, 0, 1)) == {0: 4, 1: 4}
 
 
 def test_one_host_is_a_ring_and_one_rank_has_nothing_to_do():
-    assert list(hierarchical.allreduce((7,) * 5)) == list(ring.allreduce(5))
-    assert [step for step in hierarchical.allreduce((0,)) if step] == []
+    assert allreduce((7,) * 5) == list(ring.allreduce(5))
+    assert [step for step in allreduce((0,)) if step] == []
 
 
 # What goes which way
+def gathers(nbytes, hosts):
+    phases = phases_of(nbytes, tuple(range(hosts)) * 2, shares_memory=True)
+    assert phases.gathered == (len(phases.columns) == 1)
+    return phases.gathered
+
+
 def test_a_small_buffer_is_gathered_where_that_sends_little_more_than_a_ring():
     most = {hosts: max(n for n in range(GATHERED + 2) if gathers(n, hosts)) for hosts in (1, 2, 3, 4, 8)}
     assert most == {1: GATHERED, 2: GATHERED, 3: 97, 4: 43, 8: 12}  # 2/3, 3/2 and 21/4 of it more than a ring
 
 
 def test_pieces_and_the_way_across_depend_on_bytes_and_hosts():
-    assert [number_of_pieces(n, 2, 4) for n in (1, 2 * PIECE, 2 * PIECE + 1, 10 * PIECE)] == [1, 1, 2, 5]
-    assert number_of_pieces(10 * PIECE, 4, 8) == 3 and number_of_pieces(10 * PIECE, 4, 4) == 1
-    assert algorithm_across(8, 3) == algorithm_across(RING, 8) == "ring"
-    assert algorithm_across(RING - 1, 4) == "halving_doubling"
+    def phases(nbytes, *ranks):
+        return phases_of(nbytes, one_after_the_other(ranks), shares_memory=True)
+
+    assert [phases(n, 2, 2).pieces for n in (1, 2 * PIECE, 2 * PIECE + 1, 10 * PIECE)] == [1, 1, 2, 5]
+    assert phases(10 * PIECE, 2, 2, 2, 2).pieces == 3 and phases(10 * PIECE, 1, 1, 1, 1).pieces == 1
+    assert phases(GATHERED + 1, 2, 2, 2).algorithm == phases(2 * RING, *[2] * 8).algorithm == "ring"
+    assert phases(2 * RING - 1, 2, 2, 2, 2).algorithm == "halving_doubling"  # of two slices
+    assert phases(RING, 2, 2, 2, 1).algorithm == "ring"  # of all that leaders carry
 
 
 # Carried out

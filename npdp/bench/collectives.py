@@ -108,12 +108,11 @@ def _at_size(world: World, config: CollectiveConfig, algorithms: list[str], memo
 
 def _predicted_us(world: World, config: CollectiveConfig, nbytes: int, name: str) -> float | None:
     """Return what `auto` believes that it takes; None where it has no opinion."""
-    if name == MEMORY_COPY or world.world_size == 1:
+    if name in (MEMORY_COPY, NATIVE) or world.world_size == 1:
         return None
     algorithm = world.chosen(config.what, nbytes, name)
     shares_memory, staged = world.host is not None, _buffers(world, config) == "ordinary"
-    seconds = price(config.what, algorithm, nbytes, world.hosts, world.constants.machine, shares_memory, staged)
-    return None if seconds is None else seconds * 1e6
+    return 1e6 * price(config.what, algorithm, nbytes, world.hosts, world.constants.machine, shares_memory, staged)
 
 
 def _row(world: World, config: CollectiveConfig, nbytes: int, name: str, timing: Timing) -> Row:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 
-from npdp.collectives import across_hosts, hierarchical
-from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
+from npdp.collectives import hierarchical
+from npdp.collectives.algorithms import HIERARCHICAL, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Hosts, Machine, Shape, price_of_kernel, price_of_steps, shapes
+from npdp.collectives.hierarchical import Phases
 
 ALIKE = 1.15  # times the least price: less says nothing, as far off as prices are from what is measured
 MARGIN_OF_MEMORY = 2.0  # no schedule came near it where it was measured; and its sums have one order at all sizes
@@ -36,7 +37,7 @@ def candidates(collective: str, hosts: Hosts, shares_memory: bool) -> list[str]:
 def cheapest(collective: str, nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bool) -> str:
     """Return what `auto` takes: the first candidate whose price is within its margin of the least."""
     names = candidates(collective, hosts, shares_memory)
-    prices = [price(collective, name, nbytes, hosts, machine, shares_memory) or 0.0 for name in names]
+    prices = [price(collective, name, nbytes, hosts, machine, shares_memory) for name in names]
     margins = [MARGIN_OF_MEMORY if name == SHARED_MEMORY else ALIKE for name in names]
     return next(name for name, seconds, margin in zip(names, prices, margins) if seconds <= margin * min(prices))
 
@@ -49,17 +50,16 @@ def price(
     machine: Machine,
     shares_memory: bool,
     staged: bool = False,
-) -> float | None:
-    """Return the seconds that a collective takes, as a rule; None for MPI's own, which is no schedule of npdp's.
+) -> float:
+    """Return the seconds that a collective takes, as a rule.
 
     Args:
+        algorithm: any but MPI's own, which is no schedule of npdp's.
         nbytes: of the buffer; cut into equal chunks.
         hosts: each rank's host.
         shares_memory: whether all ranks of each host share memory.
         staged: whether arrays lie outside it.
     """
-    if algorithm == NATIVE:
-        return None
     if algorithm == SHARED_MEMORY:
         return price_of_kernel(collective, nbytes, len(hosts), staged, machine)
     if algorithm == HIERARCHICAL:
@@ -68,29 +68,24 @@ def price(
 
 
 def _hierarchical(nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bool, staged: bool) -> float:
-    """As across_hosts.py does it: gathered by leaders, or in pieces, of which one crosses while others are added."""
-    small = across_hosts.gathers(nbytes, len(set(hosts)))
+    """Return the seconds of its phases; while one piece crosses, others are added inside."""
+    phases = hierarchical.phases_of(nbytes, hosts, shares_memory)
     if not shares_memory:
-        return price_of_steps(_by_messages(hosts, small), nbytes / len(hosts), machine)
-    ranks = max(hosts.count(host) for host in set(hosts))
+        return price_of_steps(_by_messages(hosts, phases), nbytes / len(hosts), machine)
+    ranks, number = max(hosts.count(host) for host in set(hosts)), len(phases.columns[0])
+    size = nbytes / phases.pieces
 
-    def inside(collective: str, size: float, staged: bool = staged) -> float:
-        return price_of_kernel(collective, round(size), ranks, staged, machine) if ranks > 1 else 0.0
+    def inside(collective: str) -> float:
+        staging = staged or phases.gathered
+        return price_of_kernel(collective, round(size), ranks, staging, machine) if ranks > 1 else 0.0
 
-    leaders = tuple(range(len(set(hosts))))
-    if small:
-        gather = price_of_steps(_shapes("allgather", "naive", leaders), nbytes, machine)
-        add_s = (len(leaders) - 1) * (machine.add_s + nbytes * machine.gamma.at(nbytes))
-        return inside("allreduce", nbytes, staged=True) + gather + add_s + inside("broadcast", nbytes, staged=True)
-    even = hierarchical.even(hosts)
-    pieces = across_hosts.number_of_pieces(nbytes, len(leaders), len(hosts))
-    size = nbytes / pieces
-    carried = size / ranks if even else size
-    algorithm = across_hosts.algorithm_across(round(carried), len(leaders))
-    across = price_of_steps(_across(hosts if even else leaders, algorithm), carried / len(leaders), machine)
-    before, after = ("reduce_scatter", "allgather") if even else ("allreduce", "broadcast")
-    into, out = inside(before, size), inside(after, size)
-    return into + across + (pieces - 1) * max(across, into + out) + out
+    before, after = inside(phases.before), inside(phases.after)
+    steps = _across(hosts, phases.columns, phases.across, phases.algorithm)
+    if phases.gathered:
+        add_s = (number - 1) * (machine.add_s + nbytes * machine.gamma.at(nbytes))
+        return before + price_of_steps(steps, nbytes, machine) + add_s + after
+    across = price_of_steps(steps, size / len(phases.columns) / number, machine)
+    return before + across + (phases.pieces - 1) * max(across, before + after) + after
 
 
 @lru_cache(maxsize=256)
@@ -99,15 +94,13 @@ def _shapes(collective: str, algorithm: str, hosts: Hosts) -> Counter[Shape]:
 
 
 @lru_cache(maxsize=64)
-def _across(hosts: Hosts, algorithm: str) -> Counter[Shape]:
-    """Return what crosses, where ranks with the same place on all hosts all-reduce their slices; hosts are even."""
-    columns = list(zip(*hierarchical.groups(hosts)))
-    steps = list(SCHEDULES["allreduce"][algorithm](len(columns[0])))
-    chunks = range(len(columns[0]) + 1)
-    renamed = [hierarchical.renamed(steps, column, chunks) for column in columns]
-    return shapes(([move for step in together for move in step] for together in zip(*renamed)), hosts)
+def _across(hosts: Hosts, columns: tuple[tuple[int, ...], ...], collective: str, algorithm: str) -> Counter[Shape]:
+    """Return what crosses, all columns at once; its chunks are those of what one rank carries."""
+    maker = SCHEDULES[collective][algorithm]
+    renamed = (hierarchical.renamed(maker(len(ranks)), ranks, range(len(ranks) + 1)) for ranks in columns)
+    return shapes(hierarchical.together(renamed), hosts)
 
 
 @lru_cache(maxsize=64)
-def _by_messages(hosts: Hosts, small: bool) -> Counter[Shape]:
-    return shapes(hierarchical.by_messages(hosts, small), hosts)
+def _by_messages(hosts: Hosts, phases: Phases) -> Counter[Shape]:
+    return shapes(hierarchical.by_messages(hosts, phases), hosts)

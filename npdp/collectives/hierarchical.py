@@ -9,8 +9,9 @@
 Where hosts have different numbers of ranks, or a buffer is so small that only messages count, the first rank of each
 host leads it: the others' buffers are added to its own, leaders all-reduce among themselves, and the sum goes back.
 
-Each phase is a schedule that there is already, its ranks and chunks renamed. Inside a host the shared-memory kernel
-does the same instead, where there is one (across_hosts.py).
+Which of these it is, `phases_of` says; across_hosts.py carries it out, and auto.py prices it. Inside a host the
+shared-memory kernel does the collective. Where there is none the whole is one schedule (`by_messages`): that of each
+phase, which there is already, with its ranks and chunks renamed.
 
 Cost, H hosts of L ranks and S bytes, across a link: 2(H-1) alpha + 2(H-1)/H S beta, as if each host were one rank; in a
 plain ring that does not know of hosts, 2(HL-1) alpha + 2(HL-1)/(HL) S beta.
@@ -21,14 +22,82 @@ allreduce patterns for large messages between GPUs, 2019.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from functools import lru_cache
+from itertools import pairwise, zip_longest
+from typing import NamedTuple
 
-from npdp.collectives import halving_doubling, ring, tree
-from npdp.collectives.algorithms import Maker
+from npdp.collectives import ring, tree
+from npdp.collectives.algorithms import SCHEDULES, Maker
 from npdp.collectives.schedule import Move, Step
 from npdp.partition import bounds
 
+# Measured on emulated hosts with links of 1 Gbit/s: docs/measurements.md
+GATHERED_UP_TO_BYTES = 64 << 10
+MORE_BYTES = 8 << 10  # extra bytes that gathering may send over a link: they take as long as a ring's further messages
+RING_FROM_BYTES = 64 << 10  # of a slice, on many hosts: below, its many messages cost more than it saves
+FEW_HOSTS = 3  # a ring of these takes no more steps than halving-doubling
+PIECE_BYTES = 1 << 20  # per host: a piece is cut into a chunk for each
+
 Groups = list[list[int]]  # each host's ranks
+INSIDE: dict[str, Maker] = {
+    "reduce_scatter": ring.reduce_scatter,
+    "allgather": ring.allgather,
+    "reduce": tree.reduce,
+    "broadcast": tree.broadcast,
+}
+
+
+class Phases(NamedTuple):
+    """What an all-reduce over hosts consists of: a collective inside each host, one across, and one inside again.
+
+    Attributes:
+        before, after: the collectives inside a host.
+        across, algorithm: the collective among the ranks of each column, and how it is done.
+        columns: for each slice the ranks that carry it across, one of each host; one column, of leaders, carries all.
+        pieces: into how many the buffer is cut, which go through the phases one after the other.
+    """
+
+    before: str
+    across: str
+    algorithm: str
+    after: str
+    columns: tuple[tuple[int, ...], ...]
+    pieces: int = 1
+
+    @property
+    def gathered(self) -> bool:
+        """Whether each leader gets the sums of all hosts, and adds them up itself."""
+        return self.across == "allgather"
+
+
+@lru_cache(maxsize=1024)
+def phases_of(nbytes: int, hosts: tuple[int, ...], shares_memory: bool) -> Phases:
+    """Return what an all-reduce of so many bytes consists of.
+
+    Args:
+        hosts: each rank's host.
+        shares_memory: whether all ranks of each host share memory.
+    """
+    inside = groups(hosts)
+    to_leader = "allreduce" if shares_memory else "reduce"  # which the kernel does not have
+    leaders = (tuple(group[0] for group in inside),)
+    if _is_small(nbytes, len(inside)):
+        across = ("allgather", "naive") if shares_memory else ("allreduce", "halving_doubling")
+        return Phases(to_leader, *across, "broadcast", leaders)
+    columns = tuple(zip(*inside)) if len({len(group) for group in inside}) == 1 else leaders
+    before, after = ("reduce_scatter", "allgather") if len(columns) > 1 else (to_leader, "broadcast")
+    if not shares_memory:
+        return Phases(before, "allreduce", "ring", after, columns)
+    alone = len(inside) == len(hosts)  # there is nothing to do in a host while a piece crosses
+    pieces = 1 if alone else -(-nbytes // (PIECE_BYTES * len(inside)))
+    by_ring = len(inside) <= FEW_HOSTS or nbytes / (pieces * len(columns)) >= RING_FROM_BYTES
+    return Phases(before, "allreduce", "ring" if by_ring else "halving_doubling", after, columns, pieces)
+
+
+def _is_small(nbytes: int, hosts: int) -> bool:
+    """Return whether only messages count: one that carries a host's whole sum to each other host does no harm."""
+    more_bytes = nbytes * (hosts - 1) * (hosts - 2) // hosts  # hosts - 1 buffers; a ring sends 2 (hosts - 1) / hosts
+    return nbytes <= GATHERED_UP_TO_BYTES and more_bytes <= MORE_BYTES
 
 
 def groups(hosts: Sequence[int]) -> Groups:
@@ -39,41 +108,20 @@ def groups(hosts: Sequence[int]) -> Groups:
     return list(found.values())
 
 
-def even(hosts: Sequence[int]) -> bool:
-    """Return whether all hosts have as many ranks."""
-    return len({len(group) for group in groups(hosts)}) == 1
-
-
-def allreduce(hosts: Sequence[int]) -> Iterator[Step]:
-    """Every rank ends with the sum: by slices where hosts are even, else by leaders; the ring across."""
-    yield from (by_slices if even(hosts) else by_leaders)(hosts, ring.allreduce)
-
-
-def by_messages(hosts: Sequence[int], small: bool) -> Iterator[Step]:
-    """Every rank ends with the sum, where a host's ranks share no memory; of what is small only messages count."""
-    return by_leaders(hosts, halving_doubling.allreduce) if small else allreduce(hosts)
-
-
-def by_slices(hosts: Sequence[int], across: Maker) -> Iterator[Step]:
-    """Every rank carries one slice across, cut among its host's ranks; hosts are even."""
-    inside = groups(hosts)
-    slices = bounds(len(hosts), len(inside[0]))
-    columns = list(zip(*inside))  # ranks with the same place
-    yield from _together(renamed(ring.reduce_scatter(len(group)), group, slices) for group in inside)
-    yield from _together(
-        renamed(across(len(column)), column, range(start, stop + 1))
-        for column, start, stop in zip(columns, slices, slices[1:])
+def by_messages(hosts: Sequence[int], phases: Phases) -> Iterator[Step]:
+    """Every rank ends with the sum, where a host's ranks share no memory."""
+    across, slices = SCHEDULES[phases.across][phases.algorithm], bounds(len(hosts), len(phases.columns))
+    yield from _inside(INSIDE[phases.before], hosts)
+    yield from together(
+        renamed(across(len(column)), column, [start + cut for cut in bounds(stop - start, len(column))])
+        for column, (start, stop) in zip(phases.columns, pairwise(slices))
     )
-    yield from _together(renamed(ring.allgather(len(group)), group, slices) for group in inside)
+    yield from _inside(INSIDE[phases.after], hosts)
 
 
-def by_leaders(hosts: Sequence[int], across: Maker) -> Iterator[Step]:
-    """The first rank of each host carries the whole buffer across."""
-    inside = groups(hosts)
-    leaders = [group[0] for group in inside]
-    yield from _together(renamed(tree.reduce(len(group)), group, bounds(len(hosts), len(group))) for group in inside)
-    yield from renamed(across(len(leaders)), leaders, bounds(len(hosts), len(leaders)))
-    yield from _together(renamed(tree.broadcast(len(group)), group, bounds(len(hosts), len(group))) for group in inside)
+def _inside(collective: Maker, hosts: Sequence[int]) -> Iterator[Step]:
+    """Yield the steps of a collective inside each host."""
+    return together(renamed(collective(len(group)), group, bounds(len(hosts), len(group))) for group in groups(hosts))
 
 
 def renamed(steps: Iterable[Step], ranks: Sequence[int], cuts: Sequence[int]) -> Iterator[Step]:
@@ -85,7 +133,7 @@ def renamed(steps: Iterable[Step], ranks: Sequence[int], cuts: Sequence[int]) ->
         ]
 
 
-def _together(schedules: Iterable[Iterable[Step]]) -> Iterator[Step]:
+def together(schedules: Iterable[Iterable[Step]]) -> Iterator[Step]:
     """Yield the steps of schedules among different ranks as one schedule: step n is all their steps n."""
     for steps in zip_longest(*schedules, fillvalue=()):
         yield [move for step in steps for move in step]
