@@ -59,14 +59,14 @@ class AcrossHosts:
         self._local_rank, self._local_size = group.index(rank), len(group)
         self._gatherings: dict[tuple[int, int], Gathering] = {}
 
-    def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: Call, which: int = 0) -> Iterator[Any]:
+    def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: Call, bucket: int = 0) -> Iterator[Any]:
         """Leave the sum, or other op, in the buffer; collective, in place.
 
         Args:
             buffer: (count,) contiguous, float32, float64, int32 or int64.
             op: "sum", "mean" (the sum, which the caller divides), "prod", "min" or "max".
             call: that the messages belong to.
-            which: the number of a bucket, which the ranks of a host compare where they first meet.
+            bucket: the number of the bucket that this is, if it is one; the ranks of a host compare it.
 
         Yields:
             Each message that is to be waited for before it can go on; None before it waits for something else.
@@ -79,18 +79,18 @@ class AcrossHosts:
             yield None  # no message, but what comes next waits for the ranks of this host
         phases = phases_of(buffer.nbytes, self._hosts, shares_memory=True)
         carry_out = self._gathered if phases.gathered else self._in_pieces
-        yield from carry_out(phases, buffer, op, transport, call, which)
+        yield from carry_out(phases, buffer, op, transport, call, bucket)
 
-    def _in_host(self, collective: str, buffer: Buffer, op: str = "sum", which: int = 0) -> None:
+    def _in_host(self, collective: str, buffer: Buffer, op: str = "sum", bucket: int = 0) -> None:
         if self._local_size > 1:
-            self._host.collective(collective, buffer, op, which)  # type: ignore[union-attr]
+            self._host.collective(collective, buffer, op, bucket)  # type: ignore[union-attr]
 
     def _gathered(
-        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: Call, which: int
+        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: Call, bucket: int
     ) -> Iterator[Any]:
         steps, sums, mine, first, others = self._gathering(phases, buffer.size, buffer.dtype)
         mine[:] = buffer
-        self._in_host(phases.before, mine, op, which)
+        self._in_host(phases.before, mine, op, bucket)
         if self._local_rank == 0:
             yield from messages(steps, transport, sums, op, call)
             for other in others:
@@ -111,10 +111,10 @@ class AcrossHosts:
         return found
 
     def _in_pieces(
-        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: Call, which: int
+        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: Call, bucket: int
     ) -> Iterator[Any]:
         pieces = [buffer[start:stop] for start, stop in pairwise(bounds(buffer.size, phases.pieces))]
-        self._in_host(phases.before, pieces[0], op, which)
+        self._in_host(phases.before, pieces[0], op, bucket)
         for number, piece in enumerate(pieces):
             meanwhile = self._meanwhile(phases, pieces, number, op)
             yield from self._cross(phases, piece, op, transport, call, meanwhile)
