@@ -51,8 +51,8 @@ class Overlap:
             wait: waits for a message.
         """
         if self._thread is None:
-            work_and_done = self._pieces, self._done  # and not this object, with which the thread ends
-            self._thread = threading.Thread(target=_run, args=work_and_done, name="npdp overlap", daemon=True)
+            pieces_and_done = self._pieces, self._done  # and not this object, with which the thread ends
+            self._thread = threading.Thread(target=_run, args=pieces_and_done, name="npdp overlap", daemon=True)
             self._thread.start()
             weakref.finalize(self, self._pieces.put, None).atexit = False
         self.busy = True
@@ -104,15 +104,10 @@ class _Done:
 
 
 def _run(pieces: queue.SimpleQueue[Callable[[], None] | None], done: _Done) -> None:
-    while _is_one(pieces.get()):  # a piece has no name here, under which it would be kept until the next one
-        done.count_one()
-
-
-def _is_one(piece: Callable[[], None] | None) -> bool:
-    """Carry out a piece, and return whether there is one."""
-    if piece is not None:
+    while (piece := pieces.get()) is not None:
         piece()
-    return piece is not None
+        del piece  # else its buffers live until the next one
+        done.count_one()
 
 
 def later(collective: Callable[[], None]) -> Iterator[None]:
