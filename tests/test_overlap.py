@@ -88,7 +88,8 @@ def test_what_can_be_done_without_waiting_is_done_at_once_where_nothing_is_befor
 
 
 def test_finish_may_be_called_again_where_it_was_interrupted():
-    overlap, slow, wait_for = Overlap(ignore), threading.Event(), overlap_module._Done.wait_for
+    overlap, slow, waited = Overlap(ignore), threading.Event(), []
+    wait_for = overlap_module._Done.wait_for
 
     def interrupted(done, count):
         """Ctrl-C when the first of two is done, and has been seen to be."""
@@ -96,13 +97,13 @@ def test_finish_may_be_called_again_where_it_was_interrupted():
         raise KeyboardInterrupt
 
     overlap.begin(iter(()), ignore)
-    overlap.begin(iter(["message"]), lambda message: slow.wait(5))
+    overlap.begin(iter(["message"]), lambda message: waited.append(slow.wait(5)))
     with mock.patch.object(overlap_module._Done, "wait_for", interrupted), pytest.raises(KeyboardInterrupt):
         overlap.finish()
     assert overlap.busy
-    slow.set()
+    threading.Timer(0.1, slow.set).start()
     overlap.finish()
-    assert not overlap.busy
+    assert waited == [True] and not overlap.busy
     with mock.patch.object(overlap_module._Done, "wait_for", interrupted), pytest.raises(KeyboardInterrupt):
         overlap.finish()
     overlap.finish()  # there is nothing left to wait for
