@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import kernels
-from npdp.collectives.execute import RankStep, carried_out, cut_steps, messages, rank_steps
+from npdp.collectives.execute import RankStep, cut_steps, elementwise, messages, rank_steps
 from npdp.collectives.hierarchical import Phases, by_messages, groups, phases_of
 from npdp.collectives.shared_memory import Host
 from npdp.comm.calls import Call
@@ -94,7 +94,7 @@ class AcrossHosts:
         if self._local_rank == 0:
             yield from messages(steps, transport, sums, op, call)
             for other in others:
-                kernels.accumulate(first, other, carried_out(op))
+                kernels.accumulate(first, other, elementwise(op))
         self._in_host(phases.after, first)
         buffer[:] = first
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from npdp.collectives.across_hosts import AcrossHosts
 from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SHARED_MEMORY
-from npdp.collectives.execute import carried_out, messages, rank_steps
+from npdp.collectives.execute import elementwise, messages, rank_steps
 from npdp.collectives.overlap import Overlap, Work, later
 from npdp.collectives.topology import Topology
 from npdp.comm.calls import described
@@ -108,7 +108,7 @@ class Carrier(Topology):
             self._across = AcrossHosts(self.hosts, self.rank, self.host)
         call = self.transport.calls.begin(described(collective, buffer.size, buffer.dtype, op, which, algorithm))
         if algorithm == NATIVE:
-            return later(lambda: self.transport.native_allreduce(buffer, carried_out(op), call))
+            return later(lambda: self.transport.native_allreduce(buffer, elementwise(op), call))
         if algorithm == HIERARCHICAL:
             return self._across.allreduce(buffer, op, self.transport, call, which)  # type: ignore[union-attr]
         root = which if collective == "broadcast" else 0

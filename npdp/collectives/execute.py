@@ -117,7 +117,7 @@ def messages(
         call: that these messages belong to.
         meanwhile: other work; in each step it goes on once, when the step's first sends have begun.
     """
-    scratch, op = _scratch(buffer.dtype), carried_out(op)
+    scratch, op = _scratch(buffer.dtype), elementwise(op)
     try:
         for sends, receives in steps:
             begun = (transport.send(buffer[segment.start : segment.stop], segment.peer, call) for segment in sends)
@@ -149,8 +149,8 @@ def _ahead(sends: list[Segment]) -> int:
     return SENDS_AHEAD if one_peer else len(sends)
 
 
-def carried_out(op: str) -> str:
-    """Return what is done to elements for an op: of a mean, the sum, which the caller divides."""
+def elementwise(op: str) -> str:
+    """Return what an op does to two elements: a mean adds them, for the caller divides; their order is no matter."""
     op = op.removesuffix(FORTRAN)
     return "sum" if op == "mean" else op
 
