@@ -10,11 +10,12 @@ from test_cost import EVERY, MANY, S, flat, machine, seconds
 from worlds import run
 
 import npdp
-from npdp.collectives import constants, cost, shared_memory
+from npdp.collectives import constants, cost
 from npdp.collectives.auto import price
 from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts
 from npdp.collectives.defaults import built_in
 from npdp.collectives.fit import SEVERAL, fit
+from npdp.collectives.host import Host
 from npdp.parallel.calibrate import calibrate
 from npdp.parallel.world import World, init
 
@@ -218,8 +219,8 @@ def test_a_world_measures_itself_and_then_chooses_by_it(world_size, hosts, cache
 
 def test_where_a_host_has_no_room_for_the_kernels_arrays_no_rank_times_them(cache, monkeypatch):
     monkeypatch.setattr("npdp.parallel.calibrate.ENOUGH_S", 0.0)
-    empty = shared_memory.Host.empty
-    monkeypatch.setattr(shared_memory.Host, "empty", lambda host, *of: empty(host, *of) if 0 in host.ranks else None)
+    empty = Host.empty
+    monkeypatch.setattr(Host, "empty", lambda host, *of: empty(host, *of) if 0 in host.ranks else None)
     found = run(3, lambda: calibrate(init()), hosts=(0, 0, 1))
     assert found == [found[0]] * 3 and found[0].machine.kernel == built_in("threads", 2).kernel
 

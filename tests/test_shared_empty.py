@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory 
 
 def address(array):
     """Return where an array lies in this rank's mapping: the same on all ranks, where it is one for all."""
-    return array.ctypes.data - init().host._address
+    return array.ctypes.data - init().host._arena._address
 
 
 def open_memories():
@@ -35,7 +35,7 @@ def open_memories():
 
 def reserved_bytes():
     """Return how much of this rank's memory the system has really given."""
-    return os.fstat(init().host._memory._fd).st_blocks * 512
+    return os.fstat(init().host._arena._memory._fd).st_blocks * 512
 
 
 # What it gives

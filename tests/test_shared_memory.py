@@ -18,7 +18,7 @@ from worlds import DTYPES, run
 
 import npdp
 from npdp import kernels
-from npdp.collectives import shared_memory
+from npdp.collectives import host as host_module
 from npdp.collectives.algorithms import SCHEDULES
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.checks import OPS
@@ -36,7 +36,7 @@ LONGEST = 2 * 5 * SLOT_BYTES // 4 + 100
 @pytest.fixture(scope="module", autouse=True)
 def small_slots():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_memory, "SLOT_BYTES", SLOT_BYTES)
+        patch.setattr(host_module, "SLOT_BYTES", SLOT_BYTES)
         yield
 
 
@@ -165,7 +165,7 @@ def test_no_collective_of_thousands_of_small_ones_is_mistaken_for_another():
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("memory", ["ordinary", "mixed"])
 def test_both_ways_to_write_a_slot_give_what_numpy_gives(monkeypatch, world_size, memory):
-    monkeypatch.setattr(shared_memory, "SLOT_BYTES", 1 << 17)
+    monkeypatch.setattr(host_module, "SLOT_BYTES", 1 << 17)
 
     def program():
         arrays = Arrays(200_003, ["float32"])
@@ -336,8 +336,8 @@ def on_rank(number, original, instead):
 
 NOT_SHARED = "allreduce: shared_memory needs all ranks on one host, and npdp's C kernels"
 FAULTS = {
-    "make": lambda patch: patch.setattr(shared_memory, "make", lambda *_: None),
-    "find": lambda patch: patch.setattr(shared_memory, "find", on_rank(2, shared_memory.find, lambda *_: None)),
+    "make": lambda patch: patch.setattr(host_module, "make", lambda *_: None),
+    "find": lambda patch: patch.setattr(host_module, "find", on_rank(2, host_module.find, lambda *_: None)),
     "numpy": lambda patch: patch.setattr(kernels, "backend", on_rank(1, kernels.backend, lambda: "numpy")),
     "hosts": lambda patch: None,
 }

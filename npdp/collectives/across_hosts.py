@@ -26,7 +26,7 @@ import numpy as np
 from npdp import kernels
 from npdp.collectives.execute import RankStep, cut_steps, elementwise, messages, rank_steps
 from npdp.collectives.hierarchical import Phases, by_messages, groups, phases_of
-from npdp.collectives.shared_memory import Host
+from npdp.collectives.host import Host
 from npdp.comm.calls import Call
 from npdp.comm.transport import Buffer, Transport
 from npdp.partition import bounds, part

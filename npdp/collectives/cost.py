@@ -35,8 +35,8 @@ from math import log
 from typing import NamedTuple
 
 from npdp.collectives.execute import SEGMENT_BYTES
+from npdp.collectives.host import SLOT_BYTES
 from npdp.collectives.schedule import Step
-from npdp.collectives.shared_memory import SLOT_BYTES
 
 SMALL_BYTES = 8192  # csrc/layout.h's: an all-reduce that goes with one post
 SMALL_DIRECT_BYTES = 1024  # csrc/shared_memory.c's: up to here arrays in shared memory are treated as others are

@@ -13,7 +13,7 @@ from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_
 from npdp.collectives.auto import cheapest
 from npdp.collectives.constants import Constants, constants
 from npdp.collectives.cost import Hosts
-from npdp.collectives.shared_memory import Host, gather, open_host
+from npdp.collectives.host import Host, gather, open_host
 from npdp.comm.transport import Buffer, Transport
 
 MOST_CHOSEN = 4096  # sizes and what was chosen for them that are kept

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npdp.collectives.shared_memory import Host
+from npdp.collectives.host import Host
 from npdp.nn.parameter import LINE_BYTES
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import World

@@ -22,7 +22,7 @@ from worlds import DTYPES, criterion, loader, mlp
 import npdp
 from npdp import nn, optim
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.collectives.shared_memory import SLOT_BYTES
+from npdp.collectives.host import SLOT_BYTES
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 

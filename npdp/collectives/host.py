@@ -1,9 +1,9 @@
 """Collectives inside a host: a C kernel over memory that its ranks map (csrc/shared_memory.c), no messages.
 
-    memory  | lines, slots | block: rank 0's array | rank 1's array | block: one array for all | ...
+    memory  | lines and slots, by which ranks meet | arrays (arena.py) ...
 
 Each rank sums its chunk over all ranks' arrays, straight into all of them. Arrays that lie elsewhere pass through slots
-in segments. `Host` is a rank's view of it: it carries out collectives, and gives out arrays in this memory.
+in segments. `Host` is the ranks of a host as one of them sees them.
 
 Cost: S bytes read and S written a rank, as much as copying S bytes; two posts (see the kernel).
 """
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import mmap
 import os
-import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from npdp import environment, kernels
+from npdp.collectives.arena import Arena
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.calls import Call, described, different
 from npdp.comm.errors import CommunicationError
@@ -27,16 +27,6 @@ from npdp.comm.transport import Buffer, Transport
 from npdp.comm.waiting import Patience
 
 SLOT_BYTES = 512 << 10  # of a staging slot at most; a rank has room for four: measured, docs/measurements.md
-# Of addresses, not of memory, between the arrays of two ranks. OpenBLAS fetches for writing what would come next, up to
-# 50 KB behind the end of what it writes: another rank's gradient, which that one then has to fetch back
-GAP_BYTES = 64 << 10
-
-
-class Block(NamedTuple):
-    """A piece of the memory, in whole pages."""
-
-    start: int
-    nbytes: int
 
 
 class Host:
@@ -50,7 +40,7 @@ class Host:
 
     Attributes:
         ranks: as given.
-        rank: this rank's place among them.
+        rank: this one's index among them.
         kernel: what carries out their collectives.
     """
 
@@ -59,25 +49,22 @@ class Host:
 
         self.ranks, self.rank = ranks, ranks.index(transport.rank)
         self._peers = [rank for rank in ranks if rank != transport.rank]
-        self._transport, self._memory = transport, memory
-        self._codes = kernel  # what a call of its returns: DONE, WAITING, DIFFERENT or UNFINISHED
+        self._transport = transport
+        self._codes = kernel  # what its calls return: DONE, WAITING, DIFFERENT or UNFINISHED
         looks, yields = _patience(len(ranks), transport.world_size)
         self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
-        self._address = np.frombuffer(memory.memory, np.uint8, 1).ctypes.data
-        self._free = [Block(first, len(memory.memory) - first)]
-        self._blocks: list[Block] = []  # in use, in the order in which they were given out
-        self._released: set[Block] = set()
-
+        self._arena = Arena(memory, first, self)
         transport.find_elsewhere = self._elsewhere
 
     def _elsewhere(self, awaited: list[int], call: Call | None) -> int | None:
-        """Return a rank of this host that is in a collective here which this one has not begun.
+        """Return a rank of this host because of which this one waits in vain, in `call`, for those awaited.
 
-        Nothing will come from it; and if it has not begun `call`, in which this one waits, from nobody.
+        It is in a shared-memory collective that this rank has not begun, and waits there for this one. Either it is
+        one of those awaited, or it has not begun `call` either, which then never ends.
         """
         number = 0 if call is None else call.number  # of a message of no call nothing can be told
-        ahead = [(place, rank) for place, rank in enumerate(self.ranks) if self.kernel.is_ahead(place)]
-        vain = (rank for place, rank in ahead if rank in awaited or 0 <= self.kernel.said(place) < number)
+        ahead = [(index, rank) for index, rank in enumerate(self.ranks) if self.kernel.is_ahead(index)]
+        vain = (rank for index, rank in ahead if rank in awaited or 0 <= self.kernel.said(index) < number)
         return next(vain, None)
 
     # Collectives
@@ -85,7 +72,7 @@ class Host:
         """Carry out `kind` on a 1-D contiguous buffer, in place; collective over the host's ranks.
 
         Args:
-            which: the root of a broadcast, its place among `ranks`; the number of a bucket.
+            which: the root of a broadcast, as an index of `ranks`; the number of a bucket.
 
         Raises:
             CommunicationError: another rank has called something else, or has left; or the last one was not finished.
@@ -117,78 +104,12 @@ class Host:
 
     # Memory
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool = False) -> Buffer | None:
-        """Return an array in this memory, each rank its own, or one for all; None where there is no room. Collective.
-
-        It is given back when no rank has an array on it any more. Its values are whatever was there.
-
-        Raises:
-            ValueError: the ranks ask for different sizes.
-        """
-        self._take_back(count * dtype.itemsize)
-        stride = nbytes = max(1, -(-count * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
-        stride += 0 if one_for_all else GAP_BYTES
-        block = self._first_fit(stride if one_for_all else stride * len(self.ranks))
-        if block is None:
-            return None
-        start = block.start if one_for_all else block.start + self.rank * stride
-        mine = 0 if one_for_all and self.rank else nbytes  # each rank reserves its own: memory near its core
-        reserved = np.array([self._memory.reserve(start, mine)], np.int32)
-        self.collective("allreduce", reserved, "min")
-        self._blocks.append(block)
-        if not reserved[0]:
-            self._released.add(block)
-            return None
-        array: Buffer = np.frombuffer(self._memory.memory, dtype, count, start)
-        weakref.finalize(array, self._released.add, block)
-        return array
+        """Return an array in the memory that these ranks share, as `Arena.empty` does; collective over them."""
+        return self._arena.empty(count, dtype, one_for_all)
 
     def everyones(self, array: Buffer) -> list[Buffer] | None:
-        """Return, in rank order, what `empty` gave each rank when it gave this one `array`; None if it gave none."""
-        at = array.ctypes.data - self._address
-        block = next((block for block in self._blocks if block.start <= at < block.start + block.nbytes), None)
-        if block is None:
-            return None
-        stride = block.nbytes // len(self.ranks)
-        first = at - self.rank * stride
-        starts = [first + rank * stride for rank in range(len(self.ranks))]
-        return [np.frombuffer(self._memory.memory, array.dtype, array.size, start) for start in starts]
-
-    def _take_back(self, nbytes: int) -> None:
-        """Free the blocks that no rank uses any more: the same on all, so they agree where the next one goes."""
-        state = np.array([nbytes, -nbytes, *(block in self._released for block in self._blocks)], np.int64)
-        self.collective("allreduce", state, "min")
-        if state[0] != -state[1]:
-            raise ValueError(
-                f"rank {self._transport.rank} asks for {nbytes} bytes of shared memory, others of its host for "
-                f"{state[0]} to {-state[1]}"
-            )
-        returned = [block for block, released in zip(self._blocks, state[2:]) if released]
-        for block in returned:
-            self._released.remove(block)
-            if self.rank == 0:
-                self._memory.give_back(*block)
-        if returned:
-            self._blocks = [block for block, released in zip(self._blocks, state[2:]) if not released]
-            self._free = _joined([*self._free, *returned])
-            self.collective("barrier", state)  # before others reserve what rank 0 has still to give back
-
-    def _first_fit(self, nbytes: int) -> Block | None:
-        for number, free in enumerate(self._free):
-            if free.nbytes >= nbytes:
-                self._free[number] = Block(free.start + nbytes, free.nbytes - nbytes)
-                return Block(free.start, nbytes)
-        return None
-
-
-def _joined(blocks: list[Block]) -> list[Block]:
-    """Return the blocks in order, neighbours made one."""
-    joined: list[Block] = []
-    for block in sorted(blocks):
-        if joined and joined[-1].start + joined[-1].nbytes == block.start:
-            joined[-1] = Block(joined[-1].start, joined[-1].nbytes + block.nbytes)
-        else:
-            joined.append(block)
-    return joined
+        """Return what `empty` gave each rank when it gave this one `array`, as `Arena.everyones` does."""
+        return self._arena.everyones(array)
 
 
 def _patience(ranks: int, world_size: int) -> Patience:
