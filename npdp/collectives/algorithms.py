@@ -31,7 +31,7 @@ SCHEDULES: dict[str, dict[str, Maker]] = {
 
 NATIVE = "mpi"  # MPI's own, to compare with; all-reduce only
 SHARED_MEMORY = "shared_memory"  # the kernel over memory that the ranks of a host share; no schedule of messages
-HIERARCHICAL = "hierarchical"  # that inside each host, messages across (across_hosts.py); all-reduce only
+HIERARCHICAL = "hierarchical"  # memory inside each host, messages across (across_hosts.py); all-reduce only
 ALGORITHMS = ("auto", *SCHEDULES["allreduce"], HIERARCHICAL, SHARED_MEMORY, NATIVE)
 
 
@@ -43,10 +43,10 @@ def algorithms_of(collective: str) -> tuple[str, ...]:
 
 
 def require(collective: str, algorithm: str, usable: bool = True) -> str:
-    """Return the algorithm.
+    """Return the algorithm if the collective has it, and this world can use it.
 
     Args:
-        usable: whether this world can use it, if there is one of that name.
+        usable: whether this world can.
 
     Raises:
         ValueError: an algorithm that is not known, or not for this collective, or not in this world.

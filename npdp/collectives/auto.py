@@ -15,8 +15,8 @@ from npdp.collectives.algorithms import HIERARCHICAL, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.cost import Hosts, Machine, Shape, price_of_kernel, price_of_steps, shapes
 from npdp.collectives.hierarchical import Phases
 
-ALIKE = 1.15  # times the least price: less says nothing, as far off as prices are from what is measured
-MARGIN_OF_MEMORY = 2.0  # no schedule came near it where it was measured; and its sums have one order at all sizes
+ALIKE = 1.15  # times the least price: a smaller difference says nothing, for prices are off by as much
+MARGIN_OF_MEMORY = 2.0  # no schedule came near shared memory in measurements; and its sums have one order at all sizes
 
 
 def candidates(collective: str, hosts: Hosts, shares_memory: bool) -> list[str]:
@@ -51,7 +51,7 @@ def price(
     shares_memory: bool,
     staged: bool = False,
 ) -> float:
-    """Return the seconds that a collective takes, as a rule.
+    """Return the seconds that a collective is expected to take.
 
     Args:
         algorithm: any but MPI's own, which is no schedule of npdp's.
@@ -72,19 +72,18 @@ def _hierarchical(nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bo
     phases = hierarchical.phases_of(nbytes, hosts, shares_memory)
     if not shares_memory:
         return price_of_steps(_by_messages(hosts, phases), nbytes / len(hosts), machine)
-    ranks, number = max(hosts.count(host) for host in set(hosts)), len(phases.columns[0])
-    size = nbytes / phases.pieces
+    ranks, others = max(hosts.count(host) for host in set(hosts)), len(phases.columns[0]) - 1
+    size, staged = nbytes / phases.pieces, staged or phases.gathered
 
     def inside(collective: str) -> float:
-        staging = staged or phases.gathered
-        return price_of_kernel(collective, round(size), ranks, staging, machine) if ranks > 1 else 0.0
+        return price_of_kernel(collective, round(size), ranks, staged, machine) if ranks > 1 else 0.0
 
     before, after = inside(phases.before), inside(phases.after)
     steps = _across(hosts, phases.columns, phases.across, phases.algorithm)
     if phases.gathered:
-        add_s = (number - 1) * (machine.add_s + nbytes * machine.gamma.at(nbytes))
+        add_s = others * (machine.add_s + nbytes * machine.gamma.at(nbytes))
         return before + price_of_steps(steps, nbytes, machine) + add_s + after
-    across = price_of_steps(steps, size / len(phases.columns) / number, machine)
+    across = price_of_steps(steps, size / len(phases.columns) / (1 + others), machine)
     return before + across + (phases.pieces - 1) * max(across, before + after) + after
 
 

@@ -73,10 +73,10 @@ class Link(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What the shared-memory kernel costs: the call with a first post; each post more; a byte read or written.
+    """What the shared-memory kernel costs: a call with its first post; each further post; a byte read or written.
 
-    The last where arrays lie in shared memory (direct), and where they pass through its slots (staged), by the size
-    of the buffer.
+    A byte has one rate where arrays lie in shared memory (direct), and another where they pass through its slots
+    (staged), each by the size of the buffer.
     """
 
     first_s: float
@@ -106,7 +106,7 @@ class Machine(NamedTuple):
 
 @dataclass(slots=True, unsafe_hash=True, order=True)
 class RankLoad:
-    """What a rank does in a step; bytes are counted in chunks. It is not changed any more once a step is counted."""
+    """What a rank does in a step; bytes are counted in chunks. It is hashed: once complete it stays as it is."""
 
     sends: int = 0
     receives: int = 0

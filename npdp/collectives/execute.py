@@ -4,7 +4,7 @@ A chunk travels in segments. In each step a rank begins its sends, then takes wh
 with the next segment under way while it adds the last. Nothing is copied but what must be added: that arrives in a
 scratch segment.
 
-Of a long row of sends to one peer only so many are under way, as MPI is slow with thousands: one more is begun with
+Of a long row of sends to one peer only SENDS_AHEAD are under way, as MPI is slow with thousands: one more is begun with
 each segment that was taken, and then with each that has gone. Nobody waits for ever: the i-th send waits for the
 (i - SENDS_AHEAD)-th segment to be taken, which is at most that far along its sender's row.
 """
@@ -63,7 +63,7 @@ def rank_steps(
 
     Args:
         root: of a broadcast.
-        among: where only some ranks of the world take part, these: `world_size` of them, and `rank` is a place there.
+        among: the ranks of the world that take part, where not all do: `world_size` of them; `rank` is an index of it.
     """
     maker = SCHEDULES[collective][algorithm]
     schedule = maker(world_size, root) if collective == "broadcast" else maker(world_size)
@@ -73,7 +73,7 @@ def rank_steps(
 def cut_steps(
     schedule: Iterable[Step], rank: int, cuts: Sequence[int], itemsize: int, ranks: Sequence[int]
 ) -> list[RankStep]:
-    """Return what `rank` has to do, by `cuts` and in segments; who is r in the schedule is `ranks[r]` in the world."""
+    """Return what `rank` has to do, in segments: chunk c is elements [cuts[c], cuts[c + 1]), peer r is `ranks[r]`."""
     length = max(1, SEGMENT_BYTES // itemsize)
 
     def segments(move: Move, peer: int) -> Iterator[Segment]:
@@ -138,7 +138,7 @@ def messages(
             while sending:
                 yield sending.popleft()
                 sending.extend(islice(begun, 1))
-    except BaseException:  # or closed: nobody waits for what is under way
+    except BaseException:  # or this iterator was closed: nobody waits for what is under way
         transport.calls.keep(buffer, scratch)
         raise
 

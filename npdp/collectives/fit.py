@@ -37,7 +37,7 @@ from npdp.collectives.schedule import Step
 
 SEVERAL = 4
 ADDED_FROM = 1 << 14  # bytes; below, what adding adds is lost in the noise
-LEAST_RATIO = 0.1
+LEAST_RATIO = 0.1  # the least by which latencies are scaled
 NOISE = 0.1  # of a latency: what bytes add must be more to be seen
 LEAST = 1e-13  # seconds per byte, where it is never seen
 
@@ -81,7 +81,7 @@ def _as_in_a_whole(machine: Machine, times: Mapping[str, Times], hosts: Hosts) -
 
 
 def _ratio(taken: Times, schedule: Iterable[Step], machine: Machine, without: Machine, hosts: Hosts) -> float:
-    """Return how many times as long latencies are as they are on this machine; `without` is one that has none."""
+    """Return by what to scale latencies so that the schedule is priced at what it took; `without` has none."""
     (nbytes, seconds), steps = next(iter(taken.items())), shapes(schedule, hosts)
     rest, whole = (price_of_steps(steps, nbytes / len(hosts), each) + each.call_s for each in (without, machine))
     return max(LEAST_RATIO, (seconds - rest) / (whole - rest)) if whole > rest else 1.0
@@ -96,11 +96,17 @@ def _scaled(machine: Machine, one_way: float, both_ways: float) -> Machine:
 
 
 def _crowd(ranks: int, cores: int) -> float:
+    """Return how many ranks share a core."""
     return max(1.0, ranks / cores)
 
 
 def _link(times: Mapping[str, Times], name: str, crowds: Sequence[float], flows: int) -> Link | None:
-    """Return the link; its sizes are the host's, which sends so many flows at once."""
+    """Return the link, None where it was not timed.
+
+    Args:
+        crowds: how many ranks shared a core, with messages one way and both ways.
+        flows: how many ranks of a host sent at once; the sizes of a link are those of all together.
+    """
     if name not in times:
         return None
     one_way = times[name]
@@ -137,6 +143,6 @@ def _kernel(times: Mapping[str, Times], ranks: int, cores: int) -> Kernel:
 
 
 def _rate(more: Times, latency_s: float, shared_by: float = 1.0) -> Rate:
-    """Return seconds per byte from what bytes take more than none; where that is lost in the noise it says nothing."""
+    """Return seconds per byte from the time that bytes add; sizes at which the noise hides it are left out."""
     known = {n: seconds for n, seconds in more.items() if seconds > NOISE * latency_s} or {max(more): LEAST * max(more)}
     return Rate(tuple(known), tuple(max(LEAST, seconds / n / shared_by) for n, seconds in known.items()))

@@ -3,7 +3,7 @@
     2 hosts x 2 ranks; chunks 0 1 are slice 0, chunks 2 3 slice 1; hosts {0 1} and {2 3}
 
     inside    reduce-scatter of slices    0 ⇄ 1            2 ⇄ 3            a rank has its slice of its host's sum
-    across    all-reduce of a slice       0 ⇄ 2 (slice 0)  1 ⇄ 3 (slice 1)  among ranks with the same place on each host
+    across    all-reduce of a slice       0 ⇄ 2 (slice 0)  1 ⇄ 3 (slice 1)  among ranks with the same local rank
     inside    allgather of slices         0 ⇄ 1            2 ⇄ 3
 
 Where hosts have different numbers of ranks, or a buffer is so small that only messages count, the first rank of each

@@ -82,12 +82,16 @@ class Host:
             self.finish(status)
 
     def finish(self, status: int) -> None:
-        """Go on with a collective until it is done, where the kernel returned something else; see `collective`."""
+        """Go on with a collective, of which the kernel returned this status, until it is done.
+
+        Raises:
+            CommunicationError: as `collective`.
+        """
         if status == self._codes.WAITING:
             self.kernel.say(self._transport.calls.begun)
         while status == self._codes.WAITING:
             error = self._transport.in_vain(self._peers)
-            status = self.kernel.go_on()  # what came just before counts
+            status = self.kernel.go_on()  # the others may have done their part before they left
             if error is not None and status == self._codes.WAITING:
                 raise error
         if status == self._codes.DIFFERENT:
@@ -120,14 +124,15 @@ def _patience(ranks: int, world_size: int) -> Patience:
 
 
 def _slot_bytes(ranks: int) -> int:
+    """Return the bytes of a slot: each rank's chunk of it is whole cache lines."""
     return -(-SLOT_BYTES // (64 * ranks)) * 64 * ranks
 
 
 def open_host(transport: Transport) -> Host | None:
     """Return this rank's host, or None where a host of this world cannot share memory; collective over the world.
 
-    It takes C kernels and Linux, and ranks that run under the same system: what carries the same host's name but cannot
-    find the memory (two containers, say) is told so by the token in it.
+    It takes C kernels and Linux, and that a host's ranks find each other's processes. Those in two containers may not,
+    or find others, though both carry the host's name: the token in the memory shows it.
     """
     able = kernels.backend() == "c" and hasattr(os, "memfd_create")
     hosts = gather(transport, [transport.host_number if able else -1 - transport.rank])[:, 0]
@@ -143,7 +148,7 @@ def open_host(transport: Transport) -> Host | None:
     found = gather(transport, [memory is not None])
     if memory is None or not found.all():
         return None
-    return Host(memory, transport, ranks, header_bytes + mmap.PAGESIZE)
+    return Host(memory, transport, ranks, header_bytes + mmap.PAGESIZE)  # behind the page with the token
 
 
 def gather(transport: Transport, numbers: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:

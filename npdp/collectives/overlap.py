@@ -75,13 +75,13 @@ class Overlap:
         return time.perf_counter() - before
 
     def _carry_out(self, work: Work, wait: Wait, first: Any) -> None:
-        if self._failure is not None:  # others are still in the one that failed, and would be told otherwise
+        if self._failure is not None:  # other ranks are in the one that failed, and would take this for a wrong call
             return
         try:
             for message in chain((first,), work):
                 if message is not None:
                     wait(message)
-        except BaseException as failure:  # it is the program's, in whose name this is done
+        except BaseException as failure:  # the program, for which this is done, gets it
             self._failed(failure)
             self._failure = failure
 
