@@ -11,6 +11,7 @@ from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.config import FLAGS_OF, TrainConfig
 from npdp.errors import InputError
 from npdp.flag_parser import flag_of
+from npdp.parallel.fused import require_reduce_scatter
 from npdp.parallel.local_sgd import LocalSGD
 from npdp.parallel.parameter_server import arrivals
 from npdp.parallel.parameter_server.strategy import ParameterServer
@@ -63,6 +64,11 @@ def _allreduce(config: TrainConfig, world: World, trained: Trained) -> Strategy:
     """Updates are fused where that is quicker: in shared memory, and where nothing looks at gradients in between."""
     if (sparse := trained.what_is_sparse) is not None and config.update == "fused":
         raise InputError(f"sparse {sparse}: --update fused {_WHOLE_PARAMETERS} --update replicated")
+    if config.update == "fused" and world.world_size > 1:
+        try:
+            require_reduce_scatter(world.algorithm)
+        except ValueError as error:
+            raise InputError(f"--update {error}") from None
     if sparse is not None or config.update != "auto":
         return AllReduce(config.update if sparse is None else "replicated")
     in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import FEATURES, Layers, assert_close, criterion, loader, mlp, parameters, run
+from worlds import FEATURES, Layers, assert_close, criterion, loader, mlp, parameters, record, run
 
 import npdp
 from npdp import kernels, nn, optim
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import World
 
+needs_c = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 IN_RANK_ORDER = ["auto", "naive", "shared_memory"] if kernels.backend() == "c" else ["naive"]
 OPTIMIZERS = {
     "sgd": lambda parameters: optim.SGD(parameters, lr=0.2),
@@ -95,19 +96,65 @@ def test_it_gives_the_bits_of_the_replicated_update(optimizer, dtype):
         assert_same(world_size, optimizer=optimizer, algorithm=algorithm, batch_size=batch_size, dtype=dtype)
 
 
-@pytest.mark.parametrize("algorithm", ["ring", "halving_doubling", "tree"])
+@pytest.mark.parametrize("algorithm", ["ring", "halving_doubling"])
 def test_messages_in_another_order_differ_by_rounding(algorithm):
     for world_size, optimizer in product((2, 3, 4, 5), ("nesterov", "adam")):
         assert_same(world_size, 1e-10, optimizer=optimizer, algorithm=algorithm)
 
 
-@pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1), (0, 1, 0, 1)], ids=str)
-def test_on_several_hosts_each_rank_has_its_own_parameters_and_they_stay_the_same(hosts):
-    for algorithm, tolerance in (("auto", 1e-10), ("naive", 0)):
-        for plan in ("zsuzsuzsu", "zsuzouzsuzfuzeu"):
+@pytest.mark.parametrize("algorithm", ["tree", "mpi"])
+def test_an_algorithm_without_a_reduce_scatter_is_refused(algorithm):
+    with pytest.raises(ValueError, match=f"needs an algorithm that has a reduce-scatter, auto, .*; got {algorithm}"):
+        run(2, lambda: trained("fused", algorithm=algorithm))
+
+
+@pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1, 2, 2), (0, 1, 2, 3, 4)], ids=str)
+def test_on_several_hosts_it_gives_the_parameters_of_the_replicated_update(hosts):
+    for algorithm, tolerance in (("auto", 1e-10), ("hierarchical", 1e-10), ("ring", 1e-10), ("naive", 0)):
+        for plan in ("zsuzsuzsu", "zsuzouzsuzfuzeu", "zuzfuzsu"):
             assert_same(
                 len(hosts), tolerance, algorithm=algorithm, world=dict(hosts=hosts), plan=plan, optimizer="adam"
             )
+
+
+@needs_c
+@pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1, 1), (0, 1, 1, 0, 0, 1)], ids=str)
+def test_on_two_hosts_it_gives_the_bits_of_the_replicated_update(hosts):
+    def both(optimizer, make):
+        def program():
+            return [trained(u, algorithm="auto", optimizer=optimizer, make=make)[1] for u in ("replicated", "fused")]
+
+        return run(len(hosts), program, hosts=hosts)
+
+    for optimizer, make in (("momentum", mlp), ("adam", wide)):
+        assert len({sha256 for of_rank in both(optimizer, make) for sha256 in of_rank}) == 1
+
+
+@needs_c
+@pytest.mark.parametrize(("hosts", "ranks"), [(2, 2), (3, 2), (2, 3)])
+def test_on_several_hosts_a_link_carries_what_the_all_reduce_would_and_a_host_holds_one_copy(hosts, ranks):
+    where = tuple(host for host in range(hosts) for _ in range(ranks))
+
+    def program():
+        model = wide(np.float32)
+        optimizer = optim.Adam(model.parameters())
+        model = nn.DataParallel(model, update="fused")
+        batches = cycle(loader(ranks * hosts))
+        follow("zsu", model, [optimizer], batches)
+        recorder = record()
+        follow("zsu", model, [optimizer], batches)
+        (flat,), (slab,) = model.exchange.flats, optimizer.slabs
+        sent = sum(nbytes for peer, nbytes in recorder.sent if where[peer] != where[npdp.rank()])
+        memory = npdp.init().host._arena._address  # mapped elsewhere by each rank
+        at = [array.ctypes.data - memory for array in (flat.data, slab.state["m"], slab.state["v"])]
+        return sent, flat.data.nbytes, at, model.exchange.algorithm
+
+    sent, nbytes, at, algorithm = zip(*run(hosts * ranks, program, hosts=where))
+    small = 1000 * len(where)  # who is used, and whether all are there
+    for host in range(hosts):
+        assert sum(sent[host * ranks :][:ranks]) <= 2 * (hosts - 1) / hosts * nbytes[0] + small
+        assert len(set(map(tuple, at[host * ranks :][:ranks]))) == 1
+    assert set(algorithm) == {"hierarchical"}
 
 
 class Wide(Layers):
@@ -168,24 +215,26 @@ def test_any_plan_gives_the_same_bits(world_size, plan, optimizer, algorithm, ba
     assert_same(world_size, plan=plan, optimizer=optimizer, algorithm=algorithm, batch_size=batch_size)
 
 
-@pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+@needs_c
+@pytest.mark.parametrize(("hosts", "tolerance"), [((0, 0, 0), 0), ((0, 1, 1, 0), 1e-10)], ids=["one host", "two hosts"])
 @pytest.mark.parametrize("lacks", ["state", "parameters", "gradients"])
-def test_it_gives_the_same_bits_where_there_is_no_room_for_all(lacks, monkeypatch):
-    once, each = World.shared_once, World.shared_empty
-    calls = []
+def test_it_gives_the_same_parameters_where_there_is_no_room_for_all(lacks, hosts, tolerance, monkeypatch):
+    """Of two hosts, on the first."""
+    empty = World.empty
+    given = []
 
-    def no_room(world, count, dtype):
-        calls.append(world.rank)
-        return None if lacks == "parameters" or calls.count(world.rank) > 1 else once(world, count, dtype)
+    def no_room(world, count, dtype, one_for_all):
+        array = empty(world, count, dtype, one_for_all)
+        given.append((world.rank, one_for_all))
+        is_state = given.count((world.rank, True)) > 1
+        lacking = "gradients" if not one_for_all else "state" if is_state else "parameters"
+        return array if lacks != lacking or hosts[world.rank] else None
 
-    if lacks == "gradients":
-        monkeypatch.setattr(World, "shared_empty", lambda world, shape, dtype: each(world, shape, dtype).copy())
-    else:
-        monkeypatch.setattr(World, "shared_once", no_room)
+    monkeypatch.setattr(World, "empty", no_room)
     for plan in ("zsuzsuzsu", "zsuzfuzsuzou"):
-        replicated(3, trained, frozenset(dict(plan=plan, optimizer="adam").items()))
-        calls.clear()
-        assert_same(3, plan=plan, optimizer="adam")
+        replicated(len(hosts), trained, frozenset(dict(plan=plan, optimizer="adam").items()))
+        given.clear()
+        assert_same(len(hosts), tolerance, plan=plan, optimizer="adam", world=dict(hosts=hosts))
 
 
 def dawdle(monkeypatch, late):
@@ -201,7 +250,8 @@ def dawdle(monkeypatch, late):
 
         return slowly
 
-    for owner, name in ((World, "allreduce"), (World, "sum"), (optim.SGD, "update"), (optim.Adam, "update")):
+    collectives = [(World, name) for name in ("allreduce", "sum", "run_in_column")]
+    for owner, name in [*collectives, (optim.SGD, "update"), (optim.Adam, "update")]:
         monkeypatch.setattr(owner, name, slow(getattr(owner, name)))
 
 
@@ -213,6 +263,15 @@ def test_it_gives_the_same_bits_whoever_comes_late(algorithm, late, monkeypatch)
     replicated(3, trained, frozenset(options.items()))  # at its own pace
     dawdle(monkeypatch, late)
     assert_same(3, algorithm=algorithm, **options)
+
+
+@needs_c
+@pytest.mark.parametrize("late", [0, 1, 3])
+def test_across_hosts_it_gives_the_same_parameters_whoever_comes_late(late, monkeypatch):
+    options = dict(plan="zsuzouzsuzeuzsu", optimizer="adam")
+    replicated(4, trained, frozenset(options.items()))
+    dawdle(monkeypatch, late)
+    assert_same(4, 1e-10, world=dict(hosts=(0, 1, 0, 1)), **options)
 
 
 # Several optimisers, dtypes, owners

@@ -372,6 +372,11 @@ def test_fused_and_clipping_exclude_each_other(capsys):
     assert "--update fused stores no gradient that --clip-norm could scale" in capsys.readouterr().err
 
 
+def test_fused_and_an_algorithm_without_a_reduce_scatter_exclude_each_other(capsys):
+    assert main(["--update", "fused", "--algorithm", "tree", "--transport", "threads", "--ranks", "2"]) == 2
+    assert "--update fused needs an algorithm that has a reduce-scatter, auto, hierarchical" in capsys.readouterr().err
+
+
 def test_numpys_kernels_give_the_same_bits(tmp_path):
     """Of more than the blocks that NumPy takes at a time."""
     flags = (*FLAGS, "--model", "mlp", "--hidden", "400", "--epochs", "1", "--update", "fused", "--optimizer", "adamw")

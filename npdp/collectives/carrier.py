@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from npdp.collectives.across_hosts import AcrossHosts
 from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SHARED_MEMORY
 from npdp.collectives.execute import elementwise, messages, rank_steps
+from npdp.collectives.hierarchical import algorithm_across
 from npdp.collectives.overlap import Overlap, Work, later
 from npdp.collectives.topology import Topology
 from npdp.comm.calls import described
@@ -67,9 +69,23 @@ class Carrier(Topology):
             if status:
                 self._host.finish(status)  # type: ignore[union-attr]
         else:
-            before = self._outside_kernel_s()
-            self._run_by_messages(collective, algorithm, buffer, op, which)
-            self.other_s += self._outside_kernel_s() - before
+            self._run_by_messages(collective, algorithm, partial(self._work, collective, algorithm, buffer, op, which))
+
+    def run_in_column(self, collective: str, mine: Buffer, count: int) -> None:
+        """Reduce-scatter, summing, or allgather this rank's slice, in place, among those that carry it across hosts.
+
+        Args:
+            mine: (k,) the slice, the same on all ranks of this one's `column`, of which there must be some.
+            count: elements of the whole, by which all ranks see that they do the same.
+        """
+        ranks = self.column
+
+        def work() -> Work:
+            call = self.transport.calls.begin(described(collective, count, mine.dtype, "sum", 0, "slices"))
+            how = collective, algorithm_across(mine.nbytes, len(ranks)), len(ranks), 0, ranks.index(self.rank)
+            return messages(rank_steps(*how, mine.size, mine.itemsize, ranks), self.transport, mine, "sum", call)
+
+        self._run_by_messages(collective, "slices", work)
 
     def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, which: int) -> None:
         """Carry out a collective within all contexts, after what was begun before it."""
@@ -83,7 +99,8 @@ class Carrier(Topology):
         finally:
             self.around = around
 
-    def _run_by_messages(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> None:
+    def _run_by_messages(self, collective: str, algorithm: str, work: Callable[[], Work]) -> None:
+        before = self._outside_kernel_s()
         if not self._by_messages.acquire(blocking=False):
             raise CommunicationError(
                 f"rank {self.rank} calls {collective} by {algorithm}, but its last collective by messages is not done: "
@@ -91,11 +108,12 @@ class Carrier(Topology):
             )
         try:
             with self.transport.calls:
-                for message in self._work(collective, algorithm, buffer, op, which):
+                for message in work():
                     if message is not None:
                         self.transport.wait(message)
         finally:
             self._by_messages.release()
+        self.other_s += self._outside_kernel_s() - before
 
     def _work(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> Work:
         """Count a call, and return what carries it out: it yields each message before it must be waited for.

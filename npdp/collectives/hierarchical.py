@@ -78,20 +78,31 @@ def phases_of(nbytes: int, hosts: tuple[int, ...], shares_memory: bool) -> Phase
         hosts: each rank's host.
         shares_memory: whether all ranks of each host share memory.
     """
-    inside = groups(hosts)
+    inside, columns = groups(hosts), columns_of(hosts)
     to_leader = "allreduce" if shares_memory else "reduce"  # which the kernel does not have
     leaders = (tuple(group[0] for group in inside),)
     if _is_small(nbytes, len(inside)):
         across = ("allgather", "naive") if shares_memory else ("allreduce", "halving_doubling")
         return Phases(to_leader, *across, "broadcast", leaders)
-    columns = tuple(zip(*inside)) if len({len(group) for group in inside}) == 1 else leaders
+    columns = columns or leaders
     before, after = ("reduce_scatter", "allgather") if len(columns) > 1 else (to_leader, "broadcast")
     if not shares_memory:
         return Phases(before, "allreduce", "ring", after, columns)
     alone = len(inside) == len(hosts)  # there is nothing to do in a host while a piece crosses
     pieces = 1 if alone else -(-nbytes // (PIECE_BYTES * len(inside)))
-    by_ring = len(inside) <= FEW_HOSTS or nbytes / (pieces * len(columns)) >= RING_FROM_BYTES
-    return Phases(before, "allreduce", "ring" if by_ring else "halving_doubling", after, columns, pieces)
+    algorithm = algorithm_across(nbytes / (pieces * len(columns)), len(inside))
+    return Phases(before, "allreduce", algorithm, after, columns, pieces)
+
+
+def columns_of(hosts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return for each slice the ranks that carry it, one of each host; none where hosts have different numbers."""
+    inside = groups(hosts)
+    return tuple(zip(*inside)) if len({len(group) for group in inside}) == 1 else ()
+
+
+def algorithm_across(nbytes: float, hosts: int) -> str:
+    """Return how the ranks of a column, as many as hosts, carry out a collective on a slice of so many bytes."""
+    return "ring" if hosts <= FEW_HOSTS or nbytes >= RING_FROM_BYTES else "halving_doubling"
 
 
 def _is_small(nbytes: int, hosts: int) -> bool:

@@ -13,6 +13,7 @@ from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_
 from npdp.collectives.auto import cheapest
 from npdp.collectives.constants import Constants, constants
 from npdp.collectives.cost import Hosts
+from npdp.collectives.hierarchical import columns_of
 from npdp.collectives.host import Host, gather, open_host
 from npdp.comm.transport import Buffer, Transport
 
@@ -59,6 +60,11 @@ class Topology:
     def spans_hosts(self) -> bool:
         """Whether there are ranks on several hosts; collective the first time."""
         return max(self.hosts) > 0
+
+    @property
+    def column(self) -> tuple[int, ...]:
+        """The ranks that carry the same slice as this one across hosts; none where hosts have different numbers."""
+        return next((column for column in columns_of(self.hosts) if self.rank in column), ())
 
     @property
     def constants(self) -> Constants:

@@ -1,15 +1,19 @@
 """The fused update: one pass over memory sums the gradients over the ranks and updates the parameters.
 
-    backward      each rank writes its share of the gradient, n_r / N, into its own array in shared memory
-    step          all are there? | sum my chunk over the ranks, update my chunk of the parameters | all have?
+    backward       each rank writes its share of the gradient, n_r / N, into its own array in shared memory
+    step           all are there? | sum my chunk over the ranks, update my chunk of the parameters | all have?
+    across hosts   all are there? | sum my slice over the host's ranks, reduce-scatter it over hosts | update my
+                   chunk of it | allgather the slice over hosts | all have?
 
 Ranks of a host have one copy of the parameters and of the optimiser's state between them, and nobody stores the sum. So
-parameters are read-only to the user, and there is no `.grad` to be read. Where ranks share no memory, the same idea is
-reduce-scatter, update, allgather: each rank keeps its own parameters, and only its chunk of the state is used.
+parameters are read-only to the user, and there is no `.grad` to be read. Where a host's ranks share no memory, or hosts
+have different numbers of ranks, it is reduce-scatter, update, allgather over all; each rank keeps its own parameters.
 
-The same bits as the exchange (all_reduce.py) followed by the optimiser's step.
+The same bits as the exchange (all_reduce.py) followed by the optimiser's step, where both add in the same order: in
+shared memory, and on two hosts.
 Source: Rajbhandari et al., ZeRO, 2020 (stage 1: optimiser state once, not once a rank).
-Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart from the state's share.
+Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart from the state's share. Across H hosts 2
+(H-1)/H S over each link, as the all-reduce.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from npdp.autograd.tensor import Array
-from npdp.collectives.algorithms import SHARED_MEMORY
-from npdp.kernels import Sum
+from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
+from npdp.kernels import Sum, combine
 from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab
 from npdp.parallel.agreement import require_same_optimizers, settings_of
@@ -43,20 +47,32 @@ class FusedExchange(ExchangeAtStep):
 
     def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
         super().__init__(parameters, world, NO_GRAD)
-        self._everyones: dict[FlatParameters, list[Array] | None] = {}  # all ranks' gradients, where they are in reach
+        # The gradients of this host's ranks, where parameters are held once a host
+        self._everyones: dict[FlatParameters, list[Array] | None] = {}
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
+        self._totals: dict[FlatParameters, Array] = {}  # of this host's ranks, before they cross to others
         # Slabs whose state is where it is held once, and what reads by which settings they are updated
         self._ready: WeakKeyDictionary[Slab, Callable[[Optimizer], Any]] = WeakKeyDictionary()
         for flat in self.flats:
             self._share(flat)
 
     def _share(self, flat: FlatParameters) -> None:
-        """Lay the parameters where all ranks of the host see them, once."""
-        everyones = self.world.everyones(flat.grad) if self.world.algorithm in ("auto", SHARED_MEMORY) else None
-        shared = self.world.shared_once(flat.data.size, flat.dtype) if everyones else None
-        self._everyones[flat] = everyones if shared is not None else None
+        """Lay the parameters where all ranks of the host see them, once; collective."""
+        host = self.world.host if _once_a_host(self.world) else None
+        everyones = host.everyones(flat.grad) if host else None
+        shared = self._once(flat.data) if everyones else None
+        if self.world.sum(shared is None):  # on any host
+            everyones = shared = None
+        self._everyones[flat] = everyones
         flat.move_data(flat.data if shared is None else shared, writeable=False)  # the same values on all ranks
         self.world.barrier()
+
+    def _once(self, values: Array) -> Array | None:
+        """Return a copy that this host's ranks have in common, None where there is no room; collective in the host."""
+        shared = self.world.empty(values.size, values.dtype, one_for_all=True)
+        if shared is not None:
+            shared[:] = values  # the same on all ranks
+        return shared
 
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
         settings = self._ready.get(slab)
@@ -69,10 +85,13 @@ class FusedExchange(ExchangeAtStep):
         self._count_exchange()
         runs = slab.runs()  # the same on all ranks
         self.exchanged_bytes += slab.flat.grad.nbytes
-        if self._everyones[slab.flat] is not None:
-            self._update_shared(optimizer, slab, runs)
-        elif runs:
+        grads = self._everyones[slab.flat]
+        if grads is None:
             self._update_own(optimizer, slab, runs)
+        elif self.world.spans_hosts:
+            self._update_across(optimizer, slab, runs, grads)
+        else:
+            self._update_shared(optimizer, slab, runs, grads)
 
     def _meet(self, optimizer: Optimizer, slab: Slab, settings: Any) -> int:
         """Wait until every rank's gradients are there; return how many there lack, over all ranks.
@@ -101,17 +120,30 @@ class FusedExchange(ExchangeAtStep):
                 parameter.grad = parameter.grad_buffer
         self.world.barrier()  # the zeros are there
 
-    def _update_shared(self, optimizer: Optimizer, slab: Slab, runs: list[Run]) -> None:
-        """Update this rank's chunk of the parameters that the host has once."""
-        flat = slab.flat
-        line = LINE_BYTES // flat.dtype.itemsize
-        start, stop = part(flat.data.size // line, self.world.world_size, self.world.rank)  # in whole cache lines
-        for mine in _within(runs, start * line, stop * line):
-            optimizer.update(slab, mine, self._sum(flat, mine.start, mine.stop))
+    def _update_shared(self, optimizer: Optimizer, slab: Slab, runs: list[Run], grads: list[Array]) -> None:
+        """Update this rank's chunk of the parameters that all have in common."""
+        for mine in _within(runs, *_part_in_lines(slab.flat, self.world.world_size, self.world.rank)):
+            optimizer.update(slab, mine, self._sum(slab.flat, grads, mine.start, mine.stop))
+        self.world.barrier()
+
+    def _update_across(self, optimizer: Optimizer, slab: Slab, runs: list[Run], grads: list[Array]) -> None:
+        """Update this rank's chunk of its slice, and bring the others' of it to this host, which has all once."""
+        flat, ranks = slab.flat, self.world.column
+        first, last = _part_in_lines(flat, len(grads), self.world.host.rank)  # type: ignore[union-attr]
+        total = self._totals.setdefault(flat, np.empty(last - first, flat.dtype))
+        if runs:
+            combine([total], [grad[first:last] for grad in grads])
+            self.world.run_in_column("reduce_scatter", total, flat.data.size)
+            start, stop = part(total.size, len(ranks), ranks.index(self.world.rank))
+            for mine in _within(runs, first + start, first + stop):
+                optimizer.update(slab, mine, total[mine.start - first : mine.stop - first])
+            self.world.run_in_column("allgather", flat.data[first:last], flat.data.size)
         self.world.barrier()
 
     def _update_own(self, optimizer: Optimizer, slab: Slab, runs: list[Run]) -> None:
         """Reduce-scatter, update this rank's chunk, allgather: every rank has its own parameters."""
+        if not runs:
+            return
         flat = slab.flat
         total = flat.grad.copy()  # what is not zeroed is added to
         self.world.reduce_scatter(total)
@@ -120,11 +152,10 @@ class FusedExchange(ExchangeAtStep):
             optimizer.update(slab, mine, total[mine.start : mine.stop])
         self.world.allgather(flat.data[start:stop], flat.data)
 
-    def _sum(self, flat: FlatParameters, start: int, stop: int) -> Sum:
+    def _sum(self, flat: FlatParameters, grads: list[Array], start: int, stop: int) -> Sum:
         """Return all ranks' gradients there, to be summed."""
         found = self._sums.get((flat, start, stop))
         if found is None:
-            grads = self._everyones[flat] or []
             found = self._sums[flat, start, stop] = Sum([grad[start:stop] for grad in grads])
         return found
 
@@ -134,12 +165,39 @@ class FusedExchange(ExchangeAtStep):
             return
         state = dict(slab.state)
         for name, values in state.items():
-            shared = self.world.shared_once(values.size, values.dtype)
+            shared = self._once(values)
             if shared is not None:
-                shared[:] = values  # the same on all ranks
                 state[name] = shared
         slab.move_state(state)
         self.world.barrier()
+
+
+    @property
+    def algorithm(self) -> str:
+        if all(grads is not None for grads in self._everyones.values()):
+            return HIERARCHICAL if self.world.spans_hosts else SHARED_MEMORY
+        return self.world.chosen("reduce_scatter", max((flat.grad.nbytes for flat in self.flats), default=0))
+
+
+def require_reduce_scatter(algorithm: str) -> None:
+    """Raise ValueError where an algorithm has no reduce-scatter: `fused` could not sum in its order."""
+    usable = ("auto", HIERARCHICAL, *algorithms_of("reduce_scatter"))
+    if algorithm not in usable:
+        raise ValueError(f"fused needs an algorithm that has a reduce-scatter, {', '.join(usable)}; got {algorithm}")
+
+
+def _once_a_host(world: World) -> bool:
+    """Return whether the ranks of each host are to have parameters in common; collective the first time."""
+    if not world.spans_hosts:
+        return world.algorithm in ("auto", SHARED_MEMORY, HIERARCHICAL)
+    return world.algorithm in ("auto", HIERARCHICAL) and bool(world.column)
+
+
+def _part_in_lines(flat: FlatParameters, parts: int, number: int) -> tuple[int, int]:
+    """Return [start, stop) of a part of the flat arrays, in whole cache lines."""
+    line = LINE_BYTES // flat.dtype.itemsize
+    start, stop = part(flat.data.size // line, parts, number)
+    return start * line, stop * line
 
 
 def _within(runs: list[Run], start: int, stop: int) -> list[Run]:

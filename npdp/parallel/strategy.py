@@ -15,7 +15,7 @@ from npdp.arguments import require_number
 from npdp.nn.parameter import Parameter
 from npdp.parallel.all_reduce import GradientExchange
 from npdp.parallel.exchange import Exchange
-from npdp.parallel.fused import FusedExchange
+from npdp.parallel.fused import FusedExchange, require_reduce_scatter
 from npdp.parallel.world import World
 
 UPDATES = ("replicated", "fused")
@@ -68,6 +68,7 @@ class AllReduce:
 
     def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
         if self.update == "fused" and world.world_size > 1:
+            require_reduce_scatter(world.algorithm)
             return FusedExchange(parameters, world)
         sizes = self.bucket_cap_mb, self.first_bucket_mb
         return _exchange_of(parameters) or GradientExchange(parameters, world, *sizes, self.overlap)
