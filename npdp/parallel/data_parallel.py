@@ -46,11 +46,14 @@ class DataParallel(Module):
     Making one is collective: names, shapes, dtypes and orders in memory are compared over the ranks, then rank 0's
     values are taken by all. Parameters keep their names: `state_dict` has no `module.` before each.
 
-    A rank's loss weighs as many samples as its part of the loader's batch has (else: as the first dimension of the
-    first array among forward's inputs, also in tuples, lists and dicts; a list of arrays is several inputs, not rows of
-    one), also where the model leaves some of them out. A further input, or an array that forward itself brings in, that
-    has as many rows is taken for rows of that batch: dropout then masks them as one rank would. Arrays in an object of
-    another kind are not found, and refused; the loader's tensors may be anywhere.
+    How many samples a rank's loss weighs, though the model may leave some of them out:
+
+        one of the loader's tensors, wherever it is   those of this rank's part of the batch
+        arrays, in tuples, lists and dicts too        the rows of the first (a list of arrays is several inputs)
+        arrays in an object of another kind           refused: they are not found
+
+    A further input, or an array that forward itself brings in, with as many rows is taken for rows of the same batch:
+    dropout then masks them as one rank would.
 
     All ranks run the same wrapped models in the same order; parts of a model may be used on some ranks only. A
     criterion that has parameters of its own is a model too, to be wrapped as well.
