@@ -75,15 +75,15 @@ class Replayed:
         self._served[worker] = False
         return [self._arrived.pop(worker)]
 
-    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+    def let_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
         upcoming = self._upcoming(worker, message.request)
-        return upcoming is None or self._fetched or self._serves(worker, upcoming, version)
+        return upcoming is None or self._fetched or self._serve(worker, upcoming, version)
 
-    def may_fetch(self, worker: int, version: int) -> bool:
+    def let_fetch(self, worker: int, version: int) -> bool:
         upcoming = self._upcoming(worker, None)
-        return upcoming is None or self._served[worker] or self._serves(worker, upcoming, version)
+        return upcoming is None or self._served[worker] or self._serve(worker, upcoming, version)
 
-    def _serves(self, worker: int, upcoming: Arrival, version: int) -> bool:
+    def _serve(self, worker: int, upcoming: Arrival, version: int) -> bool:
         self._served[worker] = upcoming.version == version
         return self._served[worker]
 

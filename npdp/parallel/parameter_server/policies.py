@@ -65,11 +65,11 @@ class Policy(Protocol):
     def next_update(self, version: int, workers: Workers) -> list[Push]:
         """Return, and forget, the pushes that make the next version; [] while there are not enough."""
 
-    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
-        """Return whether a worker may be answered, and so begin an iteration on this version. It is, if so."""
+    def let_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+        """Let a worker begin an iteration on this version, if it may; return whether it does, and so is answered."""
 
-    def may_fetch(self, worker: int, version: int) -> bool:
-        """Return whether a worker may have rows of this version, to compute a gradient on. It gets them, if so."""
+    def let_fetch(self, worker: int, version: int) -> bool:
+        """Let a worker have rows of this version to compute a gradient on, if it may; return whether it gets them."""
 
     def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
         """Return the unit that a worker gets, or NONE_LEFT; it is idle then."""
@@ -108,10 +108,10 @@ class Synchronous:
     def _needed(self, workers: Workers) -> int:
         return self._workers
 
-    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+    def let_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
         return True
 
-    def may_fetch(self, worker: int, version: int) -> bool:
+    def let_fetch(self, worker: int, version: int) -> bool:
         return True
 
     def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
@@ -138,7 +138,7 @@ class Backups(Synchronous):
         at_work = sum(_at_work(worker) for worker in workers)
         return max(1, min(self._workers - self._backups, at_work))
 
-    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+    def let_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
         """An epoch begins when the last one is done, or nobody else works on it."""
         request = message.request
         if request is None or self._request is None or request[:2] <= self._request[:2] or self._done(version):
@@ -201,11 +201,11 @@ class Bounded:
     def next_update(self, version: int, workers: Workers) -> list[Push]:
         return [self._arrived.popleft()] if self._arrived else []
 
-    def may_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
+    def let_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
         slowest = min((other.completed for other in workers if other.active), default=math.inf)
         return workers[worker].completed <= slowest + self._staleness
 
-    def may_fetch(self, worker: int, version: int) -> bool:
+    def let_fetch(self, worker: int, version: int) -> bool:
         return True
 
     def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:

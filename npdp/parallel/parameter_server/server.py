@@ -151,19 +151,20 @@ class Server:
 
     def _answers(self) -> Iterator[Reply]:
         """Answer all that may be; an answer may let another worker go on."""
-        while ready := [number for number in self.waiting if self._may_answer(number)]:
-            yield self._answer(ready[0])
+        while (number := next(filter(self._let_go, self.waiting), None)) is not None:
+            yield self._answer(number)
 
-    def _may_answer(self, number: int) -> bool:
+    def _let_go(self, number: int) -> bool:
+        """Let a worker have its answer, if it may; return whether it does."""
         message = self.workers[number].waiting
         if isinstance(message, (Pull, Leave)):
             return True
         if isinstance(message, Fetch):
-            return not message.training or self._policy.may_fetch(number, self.version)
+            return not message.training or self._policy.let_fetch(number, self.version)
         assert isinstance(message, (Push, Start))
         if isinstance(message, Push) and self._policy.holds(message):
             return False
-        return self._policy.may_go(number, message, self.version, self.workers)
+        return self._policy.let_go(number, message, self.version, self.workers)
 
     def _answer(self, number: int) -> Reply:
         worker = self.workers[number]

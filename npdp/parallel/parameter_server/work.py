@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from itertools import count
 
 from npdp.autograd import Batch
 from npdp.parallel.parameter_server.messages import NOT_ASKED, Reply, Request, Unit
@@ -47,7 +48,7 @@ class Work:
         self.completed = 0
         self._handed_out: dict[Request, int] = {}  # units that came with an answer
         self._pushed: dict[Hashable, Unit] = {}  # in this iteration, by what was pushed
-        self._own_units = 0
+        self._own_numbers = count()
 
     @property
     def part(self) -> int | None:
@@ -69,20 +70,21 @@ class Work:
         self._handed_out.pop(request, None)
         self.now = outer
 
-    def of_push(self, key: Hashable) -> tuple[Unit, Request | None]:
-        """Return what a push is known by, and what it asks for; a second step on the same unit is one of its own.
+    def count_push(self, key: Hashable) -> tuple[Unit, Request | None]:
+        """Count a push; return what it is known by, and what it asks for.
+
+        A second step on the same unit, or one without npdp's loader, is known by a number of this worker's own.
 
         Args:
             key: what is pushed: a slab, a sparse parameter.
         """
         last = self._pushed.get(key)
-        if last is not None or not self._pushed:
+        if last is not None or not self._pushed:  # the first of an iteration
             self.completed, self._pushed = self.completed + 1, {}
         request, unit = self.now or (None, None)
-        if unit is None or unit == last:
-            own = Unit(-1, 0, self._own_units)
-            self._own_units += 1
-            self._pushed[key] = unit or own
-            return own, None
-        self._pushed[key] = unit
-        return unit, request
+        if unit is not None and unit != last:
+            self._pushed[key] = unit
+            return unit, request
+        own = Unit(-1, 0, next(self._own_numbers))
+        self._pushed[key] = unit or own
+        return own, None

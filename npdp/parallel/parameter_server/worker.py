@@ -135,7 +135,7 @@ class ServerExchange(ExchangeAtStep):
         settings.require_unchanged()
         self._counts_anew, self._is_idle = True, False
         self._is_current = self._keeps_up
-        unit, request = self._work.of_push(key)
+        unit, request = self._work.count_push(key)
         rank, samples, completed = self.world.rank, (self._samples.mine, self._samples.total), self._work.completed
         lr = settings.changed_lr
 
