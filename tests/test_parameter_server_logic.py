@@ -7,17 +7,22 @@ move, or by a random number. Parameters are the list of the pushes applied, so a
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from server_play import SCHEMES, play
 
+from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.messages import (
+    Fetch,
+    Idle,
     Leave,
     Pull,
     Push,
     Request,
+    Resume,
     Start,
     Unit,
 )
@@ -249,3 +254,26 @@ def test_a_worker_without_a_start_is_not_staler_than_the_bound():
 @given(st.integers(0, 2**32), st.integers(2, 5), st.sampled_from([1, 2, 3]))
 def test_with_one_shard_a_slow_worker_takes_staleness_to_its_bound_at_most(seed, workers, staleness):
     at_random(seed, (staleness, 0), workers, 1)
+
+
+# As numbers
+MESSAGES = [
+    Push(3, 7, Unit(1, 2, 5), 11, 8, 13, 0.1, (0, 61, 62, 130), Request(1, 2, 9, 4), 6, 10),
+    Push(3, 7, Unit(-1, 0, 5), 11, 0, 13, None, (), None, 0, 10),
+    Start(3, 7, 11, Request(0, 2, 9, 4), None),
+    Start(3, 7, 11, None, 0),
+    Idle(3, 7),
+    Resume(3, 7, 10),
+    Pull(3, 7, 11),
+    Fetch(3, 7, 11, 6, True),
+    Fetch(3, 7, 11, 0, False),
+    Leave(3, 7),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=str)
+def test_a_header_brings_a_message_as_it_was_whatever_it_held_before(message):
+    header = np.full(wire.header_length(131), 5)
+    wire.encode(message, 2, header)
+    got, shard = wire.decode(3, header)
+    assert (repr(got), shard) == (repr(message), 2)

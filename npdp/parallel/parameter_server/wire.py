@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,10 +30,36 @@ from npdp.parallel.parameter_server.messages import (
 )
 
 KINDS: tuple[type, ...] = (Push, Start, Idle, Pull, Leave, Fetch, Resume)
-FIXED = 18  # numbers of a worker's header before the mask of unused parameters
+NONE = -1  # where there is no request, and where iterations are not said
 BITS = 62  # of the mask in a number
 REPLY = 7  # numbers of a reply's header
-_NO_REQUEST = (-1, 0, 0, 0)
+
+
+class Header(NamedTuple):
+    """The numbers of a worker's header, before the mask of unused parameters; what a message lacks is left out."""
+
+    kind: int  # the message's place in KINDS
+    shard: int  # of the server that it is for
+    sequence: int
+    version: int = 0
+    loader: int = NONE  # the request
+    epoch: int = 0
+    units: int = 0
+    parts: int = 0
+    unit_loader: int = 0
+    unit_epoch: int = 0
+    unit_number: int = 0
+    samples: int = 0
+    batch_samples: int = 0
+    has_lr: int = False
+    lr_bits: int = 0
+    rows: int = 0
+    completed: int = NONE
+    training: int = False
+
+
+FIXED = len(Header._fields)
+_NO_REQUEST = (NONE, 0, 0, 0)
 
 
 def header_length(parameters: int) -> int:
@@ -41,49 +68,53 @@ def header_length(parameters: int) -> int:
 
 
 def encode(message: Message, shard: int, header: Array) -> None:
-    """Write a message to this shard of a server into a header.
-
-    0 kind, 1 shard, 2 sequence, 3 version, 4 to 7 request (-1: none), 15 rows, 16 whether there is a 17, 17 completed;
-    of a Push 8 to 10 unit, 11 samples, 12 batch_samples, 13 whether there is a learning rate, 14 its bits, and from 18
-    on the mask of unused parameters; of a Fetch 8 training.
-    """
-    kind = KINDS.index(type(message))
-    header[:] = 0
-    header[:4] = kind, shard, message.sequence, getattr(message, "version", 0)
-    header[4:8] = getattr(message, "request", None) or _NO_REQUEST
-    header[15] = getattr(message, "rows", 0)
-    completed = getattr(message, "completed", None)
-    header[16:18] = completed is not None, completed or 0
-    if isinstance(message, Fetch):
-        header[8] = message.training
+    """Write a message to this shard of a server into a header."""
+    header[:FIXED] = _numbers(message, shard)
+    header[FIXED:] = 0
     if isinstance(message, Push):
-        lr = 0 if message.lr is None else struct.unpack("q", struct.pack("d", message.lr))[0]
-        header[8:15] = (*message.unit, message.samples, message.batch_samples, message.lr is not None, lr)
         for place in message.unused:
             header[FIXED + place // BITS] |= 1 << place % BITS
+
+
+def _numbers(message: Message, shard: int) -> Header:
+    start = KINDS.index(type(message)), shard, message.sequence
+    if isinstance(message, Push):
+        work = *(message.request or _NO_REQUEST), *message.unit, message.samples, message.batch_samples
+        has_lr = message.lr is not None
+        lr_bits = struct.unpack("q", struct.pack("d", message.lr))[0] if has_lr else 0
+        return Header(*start, message.version, *work, has_lr, lr_bits, message.rows, message.completed)
+    if isinstance(message, Start):
+        completed = NONE if message.completed is None else message.completed
+        return Header(*start, message.version, *(message.request or _NO_REQUEST), completed=completed)
+    if isinstance(message, Fetch):
+        return Header(*start, message.version, rows=message.rows, training=message.training)
+    if isinstance(message, Pull):
+        return Header(*start, message.version)
+    if isinstance(message, Resume):
+        return Header(*start, completed=message.completed)
+    return Header(*start)
 
 
 def decode(worker: int, header: Array) -> tuple[Message, int]:
     """Return the message that a worker's header holds, and the shard that it is for."""
     numbers = header.tolist()
-    number, shard, sequence, version = numbers[:4]
-    kind = KINDS[number]
-    request = Request(*numbers[4:8]) if numbers[4] >= 0 else None
+    has = Header._make(numbers[:FIXED])
+    kind, start = KINDS[has.kind], (worker, has.sequence)
+    request = None if has.loader == NONE else Request(has.loader, has.epoch, has.units, has.parts)
     if kind is Push:
-        *unit, samples, batch_samples, has_lr, lr = numbers[8:15]
-        rate = struct.unpack("d", struct.pack("q", lr))[0] if has_lr else None
+        unit, samples = Unit(has.unit_loader, has.unit_epoch, has.unit_number), (has.samples, has.batch_samples)
+        lr = struct.unpack("d", struct.pack("q", has.lr_bits))[0] if has.has_lr else None
         unused = tuple(_bits(numbers[FIXED:]))
-        told = samples, batch_samples, rate, unused, request, numbers[15], numbers[17]
-        return Push(worker, sequence, Unit(*unit), version, *told), shard
+        return Push(*start, unit, has.version, *samples, lr, unused, request, has.rows, has.completed), has.shard
     if kind is Start:
-        return Start(worker, sequence, version, request, numbers[17] if numbers[16] else None), shard
-    if kind is Pull:
-        return Pull(worker, sequence, version), shard
+        return Start(*start, has.version, request, None if has.completed == NONE else has.completed), has.shard
     if kind is Fetch:
-        return Fetch(worker, sequence, version, numbers[15], bool(numbers[8])), shard
+        return Fetch(*start, has.version, has.rows, bool(has.training)), has.shard
+    if kind is Pull:
+        return Pull(*start, has.version), has.shard
     if kind is Resume:
-        return Resume(worker, sequence, numbers[17]), shard
-    return (Idle if kind is Idle else Leave)(worker, sequence), shard
+        return Resume(*start, has.completed), has.shard
+    return (Idle if kind is Idle else Leave)(*start), has.shard
 
 
 def _bits(words: Sequence[int]) -> Iterator[int]:
