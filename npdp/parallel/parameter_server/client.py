@@ -9,61 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array
 from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server import wire
-from npdp.parallel.parameter_server.messages import Message, Push, Reply
+from npdp.parallel.parameter_server.messages import Message, Reply
 from npdp.parallel.parameter_server.rows import RemoteRows
-from npdp.parallel.parameter_server.shard import Receive
-
-
-class RemoteSlab:
-    """A shard of a slab, as a worker sees it.
-
-    Args:
-        pushes, pulls: whether the gradient, and the parameters, have to travel in messages.
-
-    Attributes:
-        rank, number: its server's rank, and which of that server's shards it is.
-        gradient, parameters: (count,) this worker's range of its flat arrays.
-        version, seen: that of the parameters that this worker has.
-    """
-
-    def __init__(self, rank: int, number: int, gradient: Array, parameters: Array, pushes: bool, pulls: bool) -> None:
-        self.rank, self.number = rank, number
-        self.gradient, self.parameters = gradient, parameters
-        self._pushes, self._pulls = pushes, pulls
-        self.version = 0
-
-    @property
-    def seen(self) -> int:
-        return self.version
-
-    def following(self, message: Message, gradient: RowGradient | None, wanted: Rows | None) -> list[Array]:
-        """Return what follows a message."""
-        return [self.gradient] if self._pushes and isinstance(message, Push) else []
-
-    def push_bytes(self, message: Push) -> int:
-        """Return the bytes that a push moves, wherever they lie."""
-        return self.gradient.nbytes
-
-    def take(self, message: Message, reply: Reply, receive: Receive) -> int:
-        """Receive what follows a reply; return the bytes of parameters that have changed, wherever they lie."""
-        self.version = reply.version
-        if not reply.changed:
-            return 0
-        if self._pulls:
-            receive(self.parameters)
-        return self.parameters.nbytes
-
+from npdp.parallel.parameter_server.shard import Outgoing, RemoteSlab
 
 RemoteShard = RemoteSlab | RemoteRows
-MakeMessage = Callable[[RemoteShard, int], Message]  # from a shard and a sequence number
+S = TypeVar("S", bound=RemoteShard)
+Make = Callable[[S, int], Outgoing]  # the message to a shard, of this sequence number
 
 
 class Client:
@@ -88,22 +47,10 @@ class Client:
         self.pushed_bytes = self.pulled_bytes = 0
         self.reports: dict[tuple[int, int], dict[str, Any]] = {}
 
-    def ask(
-        self,
-        shards: Sequence[RemoteShard],
-        make: MakeMessage,
-        gradient: RowGradient | None,
-        wanted: Rows | None,
-    ) -> list[Reply]:
-        """Send each shard a message, and return the answers, parameters taken where they have changed.
-
-        Args:
-            make: gives the message to a shard.
-            gradient: what is pushed to shards of a sparse parameter.
-            wanted: the rows that are fetched from them.
-        """
+    def ask(self, shards: Sequence[S], make: Make[S]) -> list[Reply]:
+        """Send each shard a message, and return the answers, parameters taken where they have changed."""
         before, waited = time.perf_counter(), self._requests.wait_s + self._replies.wait_s
-        messages, sending = self._begin_to_send(shards, make, gradient, wanted)
+        messages, sending = self._begin_to_send(shards, make)
         replies = list(self._answers(shards, messages))
         for handle in sending:
             self._requests.wait(handle)
@@ -111,14 +58,12 @@ class Client:
         self.wait_s += self._requests.wait_s + self._replies.wait_s - waited
         return replies
 
-    def tell(self, shards: Sequence[RemoteShard], make: MakeMessage) -> None:
+    def tell(self, shards: Sequence[S], make: Make[S]) -> None:
         """Send each shard a message that is not answered."""
-        for handle in self._begin_to_send(shards, make, None, None)[1]:
+        for handle in self._begin_to_send(shards, make)[1]:
             self._requests.wait(handle)
 
-    def _begin_to_send(
-        self, shards: Sequence[RemoteShard], make: MakeMessage, gradient: RowGradient | None, wanted: Rows | None
-    ) -> tuple[list[Message], list[Handle]]:
+    def _begin_to_send(self, shards: Sequence[S], make: Make[S]) -> tuple[list[Message], list[Handle]]:
         ended = self._requests.in_vain([])
         if ended is not None:  # servers may still answer; without it this rank would go on to its end
             raise ended
@@ -126,15 +71,13 @@ class Client:
         sending: list[Handle] = []
         self._sequence += 1
         for shard in shards:
-            message = make(shard, self._sequence)
+            message, following, pushed_bytes = make(shard, self._sequence)
             header = np.empty(self._header_length, np.int64)
-            following = shard.following(message, gradient, wanted)
             wire.encode(message, shard.number, header)
             sending.append(self._requests.send(header, shard.rank))
             for array in following:
                 sending += wire.send(self._requests, array, shard.rank)
-            if isinstance(message, Push):
-                self.pushed_bytes += shard.push_bytes(message)
+            self.pushed_bytes += pushed_bytes
             messages.append(message)
         return messages, sending
 

@@ -107,7 +107,7 @@ class Fetch(NamedTuple):
     worker: int
     sequence: int
     version: int
-    rows: int
+    rows: int = 0
     training: bool = True
 
 

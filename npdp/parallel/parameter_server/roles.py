@@ -29,13 +29,13 @@ from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.agreement import require_same_optimizers
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.parameter_server import wire
-from npdp.parallel.parameter_server.client import Client, RemoteShard, RemoteSlab
+from npdp.parallel.parameter_server.client import Client
 from npdp.parallel.parameter_server.messages import Push
 from npdp.parallel.parameter_server.rows import RemoteRows, RowShard, cut_lane, lane_bytes
 from npdp.parallel.parameter_server.server import Server
 from npdp.parallel.parameter_server.service import Service
-from npdp.parallel.parameter_server.shard import DenseShard, Memory, Rate, Shard, shard_range
-from npdp.parallel.parameter_server.worker import ServerExchange, Shards
+from npdp.parallel.parameter_server.shard import DenseShard, Memory, Rate, RemoteSlab, Shard, shard_range
+from npdp.parallel.parameter_server.worker import ServerExchange
 from npdp.parallel.world import World, become
 from npdp.partition import part
 
@@ -164,27 +164,27 @@ class Roles:
         requests, replies = self._lines()
         client = Client(self.rank, requests, replies, self.header_length)
         optimizers = {key: optimizer for optimizer, key in self.optimized}
-        self.exchange.begin_to_work(self._remote_shards(), optimizers, client)
+        servers = range(len(self.server_ranks))
+        keys = list(enumerate(key for _, key in self.optimized))
+        slabs = {k: [self._remote_slab(k, number, s) for s in servers] for number, k in keys if isinstance(k, Slab)}
+        rows = {k: [self._remote_rows(k, number, s) for s in servers] for number, k in keys if isinstance(k, Parameter)}
+        self.exchange.begin_to_work(slabs, rows, optimizers, client)
         self.world.closing.append(self.exchange.leave)
         if 0 < self.strategy.staleness < math.inf:  # nobody need wait for one that waits for all
             self.world.around.append(self.exchange.idle_meanwhile)
         if self.strategy.hands_out:
             set_hand_out(self.exchange.units)
 
-    def _remote_shards(self) -> Shards:
-        found: Shards = {}
-        for number, (_, key) in enumerate(self.optimized):
-            found[key] = [self._remote(key, number, server) for server in range(len(self.server_ranks))]
-        return found
+    def _remote_slab(self, slab: Slab, number: int, server: int) -> RemoteSlab:
+        flat = slab.flat
+        start, stop = shard_range(flat, len(self.server_ranks), server)
+        views, sent = (flat.grad[start:stop], flat.data[start:stop]), (self.gradients[flat], self.parameters[flat])
+        return RemoteSlab(self.server_ranks[server], number, *views, *(where is None for where in sent))
 
-    def _remote(self, key: Slab | Parameter, number: int, server: int) -> RemoteShard:
-        rank, servers = self.server_ranks[server], len(self.server_ranks)
-        if isinstance(key, Parameter):
-            lane = cut_lane(self.lanes[key][self.rank], servers, server)
-            return RemoteRows(rank, number, key, servers, server, lane)
-        start, stop = shard_range(key.flat, servers, server)
-        views = key.flat.grad[start:stop], key.flat.data[start:stop]
-        return RemoteSlab(rank, number, *views, self.gradients[key.flat] is None, self.parameters[key.flat] is None)
+    def _remote_rows(self, parameter: Parameter, number: int, server: int) -> RemoteRows:
+        servers = len(self.server_ranks)
+        lane = cut_lane(self.lanes[parameter][self.rank], servers, server)
+        return RemoteRows(self.server_ranks[server], number, parameter, servers, server, lane)
 
     def _service(self, server: int) -> Service:
         """Return what serves this server's shard of everything."""

@@ -18,7 +18,7 @@ from npdp.autograd.tensor import Array
 from npdp.nn.parameter import LINE_BYTES, Parameter
 from npdp.nn.products import sums_of_rows
 from npdp.parallel.parameter_server.messages import Fetch, Message, Push, Reply
-from npdp.parallel.parameter_server.shard import Rate, Receive, missing_weight
+from npdp.parallel.parameter_server.shard import Outgoing, Rate, Receive, missing_weight
 from npdp.partition import part
 
 LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of texts touches some MB; more is sent
@@ -181,22 +181,22 @@ class RemoteRows:
         self._fetched = False  # since the last push
         self._rows: Rows = np.empty(0, np.int64)
 
-    def of(self, rows: Rows) -> slice:
+    def _of(self, rows: Rows) -> slice:
         """Return which of these sorted rows are in this shard."""
         return slice(*np.searchsorted(rows, [self.start, self.stop]).tolist())
 
-    def following(self, message: Message, gradient: RowGradient | None, wanted: Rows | None) -> list[Array]:
-        """Return what follows a message, and note what its answer will bring."""
-        if isinstance(message, Push) and gradient is not None:
-            mine = self.of(gradient.rows)
-            values = gradient.values[mine].reshape(-1, self._width)
-            return self._laid(gradient.rows[mine] - self.start, values)
-        if isinstance(message, Fetch) and wanted is not None:
-            self._rows = wanted[self.of(wanted)]
-            return self._laid(self._rows - self.start, None)
-        return []
+    def push(self, message: Push, gradient: RowGradient) -> Outgoing:
+        """Return a push of what this shard has of a gradient."""
+        mine = self._of(gradient.rows)
+        rows, values = gradient.rows[mine] - self.start, gradient.values[mine].reshape(-1, self._width)
+        return Outgoing(message._replace(rows=len(rows)), self._laid(rows, values), rows.nbytes + values.nbytes)
 
-    def _laid(self, rows: Rows, values: Array | None) -> list[Array]:
+    def fetch(self, message: Fetch, rows: Rows) -> Outgoing:
+        """Ask for those of these rows that this shard has, and note what the answer will bring."""
+        self._rows = rows[self._of(rows)]
+        return Outgoing(message._replace(rows=len(self._rows)), self._laid(self._rows - self.start))
+
+    def _laid(self, rows: Rows, values: Array | None = None) -> list[Array]:
         """Lay rows and values in the lane, or return them, to be sent."""
         if not self._lane.holds(len(rows)):
             return [rows] if values is None else [rows, np.ascontiguousarray(values).reshape(-1)]
@@ -204,10 +204,6 @@ class RemoteRows:
         if values is not None:
             self._lane.values(len(rows))[:] = values
         return []
-
-    def push_bytes(self, message: Push) -> int:
-        """Return the bytes of rows and values that a push moves, wherever they lie."""
-        return message.rows * (8 + self._width * self.parameter.dtype.itemsize)
 
     def take(self, message: Message, reply: Reply, receive: Receive) -> int:
         """Receive what follows a reply into the worker's copy; return its bytes."""

@@ -3,7 +3,7 @@
     worker 0's gradient  |....[shard]....|  ┐
     worker 1's gradient  |....[shard]....|  ┼ added in this order → optimiser → data |....[shard]....|
 
-Of a sparse parameter only the rows travel that a worker has touched: see rows.py.
+A worker has a `RemoteSlab` of it. Of a sparse parameter only the rows travel that a worker has touched: see rows.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ from npdp.parallel.parameter_server.messages import Message, Push, Reply
 from npdp.partition import part
 
 Receive = Callable[[Array], None]  # fills an array with what a worker sends next
+
+
+class Outgoing(NamedTuple):
+    """A worker's message to a shard, what follows it, and the bytes of a gradient that it moves, wherever they lie."""
+
+    message: Message
+    following: Sequence[Array] = ()
+    pushed_bytes: int = 0
 
 
 class Shard(Protocol):
@@ -165,6 +173,42 @@ class DenseShard:
         summed: Array = np.sum(total.arrays, axis=0)
         summed *= summed.dtype.type(weight)
         return summed
+
+
+class RemoteSlab:
+    """Such a shard, as a worker sees it.
+
+    Args:
+        pushes, pulls: whether the gradient, and the parameters, have to travel in messages.
+
+    Attributes:
+        rank, number: its server's rank, and which of that server's shards it is.
+        gradient, parameters: (count,) this worker's range of its flat arrays.
+        version, seen: that of the parameters that this worker has.
+    """
+
+    def __init__(self, rank: int, number: int, gradient: Array, parameters: Array, pushes: bool, pulls: bool) -> None:
+        self.rank, self.number = rank, number
+        self.gradient, self.parameters = gradient, parameters
+        self._pushes, self._pulls = pushes, pulls
+        self.version = 0
+
+    @property
+    def seen(self) -> int:
+        return self.version
+
+    def push(self, message: Push) -> Outgoing:
+        """Return a push of this shard's gradient."""
+        return Outgoing(message, [self.gradient] if self._pushes else [], self.gradient.nbytes)
+
+    def take(self, message: Message, reply: Reply, receive: Receive) -> int:
+        """Receive what follows a reply; return the bytes of parameters that have changed, wherever they lie."""
+        self.version = reply.version
+        if not reply.changed:
+            return 0
+        if self._pulls:
+            receive(self.parameters)
+        return self.parameters.nbytes
 
 
 def _range_of(slab: Slab, start: int, stop: int, data: Array) -> Slab:

@@ -10,8 +10,9 @@ Several backwards before a step add up, as everywhere; they are pushed together.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from npdp.nn.parameter import Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import ExchangeAtStep, move_in, require_not_replaced
 from npdp.parallel.parameter_server import arrivals
-from npdp.parallel.parameter_server.client import Client, MakeMessage, RemoteShard
+from npdp.parallel.parameter_server.client import Client, Make, RemoteShard, S
 from npdp.parallel.parameter_server.messages import (
     NONE_LEFT,
     Fetch,
@@ -40,6 +41,7 @@ from npdp.parallel.parameter_server.messages import (
 from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parallel.parameter_server.settings import Settings
+from npdp.parallel.parameter_server.shard import Outgoing, RemoteSlab
 from npdp.parallel.parameter_server.work import SampleCount, Work
 from npdp.parallel.weight import weight_within_part
 from npdp.parallel.world import World
@@ -48,8 +50,6 @@ WHY_HIDDEN = (
     "under a parameter server the gradients of the workers meet on the servers, in optimizer.step(): "
     "there is no .grad to be looked at or clipped"
 )
-Shards = dict["Slab | Parameter", list[RemoteShard]]  # of each slab and each sparse parameter, a shard a server
-Optimizers = dict["Slab | Parameter", Optimizer]  # whose each is
 
 
 class ServerExchange(ExchangeAtStep):
@@ -68,21 +68,33 @@ class ServerExchange(ExchangeAtStep):
         super().__init__(parameters, world, WHY_HIDDEN)
         self.in_step = not hands_out
         self._whole_batches = whole_batches
-        self._shards: Shards = {}
         self._work = Work()
         self._samples = SampleCount()  # of what has been pushed last, or will be next
         self._counts_anew = False
         self._is_idle = False
         self._keeps_up = whole_batches and not self.sparse_parameters  # each step ends with the newest parameters
         self._is_current = True
-        self._optimizers: Optimizers = {}
-        self._settings: dict[Optimizer, Settings] = {}
         self._left = False
 
-    def begin_to_work(self, shards: Shards, optimizers: Optimizers, client: Client) -> None:
-        """Take up the work, as one of the workers."""
-        self._shards, self._client = shards, client
-        for parameter in (key for key in shards if isinstance(key, Parameter)):
+    def begin_to_work(
+        self,
+        slabs: dict[Slab, list[RemoteSlab]],
+        rows: dict[Parameter, list[RemoteRows]],
+        optimizers: dict[Slab | Parameter, Optimizer],
+        client: Client,
+    ) -> None:
+        """Take up the work, as one of the workers.
+
+        Args:
+            slabs: of each slab, a shard a server.
+            rows: of each sparse parameter, the same.
+            optimizers: whose each of them is.
+            client: the way to the shards.
+        """
+        self._slabs, self._rows, self._client = slabs, rows, client
+        self._by_key: list[Sequence[RemoteShard]] = [*slabs.values(), *rows.values()]
+        self._all_shards = list(chain(*self._by_key))
+        for parameter in rows:
             parameter.fetch, parameter.row_updater = partial(self.fetch, parameter), self.step_rows
             parameter.data = parameter.data_buffer = parameter.data.view()
             parameter.data.flags.writeable = False  # the shards have the array itself, for what they get
@@ -113,7 +125,7 @@ class ServerExchange(ExchangeAtStep):
         unused = tuple(move_in(slab))
         for place in unused:
             slab.parameters[place].grad_buffer[...] = 0  # type: ignore[index]
-        self._push(optimizer, slab, unused)
+        self._push(optimizer, slab, self._slabs.get(slab, []), RemoteSlab.push, unused)
         for place, parameter in enumerate(slab.parameters):
             if place in unused:
                 parameter.version[0] += 1  # others may have used it
@@ -121,10 +133,16 @@ class ServerExchange(ExchangeAtStep):
     def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
         """Push the rows of a sparse parameter, in place of the optimiser's own update."""
         require_not_replaced(parameter)
-        self._push(optimizer, parameter, (), gradient)
+        shards = self._rows[parameter]
+        self._push(optimizer, parameter, shards, lambda shard, message: shard.push(message, gradient))
 
     def _push(
-        self, optimizer: Optimizer, key: Slab | Parameter, unused: tuple[int, ...], gradient: RowGradient | None = None
+        self,
+        optimizer: Optimizer,
+        key: Slab | Parameter,
+        shards: Sequence[S],
+        push: Callable[[S, Push], Outgoing],
+        unused: tuple[int, ...] = (),
     ) -> None:
         if self._optimizers.get(key) is not optimizer:
             raise RuntimeError(
@@ -139,16 +157,13 @@ class ServerExchange(ExchangeAtStep):
         rank, samples, completed = self.world.rank, (self._samples.mine, self._samples.total), self._work.completed
         lr = settings.changed_lr
 
-        def push(shard: RemoteShard, sequence: int) -> Push:
-            rows = 0
-            if gradient is not None and isinstance(shard, RemoteRows):
-                mine = shard.of(gradient.rows)
-                rows = mine.stop - mine.start
-            return Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, rows, completed)
+        def make(shard: S, sequence: int) -> Outgoing:
+            message = Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, completed=completed)
+            return push(shard, message)
 
-        for reply in self._ask(self._shards[key], push, gradient):
+        for reply in self._ask(shards, make):
             self._work.take(request, reply)
-        if self.in_step and key is next(iter(self._shards)) and self.world.world_size > 1:
+        if self.in_step and key is next(iter(self._optimizers)) and self.world.world_size > 1:
             self._count_exchange()  # now, as all workers have pushed: a server has better words for one that has left
 
     # What a layer calls
@@ -158,12 +173,10 @@ class ServerExchange(ExchangeAtStep):
             return  # all of it was pulled
         rank, training = self.world.rank, is_grad_enabled()
 
-        def fetch(shard: RemoteShard, sequence: int) -> Fetch:
-            assert isinstance(shard, RemoteRows)
-            mine = shard.of(rows)
-            return Fetch(rank, sequence, shard.version, mine.stop - mine.start, training)
+        def fetch(shard: RemoteRows, sequence: int) -> Outgoing:
+            return shard.fetch(Fetch(rank, sequence, shard.version, training=training), rows)
 
-        self._ask(self._shards[parameter], fetch, wanted=rows)
+        self._ask(self._rows[parameter], fetch)
 
     # What the loader calls
     def units(self, loader: int, epoch: int, units: int, parts: int) -> Iterator[int]:
@@ -185,11 +198,11 @@ class ServerExchange(ExchangeAtStep):
         self._is_idle = False
         if is_grad_enabled():  # others train in this pass, though there may be nothing left for this one
             self._is_current = self._keeps_up
-        rank, (first, *others) = self.world.rank, self._all_shards()
-        (reply,) = self._ask([first], lambda shard, sequence: Start(rank, sequence, shard.version, request))
+        rank, (first, *others) = self.world.rank, self._all_shards
+        (reply,) = self._ask([first], lambda shard, sequence: Outgoing(Start(rank, sequence, shard.version, request)))
         completed = self._work.completed = reply.completed  # with the others it begins level, too
         for shard in others if reply.unit != NONE_LEFT else ():
-            self._ask([shard], lambda s, sequence: Start(rank, sequence, s.version, request, completed))
+            self._ask([shard], lambda s, sequence: Outgoing(Start(rank, sequence, s.version, request, completed)))
         return reply.unit
 
     @contextlib.contextmanager
@@ -202,12 +215,12 @@ class ServerExchange(ExchangeAtStep):
         yield
         self._is_idle = False
         rank, completed = self.world.rank, self._work.completed
-        self._client.tell(self._all_shards(), lambda shard, sequence: Resume(rank, sequence, completed))
+        self._client.tell(self._all_shards, lambda _, sequence: Outgoing(Resume(rank, sequence, completed)))
 
     def _idle(self) -> None:
         self._is_idle = True
         rank = self.world.rank
-        self._client.tell(self._all_shards(), lambda shard, sequence: Idle(rank, sequence))
+        self._client.tell(self._all_shards, lambda _, sequence: Outgoing(Idle(rank, sequence)))
 
     # What the program calls
     @property
@@ -215,14 +228,14 @@ class ServerExchange(ExchangeAtStep):
         return "parameter_server"
 
     def updates(self, optimizer: Optimizer) -> int:
-        return self._all_shards()[0].version
+        return self._all_shards[0].version
 
     def synchronize(self) -> None:
         """Give every worker the newest parameters, the same; collective over the workers."""
         rank = self.world.rank
         self._idle()
         self.world.barrier()  # everybody's gradients are applied
-        self._ask_all(lambda shard, sequence: Pull(rank, sequence, shard.seen))
+        self._ask_all(lambda shard, sequence: Outgoing(Pull(rank, sequence, shard.seen)))
         self.world.barrier()  # nobody pushes before everybody has them
         self._is_current = True
 
@@ -235,7 +248,7 @@ class ServerExchange(ExchangeAtStep):
         if not self._left:
             self._left = True
             rank = self.world.rank
-            self._ask_all(lambda shard, sequence: Leave(rank, sequence))
+            self._ask_all(lambda _, sequence: Outgoing(Leave(rank, sequence)))
 
     def end_training(self) -> dict[str, Any]:
         """Leave the servers; return what they and the workers have done; collective over the workers."""
@@ -268,26 +281,17 @@ class ServerExchange(ExchangeAtStep):
 
     # How it does it
     def _reports(self) -> list[dict[str, Any]]:
-        return [self._client.reports[shard.rank, shard.number] for shard in self._all_shards()]
+        return [self._client.reports[shard.rank, shard.number] for shard in self._all_shards]
 
-    def _all_shards(self) -> list[RemoteShard]:
-        return [shard for shards in self._shards.values() for shard in shards]
-
-    def _ask_all(self, make: MakeMessage) -> None:
+    def _ask_all(self, make: Make[RemoteShard]) -> None:
         """Ask all shards, one slab after the other: a server has one message of this worker at a time."""
-        for shards in self._shards.values():
+        for shards in self._by_key:
             self._ask(shards, make)
 
-    def _ask(
-        self,
-        shards: list[RemoteShard],
-        make: MakeMessage,
-        gradient: RowGradient | None = None,
-        wanted: Rows | None = None,
-    ) -> list[Reply]:
+    def _ask(self, shards: Sequence[S], make: Make[S]) -> list[Reply]:
         client = self._client
         spent_s, wait_s = client.spent_s, client.wait_s
-        replies = client.ask(shards, make, gradient, wanted)
+        replies = client.ask(shards, make)
         self.world.other_s += client.spent_s - spent_s
         self.world.transport.wait_s += client.wait_s - wait_s
         self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
