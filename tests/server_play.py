@@ -57,7 +57,7 @@ class Play:
     def __init__(self, workers, shards, policy, hands_out, passes=2, units=5, breaks=(), barrier=False, staleness=0):
         self.applied = [[] for _ in range(shards)]
         self.servers = [
-            Server(workers, policy(k), self.applied[k].append, hands_out=k == 0, records=True) for k in range(shards)
+            Server(workers, policy(k), self.applied[k].append, is_first=k == 0, records=True) for k in range(shards)
         ]
         self.workers = [Worker() for _ in range(workers)]
         self.hands_out, self.passes, self.total = hands_out, passes, units

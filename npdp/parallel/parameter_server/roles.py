@@ -66,8 +66,8 @@ class Roles:
             )
         self.workers = strategy.workers(world.world_size)
         self.server_ranks = range(self.workers, world.world_size) if strategy.servers else range(world.world_size)
-        self.in_place = not strategy.hands_out and bool(strategy.servers)  # all workers wait while a server updates
-        self.exchange = ServerExchange(parameters, world, strategy.staleness == 0, strategy.hands_out)
+        self.in_place = strategy.in_step and bool(strategy.servers)  # all workers wait while a server updates
+        self.exchange = ServerExchange(parameters, world, strategy)
         flats = self.exchange.flats
         self.optimized: list[tuple[Optimizer, Slab | Parameter]] = [
             *(found for flat in flats for found in _optimizers_of(flat)),
@@ -172,7 +172,7 @@ class Roles:
         self.world.closing.append(self.exchange.leave)
         if 0 < self.strategy.staleness < math.inf:  # nobody need wait for one that waits for all
             self.world.around.append(self.exchange.idle_meanwhile)
-        if self.strategy.hands_out:
+        if not self.strategy.in_step:
             set_hand_out(self.exchange.units)
 
     def _remote_slab(self, slab: Slab, number: int, server: int) -> RemoteSlab:
@@ -205,9 +205,8 @@ class Roles:
         return service
 
     def _shard(self, server: int, optimizer: Optimizer, key: Slab | Parameter) -> Shard:
-        whole_batches = self.strategy.staleness == 0
-        in_step = not self.strategy.hands_out
-        rate = Rate(optimizer, 1 if whole_batches else self.workers, self.strategy.damped, in_step)
+        strategy, whole_batches = self.strategy, self.strategy.whole_batches
+        rate = Rate(optimizer, 1 if whole_batches else self.workers, strategy.damped, strategy.in_step)
         if isinstance(key, Parameter):
             servers = len(self.server_ranks)
             lanes = [cut_lane(lane, servers, server) for lane in self.lanes[key][: self.workers]]

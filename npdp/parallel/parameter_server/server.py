@@ -66,7 +66,7 @@ class Server:
         workers: how many there are.
         policy: when gradients are applied and who may go on.
         apply: carries out an update from some workers' gradients, in the given order: the next version.
-        hands_out: whether it is the shard that hands out the units of work.
+        is_first: whether it is the first of all shards, which hands out the units of work.
         records: whether it keeps the order of arrivals.
 
     Attributes:
@@ -80,12 +80,12 @@ class Server:
         workers: int,
         policy: Policy,
         apply: Callable[[list[Push]], None],
-        hands_out: bool = True,
+        is_first: bool = True,
         records: bool = False,
     ) -> None:
         self.version = 0
         self.arrivals: list[Arrival] = []
-        self._hands_out, self._records = hands_out, records
+        self._is_first, self._records = is_first, records
         self.statistics = Statistics()
         self.workers = [WorkerState() for _ in range(workers)]
         self._policy, self._apply = policy, apply
@@ -174,7 +174,7 @@ class Server:
             return worker.answer
         assert isinstance(message, (Push, Start, Pull, Fetch))
         unit = NOT_ASKED
-        if isinstance(message, (Push, Start)) and message.request is not None and self._hands_out:
+        if isinstance(message, (Push, Start)) and message.request is not None and self._is_first:
             unit = self._policy.hand_out(number, message.request, self.version, self.workers)
         pulled = isinstance(message, Pull)
         worker.answer = Reply(number, self.version, message.version, unit, pulled, completed=worker.completed)

@@ -82,9 +82,14 @@ class ParameterServer:
         return Roles(self, parameters, world).take_up()
 
     @property
-    def hands_out(self) -> bool:
-        """Whether units of work are handed out on demand."""
-        return self.staleness > 0 or self.backup_workers > 0
+    def whole_batches(self) -> bool:
+        """Whether an update is one of a whole batch, of which each worker has a part."""
+        return self.staleness == 0
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all workers make each update together, and wait for it; else work is handed out on demand."""
+        return self.whole_batches and not self.backup_workers
 
     def policy(self, workers: int, shard: int, fetched: bool) -> Policy:
         """Return what a shard goes by.

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,9 @@ from npdp.parallel.parameter_server.work import SampleCount, Work
 from npdp.parallel.weight import weight_within_part
 from npdp.parallel.world import World
 
+if TYPE_CHECKING:
+    from npdp.parallel.parameter_server.strategy import ParameterServer
+
 WHY_HIDDEN = (
     "under a parameter server the gradients of the workers meet on the servers, in optimizer.step(): "
     "there is no .grad to be looked at or clipped"
@@ -58,21 +61,19 @@ class ServerExchange(ExchangeAtStep):
     Args:
         parameters: to be trained.
         world: of all ranks, workers first; when `begin_to_work` is called it has been narrowed to these.
-        whole_batches: whether an update is a whole batch of which this worker has a part (staleness 0).
-        hands_out: whether work is handed out.
+        strategy: what the user wants.
     """
 
     takes_sparse = True
 
-    def __init__(self, parameters: Iterable[Parameter], world: World, whole_batches: bool, hands_out: bool) -> None:
+    def __init__(self, parameters: Iterable[Parameter], world: World, strategy: ParameterServer) -> None:
         super().__init__(parameters, world, WHY_HIDDEN)
-        self.in_step = not hands_out
-        self._whole_batches = whole_batches
+        self.in_step, self._whole_batches = strategy.in_step, strategy.whole_batches
         self._work = Work()
         self._samples = SampleCount()  # of what has been pushed last, or will be next
         self._counts_anew = False
         self._is_idle = False
-        self._keeps_up = whole_batches and not self.sparse_parameters  # each step ends with the newest parameters
+        self._keeps_up = self._whole_batches and not self.sparse_parameters  # each step ends with the newest parameters
         self._is_current = True
         self._left = False
 
