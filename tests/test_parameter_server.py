@@ -332,6 +332,25 @@ def test_the_parameters_keep_their_memory(staleness):
     assert not any(overlap for _, overlap in served(program, 0, 2, staleness=staleness))
 
 
+@pytest.mark.parametrize(
+    ("servers", "options", "once"),
+    [(1, {}, True), (2, {}, True), (0, {}, False), (1, {"staleness": 1}, False), (1, {"backup_workers": 1}, False)],
+    ids=str,
+)
+def test_parameters_lie_once_where_all_workers_wait_for_an_update(servers, options, once):
+    def program(way):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.2)
+        flat = way.wrap(model).exchange.flats[0]
+        if npdp.rank() == 0:
+            flat.data[0] = 7.0
+        npdp.barrier()
+        return optimizer, flat.data[0] == 7.0
+
+    assert [seen for _, seen in served(program, servers, 3, **options)] == [True, once, once]
+    assert [seen for _, seen in served(program, servers, 3, memory=False, **options)] == [True, False, False]
+
+
 def test_an_optimiser_made_after_the_model_was_wrapped_is_refused():
     def program(way):
         model = way.wrap(mlp())

@@ -3,9 +3,6 @@
     mpirun -n 4, servers=1     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2    rank 3  server 0
     mpirun -n 3, servers=0     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2
                                        server 0            server 1            server 2    (a thread each)
-
-Where ranks share memory, gradients lie where servers see them; so do parameters: one copy for all where nobody reads
-while a server writes (staleness 0), else one for each worker, which an answer refreshes.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,17 +21,18 @@ from npdp.comm.forked import not_in_forks
 from npdp.comm.threads import ThreadTransport, ThreadWorld
 from npdp.comm.transport import NoTransport, Transport
 from npdp.data.sampler import set_hand_out
-from npdp.nn.parameter import FlatParameters, Parameter, allocate
+from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.agreement import require_same_optimizers
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.client import Client
+from npdp.parallel.parameter_server.layout import Layout
 from npdp.parallel.parameter_server.messages import Push
-from npdp.parallel.parameter_server.rows import RemoteRows, RowShard, cut_lane, lane_bytes
+from npdp.parallel.parameter_server.rows import RemoteRows, RowShard, cut_lane, lay_lanes
 from npdp.parallel.parameter_server.server import Server
 from npdp.parallel.parameter_server.service import Service
-from npdp.parallel.parameter_server.shard import DenseShard, Memory, Rate, RemoteSlab, Shard, shard_range
+from npdp.parallel.parameter_server.shard import DenseShard, Rate, RemoteSlab, Shard
 from npdp.parallel.parameter_server.worker import ServerExchange
 from npdp.parallel.world import World, become
 from npdp.partition import part
@@ -66,7 +64,6 @@ class Roles:
             )
         self.workers = strategy.workers(world.world_size)
         self.server_ranks = range(self.workers, world.world_size) if strategy.servers else range(world.world_size)
-        self.in_place = strategy.in_step and bool(strategy.servers)  # all workers wait while a server updates
         self.exchange = ServerExchange(parameters, world, strategy)
         flats = self.exchange.flats
         self.optimized: list[tuple[Optimizer, Slab | Parameter]] = [
@@ -79,48 +76,21 @@ class Roles:
                 "ParameterServer: backup_workers are for models whose parameters are of one dtype, with one optimiser: "
                 "each shard would drop gradients of its own"
             )
-        self.gradients = {flat: world.everyones(flat.grad) for flat in flats}
-        self.parameters = {flat: self._lay_parameters(flat) for flat in flats}
-        self.lanes = {parameter: self._lay_lanes(parameter) for parameter in self.exchange.sparse_parameters}
+        ranks = self.workers, self.server_ranks
+        self.layouts = {flat: Layout(flat, world, *ranks, strategy.in_step) for flat in flats}
+        self.lanes = {parameter: lay_lanes(world, parameter) for parameter in self.exchange.sparse_parameters}
         self.transport: Transport = world.transport
         if isinstance(self.transport, NoTransport):
             self.transport = _Alone(ThreadWorld(1), 0)
         self.boxes = self._lay_boxes()
         self.forks = [self.transport.fork(range(world.world_size)) for _ in range(2)]  # to servers, and back
         self.rank, self.is_worker = world.rank, world.rank < self.workers
-        self._served: dict[FlatParameters, Array] = {}
 
     @property
     def header_length(self) -> int:
         """Of a worker's message."""
         slabs = [key for _, key in self.optimized if isinstance(key, Slab)]
         return wire.header_length(max((len(slab.numbers) for slab in slabs), default=0))
-
-    def _lay_parameters(self, flat: FlatParameters) -> list[Array] | None:
-        """Lay the parameters where workers see them: each rank's; one for all; None where they share no memory."""
-        shared: list[Array] | None = None
-        if self.gradients[flat] is not None and self.in_place:
-            once = self.world.shared_once(flat.data.size, flat.dtype)
-            shared = None if once is None else [once] * self.world.world_size
-        elif self.gradients[flat] is not None:
-            shared = self._one_for_each(flat.data.size, flat.dtype)
-        flat.move_data(flat.data if shared is None else shared[self.world.rank], writeable=False)
-        self.world.barrier()
-        return shared
-
-    def _lay_lanes(self, parameter: Parameter) -> list[Array | None]:
-        """Return each rank's memory for rows of a sparse parameter on their way; None where ranks share none."""
-        lanes = self._one_for_each(lane_bytes(parameter), np.dtype(np.uint8))
-        return [None] * self.world.world_size if lanes is None else [*lanes]
-
-    def _one_for_each(self, count: int, dtype: np.dtype[Any]) -> list[Array] | None:
-        """Return an array of each rank, in memory that all see; None where they share none."""
-        mine = self.world.empty(count, dtype, one_for_all=False)
-        everyones = None if mine is None else self.world.everyones(mine)
-        if mine is None or everyones is None:
-            return None
-        everyones[self.world.rank] = mine  # who holds it holds the memory
-        return everyones
 
     def _lay_boxes(self) -> Array | None:
         """Return memory for mailboxes, where all ranks share it."""
@@ -176,10 +146,7 @@ class Roles:
             set_hand_out(self.exchange.units)
 
     def _remote_slab(self, slab: Slab, number: int, server: int) -> RemoteSlab:
-        flat = slab.flat
-        start, stop = shard_range(flat, len(self.server_ranks), server)
-        views, sent = (flat.grad[start:stop], flat.data[start:stop]), (self.gradients[flat], self.parameters[flat])
-        return RemoteSlab(self.server_ranks[server], number, *views, *(where is None for where in sent))
+        return RemoteSlab(self.server_ranks[server], number, server, self.layouts[slab.flat])
 
     def _remote_rows(self, parameter: Parameter, number: int, server: int) -> RemoteRows:
         servers = len(self.server_ranks)
@@ -211,26 +178,7 @@ class Roles:
             servers = len(self.server_ranks)
             lanes = [cut_lane(lane, servers, server) for lane in self.lanes[key][: self.workers]]
             return RowShard(rate, key, *part(len(key.data), servers, server), lanes, whole_batches)
-        flat = key.flat
-        start, stop = shard_range(flat, len(self.server_ranks), server)
-        gradients, parameters = self.gradients[flat], self.parameters[flat]
-        if gradients is None:
-            received = [allocate(stop - start, flat.dtype) for _ in range(self.workers)]
-        else:
-            received = [gradient[start:stop] for gradient in gradients[: self.workers]]
-        data = self._range_served(flat, start, stop)
-        copies = None if parameters is None else [] if self.in_place else [p[start:stop] for p in parameters]
-        memory = Memory(gradients is not None, copies)
-        return DenseShard(rate, key, start, stop, data, received, whole_batches, memory)
-
-    def _range_served(self, flat: FlatParameters, start: int, stop: int) -> Array:
-        """Return the parameters that this server updates, the same array for all optimisers: an answer is all of it."""
-        if not self.is_worker:
-            return flat.data[start:stop]
-        if flat not in self._served:  # this rank's own parameters are a worker's
-            self._served[flat] = allocate(stop - start, flat.dtype)
-            self._served[flat][:] = flat.data[start:stop]
-        return self._served[flat]
+        return DenseShard(rate, key, self.layouts[key.flat], whole_batches)
 
 
 class _Alone(ThreadTransport):

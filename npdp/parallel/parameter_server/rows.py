@@ -17,8 +17,10 @@ from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import LINE_BYTES, Parameter
 from npdp.nn.products import sums_of_rows
+from npdp.parallel.parameter_server.layout import one_for_each
 from npdp.parallel.parameter_server.messages import Fetch, Message, Push, Reply
 from npdp.parallel.parameter_server.shard import Outgoing, Rate, Receive, missing_weight
+from npdp.parallel.world import World
 from npdp.partition import part
 
 LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of texts touches some MB; more is sent
@@ -64,6 +66,12 @@ def lane_bytes(parameter: Parameter) -> int:
     """Return how much memory a worker's lanes take: room for all rows, or what a batch is likely to touch."""
     rows = len(parameter.data)
     return -(-min(LANE_BYTES, parameter.data.nbytes + rows * 16 + LINE_BYTES) // LINE_BYTES) * LINE_BYTES
+
+
+def lay_lanes(world: World, parameter: Parameter) -> list[Array | None]:
+    """Return each rank's memory for rows on their way; None where ranks share none; collective."""
+    lanes = one_for_each(world, lane_bytes(parameter), np.dtype(np.uint8))
+    return [None] * world.world_size if lanes is None else [*lanes]
 
 
 def cut_lane(memory: Array | None, servers: int, server: int) -> Array | None:

@@ -16,10 +16,9 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.kernels import Sum
-from npdp.nn.parameter import LINE_BYTES, FlatParameters
 from npdp.optim.optimizer import Optimizer, Run, Slab
+from npdp.parallel.parameter_server.layout import COPIED, SENT, Layout
 from npdp.parallel.parameter_server.messages import Message, Push, Reply
-from npdp.partition import part
 
 Receive = Callable[[Array], None]  # fills an array with what a worker sends next
 
@@ -43,19 +42,6 @@ class Shard(Protocol):
 
     def answer(self, reply: Reply) -> Iterator[Array]:
         """Yield what follows a reply; it may be the parameters themselves, which must not change before it is sent."""
-
-
-class Memory(NamedTuple):
-    """What of a shard lies in memory that workers of this host map.
-
-    Attributes:
-        gradients: whether workers' gradients are in the server's reach; else they travel in messages.
-        parameters: each worker's copy of the shard, which an answer refreshes; None: they travel in messages; []:
-            workers read the shard itself.
-    """
-
-    gradients: bool = False
-    parameters: list[Array] | None = None
 
 
 class Rate:
@@ -98,46 +84,26 @@ def missing_weight(pushes: Sequence[Push], workers: int) -> float:
     return pushes[0].batch_samples / samples if samples else 1.0
 
 
-def shard_range(flat: FlatParameters, servers: int, server: int) -> tuple[int, int]:
-    """Return [start, stop) of a server's shard of flat arrays: equal in bytes, in whole cache lines."""
-    line = LINE_BYTES // flat.dtype.itemsize
-    start, stop = part(flat.data.size // line, servers, server)
-    return start * line, stop * line
-
-
 class DenseShard:
     """A range of a slab: its parameters, the optimiser's state for them, and every worker's gradient.
 
     Args:
         rate: the optimiser with its learning rate.
         slab: its parameters and state.
-        start, stop: the range.
-        data: (stop - start,) the parameters, updated in place.
-        gradients: (stop - start,) each worker's, where a push leaves it.
+        layout: where its arrays lie.
         whole_batches: whether an update is made of all workers' gradients, each weighted by its part of the batch.
-        memory: what of it workers map.
     """
 
-    def __init__(
-        self,
-        rate: Rate,
-        slab: Slab,
-        start: int,
-        stop: int,
-        data: Array,
-        gradients: list[Array],
-        whole_batches: bool,
-        memory: Memory,
-    ) -> None:
-        self.start, self.stop = start, stop
-        self.data, self.gradients, self.memory = data, gradients, memory
+    def __init__(self, rate: Rate, slab: Slab, layout: Layout, whole_batches: bool) -> None:
+        self.start, self.stop = layout.own_range
+        self.data, self.gradients, self._copies = layout.data, layout.gradients_in(), layout.copies()
         self.version = 0
-        self._rate, self._whole_batches = rate, whole_batches
-        self._slab = _range_of(slab, start, stop, data)
+        self._rate, self._layout, self._whole_batches = rate, layout, whole_batches
+        self._slab = _range_of(slab, self.start, self.stop, self.data)
         self._sums: dict[tuple[int, ...], Sum] = {}
 
     def take(self, message: Message, receive: Receive) -> None:
-        if isinstance(message, Push) and not self.memory.gradients:
+        if isinstance(message, Push) and self._layout.gradients is SENT:
             receive(self.gradients[message.worker])
 
     def apply(self, pushes: Sequence[Push]) -> None:
@@ -155,10 +121,10 @@ class DenseShard:
     def answer(self, reply: Reply) -> Iterator[Array]:
         if not reply.changed:
             return
-        if self.memory.parameters is None:
+        if self._layout.parameters is SENT:
             yield self.data
-        elif self.memory.parameters:
-            np.copyto(self.memory.parameters[reply.worker], self.data)
+        elif self._layout.parameters is COPIED:
+            np.copyto(self._copies[reply.worker], self.data)
 
     def _gradient(self, pushes: Sequence[Push]) -> Array | Sum:
         workers = tuple(push.worker for push in pushes)
@@ -179,7 +145,8 @@ class RemoteSlab:
     """Such a shard, as a worker sees it.
 
     Args:
-        pushes, pulls: whether the gradient, and the parameters, have to travel in messages.
+        server: the server's number.
+        layout: where its arrays lie.
 
     Attributes:
         rank, number: its server's rank, and which of that server's shards it is.
@@ -187,10 +154,10 @@ class RemoteSlab:
         version, seen: that of the parameters that this worker has.
     """
 
-    def __init__(self, rank: int, number: int, gradient: Array, parameters: Array, pushes: bool, pulls: bool) -> None:
-        self.rank, self.number = rank, number
-        self.gradient, self.parameters = gradient, parameters
-        self._pushes, self._pulls = pushes, pulls
+    def __init__(self, rank: int, number: int, server: int, layout: Layout) -> None:
+        self.rank, self.number, self._layout = rank, number, layout
+        start, stop = layout.range_of(server)
+        self.gradient, self.parameters = layout.flat.grad[start:stop], layout.flat.data[start:stop]
         self.version = 0
 
     @property
@@ -199,14 +166,14 @@ class RemoteSlab:
 
     def push(self, message: Push) -> Outgoing:
         """Return a push of this shard's gradient."""
-        return Outgoing(message, [self.gradient] if self._pushes else [], self.gradient.nbytes)
+        return Outgoing(message, [self.gradient] if self._layout.gradients is SENT else [], self.gradient.nbytes)
 
     def take(self, message: Message, reply: Reply, receive: Receive) -> int:
         """Receive what follows a reply; return the bytes of parameters that have changed, wherever they lie."""
         self.version = reply.version
         if not reply.changed:
             return 0
-        if self._pulls:
+        if self._layout.parameters is SENT:
             receive(self.parameters)
         return self.parameters.nbytes
 
