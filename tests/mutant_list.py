@@ -571,7 +571,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "            setattr(transport, name, refuse)\n",
                "            pass\n",
                "tests/test_parameter_server_mpi.py::test_a_step_of_what_a_worker_forked_is_refused_and_takes_no_place"),
-        Mutant("npdp/parallel/parameter_server/roles.py",
+        Mutant("npdp/parallel/parameter_server/lines.py",
                "not_in_forks(copy.copy(fork))",
                "copy.copy(fork)",
                "tests/test_parameter_server_mpi.py::test_a_step_of_what_a_worker_forked_is_refused_and_takes_no_place"),

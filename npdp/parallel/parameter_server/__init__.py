@@ -12,7 +12,8 @@
     service.py     what a server rank does                                         wire.py    messages as numbers
     worker.py      what a worker's backward and step do                            work.py    its units of work
     client.py      its way to the shards
-    roles.py       which rank is what                                               layout.py  the memory between them
+    roles.py       which rank is what                                              layout.py  where arrays lie
+    assembly.py    puts a rank together                                            lines.py   the lines between ranks
     strategy.py    what the user says
 
 Source: Li et al., Scaling distributed machine learning with the parameter server, 2014; Ho et al., More effective

@@ -18,6 +18,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import LINE_BYTES, FlatParameters, allocate
+from npdp.parallel.parameter_server.roles import Roles
 from npdp.parallel.world import World
 from npdp.partition import part
 
@@ -39,17 +40,16 @@ class Layout:
     Args:
         flat: the arrays, as this rank has them.
         world: of all ranks.
-        workers: how many ranks are.
-        servers: which ranks are.
+        roles: which of them is what.
         in_step: whether all workers wait while a server updates.
 
     Attributes:
         gradients, parameters: how they get from workers to servers, and back.
     """
 
-    def __init__(self, flat: FlatParameters, world: World, workers: int, servers: range, in_step: bool) -> None:
-        self.flat, self._rank, self._workers, self._servers = flat, world.rank, workers, servers
-        one = in_step and workers < world.world_size
+    def __init__(self, flat: FlatParameters, world: World, roles: Roles, in_step: bool) -> None:
+        self.flat, self._roles = flat, roles
+        one = in_step and not (roles.is_worker and roles.is_server)
         gradients, parameters = world.everyones(flat.grad), None
         if gradients is not None:
             parameters = (_one_for_all if one else one_for_each)(world, flat.data.size, flat.dtype)
@@ -62,20 +62,20 @@ class Layout:
     def range_of(self, server: int) -> tuple[int, int]:
         """Return [start, stop) of a server's shard: equal in bytes, in whole cache lines."""
         line = LINE_BYTES // self.flat.dtype.itemsize
-        start, stop = part(self.flat.data.size // line, len(self._servers), server)
+        start, stop = part(self.flat.data.size // line, len(self._roles.servers), server)
         return start * line, stop * line
 
     # What this rank's server has
     @property
     def own_range(self) -> tuple[int, int]:
         """[start, stop) of its shard."""
-        return self.range_of(self._servers.index(self._rank))
+        return self.range_of(self._roles.server)
 
     @cached_property
     def data(self) -> Array:
         """(stop - start,) What it updates: for all optimisers the same array, as an answer is all of it."""
         mine: Array = self.flat.data[slice(*self.own_range)]
-        if self.parameters is SHARED or self._rank >= self._workers:
+        if self.parameters is SHARED or not self._roles.is_worker:
             return mine
         apart = allocate(mine.size, mine.dtype)  # this rank's own are a worker's
         apart[:] = mine
@@ -85,13 +85,13 @@ class Layout:
         """Return (stop - start,) where each worker's gradient is after a push."""
         start, stop = self.own_range
         if self.gradients is SENT:
-            return [allocate(stop - start, self.flat.dtype) for _ in range(self._workers)]
-        return [gradient[start:stop] for gradient in self._gradients[: self._workers]]
+            return [allocate(stop - start, self.flat.dtype) for _ in range(self._roles.workers)]
+        return [gradient[start:stop] for gradient in self._gradients[: self._roles.workers]]
 
     def copies(self) -> list[Array]:
         """Return (stop - start,) what each worker has of the parameters, where they are COPIED; else []."""
         start, stop = self.own_range
-        return [p[start:stop] for p in self._parameters[: self._workers]] if self.parameters is COPIED else []
+        return [p[start:stop] for p in self._parameters[: self._roles.workers]] if self.parameters is COPIED else []
 
 
 def one_for_each(world: World, count: int, dtype: np.dtype[Any]) -> list[Array] | None:

@@ -62,7 +62,7 @@ class Lane:
         return -(-count * 8 // LINE_BYTES) * LINE_BYTES
 
 
-def lane_bytes(parameter: Parameter) -> int:
+def _lane_bytes(parameter: Parameter) -> int:
     """Return how much memory a worker's lanes take: room for all rows, or what a batch is likely to touch."""
     rows = len(parameter.data)
     return -(-min(LANE_BYTES, parameter.data.nbytes + rows * 16 + LINE_BYTES) // LINE_BYTES) * LINE_BYTES
@@ -70,11 +70,11 @@ def lane_bytes(parameter: Parameter) -> int:
 
 def lay_lanes(world: World, parameter: Parameter) -> list[Array | None]:
     """Return each rank's memory for rows on their way; None where ranks share none; collective."""
-    lanes = one_for_each(world, lane_bytes(parameter), np.dtype(np.uint8))
+    lanes = one_for_each(world, _lane_bytes(parameter), np.dtype(np.uint8))
     return [None] * world.world_size if lanes is None else [*lanes]
 
 
-def cut_lane(memory: Array | None, servers: int, server: int) -> Array | None:
+def _cut_lane(memory: Array | None, servers: int, server: int) -> Array | None:
     """Return the part of a worker's lanes that leads to a server."""
     if memory is None:
         return None
@@ -83,13 +83,13 @@ def cut_lane(memory: Array | None, servers: int, server: int) -> Array | None:
 
 
 class RowShard:
-    """Rows [start, stop) of a sparse parameter, on their server.
+    """A range of the rows of a sparse parameter, on their server.
 
     Args:
         rate: the optimiser with its learning rate.
         parameter: the whole of it, as this rank has it; these rows are copied.
-        start, stop: the range.
-        lanes: each worker's to this server.
+        lanes: each worker's memory for lanes.
+        servers, server: how many there are, and which one this is.
         whole_batches: whether an update is made of all workers' gradients, each weighted by its part of the batch.
     """
 
@@ -97,23 +97,24 @@ class RowShard:
         self,
         rate: Rate,
         parameter: Parameter,
-        start: int,
-        stop: int,
         lanes: Sequence[Array | None],
+        servers: int,
+        server: int,
         whole_batches: bool,
     ) -> None:
         self.version = 0
         self._rate, self._whole_batches = rate, whole_batches
+        start, stop = part(len(parameter.data), servers, server)
         self._parameter = Parameter(np.array(parameter.data[start:stop]), sparse=True)
         self._width = int(np.prod(parameter.shape[1:]))
-        self._lanes = [Lane(lane, self._width, parameter.dtype) for lane in lanes]
+        self._lanes = [Lane(_cut_lane(lane, servers, server), self._width, parameter.dtype) for lane in lanes]
         self._gradients: list[tuple[Rows, Array]] = [(np.empty(0, np.int64), np.empty(0))] * len(lanes)
         self._wanted: dict[int, Rows] = {}  # what workers have asked for and not got
         self._distinct: Distinct | None = None
 
     @property
     def data(self) -> Array:
-        """(stop - start, ...) the rows."""
+        """The rows."""
         return self._parameter.data
 
     def take(self, message: Message, receive: Receive) -> None:
@@ -178,12 +179,12 @@ class RemoteRows:
     """
 
     def __init__(
-        self, rank: int, number: int, parameter: Parameter, servers: int, server: int, lane: Array | None
+        self, rank: int, number: int, parameter: Parameter, lanes: Array | None, servers: int, server: int
     ) -> None:
         self.rank, self.number, self.parameter = rank, number, parameter
         self._data = parameter.data  # the user's view of it will be read-only
         self._width = int(np.prod(parameter.shape[1:]))
-        self._lane = Lane(lane, self._width, parameter.dtype)
+        self._lane = Lane(_cut_lane(lanes, servers, server), self._width, parameter.dtype)
         self.start, self.stop = part(len(parameter.data), servers, server)
         self.version, self.seen = 0, 0
         self._fetched = False  # since the last push

@@ -19,7 +19,8 @@ from npdp import environment
 from npdp.autograd.tensor import Array
 from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server import wire
-from npdp.parallel.parameter_server.messages import Leave, Reply
+from npdp.parallel.parameter_server.messages import Leave, Push, Reply
+from npdp.parallel.parameter_server.policies import Policy
 from npdp.parallel.parameter_server.server import Server
 from npdp.parallel.parameter_server.shard import Shard
 
@@ -29,21 +30,28 @@ class Service:
 
     Args:
         requests, replies: worlds of all ranks, for what goes to servers and what comes back; this thread's alone.
-        workers: how many there are: ranks 0, 1, ... there.
-        shards: each shard's logic and arithmetic.
         header_length: of a worker's header.
+        workers: how many there are: ranks 0, 1, ... there.
+        shards: each shard's arithmetic, and what its logic goes by.
+        has_first: whether the first of them is the first of all servers'.
+        records: whether they keep the order of arrivals.
     """
 
     def __init__(
         self,
         requests: Transport,
         replies: Transport,
-        workers: int,
-        shards: Sequence[tuple[Server, Shard]],
         header_length: int,
+        workers: int,
+        shards: Sequence[tuple[Shard, Policy]],
+        has_first: bool,
+        records: bool,
     ) -> None:
         self._requests, self._replies, self._workers = requests, replies, workers
-        self._shards = shards
+        self._shards = [
+            (Server(workers, policy, partial(self._apply, shard), has_first and number == 0, records), shard)
+            for number, (shard, policy) in enumerate(shards)
+        ]
         self._headers = np.zeros((workers, header_length), np.int64)
         self._sending: dict[int, list[Handle]] = {}  # what is on its way to each worker
 
@@ -63,9 +71,13 @@ class Service:
                 del listening[worker]
             for reply in server.handle(message):
                 self._answer(reply, number)
-        self.settle()
+        self._settle()
 
-    def settle(self) -> None:
+    def _apply(self, shard: Shard, pushes: list[Push]) -> None:
+        self._settle()
+        shard.apply(pushes)
+
+    def _settle(self) -> None:
         """Return when all that was sent is out of this rank's hands."""
         for worker in list(self._sending):
             self._settle_with(worker)

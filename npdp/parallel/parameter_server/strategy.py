@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from npdp.nn.parameter import Parameter
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.parameter_server.arrivals import Replayed
+from npdp.parallel.parameter_server.assembly import take_up
 from npdp.parallel.parameter_server.policies import Policy, policy_for
-from npdp.parallel.parameter_server.roles import Roles
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parallel.strategy import require_not_exchanged
 from npdp.parallel.world import World
@@ -79,7 +79,7 @@ class ParameterServer:
 
     def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
         """Take up this rank's role; on a server rank it ends in SystemExit; collective."""
-        return Roles(self, parameters, world).take_up()
+        return take_up(self, parameters, world)
 
     @property
     def whole_batches(self) -> bool:
