@@ -334,7 +334,7 @@ def test_the_parameters_keep_their_memory(staleness):
 
 @pytest.mark.parametrize(
     ("servers", "options", "once"),
-    [(1, {}, True), (2, {}, True), (0, {}, False), (1, {"staleness": 1}, False), (1, {"backup_workers": 1}, False)],
+    [(1, {}, True), (2, {}, True), (0, {}, True), (1, {"staleness": 1}, False), (1, {"backup_workers": 1}, False)],
     ids=str,
 )
 def test_parameters_lie_once_where_all_workers_wait_for_an_update(servers, options, once):

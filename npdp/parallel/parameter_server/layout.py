@@ -3,8 +3,7 @@
     gradients   parameters   where                                  a push brings    an answer brings
     SENT        SENT         ranks share no memory                  the gradient     the parameters
     SHARED      SENT         no room there for the parameters       nothing          the parameters
-    SHARED      COPIED       a worker may compute meanwhile, or     nothing          nothing: the server wrote them
-                             ranks are workers and servers
+    SHARED      COPIED       a worker may compute meanwhile         nothing          nothing: the server wrote them
     SHARED      SHARED       all workers wait for an update         nothing          nothing
 """
 
@@ -49,12 +48,11 @@ class Layout:
 
     def __init__(self, flat: FlatParameters, world: World, roles: Roles, in_step: bool) -> None:
         self.flat, self._roles = flat, roles
-        one = in_step and not (roles.is_worker and roles.is_server)
         gradients, parameters = world.everyones(flat.grad), None
         if gradients is not None:
-            parameters = (_one_for_all if one else one_for_each)(world, flat.data.size, flat.dtype)
+            parameters = (_one_for_all if in_step else one_for_each)(world, flat.data.size, flat.dtype)
         self.gradients = SENT if gradients is None else SHARED
-        self.parameters = SENT if parameters is None else SHARED if one else COPIED
+        self.parameters = SENT if parameters is None else SHARED if in_step else COPIED
         self._gradients, self._parameters = gradients or [], parameters or [flat.data] * world.world_size
         flat.move_data(self._parameters[world.rank], writeable=False)
         world.barrier()
