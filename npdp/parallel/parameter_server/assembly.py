@@ -71,7 +71,7 @@ def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World
 
 def _lay_shards(strategy: ParameterServer, roles: Roles, exchange: ServerExchange) -> _Shards:
     """Find the optimisers, and lay out the memory; collective."""
-    world, sparse = exchange.world, exchange.sparse.parameters
+    world, sparse = exchange.world, exchange.sparse_parameters
     optimizers: dict[Slab | Parameter, Optimizer] = {}
     for flat in exchange.flats:
         optimizers.update(_optimizers_of(flat).items())
