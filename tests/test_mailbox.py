@@ -1,4 +1,4 @@
-"""Small messages through memory, forks of a world, and waiting for any of several messages."""
+"""Small messages through memory, subworlds, and waiting for any of several messages."""
 
 import threading
 import time
@@ -21,20 +21,20 @@ needs_c = pytest.mark.skipif(kernels.compiled is None, reason="mailboxes are C; 
 def boxes():
     """Return this rank's two lines of mailboxes."""
     world = init()
-    forks = [world.transport.fork(range(world.world_size)) for _ in range(2)]
+    subworlds = [world.transport.subworld(range(world.world_size)) for _ in range(2)]
     memory = world.shared_once(mailbox.nbytes(world.world_size), np.dtype(np.uint8))
     assert memory is not None
     memory[:] = 0
     world.barrier()
-    return mailbox.lines(forks, memory)
+    return mailbox.lines(subworlds, memory)
 
 
-def forks():
+def subworlds():
     world = init()
-    return [world.transport.fork(range(world.world_size)) for _ in range(2)]
+    return [world.transport.subworld(range(world.world_size)) for _ in range(2)]
 
 
-LINES = [pytest.param(boxes, marks=needs_c), forks]
+LINES = [pytest.param(boxes, marks=needs_c), subworlds]
 
 
 def payload(source, target, number, count):
@@ -181,7 +181,7 @@ def test_waiting_for_a_rank_that_has_left_ends(make):
 def test_two_threads_of_a_rank_share_a_line_one_sends_and_one_receives():
     def program():
         world = init()
-        transports = [world.transport.fork(range(2)) for _ in range(2)]
+        transports = [world.transport.subworld(range(2)) for _ in range(2)]
         memory = world.shared_once(mailbox.nbytes(2), np.dtype(np.uint8))
         memory[:] = 0
         world.barrier()
@@ -210,8 +210,8 @@ def test_two_threads_of_a_rank_share_a_line_one_sends_and_one_receives():
     assert run(2, program) == [[], []]
 
 
-def test_a_fork_is_a_world_of_its_own():
-    """Its messages do not meet those of the whole, nor those of another fork of the same ranks."""
+def test_a_subworld_is_a_world_of_its_own():
+    """Its messages do not meet those of the whole, nor those of another subworld of the same ranks."""
 
     def program():
         transport = init().transport
@@ -219,7 +219,7 @@ def test_a_fork_is_a_world_of_its_own():
         odd = [1, 3]
         if rank not in odd:
             return None
-        first, second = transport.fork(odd), transport.fork(odd)
+        first, second = transport.subworld(odd), transport.subworld(odd)
         assert (first.rank, first.world_size) == (odd.index(rank), 2)
         peer = 1 - first.rank
         handles = [t.send(np.array([number + 10 * rank]), p) for number, (t, p) in
@@ -237,11 +237,11 @@ def test_a_fork_is_a_world_of_its_own():
     assert results[1] == [32, 31, 30] and results[3] == [12, 11, 10]
 
 
-def test_a_fork_may_reorder_and_be_forked_again():
+def test_a_subworld_may_reorder_and_have_subworlds():
     def program():
         transport = init().transport
-        turned = transport.fork([2, 0, 1])
-        pair = turned.fork([0, 2]) if turned.rank != 1 else None  # ranks 2 and 1 of the whole
+        turned = transport.subworld([2, 0, 1])
+        pair = turned.subworld([0, 2]) if turned.rank != 1 else None  # ranks 2 and 1 of the whole
         if pair is None:
             return turned.rank, None
         value, peer = np.array([transport.rank]), 1 - pair.rank

@@ -15,13 +15,13 @@ from npdp.comm.transport import Transport
 
 T = TypeVar("T", bound=Transport)
 FORKED = "this process was forked from a rank: it is none itself, and calls no collectives"
-REFUSED = ("send", "receive", "wait", "wait_any", "fork", "in_vain", "native_allreduce")
+REFUSED = ("send", "receive", "wait", "wait_any", "subworld", "in_vain", "native_allreduce")
 
 _in_use: WeakSet[Transport] = WeakSet()
 
 
-def not_in_forks(transport: T) -> T:
-    """Return this transport, to be refused in what this process forks; for each that is made, or copied."""
+def refused_after_fork(transport: T) -> T:
+    """Have this transport refuse all in what this process forks, and return it; for each that is made, or copied."""
     _in_use.add(transport)
     return transport
 

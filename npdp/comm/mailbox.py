@@ -14,7 +14,7 @@ import numpy as np
 from npdp import environment
 from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
-from npdp.comm.forked import not_in_forks
+from npdp.comm.forked import refused_after_fork
 from npdp.comm.transport import Buffer, Handle, Transport, check_message
 from npdp.comm.waiting import Patience
 
@@ -52,7 +52,7 @@ class MailboxTransport:
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._receives: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._lines: list[MailboxTransport] = [self]
-        not_in_forks(self)
+        refused_after_fork(self)
 
     @property
     def wait_s(self) -> float:
@@ -132,8 +132,8 @@ class MailboxTransport:
             if message.gone == message.bytes.size:
                 queue.popleft().done = True
 
-    def fork(self, ranks: Sequence[int]) -> Transport:
-        return self._beneath.fork(ranks)
+    def subworld(self, ranks: Sequence[int]) -> Transport:
+        return self._beneath.subworld(ranks)
 
     def fail(self, error: BaseException) -> None:
         self._beneath.fail(error)

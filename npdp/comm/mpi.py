@@ -24,7 +24,7 @@ from npdp.comm.ending import (
     remove_mpi_segments,
 )
 from npdp.comm.errors import CommunicationError
-from npdp.comm.forked import not_in_forks
+from npdp.comm.forked import refused_after_fork
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, host_number, nobody
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
@@ -52,7 +52,7 @@ def _prepare_open_mpi() -> None:
 
 
 def _load_mpi() -> Any:
-    """Return MPI, to be finalized by this process alone: mpi4py has its forks do so, which wait for ever."""
+    """Return MPI, to be finalized by this process alone: mpi4py has what it forks do so too, which waits for ever."""
     import mpi4py
 
     is_first = mpi4py.rc.finalize is None and "mpi4py.MPI" not in sys.modules
@@ -108,7 +108,7 @@ class MpiTransport:
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
         environment.at_last(self._leave)
-        not_in_forks(self)
+        refused_after_fork(self)
         environment.become_rank()
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
@@ -153,16 +153,16 @@ class MpiTransport:
         if error:
             raise CommunicationError(error)
 
-    def fork(self, ranks: Sequence[int]) -> MpiTransport:
-        forked = copy.copy(self)
+    def subworld(self, ranks: Sequence[int]) -> MpiTransport:
+        made = copy.copy(self)
         group = self._data.Get_group().Incl(list(ranks))
-        forked._data = self._data.Create_group(group)
-        forked._noting = self._noting.Create_group(group)
-        forked._ranks = [self._ranks[rank] for rank in ranks]
-        forked.rank, forked.world_size = list(ranks).index(self.rank), len(ranks)
-        forked.find_elsewhere, forked.wait_s = nobody, 0.0
-        forked.calls, forked._notes = Calls(forked.rank, self._tags, forked._heard), []
-        return not_in_forks(forked)
+        made._data = self._data.Create_group(group)
+        made._noting = self._noting.Create_group(group)
+        made._ranks = [self._ranks[rank] for rank in ranks]
+        made.rank, made.world_size = list(ranks).index(self.rank), len(ranks)
+        made.find_elsewhere, made.wait_s = nobody, 0.0
+        made.calls, made._notes = Calls(made.rank, self._tags, made._heard), []
+        return refused_after_fork(made)
 
     def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
         for start in range(0, buffer.size, MOST_ELEMENTS):

@@ -16,7 +16,7 @@ import numpy as np
 
 from npdp.comm.calls import Call, Calls, different
 from npdp.comm.errors import CommunicationError, WorldEnded
-from npdp.comm.forked import not_in_forks
+from npdp.comm.forked import refused_after_fork
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, nobody
 from npdp.comm.waiting import SHARED_CORE, wait_until
 
@@ -83,17 +83,17 @@ class ThreadTransport:
         self.host_number = world.hosts[self._ranks[rank]]
         self.wait_s = 0.0
         self.find_elsewhere: FindElsewhere = nobody
-        self._space, self._forks = space, Counter[tuple[int, ...]]()
+        self._space, self._subworlds = space, Counter[tuple[int, ...]]()
         mine = self._ranks[rank]
         self.calls = world.calls[space, mine] = Calls(rank)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
-        not_in_forks(self)
+        refused_after_fork(self)
 
-    def fork(self, ranks: Sequence[int]) -> ThreadTransport:
+    def subworld(self, ranks: Sequence[int]) -> ThreadTransport:
         among = tuple(self._ranks[rank] for rank in ranks)
-        self._forks[among] += 1  # as many on each of them: they all make the same ones, in the same order
-        space = (self._space, among, self._forks[among])
+        self._subworlds[among] += 1  # as many on each of them: they all make the same ones, in the same order
+        space = (self._space, among, self._subworlds[among])
         return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
 
     def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> _Message:

@@ -63,7 +63,7 @@ class Transport(Protocol):
             CommunicationError: as `wait`.
         """
 
-    def fork(self, ranks: Sequence[int]) -> Transport:
+    def subworld(self, ranks: Sequence[int]) -> Transport:
         """Return a world of these ranks, in this order; collective over them.
 
         Its messages never meet those of this one, so another thread may use it, or another part of the program.
@@ -129,7 +129,7 @@ class NoTransport:
     def wait_any(self, handles: Sequence[Handle]) -> int:
         raise ValueError("rank 0 is alone; it waits for nobody")
 
-    def fork(self, ranks: Sequence[int]) -> Transport:
+    def subworld(self, ranks: Sequence[int]) -> Transport:
         return NoTransport()
 
     def fail(self, error: BaseException) -> None:

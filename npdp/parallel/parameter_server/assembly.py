@@ -90,7 +90,7 @@ def _lay_shards(strategy: ParameterServer, roles: Roles, exchange: ServerExchang
 def _narrow(world: World, roles: Roles, lines: Lines) -> None:
     """Make the world, which the exchange and this rank's program hold, that of the workers."""
     if roles.workers < world.world_size:
-        world.narrow(lines.transport.fork(range(roles.workers)))
+        world.narrow(lines.transport.subworld(range(roles.workers)))
         world.exchanges = 1
         become(world)
 

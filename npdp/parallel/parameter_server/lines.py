@@ -11,7 +11,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.comm import mailbox
-from npdp.comm.forked import not_in_forks
+from npdp.comm.forked import refused_after_fork
 from npdp.comm.threads import ThreadTransport, ThreadWorld
 from npdp.comm.transport import NoTransport, Transport
 from npdp.parallel.world import World
@@ -28,11 +28,11 @@ class Lines:
         alone = isinstance(world.transport, NoTransport)
         self.transport: Transport = _Alone(ThreadWorld(1), 0) if alone else world.transport
         self._boxes = _boxes(world)
-        self._forks = [self.transport.fork(range(world.world_size)) for _ in range(2)]
+        self._subworlds = [self.transport.subworld(range(world.world_size)) for _ in range(2)]
 
     def for_a_thread(self) -> tuple[Transport, Transport]:
         """Return the line to servers and the line back, for one thread's use."""
-        there, back = (not_in_forks(copy.copy(fork)) for fork in self._forks)
+        there, back = (refused_after_fork(copy.copy(fork)) for fork in self._subworlds)
         if self._boxes is not None:
             there, back = mailbox.lines([there, back], self._boxes)
         return there, back
