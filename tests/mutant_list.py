@@ -56,7 +56,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if False:",
                "tests/test_calls.py::test_after_one_that_failed_there_are_no_more"),
         Mutant("npdp/comm/calls.py",
-               "        self._noted = self._number\n",
+               "        self._noted_in = self._number\n",
                "",
                "tests/test_calls.py::test_a_note_is_sent_once_in_a_call_and_not_at_once"),
         Mutant("npdp/comm/ending.py",

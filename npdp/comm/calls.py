@@ -53,7 +53,8 @@ class Calls:
         self._latest: deque[Call] = deque(maxlen=KEPT)
         self._failure = ""
         self._kept_arrays: list[Any] = []
-        self._noted, self._waits_since = 0, 0.0
+        self._noted_in = self._waiting_in = 0  # numbers of calls
+        self._waits_since = 0.0
 
     def begin(self, what: str) -> Call:
         """Count a collective, alike on all ranks, and return it.
@@ -101,14 +102,14 @@ class Calls:
 
     def note_is_due(self) -> bool:
         """Return, as a rank asks that waits, whether it has waited for long enough to say where: once in a call."""
-        if self._noted == self._number:
+        if self._noted_in == self._number:
             return False
         now = time.monotonic()
-        if self._noted != -self._number:  # the first time that it waits in this call
-            self._noted, self._waits_since = -self._number, now
+        if self._waiting_in != self._number:  # the first time that it waits in this call
+            self._waiting_in, self._waits_since = self._number, now
         if now - self._waits_since < NOTE_AFTER_S:
             return False
-        self._noted = self._number
+        self._noted_in = self._number
         return True
 
     def compare(self, rank: int, note: str) -> CommunicationError | None:
