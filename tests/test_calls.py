@@ -154,7 +154,7 @@ def test_an_array_that_messages_may_still_write_to_is_kept(algorithm):
         if world.rank == 1:
             assert may_leave.wait(10)
             return
-        watched, world.transport.in_vain = weakref.ref(array), interrupt
+        watched, world.transport.ended = weakref.ref(array), interrupt
         with contextlib.suppress(TimeoutError):
             npdp.allreduce(array, algorithm=algorithm)
         del array
@@ -186,6 +186,23 @@ def test_a_rank_that_shares_memory_while_others_call_by_messages_is_found(hosts,
         run(4, program, hosts=hosts)
 
 
+@needs_c
+@pytest.mark.parametrize("way", ["one", "any"])
+def test_a_rank_that_waits_for_a_message_from_one_that_shares_memory_is_told_so(way):
+    def program():
+        transport = init().transport
+        npdp.barrier()
+        if npdp.rank() == 0:
+            npdp.barrier()
+        elif way == "one":
+            transport.wait(transport.receive(np.zeros(1), 0))
+        else:
+            transport.wait_any([transport.receive(np.zeros(1), 0)])
+
+    with pytest.raises(CommunicationError, match="rank 1 waits .* rank 0, which is in a collective through shared"):
+        run(2, program, limit_s=5)
+
+
 def while_rank_0_waits(algorithm, do):
     """Have rank 0 do this while it waits in an all-reduce, as a signal's handler may, and then call another."""
     may_call = threading.Event()
@@ -198,10 +215,10 @@ def while_rank_0_waits(algorithm, do):
             with pytest.raises(CommunicationError, match="rank 1 waits for rank 0, which has left"):
                 npdp.allreduce(array, algorithm=algorithm)
             return
-        look, world.transport.in_vain = world.transport.in_vain, lambda peers: do()
+        look, world.transport.ended = world.transport.ended, lambda peers: do()
         with pytest.raises((TimeoutError, CommunicationError), match="by a handler|not done"):
             npdp.allreduce(array, algorithm=algorithm)
-        world.transport.in_vain = look
+        world.transport.ended = look
         with pytest.raises(CommunicationError, match="is not done|after a collective that failed: "):
             npdp.allreduce(array, algorithm=algorithm)
         may_call.set()
@@ -244,14 +261,14 @@ def test_what_came_just_before_its_sender_left_has_come():
             transport.world.left.add(1)
             gone.set()
             return None
-        look = transport.in_vain
+        look = transport.ended
 
-        def in_vain(peers):  # looked at when the wait has timed out
+        def ended(peers):  # looked at when the wait has timed out
             late.set()
             gone.wait()
             return look(peers)
 
-        transport.in_vain, into = in_vain, np.zeros(3)
+        transport.ended, into = ended, np.zeros(3)
         transport.wait(transport.receive(into, 1))
         return into.tolist()
 

@@ -90,7 +90,7 @@ class Host:
         if status == self._codes.WAITING:
             self.kernel.say(self._transport.calls.begun)
         while status == self._codes.WAITING:
-            error = self._transport.in_vain(self._peers)
+            error = self._transport.ended(self._peers) or self._transport.compare_calls()
             status = self.kernel.go_on()  # the others may have done their part before they left
             if error is not None and status == self._codes.WAITING:
                 raise error

@@ -15,7 +15,7 @@ from npdp.comm.transport import Transport
 
 T = TypeVar("T", bound=Transport)
 FORKED = "this process was forked from a rank: it is none itself, and calls no collectives"
-REFUSED = ("send", "receive", "wait", "wait_any", "subworld", "in_vain", "native_allreduce")
+REFUSED = ("send", "receive", "wait", "wait_any", "subworld", "ended", "compare_calls", "native_allreduce")
 
 _in_use: WeakSet[Transport] = WeakSet()
 

@@ -15,7 +15,7 @@ from npdp import environment
 from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import refused_after_fork
-from npdp.comm.transport import Buffer, Handle, Transport, check_message
+from npdp.comm.transport import Buffer, Handle, Transport, check_message, why_in_vain
 from npdp.comm.waiting import Patience
 
 LARGE_BYTES = 8192  # from here on pieces cost more than the way beneath
@@ -47,6 +47,8 @@ class MailboxTransport:
         self._beneath, self._most = beneath, mailbox.MOST_BYTES
         self.name, self.host_number, self.find_elsewhere = beneath.name, beneath.host_number, beneath.find_elsewhere
         self.rank, self.world_size, self.calls = beneath.rank, beneath.world_size, beneath.calls
+        self.subworld, self.fail, self.native_allreduce = beneath.subworld, beneath.fail, beneath.native_allreduce
+        self.ended, self.compare_calls = beneath.ended, beneath.compare_calls
         self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
         self._looks, self._yields = OWN_CORE if self.world_size <= environment.cores_of_job() else SHARED_CORE
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
@@ -96,7 +98,7 @@ class MailboxTransport:
             before, heard = heard, self._mail.wait(heard, looks, yields)
             if heard == before:
                 looks = yields = 0  # this takes longer
-                error = self._beneath.in_vain([handle.peer for handle in handles])
+                error = why_in_vain(self._beneath, [handle.peer for handle in handles])
                 if error is not None and self._mail.bell == heard:
                     raise error
 
@@ -131,18 +133,6 @@ class MailboxTransport:
             message.gone += min(self._most, missing)
             if message.gone == message.bytes.size:
                 queue.popleft().done = True
-
-    def subworld(self, ranks: Sequence[int]) -> Transport:
-        return self._beneath.subworld(ranks)
-
-    def fail(self, error: BaseException) -> None:
-        self._beneath.fail(error)
-
-    def in_vain(self, peers: list[int]) -> BaseException | None:
-        return self._beneath.in_vain(peers)
-
-    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
-        self._beneath.native_allreduce(buffer, op, call)
 
 
 def lines(beneath: Sequence[Transport], memory: Buffer) -> list[MailboxTransport]:

@@ -25,7 +25,7 @@ from npdp.comm.ending import (
 )
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import refused_after_fork
-from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, host_number, nobody
+from npdp.comm.transport import Buffer, FindElsewhere, check_message, host_number, nobody, why_in_vain
 from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
 
 TAG_LEFT = 1
@@ -177,23 +177,22 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peers: list[int], call: Call | None = None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._patience, lambda: self.in_vain(peers) or elsewhere(self, peers, call))
+        wait_until(done, self._patience, lambda: why_in_vain(self, peers, call))
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:
         sys.excepthook(type(error), error, error.__traceback__)
 
-    def in_vain(self, peers: list[int]) -> CommunicationError | None:
+    def ended(self, peers: list[int]) -> CommunicationError | None:
         left = next((peer for peer in peers if self._control.Iprobe(self._ranks[peer], TAG_LEFT)), None)
         if left is None:
-            return self._different_call()
+            return None
         return CommunicationError(
             f"rank {self.rank} waits for rank {left}, which has left the program: "
             "the ranks do not call the same collectives"
         )
 
-    def _different_call(self) -> CommunicationError | None:
-        """Tell the others what this rank waits in, and hear them."""
+    def compare_calls(self) -> CommunicationError | None:
         if self.calls.note_is_due():
             others, mine = set(range(self.world_size)) - {self.rank}, self.calls.note().encode()
             self._notes = [self._noting.Isend(mine, peer) for peer in others]

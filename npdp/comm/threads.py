@@ -17,7 +17,7 @@ import numpy as np
 from npdp.comm.calls import Call, Calls, different
 from npdp.comm.errors import CommunicationError, WorldEnded
 from npdp.comm.forked import refused_after_fork
-from npdp.comm.transport import Buffer, FindElsewhere, check_message, elsewhere, nobody
+from npdp.comm.transport import Buffer, FindElsewhere, check_message, nobody, why_in_vain
 from npdp.comm.waiting import SHARED_CORE, wait_until
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class ThreadTransport:
             return next((number for number, handle in enumerate(handles) if not handle.arrived.locked()), None)
 
         peers = [handle.peer for handle in handles]
-        wait_until(lambda: arrived() is not None, SHARED_CORE, lambda: self.in_vain(peers))
+        wait_until(lambda: arrived() is not None, SHARED_CORE, lambda: why_in_vain(self, peers))
         number = arrived()
         assert number is not None
         self.wait(handles[number])
@@ -139,14 +139,12 @@ class ThreadTransport:
     def _wait_until_met(self, handle: _Message) -> BaseException | None:
         """Return when it has; or why it never will."""
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
-            peers, call = [handle.peer], handle.call
-            error = self.in_vain(peers) or elsewhere(self, peers, call) or self._different_call()
+            error = why_in_vain(self, [handle.peer], handle.call)
             if error:  # what came just before counts
                 return None if handle.arrived.acquire(blocking=False) else error
         return None
 
-    def _different_call(self) -> CommunicationError | None:
-        """Return the error to raise where another rank has called something else than this one."""
+    def compare_calls(self) -> CommunicationError | None:
         for rank, thread in enumerate(self._ranks):
             calls = self.world.calls.get((self._space, thread))
             note = calls.note() if calls is not None else ""
@@ -158,7 +156,7 @@ class ThreadTransport:
     def fail(self, error: BaseException) -> None:
         self.world.fail(self._ranks[self.rank], error)
 
-    def in_vain(self, peers: list[int]) -> BaseException | None:
+    def ended(self, peers: list[int]) -> BaseException | None:
         if self.world.failure:
             ended = WorldEnded()
             ended.__cause__ = self.world.failure[1]

@@ -28,7 +28,7 @@ class Transport(Protocol):
     Attributes:
         name: what it is, for people.
         rank, world_size: this rank's number; how many there are.
-        wait_s: seconds spent in `wait` for something that was not there yet.
+        wait_s: seconds spent in `wait` and `wait_any` for something that was not there yet.
         host_number: the same on ranks of one host, another on another; at least 0.
         find_elsewhere: returns a rank that is in a collective of another kind, which this one has not begun, where that
             makes it vain to wait for some ranks in a call. Who knows of such a kind sets it.
@@ -72,10 +72,13 @@ class Transport(Protocol):
     def fail(self, error: BaseException) -> None:
         """End all ranks of the world because of this error: for a thread whose error nobody else would see."""
 
-    def in_vain(self, peers: list[int]) -> BaseException | None:
-        """Return the error to raise where waiting for one of these ranks is in vain: it has failed or left.
+    def ended(self, peers: list[int]) -> BaseException | None:
+        """Return the error to raise where a rank has failed, or one of these has left."""
 
-        It may tell the others what this rank waits in, and hear the same of them.
+    def compare_calls(self) -> CommunicationError | None:
+        """Return the error to raise where another rank has called something else; for a rank that waits.
+
+        Where ranks are processes it tells the others what this one waits in, once, and hears the same of them.
         """
 
     def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
@@ -95,8 +98,12 @@ def nobody(peers: list[int], call: Call | None) -> None:
     """No rank is elsewhere."""
 
 
-def elsewhere(transport: Transport, peers: list[int], call: Call | None) -> Exception | None:
-    """Return the error to raise where a rank is elsewhere, and this one waits in vain for messages of a call."""
+def why_in_vain(transport: Transport, peers: list[int], call: Call | None = None) -> BaseException | None:
+    """Return the error to raise where a rank waits in vain for messages of a call from these: every reason there is."""
+    return transport.ended(peers) or transport.compare_calls() or _elsewhere(transport, peers, call)
+
+
+def _elsewhere(transport: Transport, peers: list[int], call: Call | None) -> CommunicationError | None:
     other = transport.find_elsewhere(peers, call)
     if other is None:
         return None
@@ -135,7 +142,10 @@ class NoTransport:
     def fail(self, error: BaseException) -> None:
         raise error
 
-    def in_vain(self, peers: list[int]) -> BaseException | None:
+    def ended(self, peers: list[int]) -> BaseException | None:
+        return None
+
+    def compare_calls(self) -> CommunicationError | None:
         return None
 
     def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:

@@ -34,11 +34,11 @@ def never() -> None:
 
 
 def wait_until(
-    done: Callable[[], bool], patience: Patience, in_vain: Callable[[], BaseException | None] = never
+    done: Callable[[], bool], patience: Patience, why_in_vain: Callable[[], BaseException | None] = never
 ) -> None:
     """Return when `done()`.
 
-    `in_vain` is asked every half second for the error to raise where nothing will ever come. What did come just
+    `why_in_vain` is asked every half second for the error to raise where nothing will ever come. What did come just
     before counts: a rank may have sent its last message and left between two looks.
     """
     for _ in range(patience.looks):
@@ -54,7 +54,7 @@ def wait_until(
         time.sleep(min(LONGEST_SLEEP_S, max(SHORTEST_SLEEP_S, (now - start) / 50)))
         if now - check > CHECK_AFTER_S:
             check = now
-            error = in_vain()
+            error = why_in_vain()
             if error is not None and done():
                 return
             if error is not None:

@@ -64,7 +64,7 @@ class Client:
             self._requests.wait(handle)
 
     def _begin_to_send(self, shards: Sequence[S], make: Make[S]) -> tuple[list[Message], list[Handle]]:
-        ended = self._requests.in_vain([])
+        ended = self._requests.ended([])
         if ended is not None:  # servers may still answer; without it this rank would go on to its end
             raise ended
         messages: list[Message] = []

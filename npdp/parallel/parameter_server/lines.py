@@ -32,7 +32,7 @@ class Lines:
 
     def for_a_thread(self) -> tuple[Transport, Transport]:
         """Return the line to servers and the line back, for one thread's use."""
-        there, back = (refused_after_fork(copy.copy(fork)) for fork in self._subworlds)
+        there, back = (refused_after_fork(copy.copy(subworld)) for subworld in self._subworlds)
         if self._boxes is not None:
             there, back = mailbox.lines([there, back], self._boxes)
         return there, back
@@ -41,7 +41,7 @@ class Lines:
 class _Alone(ThreadTransport):
     """A world of one, worker and server, that can send to itself; its errors are its own."""
 
-    def in_vain(self, peers: list[int]) -> BaseException | None:
+    def ended(self, peers: list[int]) -> BaseException | None:
         return self.world.failure[1] if self.world.failure else None
 
 
