@@ -65,6 +65,20 @@ def test_a_send_is_not_buffered_and_ends_only_when_its_receive_is_there():
     assert run_threads(2, program)[1] == (False, True)
 
 
+@pytest.mark.parametrize("way", ["one", "any"])
+def test_the_time_in_which_a_rank_waits_is_taken(way):
+    def program(transport):
+        if transport.rank == 0:
+            time.sleep(0.1)
+            transport.wait(transport.send(np.zeros(1), 1))
+            return None
+        receive = transport.receive(np.zeros(1), 0)
+        transport.wait(receive) if way == "one" else transport.wait_any([receive])
+        return transport.wait_s
+
+    assert run_threads(2, program)[1] > 0.05
+
+
 def test_a_message_of_another_size_is_an_error_on_both_sides():
     def program(transport):
         other = 1 - transport.rank
