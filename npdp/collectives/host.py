@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from npdp import environment, kernels
+from npdp import kernels
 from npdp.collectives.arena import Arena
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.calls import Call, described, different
 from npdp.comm.errors import CommunicationError
 from npdp.comm.shared_memory import SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
-from npdp.comm.waiting import Patience
+from npdp.comm.waiting import MEMORY, MEMORY_BESIDE_LINK
 
 SLOT_BYTES = 512 << 10  # of a staging slot at most; a rank has room for four: measured, docs/measurements.md
 
@@ -51,7 +51,8 @@ class Host:
         self._peers = [rank for rank in ranks if rank != transport.rank]
         self._transport = transport
         self._codes = kernel  # what its calls return: DONE, WAITING, DIFFERENT or UNFINISHED
-        looks, yields = _patience(len(ranks), transport.world_size)
+        waiting = MEMORY if len(ranks) == transport.world_size else MEMORY_BESIDE_LINK
+        looks, yields = waiting.patience(len(ranks))
         self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
         self._arena = Arena(memory, first, self)
         transport.find_elsewhere = self._elsewhere
@@ -114,13 +115,6 @@ class Host:
     def everyones(self, array: Buffer) -> list[Buffer] | None:
         """Return what `empty` gave each rank when it gave this one `array`, as `Arena.everyones` does."""
         return self._arena.everyones(array)
-
-
-def _patience(ranks: int, world_size: int) -> Patience:
-    """Return how a rank of this host waits for the others."""
-    if ranks < world_size:  # of this host's ranks one may be waiting for a link: it needs the core
-        return Patience(20, 200)
-    return Patience(2000, 200) if ranks <= environment.cores_of_job() else Patience(50, 1000)
 
 
 def _slot_bytes(ranks: int) -> int:

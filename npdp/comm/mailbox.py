@@ -11,17 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npdp import environment
 from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import refused_after_fork
 from npdp.comm.transport import Buffer, Handle, Transport, check_message, why_in_vain
-from npdp.comm.waiting import Patience
+from npdp.comm.waiting import MAILBOXES
 
 LARGE_BYTES = 8192  # from here on pieces cost more than the way beneath
-# With a core each as in shared memory's collectives; where ranks share cores fewer yields than there: all ranks of a
-# collective come soon, but an answer may take as long as another rank computes
-OWN_CORE, SHARED_CORE = Patience(2000, 200), Patience(50, 20)
 
 
 class _Piecewise:
@@ -50,7 +46,7 @@ class MailboxTransport:
         self.subworld, self.fail, self.native_allreduce = beneath.subworld, beneath.fail, beneath.native_allreduce
         self.ended, self.compare_calls = beneath.ended, beneath.compare_calls
         self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
-        self._looks, self._yields = OWN_CORE if self.world_size <= environment.cores_of_job() else SHARED_CORE
+        self._looks, self._yields = MAILBOXES.patience(self.world_size)
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._receives: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._lines: list[MailboxTransport] = [self]

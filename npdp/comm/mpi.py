@@ -26,7 +26,7 @@ from npdp.comm.ending import (
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import refused_after_fork
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, host_number, nobody, why_in_vain
-from npdp.comm.waiting import OWN_CORE, SHARED_CORE, wait_until
+from npdp.comm.waiting import MESSAGES, wait_until
 
 TAG_LEFT = 1
 FIRST_TAG_OF_CALLS = 2**14  # above the numbers of dtypes; MPI has tags up to 2^15 - 1 at least
@@ -90,8 +90,7 @@ class MpiTransport:
                 f"the launcher started {launched.world_size} ranks, MPI sees {self.world_size}: mpirun belongs to "
                 f"another MPI than {library}; use the mpirun installed beside it"
             )
-        local = launched.local_size if launched else self.world_size
-        self._patience = OWN_CORE if local <= environment.cores_of_job() else SHARED_CORE
+        self._patience = MESSAGES.patience(launched.local_size if launched else self.world_size)
         self._data = mpi.COMM_WORLD.Dup()
         self._control = mpi.COMM_WORLD.Dup()
         self._noting = self._data.Dup()  # for notes: one that is read late is not to be taken for data
@@ -215,7 +214,7 @@ class MpiTransport:
             return
         notices = [self._control.Isend(b"", peer, TAG_LEFT) for peer in range(self.world_size) if peer != self.rank]
         barrier = self._control.Ibarrier()
-        wait_until(barrier.Test, SHARED_CORE)
+        wait_until(barrier.Test, MESSAGES.shared_core)
         for peer in range(self.world_size):
             if peer != self.rank:
                 self._control.Recv(bytearray(0), peer, TAG_LEFT)

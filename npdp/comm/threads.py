@@ -18,7 +18,7 @@ from npdp.comm.calls import Call, Calls, different
 from npdp.comm.errors import CommunicationError, WorldEnded
 from npdp.comm.forked import refused_after_fork
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, nobody, why_in_vain
-from npdp.comm.waiting import SHARED_CORE, wait_until
+from npdp.comm.waiting import MESSAGES, wait_until
 
 T = TypeVar("T")
 Space = tuple[object, ...]  # names a world whose messages meet no others
@@ -131,7 +131,7 @@ class ThreadTransport:
 
         if arrived() is None:
             before, peers = time.perf_counter(), [handle.peer for handle in handles]
-            wait_until(lambda: arrived() is not None, SHARED_CORE, lambda: why_in_vain(self, peers))
+            wait_until(lambda: arrived() is not None, MESSAGES.shared_core, lambda: why_in_vain(self, peers))
             self.wait_s += time.perf_counter() - before
         number = arrived()
         assert number is not None

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from npdp import environment
+
 
 class Patience(NamedTuple):
     """How often to look at once, then with the core offered to others in between, before sleeping between looks."""
@@ -23,8 +25,27 @@ class Patience(NamedTuple):
     yields: int
 
 
-OWN_CORE = Patience(300, 4000)  # measured, with a third process and without: docs/measurements.md
-SHARED_CORE = Patience(20, 0)
+class Waiting(NamedTuple):
+    """How a rank waits where the ranks of its host have a core each, and where they share cores."""
+
+    own_core: Patience
+    shared_core: Patience
+
+    def patience(self, ranks: int) -> Patience:
+        """Return that of a rank on a host with so many."""
+        return self.own_core if ranks <= environment.cores_of_job() else self.shared_core
+
+
+# By what is waited for. Sections named are of docs/measurements.md.
+# Messages: a look is a call of MPI's, from Python, and nobody wakes a sleeper ("Waiting")
+MESSAGES = Waiting(Patience(300, 4000), Patience(20, 0))
+# Collectives through shared memory: a look takes nanoseconds, and all ranks come soon ("Shared memory inside a host")
+MEMORY = Waiting(Patience(2000, 200), Patience(50, 1000))
+# The same on one host of several: a rank of this one may be waiting for the link, and needs the core ("Two hosts")
+MEMORY_BESIDE_LINK = Waiting(Patience(20, 200), Patience(20, 200))
+# Mailboxes: as MEMORY, but an answer may take as long as another rank computes; no measurement was kept
+MAILBOXES = Waiting(Patience(2000, 200), Patience(50, 20))
+
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
 CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain
 
