@@ -4,9 +4,9 @@
     rank 1   1: allreduce of 10 float32 (sum) by ring   2: broadcast of 8 int64 from rank 1 by tree     they differ
 
 Messages of different calls never meet: a receive takes those of its own call alone, so nothing is written where it was
-not wanted. A rank that then waits in vain tells the others what it is in (`note`), and who is told compares.
+not wanted. A rank that waits for more than a second tells the others what it is in (`note`), and they compare.
 
-Cost: about a microsecond a collective; notes are sent by who has waited for more than a second.
+Cost: about a microsecond a collective.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Calls:
     Args:
         rank: this one's number.
         tags: what messages may be marked with.
-        heard: reads notes that have come, and returns the error to raise; for a rank that never waits.
+        heard: reads notes that have come, and returns the error to raise. Called now and then, as a rank for which
+            others wait may never wait itself.
     """
 
     def __init__(self, rank: int, tags: range = range(2**31), heard: Heard = lambda: None) -> None:
@@ -73,14 +74,14 @@ class Calls:
         return call
 
     def __enter__(self) -> None:
-        """Within, collectives are carried out, and what is raised, by the handler of a signal for one, fails them."""
+        """Carry out collectives within: what is raised there fails them, even by a signal's handler."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        if error is not None and not isinstance(error, NotImplementedError):  # on all ranks: nothing was sent
+        if error is not None and not isinstance(error, NotImplementedError):  # all ranks raise it: nothing was sent
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Note that a collective of these has failed, as whoever carries it out does: there are no more after it."""
+        """Note that one of these collectives has failed: `begin` refuses all that follow."""
         self._failure = self._failure or str(error) or type(error).__name__
 
     @property
@@ -89,7 +90,7 @@ class Calls:
         return self._number
 
     def keep(self, *written: Any) -> None:
-        """Keep what messages of a collective that failed may still be written to, for they cannot be called back."""
+        """Keep what messages of a failed collective may still be written into: they cannot be called back."""
         self._kept_arrays += written
 
     def note(self) -> str:
@@ -101,7 +102,7 @@ class Calls:
         return f"{latest.number} {latest.what}"
 
     def note_is_due(self) -> bool:
-        """Return, as a rank asks that waits, whether it has waited for long enough to say where: once in a call."""
+        """Return whether this rank, which waits, has waited in its call long enough to note it; True once a call."""
         if self._noted_in == self._number:
             return False
         now = time.monotonic()
@@ -113,7 +114,7 @@ class Calls:
         return True
 
     def compare(self, rank: int, note: str) -> CommunicationError | None:
-        """Return the error to raise where this rank's call of that number is another than the one that a rank notes."""
+        """Return the error to raise where this rank's call of the number in another's note is not the call noted."""
         number, what = note.split(" ", 1)
         mine = self._kept(int(number))
         return None if mine is None or mine.what == what else different(self._rank, mine.what, rank, what)

@@ -63,7 +63,7 @@ def end_with_launcher() -> None:
 
 
 def signal_when_parent_dies(number: signal.Signals) -> Callable[[], None]:
-    """Return what a process calls to get this signal when the thread that started it ends; nothing outside Linux.
+    """Return what a process calls to get this signal when the thread that started it ends; outside Linux, a no-op.
 
     It lasts through exec. A `preexec_fn` may call it: all that must not be done between fork and exec is done here.
     """
@@ -89,18 +89,19 @@ def announce_failure(text: str) -> None:
 def remove_mpi_segments() -> None:
     """Take away the names of this job's shared memory, which MPI leaves in /dev/shm when a job is aborted.
 
-    Ranks that still use theirs keep them until they end.
+    Ranks that still use that memory keep it until they end.
     """
     _remove(_mpi_segments()[1])
 
 
 def need_no_mpi_segments(on_all_ranks: Callable[[bool], bool]) -> None:
-    """Take these names away as soon as nobody needs them: a job that is killed has no time for it; collective.
+    """Take these names away at the start, for a job that is killed has no time for it; collective.
 
-    MPI maps all in its start, as Open MPI does and MPICH, or some when they are needed, and then the names stay.
+    Nobody needs them once all ranks have mapped the memory, as with Open MPI and MPICH they have when they start. Where
+    some have not, the names stay.
 
     Args:
-        on_all_ranks: returns whether this is so on all ranks; none of them has gone on before all have come there.
+        on_all_ranks: returns whether what it is given is true on all ranks; no rank goes on before all have come there.
     """
     mapped, named = _mpi_segments()
     if on_all_ranks(named <= mapped):
@@ -114,7 +115,7 @@ def _remove(paths: set[str]) -> None:
 
 
 def _mpi_segments() -> tuple[set[str], set[str]]:
-    """Return MPI's shared memory: what this process has mapped; what has a name, of the jobs that it knows by that."""
+    """Return paths of MPI's shared memory: those that this process has mapped; those of the same jobs with a name."""
     try:
         with open("/proc/self/maps") as maps:
             found = [segment for line in maps if (segment := MPI_SEGMENT.search(line))]

@@ -1,7 +1,7 @@
-"""What a rank forks is no rank, though it has the rank's memory and all that the rank's messages go through.
+"""A process that a rank forks is no rank, though it has the rank's memory and all that its messages go through.
 
-A message of its own would take the place of one of the rank's: a parameter server would take a step of it for the
-worker's, and what is meant for the worker it could take away. So there all transports refuse.
+A message that it sent would take the place of one of the rank's: a parameter server would take it for the worker's
+step. One that it received would be missing at the rank. So in such a process all transports refuse.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def refused_after_fork(transport: T) -> T:
 
 
 def refuse(*_: object) -> NoReturn:
-    """Raise the CommunicationError of what was forked."""
+    """Raise the CommunicationError that a forked process gets."""
     raise CommunicationError(FORKED)
 
 
 def _refuse_all() -> None:
     for transport in _in_use:
-        transport.calls.fail(CommunicationError(FORKED))  # it hears notes, before a message is sent
+        transport.calls.fail(CommunicationError(FORKED))  # `begin` would read notes, which are the rank's
         for name in REFUSED:
             setattr(transport, name, refuse)
 

@@ -1,7 +1,7 @@
 """Small messages between the ranks of a host through memory that they map (csrc/mailbox.c), no MPI.
 
 Who waits sleeps, and is woken in some ten microseconds by what it waits for: no core is used meanwhile. A message that
-does not fit into a box goes in pieces, each as soon as the last one has been taken; a large one another way.
+does not fit into a box goes in pieces, each as soon as the last one has been taken; a large one by another transport.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from npdp.comm.forked import refused_after_fork
 from npdp.comm.transport import Buffer, Handle, Transport, check_message, why_in_vain
 from npdp.comm.waiting import MAILBOXES
 
-LARGE_BYTES = 8192  # from here on pieces cost more than the way beneath
+LARGE_BYTES = 8192  # from here on pieces cost more than a message of the transport beneath
 
 
 class _Piecewise:
@@ -31,10 +31,10 @@ class _Piecewise:
 
 
 class MailboxTransport:
-    """A world of ranks that share memory, for messages; what else it is asked, another transport does. See `lines`.
+    """A world of ranks that share memory, for small messages; all else the transport beneath does. See `lines`.
 
     Sender and receiver know a message's size, so both know which way it goes. It is not for collectives: small messages
-    are not told apart by a call, and `wait_any` waits for messages of less than LARGE_BYTES alone.
+    of different calls are not told apart. `wait_any` is for messages of less than LARGE_BYTES alone.
     """
 
     def __init__(self, beneath: Transport, memory: Buffer, line: int) -> None:
@@ -93,7 +93,7 @@ class MailboxTransport:
                 return done
             before, heard = heard, self._mail.wait(heard, looks, yields)
             if heard == before:
-                looks = yields = 0  # this takes longer
+                looks = yields = 0  # for what takes this long, sleep at once
                 error = why_in_vain(self._beneath, [handle.peer for handle in handles])
                 if error is not None and self._mail.bell == heard:
                     raise error

@@ -92,7 +92,7 @@ class ThreadTransport:
 
     def subworld(self, ranks: Sequence[int]) -> ThreadTransport:
         among = tuple(self._ranks[rank] for rank in ranks)
-        self._subworlds[among] += 1  # as many on each of them: they all make the same ones, in the same order
+        self._subworlds[among] += 1  # counted alike on each of them: they all make the same ones, in the same order
         space = (self._space, among, self._subworlds[among])
         return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
 

@@ -30,8 +30,8 @@ class Transport(Protocol):
         rank, world_size: this rank's number; how many there are.
         wait_s: seconds spent in `wait` and `wait_any` for something that was not there yet.
         host_number: the same on ranks of one host, another on another; at least 0.
-        find_elsewhere: returns a rank that is in a collective of another kind, which this one has not begun, where that
-            makes it vain to wait for some ranks in a call. Who knows of such a kind sets it.
+        find_elsewhere: given the ranks from which this one waits for messages, and of which call, returns a rank that
+            is in a collective through shared memory instead, so that it waits in vain; set by what carries those out.
         calls: the collectives that this rank has called by messages.
     """
 
@@ -90,12 +90,12 @@ class Transport(Protocol):
 
 
 def host_number(name: str) -> int:
-    """Return a number for a host's name, for messages."""
+    """Return a host's name as a number that fits into an int64, for messages."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def nobody(peers: list[int], call: Call | None) -> None:
-    """No rank is elsewhere."""
+    """Find no rank elsewhere: for worlds in which all collectives go by messages."""
 
 
 def why_in_vain(transport: Transport, peers: list[int], call: Call | None = None) -> BaseException | None:

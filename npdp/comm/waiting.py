@@ -6,6 +6,8 @@
 
 Looking on for longer keeps a busy machine from running the very rank that one waits for. Sleeping sooner makes the
 other ranks, which meanwhile wait for this one, sleep too, and so on for ever.
+
+`wait_until` does so for messages. C code does it too, by other numbers of the table below; there sleepers are woken.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain
 
 
 def never() -> None:
-    """Nothing says that waiting is in vain."""
+    """Know of no reason why waiting should be in vain."""
 
 
 def wait_until(

@@ -39,18 +39,21 @@ class Mail:
         self._mail.rank, self._mail.ranks, self._mail.line = rank, ranks, line
 
     def send(self, to: int, message: Array) -> int:
-        """Put the first MOST_BYTES of what is left of a message into the box for `to`; return how many, -1 if full.
+        """Put up to MOST_BYTES of a message into the box for `to`; return how many, -1 if the box is full.
 
         Args:
-            message: bytes, contiguous; there may be none.
+            message: the bytes that are left of it, contiguous; there may be none.
         """
         count = min(MOST_BYTES, message.size)
         return count if _send(self._mail, to, _pointer(message), count, message.size) else -1
 
     def take(self, source: int, message: Array) -> int:
-        """Take a piece into the array for what is left of its message; return the bytes left, -1 if there is no piece.
+        """Take a piece, and return how many bytes of its message were left, with it; -1 where there is no piece.
 
-        One of whose message another number is left stays where it is.
+        It is taken only if they are as many as the receiver expects; otherwise it stays in the box.
+
+        Args:
+            message: room for the bytes that the receiver expects to be left of it; the piece goes to its start.
         """
         return int(_take(self._mail, source, _pointer(message, require_writable=True), message.size))
 
