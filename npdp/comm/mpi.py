@@ -94,6 +94,8 @@ class MpiTransport:
         self._data = mpi.COMM_WORLD.Dup()
         self._control = mpi.COMM_WORLD.Dup()
         self._noting = self._data.Dup()  # for notes: one that is read late is not to be taken for data
+        # For making subworlds: Open MPI does so by messages, for which it takes any that nobody has read yet
+        self._making = mpi.COMM_WORLD.Dup()
         need_no_mpi_segments(lambda mine: bool(mpi.COMM_WORLD.allreduce(mine, mpi.LAND)))
         self._tags = range(FIRST_TAG_OF_CALLS, mpi.COMM_WORLD.Get_attr(mpi.TAG_UB) + 1)
         self._ops = {"sum": mpi.SUM, "min": mpi.MIN, "max": mpi.MAX, "prod": mpi.PROD}
@@ -154,10 +156,9 @@ class MpiTransport:
 
     def subworld(self, ranks: Sequence[int]) -> MpiTransport:
         made = copy.copy(self)
-        group = self._data.Get_group().Incl(list(ranks))
-        made._data = self._data.Create_group(group)
-        made._noting = self._noting.Create_group(group)
         made._ranks = [self._ranks[rank] for rank in ranks]
+        group = self._making.Get_group().Incl(made._ranks)
+        made._data, made._noting = self._making.Create_group(group), self._making.Create_group(group)
         made.rank, made.world_size = list(ranks).index(self.rank), len(ranks)
         made.find_elsewhere, made.wait_s = nobody, 0.0
         made.calls, made._notes = Calls(made.rank, self._tags, made._heard), []

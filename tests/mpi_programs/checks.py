@@ -55,6 +55,26 @@ def check_sizes_of_messages():
             assert all(np.array_equal(got[peer], values(peer, count, dtype)) for peer in PEERS), (count, dtype)
 
 
+def check_what_nobody_has_read_yet_is_not_taken_for_what_makes_a_subworld():
+    transport = init().transport
+    if WORLD_SIZE == 1:
+        return
+    mine = np.array([True, False, True])  # with the tag 0, as notes
+    sent = [transport.send(mine, peer) for peer in PEERS]
+    notes = [transport._noting.Isend(b"0 a call that nobody knows any more", peer) for peer in PEERS]
+    for ranks in (range(WORLD_SIZE), [*range(WORLD_SIZE)][::-1], range(WORLD_SIZE)):
+        subworld = transport.subworld(ranks)
+        assert [subworld.rank, subworld.world_size] == [ranks.index(RANK), WORLD_SIZE]
+    for handle in sent:
+        transport.wait(handle)
+    for peer in PEERS:
+        got = np.empty_like(mine)
+        transport.wait(transport.receive(got, peer))
+        assert np.array_equal(got, mine)
+    assert transport.compare_calls() is None
+    assert all(note.Test() for note in notes)
+
+
 def check_messages_of_another_size():
     transport = init().transport
     if WORLD_SIZE == 1 or RANK > 1:
