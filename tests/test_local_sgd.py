@@ -122,6 +122,31 @@ def test_two_losses_of_one_batch_add_up():
     assert_synchronous(program)
 
 
+def test_two_losses_of_one_batch_count_its_samples_once():
+    """Between two averagings some batches have one loss and some two; parts of 3 and 2 samples, and of 2 and 1."""
+
+    def program(way, at_once):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.2)
+        model = way.wrap(model)
+        for number, (inputs, labels) in enumerate(loader(5)):
+            optimizer.zero_grad()
+            loss, other = criterion(model(inputs), labels), (model(inputs) ** 2).mean()
+            if number % 2:
+                loss.backward()
+            elif at_once:
+                (loss + other).backward()
+            else:
+                loss.backward()
+                other.backward()
+            optimizer.step()
+        model.synchronize()
+        return parameters(model)
+
+    wanted, got = (run(2, program, averaging(local_iterations=3), at_once)[0] for at_once in (True, False))
+    assert_close(got, wanted)
+
+
 def test_a_parameter_left_out_of_the_optimiser_stays_as_it_is():
     def program(way):
         model = mlp()

@@ -28,7 +28,7 @@ from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.at_step import refuse_sparse, require_own_arrays
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.strategy import require_not_exchanged
-from npdp.parallel.weight import loss_weight, weight_within_part
+from npdp.parallel.weight import SampleCount, loss_weight, weight_within_part
 from npdp.parallel.world import World
 
 
@@ -81,9 +81,8 @@ class ParameterAveraging(Exchange):
         self._steps: dict[Slab, int] = {}  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
         self._averaged: set[Slab] = set()  # at least once
-        self._pending = 0  # samples whose gradient has not been used yet
-        self._stepped = False  # it has
-        self._samples: dict[Slab, int] = {}  # that this rank has used since the last averaging
+        self._samples = SampleCount()
+        self._used: dict[Slab, int] = {}  # samples of this rank since the last averaging
         for flat in self.flats:
             if world.world_size > 1:
                 flat.move_data(world.shared_empty(flat.data.size, flat.dtype))
@@ -99,11 +98,10 @@ class ParameterAveraging(Exchange):
     def begin(self, batch: Batch | None, alone: bool) -> float:
         loss_weight(batch, self.world.world_size)  # refuses what cannot be weighted
         self._batch = batch
-        if self._stepped or all(parameter.grad is None for parameter in self.parameters):
-            self._pending, self._stepped = 0, False
+        self._samples.begin(self.parameters)
         if batch is None or batch.parts != self.world.world_size:
             return 1.0
-        self._pending += batch.count
+        self._samples.add(batch)
         return weight_within_part(batch, self.world.rank)
 
     def finish(self) -> None:
@@ -119,9 +117,9 @@ class ParameterAveraging(Exchange):
                 self._outer[slab.flat][0][start:stop] = slab.flat.data[start:stop]
         for run in slab.runs():
             optimizer.update(slab, run)
-        self._stepped = True
+        self._samples.mark_used()
         self._steps[slab] = self._steps.get(slab, 0) + 1
-        self._samples[slab] = self._samples.get(slab, 0) + self._pending
+        self._used[slab] = self._used.get(slab, 0) + self._samples.mine
         if self._steps[slab] == self._strategy.local_iterations:
             self._average(slab)
         slab.mark_changed()
@@ -137,8 +135,8 @@ class ParameterAveraging(Exchange):
         return self.world.world_size == 1 or not any(self._steps.values())
 
     def _average(self, slab: Slab) -> None:
-        flat, samples = slab.flat, self._samples[slab]
-        self._steps[slab] = self._samples[slab] = 0
+        flat, samples = slab.flat, self._used[slab]
+        self._steps[slab] = self._used[slab] = 0
         weight = flat.dtype.type(self._share(samples))
         for start, stop in _spans(slab):
             mine = flat.data[start:stop]

@@ -1,9 +1,12 @@
-"""How much a rank's loss counts in the global one: what every exchange of gradients multiplies it by."""
+"""How much a rank's loss counts in the global one, by its samples; and how many samples are behind its gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from npdp.autograd import Batch
 from npdp.autograd.batch import MIXED, SUMMED
+from npdp.nn.parameter import Parameter
 from npdp.partition import part
 
 
@@ -33,3 +36,40 @@ def weight_within_part(batch: Batch, number: int) -> float:
     """Return the weight of a piece in the mean over part `number` of its batch: 1 where it is the whole part."""
     start, stop = part(batch.global_count, batch.parts, number)
     return batch.count / (stop - start) if stop > start else 0.0
+
+
+class SampleCount:
+    """Counts the samples behind this rank's gradients; a batch that several losses were computed from counts once.
+
+    Attributes:
+        mine: this rank's.
+        total: those of the whole batches, of which it had its part, in one piece or several.
+    """
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.mine = self.total = 0
+        self._used = False
+        self._iteration: int | None = None
+        self._pieces: list[Batch] = []
+
+    def begin(self, parameters: Iterable[Parameter]) -> None:
+        """A backward begins: count anew where gradients have been used, or thrown away, since the last one."""
+        if self._used or all(parameter.grad is None for parameter in parameters):
+            self._clear()
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch, which has been cut for the ranks, or a piece of it."""
+        if any(piece is batch for piece in self._pieces):
+            return
+        self._pieces.append(batch)
+        self.mine += batch.count
+        if batch.iteration != self._iteration:  # else another piece of the same part
+            self._iteration = batch.iteration
+            self.total += batch.global_count
+
+    def mark_used(self) -> None:
+        """Note that the gradients have been used, by one optimiser or several."""
+        self._used = True

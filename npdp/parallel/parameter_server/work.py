@@ -1,38 +1,11 @@
-"""What a worker is at: its unit of work, how many iterations it has completed, and the samples of its next push."""
+"""What a worker is at: its unit of work, and how many iterations it has completed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from itertools import count
 
-from npdp.autograd import Batch
 from npdp.parallel.parameter_server.messages import NOT_ASKED, Reply, Request, Unit
-
-
-class SampleCount:
-    """Counts samples since the last `clear`; a batch that several losses were computed from counts once.
-
-    Attributes:
-        mine: this rank's.
-        total: those of the whole batches, of which it had its part, in one piece or several.
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.mine = self.total = 0
-        self._iteration: int | None = None
-        self._pieces: list[Batch] = []
-
-    def add(self, batch: Batch) -> None:
-        if any(piece is batch for piece in self._pieces):
-            return
-        self._pieces.append(batch)
-        self.mine += batch.count
-        if batch.iteration != self._iteration:  # else another piece of the same part
-            self._iteration = batch.iteration
-            self.total += batch.global_count
 
 
 class Work:

@@ -42,8 +42,8 @@ from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parallel.parameter_server.settings import Settings
 from npdp.parallel.parameter_server.shard import Outgoing, RemoteSlab
-from npdp.parallel.parameter_server.work import SampleCount, Work
-from npdp.parallel.weight import weight_within_part
+from npdp.parallel.parameter_server.work import Work
+from npdp.parallel.weight import SampleCount, weight_within_part
 from npdp.parallel.world import World
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ class ServerExchange(ExchangeAtStep):
         self.in_step, self._whole_batches = strategy.in_step, strategy.whole_batches
         self._work = Work()
         self._samples = SampleCount()  # of what has been pushed last, or will be next
-        self._counts_anew = False
         self._is_idle = False
         self._keeps_up = self._whole_batches and not self.sparse_parameters  # each step ends with the newest parameters
         self._is_current = True
@@ -105,9 +104,7 @@ class ServerExchange(ExchangeAtStep):
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
         weight = super().begin(batch, alone)
-        if self._counts_anew or all(parameter.grad is None for parameter in self.parameters):
-            self._samples.clear()  # what was counted has been pushed, or its gradient thrown away
-            self._counts_anew = False
+        self._samples.begin(self.parameters)
         if batch is not None and batch.parts == self.world.world_size:
             self._samples.add(batch)
             part = self._work.part
@@ -152,7 +149,8 @@ class ServerExchange(ExchangeAtStep):
             )
         settings = self._settings[optimizer]
         settings.require_unchanged()
-        self._counts_anew, self._is_idle = True, False
+        self._samples.mark_used()
+        self._is_idle = False
         self._is_current = self._keeps_up
         unit, request = self._work.count_push(key)
         rank, samples, completed = self.world.rank, (self._samples.mine, self._samples.total), self._work.completed
