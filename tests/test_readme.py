@@ -10,9 +10,10 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
-from launching import needs_mpi
+from launching import exit_code, needs_mpi
 
 import npdp
+from npdp import cli
 from npdp.launch import settings
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +36,16 @@ def test_every_command_of_the_readme_runs(tmp_path, tmp_path_factory):
         )
         assert run.returncode == 0, (command, run.stdout, run.stderr)
     assert {path.name for path in tmp_path.iterdir()} == {"model.npz", "run.jsonl"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_benchmark_that_a_page_names_can_be_typed(page, monkeypatch):
+    """What is wrong with flags is found before ranks are started, and what only ranks can find where there is one."""
+    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda ranks, program: 0)
+    monkeypatch.setattr("npdp.bench.run.measure", lambda config, arguments: 0)
+    for command in re.findall(r"`npdp (bench \w[^`]*)`", page.read_text()):
+        assert exit_code(cli.main, *command.split()) == 0, command
+        assert "--ranks" in command, f"nothing is carried out on one rank: {command}"
 
 
 def test_the_loop_of_the_readme_trains_as_it_stands():

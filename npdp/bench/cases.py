@@ -1,4 +1,7 @@
-"""What is timed: each collective through npdp's public call, in place, and a memory copy to compare with."""
+"""What is timed: each collective through npdp's public call, in place; beside it MPI_Allreduce and a memory copy.
+
+They work on the very buffers: MPI_Allreduce in place, the copy from there to another of the same kind of memory.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,20 @@ import numpy as np
 import npdp
 from npdp.bench.inputs import BLANK, Array, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.timing import Contender
+from npdp.collectives.algorithms import NATIVE
 from npdp.partition import part
 
 MOST_CALLS = 1000
+MOST_BLOCKING = 50  # each may take 20 ms where others want the core on which MPI waits
 SPARE_BYTES = 4096  # what the call before the clock starts works on
-MEMORY_COPY = "memory copy"
+MEMORY_COPY, MPI_ALLREDUCE = "memory copy", "MPI_Allreduce"
+
+# What those are that are not npdp's own
+EXPLAINED = {
+    NATIVE: "MPI_Iallreduce, which npdp polls, so that it can be interrupted",
+    MPI_ALLREDUCE: "blocking, through mpi4py, in place on the same buffers",
+    MEMORY_COPY: "by all ranks at once, from the same buffers to others of their kind",
+}
 
 # busbw = algbw x this: what each rank must at least send, over its buffer's size
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
@@ -32,10 +44,12 @@ class Case(NamedTuple):
     Attributes:
         buffer: 1-D; for reduce_scatter and allgather, all chunks.
         spare: 1-D, small, of the same kind of memory.
+        other: as large as the buffer, of the same kind of memory; where a copy goes.
     """
 
     buffer: Array
     spare: Array
+    other: Array
     rank: int
     world_size: int
     op: str
@@ -55,13 +69,16 @@ class Case(NamedTuple):
         return Contender(self.algorithm, fill, bind(self.spare), bind(self.buffer), wrong, most_calls)
 
 
-def buffer(nbytes: int, dtype: np.dtype[Any], shared: bool) -> Array:
-    """Return 1-D memory, not initialised; collective where it is shared."""
-    count = nbytes // dtype.itemsize
-    return npdp.shared_empty(count, dtype) if shared else np.empty(count, dtype)
+def buffers(nbytes: int, dtype: np.dtype[Any], shared: bool) -> Array:
+    """Return two buffers of so many bytes or more, (2, count), not initialised; collective where they are shared.
+
+    They are one array, and so of one kind of memory, whether or not there is room for it in what ranks share.
+    """
+    shape = 2, -(-nbytes // SPARE_BYTES) * SPARE_BYTES // dtype.itemsize
+    return npdp.shared_empty(shape, dtype) if shared else np.empty(shape, dtype)
 
 
-def allreduce(case: Case) -> Contender:
+def allreduce(case: Case, bind: Callable[[Array], Callable[[], Any]] | None = None) -> Contender:
     """Every call in a row adds up what the last one left: world_size times as much."""
     grows = case.world_size if case.op == "sum" else 1
     total = case.reduced()
@@ -71,10 +88,26 @@ def allreduce(case: Case) -> Contender:
 
     return case.contender(
         partial(fill, case.buffer, case.inputs(case.rank)),
-        lambda array: partial(npdp.allreduce, array, case.op, case.algorithm),
+        bind or (lambda array: partial(npdp.allreduce, array, case.op, case.algorithm)),
         wrong,
         exact_calls(case.world_size, case.op, case.buffer.dtype, MOST_CALLS),
     )
+
+
+def mpi_allreduce(case: Case, blocking: Callable[[Array, str], Callable[[], object]]) -> Contender:
+    """MPI's own, as programs call it; of a mean, which MPI does not have, the sum, divided afterwards.
+
+    Args:
+        blocking: makes the call on an array, with an op of MPI's.
+    """
+
+    def bind(array: Array) -> Callable[[], object]:
+        call = blocking(array, "sum" if case.op == "mean" else case.op)
+        ranks = array.dtype.type(case.world_size)
+        return call if case.op != "mean" else lambda: (call(), np.divide(array, ranks, out=array))
+
+    contender = allreduce(case._replace(algorithm=MPI_ALLREDUCE), bind)
+    return contender._replace(most_calls=min(contender.most_calls, MOST_BLOCKING))
 
 
 def reduce_scatter(case: Case) -> Contender:
@@ -119,17 +152,20 @@ def broadcast(case: Case) -> Contender:
     )
 
 
-def memory_copy(count: int, dtype: np.dtype[Any]) -> Contender:
-    """All ranks copy at once, each from a buffer of its own to another."""
-    pattern = inputs(0, 1, "sum", dtype)
-    source, target = np.empty(count, dtype), np.empty(count, dtype)
-    fill(source, pattern)
+def memory_copy(case: Case) -> Contender:
+    """All ranks copy at once, each from its buffer to its other."""
+    pattern = case.inputs(case.rank)
+
+    def put() -> None:
+        fill(case.buffer, pattern)
+        case.other[:] = BLANK
+
     return Contender(
         MEMORY_COPY,
-        partial(target.fill, BLANK),
+        put,
         lambda: None,
-        partial(np.copyto, target, source),
-        lambda calls: count_wrong(target, pattern),
+        partial(np.copyto, case.other, case.buffer),
+        lambda calls: count_wrong(case.other, pattern),
         MOST_CALLS,
     )
 

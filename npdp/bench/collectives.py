@@ -1,15 +1,27 @@
-"""`npdp bench allreduce`, and so on: a table of sizes and algorithms, beside a memory copy."""
+"""`npdp bench allreduce`, and so on: a table of sizes and algorithms, beside MPI_Allreduce and a memory copy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from npdp import __version__
 from npdp.bench.accuracy import accuracy, accuracy_text
-from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, SPARE_BYTES, Case, buffer, memory_copy
+from npdp.bench.cases import (
+    BUS_FACTORS,
+    CASES,
+    EXPLAINED,
+    MEMORY_COPY,
+    MPI_ALLREDUCE,
+    SPARE_BYTES,
+    Case,
+    buffers,
+    memory_copy,
+    mpi_allreduce,
+)
 from npdp.bench.flags import REDUCTIONS, CollectiveConfig
 from npdp.bench.inputs import Array
 from npdp.bench.timing import Timing, time_in_turn
@@ -23,6 +35,8 @@ from npdp.report.machine import describe, keep
 from npdp.report.plot import Points, plot_times
 from npdp.report.results import write_results
 from npdp.report.table import Column, header, line, runs_text, size_text
+
+NATIVE_CALL = "MPI_Iallreduce, polled"  # in a picture
 
 Row = dict[str, Any]
 
@@ -52,7 +66,7 @@ def measure(config: CollectiveConfig, command: str) -> int:
     world = init()
     console = Console(world.rank == 0)
     algorithms = _usable(world, config)
-    memory = buffer(config.sizes[-1] + SPARE_BYTES, np.dtype(config.dtype), config.buffers == "shared")
+    memory = buffers(config.sizes[-1] + SPARE_BYTES, np.dtype(config.dtype), config.buffers == "shared")
     console.say(_banner(world, config, algorithms))
     console.say(header(COLUMNS))
     rows: list[Row] = []
@@ -61,8 +75,9 @@ def measure(config: CollectiveConfig, command: str) -> int:
         for row in _at_size(world, config, algorithms, memory, nbytes):
             console.say(line(COLUMNS, row))
             rows.append(row)
-    auto = {nbytes: world.chosen(config.what, nbytes, "auto") for nbytes in config.sizes}
-    console.say(f"auto takes {runs_text(auto)}")
+    auto = {nbytes: world.chosen(config.what, nbytes, "auto") for nbytes in config.sizes if world.world_size > 1}
+    if auto:
+        console.say(f"auto takes {runs_text(auto)}")
     if said := accuracy_text(accuracy(rows, auto, _candidates(world, config))):
         console.say(said)
     errors = sum(row["errors"] for row in rows)
@@ -73,14 +88,18 @@ def measure(config: CollectiveConfig, command: str) -> int:
 
 
 def _usable(world: World, config: CollectiveConfig) -> list[str]:
-    """Return the algorithms that are wanted, or all that this world can use."""
+    """Return the algorithms that are wanted, or all of npdp's own that this world can use."""
     if config.algorithms is not None:
         for name in config.algorithms:
             if why := _why_not(world, config, name):
                 raise InputError(f"--algorithm {name}: {why}")
         return list(config.algorithms)
     twice = HIERARCHICAL if not world.spans_hosts else None  # on one host it is shared_memory
-    return [name for name in algorithms_of(config.what) if name != twice and not _why_not(world, config, name)]
+    return [name for name in _own(config) if name != twice and not _why_not(world, config, name)]
+
+
+def _own(config: CollectiveConfig) -> list[str]:
+    return [name for name in algorithms_of(config.what) if name != NATIVE]
 
 
 def _why_not(world: World, config: CollectiveConfig, algorithm: str) -> str:
@@ -95,20 +114,25 @@ def _why_not(world: World, config: CollectiveConfig, algorithm: str) -> str:
 
 
 def _at_size(world: World, config: CollectiveConfig, algorithms: list[str], memory: Array, nbytes: int) -> list[Row]:
-    """Return the rows of one size: each algorithm, and the memory copy."""
+    """Return the rows of one size: each algorithm, and what stands beside them."""
     count, spare = nbytes // memory.itemsize, SPARE_BYTES // memory.itemsize
-    cases = [
-        Case(memory[:count], memory[-spare:], world.rank, world.world_size, config.op, algorithm)
-        for algorithm in algorithms
-    ]
-    contenders = [*(CASES[config.what](case) for case in cases), memory_copy(count, memory.dtype)]
+    case = Case(memory[0, :count], memory[0, -spare:], memory[1, :count], world.rank, world.world_size, config.op, "")
+    contenders = [CASES[config.what](case._replace(algorithm=algorithm)) for algorithm in algorithms]
+    if blocking := _mpi_allreduce(world, config):
+        contenders.append(mpi_allreduce(case, blocking))
+    contenders.append(memory_copy(case))
     timings = time_in_turn(world, contenders, config.rounds)
     return [_row(world, config, nbytes, made.name, timing) for made, timing in zip(contenders, timings)]
 
 
+def _mpi_allreduce(world: World, config: CollectiveConfig) -> Callable[[Array, str], Callable[[], object]] | None:
+    """Return what makes a call of MPI_Allreduce; None where there is none, or another collective is timed."""
+    return getattr(world.transport, "blocking_allreduce", None) if config.what == "allreduce" else None
+
+
 def _predicted_us(world: World, config: CollectiveConfig, nbytes: int, name: str) -> float | None:
     """Return what `auto` believes that it takes; None where it has no opinion."""
-    if name in (MEMORY_COPY, NATIVE) or world.world_size == 1:
+    if name in (MEMORY_COPY, MPI_ALLREDUCE, NATIVE) or world.world_size == 1:
         return None
     algorithm = world.chosen(config.what, nbytes, name)
     shares_memory, staged = world.host is not None, _buffers(world, config) == "ordinary"
@@ -137,16 +161,25 @@ def _candidates(world: World, config: CollectiveConfig) -> list[str]:
 
 def _banner(world: World, config: CollectiveConfig, algorithms: list[str]) -> str:
     op = f", {config.op}" if config.what in REDUCTIONS else ""
-    missing = [name for name in algorithms_of(config.what) if config.algorithms is None and name not in algorithms]
-    without = f"\n  without   {', '.join(missing)}: not in this world" if missing else ""
+    missing = [name for name in _own(config) if config.algorithms is None and name not in algorithms]
     machine = describe()
-    return (
-        f"npdp {__version__}: {config.what} of {config.dtype}{op}\n"
-        f"  ranks     {world.world_size} on {world.transport.name}\n"
-        f"  buffers   {_buffers(world, config)}, in place\n"
-        f"  machine   {machine['processor']}, {machine['cores']} cores\n"
-        f"  times     of a call from Python, the slowest rank's; the median of {config.rounds} rounds or more{without}"
-    )
+    lines = [
+        f"npdp {__version__}: {config.what} of {config.dtype}{op}",
+        f"  ranks     {world.world_size} on {world.transport.name}",
+        f"  buffers   {_buffers(world, config)}, in place",
+        f"  machine   {machine['processor']}, {machine['cores']} cores",
+        f"  times     of a call from Python, the slowest rank's; the median of {config.rounds} rounds or more",
+        *([f"  without   {', '.join(missing)}: not in this world"] if missing else ()),
+        *(["  one rank  carries nothing out: these are costs of the call; give --ranks 2"] * (world.world_size == 1)),
+        *(f"  {name}: {said}" for name, said in _explained(world, config, algorithms).items()),
+    ]
+    return "\n".join(lines)
+
+
+def _explained(world: World, config: CollectiveConfig, algorithms: Sequence[str]) -> dict[str, str]:
+    """Return what those in the table are that are not npdp's own."""
+    shown = [*algorithms, *([MPI_ALLREDUCE] if _mpi_allreduce(world, config) else ()), MEMORY_COPY]
+    return {name: EXPLAINED[name] for name in shown if name in EXPLAINED}
 
 
 def _buffers(world: World, config: CollectiveConfig) -> str:
@@ -165,10 +198,12 @@ def _write(
 def _keep(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
     assert config.json is not None
     op = {"op": config.op} if config.what in REDUCTIONS else {}
+    constants = world.constants.file and os.path.basename(world.constants.file)
+    explained = _explained(world, config, [row["algorithm"] for row in rows])
     keep(
         config.json, command, benchmark=config.what, world_size=world.world_size, transport=world.transport.name,
-        dtype=config.dtype, **op, buffers=_buffers(world, config), auto=auto, constants=world.constants.file,
-        accuracy=accuracy(rows, auto, _candidates(world, config)), rows=rows,
+        dtype=config.dtype, **op, buffers=_buffers(world, config), auto=auto, constants=constants,
+        accuracy=accuracy(rows, auto, _candidates(world, config)), explained=explained, rows=rows,
     )  # fmt: skip
 
 
@@ -176,10 +211,11 @@ def _plot(config: CollectiveConfig, world: World, rows: list[Row]) -> None:
     assert config.plot is not None
     factor = BUS_FACTORS[config.what](world.world_size)
     lines = dict(_lines(rows))
-    bound = [(nbytes, time_us * factor) for nbytes, time_us in lines[MEMORY_COPY]]
+    reference = [(nbytes, time_us * factor) for nbytes, time_us in lines[MEMORY_COPY]]
     title = f"{config.what}, {config.dtype}, {world.world_size} ranks on {world.transport.name}"
-    bounds = {f"{factor:.3g} x bytes at copy speed": bound} if factor else {}
-    plot_times(config.plot, title, lines, bounds)
+    references = {f"{factor:.3g} x bytes at copy speed": reference} if factor else {}
+    named = {f"{name} ({NATIVE_CALL})" if name == NATIVE else name: points for name, points in lines.items()}
+    plot_times(config.plot, title, named, references)
 
 
 def _lines(rows: list[Row]) -> Iterator[tuple[str, Points]]:

@@ -21,7 +21,13 @@ REDUCTIONS = ("allreduce", "reduce_scatter")
 OPS = ("sum", "mean", "min", "max", "prod")
 ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8}
 MODELS = ("lin10", "softmax", "mlp", "mlpbig")
-BUFFERS_A_RANK = 4  # inputs in place, two for the memory copy, and what an algorithm puts aside, at most
+BUFFERS_A_RANK = 3  # inputs in place, where the memory copy goes, and what an algorithm puts aside, at most
+
+# Of a collective that MPI has too: what may be timed as well, and what always is
+BESIDE = {
+    "allreduce": f"; {NATIVE}, if asked for, is MPI_Iallreduce, which npdp polls so that it can be interrupted; "
+    "MPI_Allreduce itself, which blocks, and a memory copy always stand beside them"
+}
 
 EXAMPLES = {
     "allreduce": """
@@ -152,8 +158,9 @@ def _add_collective_flags(flags: argparse.ArgumentParser, collective: str) -> No
                        help="bytes: a range 1K:64M, a list 1K,256K,1M, or both; K, M, G are powers of 1024 (1K:16M)")
     flags.add_argument("--factor", type=number(int, lambda value: value >= 2, "a whole number, at least 2"), default=2,
                        metavar="F", help="from one size of a range to the next (2)")
+    names = ", ".join(name for name in algorithms_of(collective) if name != NATIVE)
     flags.add_argument("--algorithm", metavar="NAME,NAME",
-                       help=f"which (all: {', '.join(algorithms_of(collective))}); auto times what auto takes")
+                       help=f"which (all: {names}); auto times what auto takes{BESIDE.get(collective, '')}")
     flags.add_argument("--dtype", choices=tuple(ITEM_BYTES), default="float32", help="of the elements (float32)")
     if collective in REDUCTIONS:
         flags.add_argument("--op", choices=OPS, default="sum", help="what is done with them (sum)")
@@ -232,7 +239,7 @@ def _require_native(values: dict[str, Any], chosen: Sequence[str]) -> None:
     alone = (values["ranks"] or 1) == 1 and not environment.is_one_of_several()
     if NATIVE in chosen and (alone or values["transport"] == "threads"):
         why = "one rank runs without MPI" if alone else "--transport threads has none"
-        raise InputError(f"--algorithm {NATIVE} is MPI's own all-reduce; {why}")
+        raise InputError(f"--algorithm {NATIVE} is MPI's own all-reduce, polled; {why}")
 
 
 def _ranks_here(wanted: int | None) -> int:

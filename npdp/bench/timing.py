@@ -20,6 +20,7 @@ from npdp.parallel.world import World
 ROUND_S = 0.010  # the calls of a round take about so long, or are one
 TURNS_S = 0.25  # rounds go on until all contenders together have had so long ...
 MOST_ROUNDS = 50  # ... or so many turns
+LATE_S = 1.0  # after so long there are no more than must be: the machine is busier than it was when they were tried
 
 
 class Contender(NamedTuple):
@@ -67,7 +68,10 @@ def time_in_turn(world: World, contenders: Sequence[Contender], least_rounds: in
     rounds = max(least_rounds, min(MOST_ROUNDS, int(TURNS_S / turn_s)))
     taken: list[list[float]] = [[] for _ in contenders]
     errors = [wrong for _, _, wrong in tried]
-    for _ in range(rounds):
+    until = time.perf_counter() + LATE_S
+    for done in range(rounds):
+        if done >= least_rounds and world.sum(time.perf_counter() > until):
+            break
         for number, (contender, (_, calls, _)) in enumerate(zip(contenders, tried)):
             seconds, wrong = _round(world, contender, calls)
             taken[number].append(seconds)

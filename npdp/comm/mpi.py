@@ -175,6 +175,12 @@ class MpiTransport:
                 self.calls.keep(part, request)
                 raise
 
+    def blocking_allreduce(self, buffer: Buffer, op: str) -> Callable[[], object]:
+        """Return a call of MPI_Allreduce on a buffer, in place, for comparison: nothing can interrupt it."""
+        parts = [buffer[start : start + MOST_ELEMENTS] for start in range(0, buffer.size, MOST_ELEMENTS)]
+        calls = [partial(self._data.Allreduce, self._mpi.IN_PLACE, part, self._ops[op]) for part in parts]
+        return calls[0] if len(calls) == 1 else lambda: [call() for call in calls]
+
     def _wait(self, done: Callable[[], bool], peers: list[int], call: Call | None = None) -> None:
         before = time.perf_counter()
         wait_until(done, self._patience, lambda: why_in_vain(self, peers, call))

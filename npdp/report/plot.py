@@ -23,14 +23,14 @@ def require_plot(flag: str, path: str) -> None:
         raise InputError(f"{flag}: matplotlib is not installed; pip install 'npdp[plot]' brings it")
 
 
-def plot_times(path: str, title: str, lines: Mapping[str, Points], bounds: Mapping[str, Points]) -> None:
+def plot_times(path: str, title: str, lines: Mapping[str, Points], references: Mapping[str, Points]) -> None:
     """Write a picture of times against bytes, whole or not at all.
 
     Args:
         path: where to; its ending says which kind of picture.
         title: what was measured, and on what.
         lines: what was measured, by name.
-        bounds: what cannot be beaten, by name; drawn dashed.
+        references: what to compare with, by name; drawn dashed.
     """
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def plot_times(path: str, title: str, lines: Mapping[str, Points], bounds: Mappi
     axes = figure.add_subplot()
     for name, points in lines.items():
         axes.plot(*zip(*points), marker="o", markersize=4, label=name)
-    for name, points in bounds.items():
+    for name, points in references.items():
         axes.plot(*zip(*points), linestyle="--", color="black", linewidth=1, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
