@@ -109,8 +109,11 @@ def mpirun_command(names: Sequence[str], ranks_per_host: int) -> tuple[list[str]
 def run(names: Sequence[str], ranks_per_host: int, program: Sequence[str]) -> int:
     """Run a program on the hosts; return mpirun's exit code. An exception, Ctrl-C's too, ends the ranks."""
     from npdp import launch
+    from npdp.report import machine
 
     command, variables = mpirun_command(names, ranks_per_host)
+    flags = f"--hosts {len(names)} --ranks-per-host {ranks_per_host} --rate {_rate(names[0])}"
+    variables[machine.STARTED_BY] = f"python benchmarks/hosts.py run {flags} --"  # for files in which figures are kept
     process = subprocess.Popen(
         [*command, *program], env={**os.environ, **variables}, stdin=subprocess.DEVNULL, start_new_session=True,
         preexec_fn=launch.before_mpirun(len(names) * ranks_per_host),
@@ -171,6 +174,12 @@ def _plug_in(prefix: str, number: int, rate: str) -> None:
         limit = ("rate", rate, "burst", BUCKET, "latency", "50ms")
         _call("tc", "-n", where, "qdisc", "add", "dev", device, "root", "tbf", *limit)
         _call("ip", "-n", where, "link", "set", device, "gso_max_size", LARGEST_PACKET, "up")
+
+
+def _rate(name: str) -> str:
+    """Return the rate of a host's link, as tc has it."""
+    said = re.search(r" rate (\S+)", _call("tc", "-n", name, "qdisc", "show", "dev", "eth0"))
+    return said[1].lower() if said else "unknown"
 
 
 def _enter(name: str, program: Sequence[str]) -> list[str]:

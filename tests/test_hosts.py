@@ -148,6 +148,19 @@ def test_the_hierarchical_allreduce_is_right_spares_the_link_and_gives_the_bits_
     assert set(hashes) == {told[2] for told in json.loads(stdout)}
 
 
+def test_figures_are_kept_with_the_command_that_makes_the_hosts(allowed, tmp_path):
+    path = tmp_path / "o.json"
+    bench = ("python", "-m", "npdp.bench", "broadcast", "--sizes", "64", "--algorithm", "tree", "--json", str(path))
+    run = command("run", "--hosts", "2", "--ranks-per-host", "2", "--rate", "2.5gbit", "--", *bench)
+    assert run.returncode == 0, run.stderr
+    kept = json.loads(path.read_text())
+    assert kept["command"] == (
+        "python benchmarks/hosts.py run --hosts 2 --ranks-per-host 2 --rate 2500mbit -- "
+        "python -m npdp.bench broadcast --sizes 64 --algorithm tree --json o.json"
+    )
+    assert kept["world_size"] == 4 and str(tmp_path) not in path.read_text()
+
+
 # Nothing is left
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_leaves_nothing(allowed, number):
@@ -198,8 +211,11 @@ def test_up_and_down_can_be_said_twice(allowed):
         for rate in ("1gbit", "100mbit"):
             assert command("up", "--hosts", "3", "--rate", rate, **own).returncode == 0
             assert len(left(prefix)) == 4
-        run = command("run", "--", "python", "-c", "import socket; print(socket.gethostname())", **own)
-        assert sorted(run.stdout.split()) == [f"{prefix}host{number}" for number in (1, 2, 3)], run.stderr
+        program = "import os, socket; print(socket.gethostname(), os.environ['NPDP_STARTED_BY'])"
+        run = command("run", "--", "python", "-c", program, **own)
+        started_by = "python benchmarks/hosts.py run --hosts 3 --ranks-per-host 1 --rate 100mbit --"
+        wanted = [f"{prefix}host{number} {started_by}" for number in (1, 2, 3)]
+        assert sorted(run.stdout.splitlines()) == wanted, run.stderr
     finally:
         first, second = command("down", **own), command("down", **own)
     assert (first.returncode, second.returncode) == (0, 0)

@@ -197,7 +197,7 @@ def _write(
 
 def _keep(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
     assert config.json is not None
-    op = {"op": config.op} if config.what in REDUCTIONS else {}
+    op: Row = {"op": config.op} if config.what in REDUCTIONS else {}
     constants = world.constants.file and os.path.basename(world.constants.file)
     explained = _explained(world, config, [row["algorithm"] for row in rows])
     keep(

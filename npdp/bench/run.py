@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from collections.abc import Sequence
 
 from npdp import environment, on_ranks
 from npdp.bench import flags
 from npdp.bench.flags import CalibrateConfig, CollectiveConfig, IterationConfig
+from npdp.report.machine import STARTED_BY, command_line
 
 Config = CollectiveConfig | IterationConfig | CalibrateConfig
 
@@ -41,6 +42,9 @@ def measure(config: Config, arguments: Sequence[str]) -> int:
 def _command(config: Config, arguments: Sequence[str]) -> str:
     """Return what one types to measure the same again."""
     launched = environment.launch()
-    if launched is not None and config.ranks is None:
-        return f"mpirun -n {launched.world_size} python -m npdp.bench {shlex.join(arguments)}"
-    return f"npdp bench {shlex.join(arguments)}"
+    program = "npdp bench"
+    if STARTED_BY in os.environ:
+        program = "python -m npdp.bench"
+    elif launched is not None and config.ranks is None:
+        program = f"mpirun -n {launched.world_size} python -m npdp.bench"
+    return command_line(program, arguments)

@@ -1,12 +1,15 @@
-"""What a figure was measured on, and the file in which figures are kept with it."""
+"""What a figure was measured on and by which command, and the file in which figures are kept with both."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
+import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,14 @@ from npdp import environment
 from npdp.whole_file import whole_file
 
 NAMED = ("npdp", "numpy", "mpi4py", "torch", "sklearn")  # whose versions count, where this process has loaded them
+STARTED_BY = "NPDP_STARTED_BY"  # the command before that of this process: emulated hosts, say (benchmarks/hosts.py)
+FOLDERS = re.compile(r"(^|=)/(?:[^/]*/)*(?=[^/])")  # of a path in full, in an argument
+
+
+def command_line(program: str, arguments: Sequence[str]) -> str:
+    """Return what one types to have this again, with what started it; of a path in full, the file's name alone."""
+    words = [os.environ.get(STARTED_BY, ""), program, shlex.join(FOLDERS.sub(r"\1", word) for word in arguments)]
+    return " ".join(filter(None, words))
 
 
 def describe() -> dict[str, Any]:
@@ -34,9 +45,15 @@ def describe() -> dict[str, Any]:
     }
 
 
-def keep(path: str | Path, command: str, **fields: Any) -> None:
-    """Write fields as JSON, whole or not at all, with the command that gives them and this machine's description."""
-    document = {"command": command, "machine": describe(), **fields}
+def keep(path: str | Path, command: str, versions: Mapping[str, str] | None = None, **fields: Any) -> None:
+    """Write fields as JSON, whole or not at all, with the command that gives them and this machine's description.
+
+    Args:
+        versions: of what other processes have loaded, by name.
+    """
+    machine = describe()
+    machine["versions"] |= versions or {}
+    document = {"command": command, "machine": machine, **fields}
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     with whole_file(str(path)) as file:
         file.write(text.encode())
