@@ -15,11 +15,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+import flags
 import numpy as np
-from machine import installed, keep
+from machine import keep
 from step import lines_of
-
-from npdp.bench.sizes import parse_sizes
 
 SIZES = "1K,32K,256K,1M,4M,16M,64M"
 CALLS, BYTES = 300, 1 << 29  # of a round: at most so many, and about so many bytes
@@ -101,19 +100,25 @@ def one_round(who: str, ranks: int, sizes: tuple[int, ...]) -> dict[int, float]:
     return {int(nbytes): float(seconds) for _, nbytes, seconds in map(str.split, lines)}
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__, named=["ranks"])
+    parser.add_argument("--ranks", type=flags.RANKS, default=2, metavar="N", help="of each contender (2)")
+    parser.add_argument("--sizes", type=flags.sizes, default=flags.sizes(SIZES), help=f"in bytes ({SIZES})")
+    parser.add_argument("--who", type=flags.names(WHO), metavar="NAME,NAME",
+                        help=f"contenders: {', '.join(WHO)} (all that are installed)")  # fmt: skip
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
+    parser.add_argument("--work", choices=WHO, help=argparse.SUPPRESS)
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--sizes", default=SIZES)
-    parser.add_argument("--who", help=f"some of {','.join(WHO)} (all that are installed)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser = make_parser()
     arguments = parser.parse_args()
-    sizes = parse_sizes(arguments.sizes, 2)
+    sizes = arguments.sizes
     if arguments.work:
         work(arguments.work, sizes)
         return
-    names = arguments.who.split(",") if arguments.who else installed(WHO)
+    names = flags.chosen(arguments.who, WHO)
     rounds: dict[str, list[dict[int, float]]] = {who: [] for who in names}
     for _ in range(arguments.rounds):
         for who in names:
@@ -125,12 +130,9 @@ def main() -> None:
         first = names[0]
         ratios = ", ".join(f"{who} {times[who] / times[first]:.2f}" for who in names[1:])
         print(f"{nbytes:>9} bytes  {first} {times[first] * 1e6:.1f} us; in times of it: {ratios}", flush=True)
-    if arguments.who or arguments.sizes != SIZES:
-        print("not kept: only some contenders or sizes")
-        return
-    what = f"python benchmarks/allreduce.py --ranks {arguments.ranks}"
-    print("kept in", keep(f"allreduce-{arguments.ranks}-ranks", what, {"microseconds a call, medians": figures}))
+    name = f"allreduce-{arguments.ranks}-ranks"
+    keep(parser, arguments, name, {"microseconds a call, medians": figures}, names)
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -12,7 +12,6 @@ Two hosts need root (benchmarks/hosts.py).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -22,15 +21,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import flags
 import hosts
-from machine import clean_environment, keep
+from machine import RESULTS, clean_environment, keep
 
 from npdp import launch
 from npdp.bench.accuracy import NEAR
+from npdp.collectives.algorithms import SCHEDULES
+from npdp.errors import InputError
+from npdp.flag_parser import number
 
 SIZES = "64,256,1K,4K,16K,64K,128K,256K,512K,1M,4M,16M"
 PLACES = {"one": "one host", "two": "two hosts"}
-TRIES = 3
+TRIES, MOST_RANKS = 3, 64
 
 Cell = dict[str, Any]
 
@@ -126,13 +129,23 @@ def _off(cell: Cell, name: str) -> float:
     return float(abs(cell["predicted_us"][name] / cell["times_us"][name] - 1))
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__, named=["keep"])
+    ranks = number(int, lambda value: 2 <= value <= MOST_RANKS, f"2 to {MOST_RANKS} ranks")
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), help="(one two)")
+    parser.add_argument("--ranks", nargs="+", type=ranks, default=[2, 3, 4], help="of each world (2 3 4)")
+    parser.add_argument("--collectives", nargs="+", choices=SCHEDULES, default=["allreduce"], help="(allreduce)")
+    parser.add_argument("--keep", metavar="NAME", help="the same as --output benchmarks/results/NAME.json")
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES))
-    parser.add_argument("--ranks", nargs="+", type=int, default=[2, 3, 4])
-    parser.add_argument("--collectives", nargs="+", default=["allreduce"])
-    parser.add_argument("--keep", default="choice", help="the name of the results file (choice)")
+    parser = make_parser()
     arguments = parser.parse_args()
+    if arguments.keep:
+        arguments.output = str(RESULTS / f"{arguments.keep}.json")
+    if "two" in arguments.places and (why := hosts.why_not()):
+        raise InputError(f"--places two: {why}")
     with tempfile.TemporaryDirectory() as cache:  # the user's constants stay as they are
         os.environ["XDG_CACHE_HOME"] = cache
         cells, by_world = [], {}
@@ -149,7 +162,7 @@ def main() -> None:
                             print(f"  {cell['bytes']}: {cell['auto']} {cell['ratio']:.2f}, {cell['times_us']}")
     print(f"all: {_text(summary(cells))}")
     figures = {"all": summary(cells), "worlds": by_world, "cells": cells}
-    print("kept in", keep(arguments.keep, f"python benchmarks/choice.py {' '.join(sys.argv[1:])}".strip(), figures))
+    keep(parser, arguments, "choice", figures)
 
 
 def _text(found: dict[str, Any]) -> str:
@@ -164,4 +177,4 @@ def _text(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -1,6 +1,7 @@
 """The whole command, from the shell to the prompt: `mpirun -n R python -m npdp.train` against torchrun with DDP.
 
-    python benchmarks/command.py [--ranks 4]
+    python benchmarks/command.py
+    python benchmarks/command.py --ranks 2
 
 Both train a softmax on the digits, 20 epochs, global batch 64, momentum 0.9.
 """
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import time
 
-from machine import clean_environment, installed, keep
+import flags
+from machine import clean_environment, keep
 
 
 def torch_program() -> None:
@@ -43,11 +45,16 @@ def torch_program() -> None:
     torch.distributed.destroy_process_group()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__, named=["ranks"])
+    parser.add_argument("--ranks", type=flags.RANKS, default=4, metavar="N", help="that the command starts (4)")
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
     parser.add_argument("--torch-rank", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
     arguments = parser.parse_args()
     if arguments.torch_rank:
         torch_program()
@@ -60,7 +67,7 @@ def main() -> None:
         "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
                      __file__, "--torch-rank"],
     }  # fmt: skip
-    taken: dict[str, list[float]] = {who: [] for who in installed(commands, {"torchrun": "torch"})}
+    taken: dict[str, list[float]] = {who: [] for who in flags.chosen(None, commands, {"torchrun": "torch"})}
     for _ in range(arguments.rounds):
         for who in taken:
             start = time.perf_counter()
@@ -70,10 +77,12 @@ def main() -> None:
                 print(f"{who} ended with {run.returncode}: {run.stderr[-300:]}")
                 continue
             taken[who].append(time.perf_counter() - start)
+    if failed := [who for who, values in taken.items() if not values]:
+        raise SystemExit(f"{failed[0]} failed in every round")
     times = {who: round(statistics.median(values), 3) for who, values in taken.items()}
     print(", ".join(f"{who} {value} s, {value / times['npdp']:.1f} of npdp's" for who, value in times.items()))
-    print("kept in", keep(f"command-{ranks}-ranks", f"python benchmarks/command.py --ranks {ranks}", times))
+    keep(parser, arguments, f"command-{ranks}-ranks", times, taken)
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

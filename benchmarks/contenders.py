@@ -1,12 +1,14 @@
 """One training step of the four models as npdp, NumPy by hand, PyTorch, Horovod and JAX do it: from forward to update.
 
-The models, their batches and npdp's step are those of `npdp bench iteration` (npdp/bench/models.py). Every contender is
-a function (name, rows, wrapped): rows of a rank's batch, None for the model's own; wrapped: summed over the ranks.
+No program: step.py and others use it. The models, their batches and npdp's step are those of `npdp bench iteration`
+(npdp/bench/models.py). Every contender is a function (name, rows, wrapped): rows of a rank's batch, None for the
+model's own; wrapped: summed over the ranks.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -218,3 +220,6 @@ CONTENDERS: dict[str, Callable[[str, int | None, bool], Step]] = {
     "horovod": horovod_step,
     "jax": jax_step,
 }
+
+if __name__ == "__main__":
+    sys.exit(__doc__)

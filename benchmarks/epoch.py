@@ -1,6 +1,7 @@
 """One epoch of softmax regression on Fashion-MNIST, loader and shuffling included, each contender in its own process.
 
-    python benchmarks/epoch.py [--data FOLDER]
+    python benchmarks/epoch.py
+    python benchmarks/epoch.py --data fashion-mnist --rounds 1
 
 Batch 128, momentum 0.9, float32. npdp on one rank and on two with one BLAS thread each; PyTorch with TensorDataset and
 DataLoader on two threads; scikit-learn's SGDClassifier with log loss. The data is in Debian's dataset-fashion-mnist.
@@ -16,8 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import flags
 import numpy as np
-from machine import clean_environment, installed, keep
+from machine import clean_environment, keep
 
 FOLDER = "/usr/share/datasets/fashion-mnist"
 BATCH, EPOCHS = 128, 4  # the first epoch warms up
@@ -108,26 +110,31 @@ def measure(who: str, folder: str) -> float:
     return statistics.median(seconds[1:])
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__)
+    parser.add_argument("--data", type=flags.there, default=FOLDER, metavar="FOLDER", help=f"({FOLDER})")
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
+    parser.add_argument("--who", choices=PROGRAMS, help=argparse.SUPPRESS)
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=FOLDER)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--who", help=argparse.SUPPRESS)
+    parser = make_parser()
     arguments = parser.parse_args()
     if arguments.who:
         seconds = PROGRAMS[arguments.who](arguments.data)
         if seconds:
             print("epochs", *seconds)
         return
-    taken: dict[str, list[float]] = {who: [] for who in installed(PROGRAMS)}
+    taken: dict[str, list[float]] = {who: [] for who in flags.chosen(None, PROGRAMS)}
     for _ in range(arguments.rounds):
         for who, values in taken.items():
             values.append(measure(who, arguments.data))
     times = {who: statistics.median(values) for who, values in taken.items()}
     for who, value in times.items():
         print(f"{who:16} {value:.4f} s   npdp takes {times['npdp'] / value:.2f} of it")
-    print("kept in", keep("epoch", "python benchmarks/epoch.py", {"seconds an epoch, medians": times}))
+    keep(parser, arguments, "epoch", {"seconds an epoch, medians": times}, taken)
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

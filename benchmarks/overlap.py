@@ -7,18 +7,22 @@ Per step: backward alone, the exchange alone, and both with and without overlap,
 
 from __future__ import annotations
 
-import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 
+import flags
 from machine import keep
 
 import npdp
 from npdp import Tensor, nn, optim
 from npdp.autograd import Batch
 from npdp.bench.models import LEARNING_RATE, batch, layers
+from npdp.errors import InputError
+from npdp.report.machine import STARTED_BY
 
+HOSTS = "python benchmarks/hosts.py run --hosts 2 --ranks-per-host 1 --rate 1gbit --"  # what is kept ran on these
 ROUNDS, CALLS = 9, 10
 
 
@@ -45,9 +49,16 @@ def stepper(overlap: bool | None) -> Callable[[], float]:
     return step
 
 
+def make_parser() -> flags.Parser:
+    return flags.Parser(__doc__, __file__)
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = make_parser()
+    arguments = parser.parse_args()
     world = npdp.init()
+    if world.world_size == 1:
+        raise InputError(f"one rank exchanges nothing: {HOSTS} python benchmarks/{parser.prog}")
     steps = {"backward alone": stepper(None), "without overlap": stepper(False), "with overlap": stepper(True)}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(ROUNDS):
@@ -61,9 +72,9 @@ def main() -> None:
     smaller = min(ms["backward alone"], ms["exchange alone"])
     if world.rank == 0:
         print(ms, f"hidden: {ms['hidden'] / smaller:.2f} of the smaller of backward and exchange")
-        print("kept in", keep("overlap", "python benchmarks/hosts.py run --hosts 2 --ranks-per-host 1 --rate 1gbit -- "
-                                         "python benchmarks/overlap.py", {"milliseconds, medians": ms}))  # fmt: skip
+        elsewhere = "" if os.environ.get(STARTED_BY) == HOSTS else "on other hosts or ranks"
+        keep(parser, arguments, "overlap", {"milliseconds, medians": ms}, why_not=elsewhere)
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

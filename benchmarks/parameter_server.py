@@ -8,15 +8,17 @@ uses.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from machine import clean_environment, keep
-from step import seconds_a_step
+import flags
+from machine import clean_environment, keep, versions
+from step import SERVED, seconds_a_step
+
+from npdp.bench.models import MODELS
+from npdp.errors import InputError
 
 RANKS = 3
 IDLE_S = 5.0
@@ -57,23 +59,34 @@ def idle_server_s() -> float:
 
     environment = {**clean_environment(), **launch.settings(RANKS)}
     command = [launch.find_mpirun(), "-n", str(RANKS), sys.executable, "-c", IDLE]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    if run.returncode:
+        raise SystemExit(f"the idle server failed:\n{run.stderr[-2000:]}")
     return next(float(line.split()[1]) for line in run.stdout.splitlines() if line.startswith("idle "))
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__, named=["tensorflow_python"])
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
+    parser.add_argument("--seconds", type=flags.SECONDS, default=1.0, metavar="S", help="of a round (1)")
+    parser.add_argument("--models", type=flags.names(MODELS), default=tuple(MODELS), metavar="NAME,NAME",
+                        help=f"({','.join(MODELS)})")  # fmt: skip
+    parser.add_argument("--tensorflow-python", type=flags.program, metavar="PATH",
+                        help="of one with TensorFlow (else npdp alone is timed, and nothing kept)")  # fmt: skip
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a round (1)")
-    parser.add_argument("--models", default="lin10,softmax,mlp,mlpbig")
-    parser.add_argument("--tensorflow-python", metavar="PATH", help="of an environment with TensorFlow")
+    parser = make_parser()
     arguments = parser.parse_args()
-    python = os.path.abspath(arguments.tensorflow_python or "")
+    python = arguments.tensorflow_python
+    if python and not any("tensorflow" in name for name in versions(["tensorflow"], {"tensorflow": python})):
+        raise InputError(f"--tensorflow-python: {python} has no TensorFlow")
     figures = {}
-    for model in arguments.models.split(","):
+    for model in arguments.models:
         contenders = {who: lambda who=who, model=model: seconds_a_step(who, model, RANKS, arguments.seconds)
-                      for who in ("server", "server-sync")}  # fmt: skip
-        if arguments.tensorflow_python:
+                      for who in SERVED}  # fmt: skip
+        if python:
             contenders["tensorflow"] = lambda model=model: tensorflow_step(python, model, arguments.seconds)
         taken: dict[str, list[float]] = {who: [] for who in contenders}
         for _ in range(arguments.rounds):
@@ -86,13 +99,10 @@ def main() -> None:
         print(f"{model:8} {absolute} | {ratios}", flush=True)
     idle_s = idle_server_s()
     print(f"an idle server used {idle_s:.3f} s of processor time in {IDLE_S:g} s")
-    if not arguments.tensorflow_python or arguments.models != parser.get_default("models"):
-        print("not kept: only some models or contenders")
-        return
     figures["idle server, s of processor time in 5 s"] = round(idle_s, 3)
-    command = "python benchmarks/parameter_server.py --tensorflow-python ..."
-    print("kept in", keep("parameter-server", command, {"microseconds a step, medians": figures}))
+    keep(parser, arguments, "parameter-server", {"microseconds a step, medians": figures},
+         ["tensorflow"] if python else [], {"tensorflow": python}, "" if python else "without TensorFlow")  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -3,10 +3,11 @@
     python benchmarks/run.py
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+import flags
 
 HERE = Path(__file__).parent
 ALL = (
@@ -20,7 +21,17 @@ ALL = (
     ["allreduce.py", "--ranks", "4"],
 )
 
-argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-for script, *arguments in ALL:
-    print(f"== {script} {' '.join(arguments)}", flush=True)
-    subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
+
+def make_parser() -> flags.Parser:
+    return flags.Parser(__doc__, __file__, keeps=False)
+
+
+def main() -> None:
+    make_parser().parse_args()
+    for script, *arguments in ALL:
+        print(f"== {script} {' '.join(arguments)}", flush=True)
+        subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import flags
 import numpy as np
 from machine import clean_environment, keep
 
@@ -54,19 +55,28 @@ def measure(sparse: bool, steps: int) -> dict:
     """Run the program on two ranks."""
     from npdp import launch
 
-    command = [launch.find_mpirun(), "-n", "2", sys.executable, __file__, str(int(sparse)), str(steps)]
+    command = [launch.find_mpirun(), "-n", "2", sys.executable, __file__, "--rank", str(int(sparse)), str(steps)]
     environment = {**clean_environment(), **launch.settings(2)}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    if run.returncode:
+        raise SystemExit(f"it failed with {'rows' if sparse else 'the whole gradient'}:\n{run.stderr[-2000:]}")
     return json.loads(run.stdout.splitlines()[-1])
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__)
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
+    parser.add_argument("--rank", nargs=2, type=int, help=argparse.SUPPRESS)  # sparse or not, steps
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("program", nargs="*", type=int, help=argparse.SUPPRESS)  # sparse or not, steps: on each rank
-    if arguments := parser.parse_args().program:
-        program(bool(arguments[0]), arguments[1])
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.rank:
+        program(bool(arguments.rank[0]), arguments.rank[1])
         return
-    rounds = [(measure(True, 200), measure(False, 10)) for _ in range(5)]
+    rounds = [(measure(True, 200), measure(False, 10)) for _ in range(arguments.rounds)]
     figures = {
         name: {"us a step": round(statistics.median(pair[way]["seconds"] for pair in rounds) * 1e6, 1),
                "bytes a step": rounds[0][way]["bytes"]}
@@ -75,8 +85,8 @@ def main() -> None:
     rows, dense = figures["rows"], figures["dense"]
     print(f"rows {rows}, dense {dense}: {dense['us a step'] / rows['us a step']:.0f} times faster, "
           f"{rows['bytes a step'] / dense['bytes a step']:.4%} of the bytes")  # fmt: skip
-    print("kept in", keep("sparse-step", "python benchmarks/sparse_step.py", figures))
+    keep(parser, arguments, "sparse-step", figures)
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

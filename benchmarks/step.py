@@ -6,21 +6,26 @@
                                                  Horovod, and JAX with mpi4jax bound to a core each, where they are
                                                  installed (--python, if elsewhere); `alone` is npdp's step on one
                                                  rank, in the same run
+    python benchmarks/step.py --models mlp --who npdp,torch --rounds 1
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from machine import MODULES, clean_environment, installed, keep
+import flags
+from contenders import CONTENDERS
+from machine import clean_environment, keep
 
 from npdp.bench.models import MODELS
+from npdp.errors import InputError
 
 WORKER = str(Path(__file__).with_name("worker.py"))
+WHO = (*CONTENDERS, "alone")
+SERVED = ("server", "server-sync")  # with a parameter server, which is a rank by itself
 TRIES = 3  # torchrun aborts now and then when its ranks leave
 PYTHONS: dict[str, str] = {}  # of contenders that are installed elsewhere
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -65,29 +70,39 @@ def lines_of(
     raise SystemExit(f"{who} failed {TRIES} times ({' '.join(arguments)}):\n{run.stderr[-2000:]}")
 
 
-def usual_contenders(ranks: int) -> list[str]:
-    """Return who is compared where nobody is named."""
+def chosen(wanted: tuple[str, ...] | None, ranks: int) -> list[str]:
+    """Return who is compared: the contenders that are named, or the usual ones."""
     on_several = ["fused", "numpy-flat", "horovod", "jax", "alone"] if ranks > 1 else []
-    modules = {who: module for who, module in {**MODULES, "jax": "mpi4jax"}.items() if who not in PYTHONS}
-    return installed(["npdp", "numpy", "torch", *on_several], modules)
+    modules = {**flags.MODULES, "jax": "mpi4jax"} if ranks > 1 else flags.MODULES
+    here = {who: module for who, module in modules.items() if who not in PYTHONS}
+    names = flags.chosen(wanted, ["npdp", "numpy", "torch", *on_several], here)
+    if ranks == 1 and (served := [who for who in names if who in SERVED]):
+        raise InputError(f"--who {served[0]}: a server and its workers are ranks, give --ranks 2 or more")
+    return names
+
+
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__, named=["ranks", "python"])
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
+    parser.add_argument("--seconds", type=flags.SECONDS, default=0.5, metavar="S", help="of a round (0.5)")
+    parser.add_argument("--models", type=flags.names(MODELS), default=tuple(MODELS), metavar="NAME,NAME",
+                        help=f"({','.join(MODELS)})")  # fmt: skip
+    parser.add_argument("--who", type=flags.names(WHO), metavar="NAME,NAME",
+                        help=f"contenders: {', '.join(WHO)} (the usual ones that are installed)")  # fmt: skip
+    parser.add_argument("--ranks", type=flags.RANKS, default=1, metavar="N", help="of each contender (1)")
+    parser.add_argument("--python", action="append", default=[], metavar="WHO=PATH", type=flags.python_of(CONTENDERS),
+                        help="the Python of a contender, if another: --python jax=/opt/jax/bin/python")  # fmt: skip
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
-    parser.add_argument("--models", default="lin10,softmax,mlp,mlpbig")
-    parser.add_argument("--who", help="contenders, with commas between them (all that are installed)")
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--python", action="append", default=[], metavar="WHO=PATH",
-                        help="the Python of a contender, if another: --python jax=/opt/jax/bin/python")  # fmt: skip
+    parser = make_parser()
     arguments = parser.parse_args()
-    if unknown := set(arguments.models.split(",")) - MODELS.keys():
-        parser.error(f"--models: wanted some of {', '.join(MODELS)}, got {', '.join(sorted(unknown))}")
-    PYTHONS.update(each.split("=", 1) for each in arguments.python)
-    contenders = arguments.who.split(",") if arguments.who else usual_contenders(arguments.ranks)
+    PYTHONS.update(arguments.python)
+    contenders = chosen(arguments.who, arguments.ranks)
+    first = "npdp" if "npdp" in contenders else contenders[0]
     figures = {}
-    for model in arguments.models.split(","):
+    for model in arguments.models:
         taken: dict[str, list[float]] = {who: [] for who in contenders}
         for _ in range(arguments.rounds):
             for who, values in taken.items():
@@ -95,15 +110,12 @@ def main() -> None:
                 values.append(seconds_a_step(whose, model, ranks, arguments.seconds))
         times = {who: statistics.median(values) for who, values in taken.items()}
         figures[model] = {who: round(value * 1e6, 2) for who, value in times.items()}
-        ratios = ", ".join(f"{times['npdp'] / value:.3f} of {who}" for who, value in times.items() if who != "npdp")
+        ratios = ", ".join(f"{times[first] / value:.3f} of {who}" for who, value in times.items() if who != first)
         print(f"{model:8}", ", ".join(f"{who} {value:.1f} us" for who, value in figures[model].items()), "|", ratios,
               flush=True)  # fmt: skip
-    if arguments.who or arguments.models != parser.get_default("models"):
-        print("not kept: only some models or contenders")
-        return
-    name, what = f"step-{arguments.ranks}-ranks", f"python benchmarks/step.py --ranks {arguments.ranks}"
-    print("kept in", keep(name, what, {"microseconds a step, medians": figures}))
+    name = f"step-{arguments.ranks}-ranks"
+    keep(parser, arguments, name, {"microseconds a step, medians": figures}, contenders, PYTHONS)
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -7,11 +7,11 @@ Each contender in its own processes, in turn. npdp's two ranks have half of the 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from typing import NamedTuple
 
-from machine import installed, keep
+import flags
+from machine import keep
 from step import seconds_a_step
 
 
@@ -31,12 +31,17 @@ CONTENDERS = {
 }
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__)
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
+    parser.add_argument("--seconds", type=flags.SECONDS, default=0.5, metavar="S", help="of a round (0.5)")
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of a round (0.5)")
+    parser = make_parser()
     arguments = parser.parse_args()
-    there = installed(contender.who for contender in CONTENDERS.values())
+    there = flags.chosen(None, (contender.who for contender in CONTENDERS.values()))
     names = [name for name, contender in CONTENDERS.items() if contender.who in there]
     figures: dict[str, dict[str, float]] = {}
     for model in ("mlp", "mlpbig"):
@@ -50,8 +55,8 @@ def main() -> None:
             case = f"{model}, batch {batch_size}"
             figures[case] = {name: round(statistics.median(values) * 1e6, 1) for name, values in taken.items()}
             print(f"{case:18}", ", ".join(f"{name} {us:.0f} us" for name, us in figures[case].items()), flush=True)
-    print("kept in", keep("strong-scaling", "python benchmarks/strong_scaling.py", {"microseconds a step": figures}))
+    keep(parser, arguments, "strong-scaling", {"microseconds a step": figures}, there)
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -8,17 +8,22 @@ npdp does not install.
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from itertools import pairwise
 
+import flags
 import numpy as np
 
 from npdp.bench.models import LEARNING_RATE, MODELS, batch
+from npdp.errors import InputError
 
 WORKERS = 2
 
@@ -84,25 +89,41 @@ def seconds_a_step(name: str, seconds: float, cluster: dict[str, list[str]]) -> 
     return run(max(20, int(seconds * WORKERS / run(20))))
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__, keeps=False)
+    parser.add_argument("model", choices=MODELS, help="what it trains")
+    parser.add_argument("seconds", type=flags.SECONDS, help="of the round")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)  # as a worker or the server: kind, number, cluster
+    return parser
+
+
 def main() -> None:
+    arguments = make_parser().parse_args()
+    if importlib.util.find_spec("tensorflow") is None:
+        raise InputError("TensorFlow is not installed in this Python")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if sys.argv[1] in ("worker", "ps"):
-        serve(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
+    if arguments.serve:
+        kind, number, cluster = arguments.serve
+        serve(kind, int(number), json.loads(cluster))
         return
     ports = [f"127.0.0.1:{port}" for port in free_ports(WORKERS + 2)]
     cluster = {"chief": ports[:1], "ps": ports[1:2], "worker": ports[2:]}
     roles = [("ps", 0), *(("worker", number) for number in range(WORKERS))]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    helpers = [subprocess.Popen([sys.executable, __file__, kind, str(number), json.dumps(cluster)], **quiet)
-               for kind, number in roles]  # fmt: skip
+    same = [sys.executable, __file__, arguments.model, str(arguments.seconds), "--serve"]
+    helpers = [subprocess.Popen([*same, kind, str(number), json.dumps(cluster)], **quiet) for kind, number in roles]
+    code = 1
     try:
-        print("round", seconds_a_step(sys.argv[1], float(sys.argv[2]), cluster), flush=True)
+        print("round", seconds_a_step(arguments.model, arguments.seconds, cluster), flush=True)
+        code = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         for helper in helpers:
             helper.kill()
             helper.wait()
-        os._exit(0)
+        os._exit(code)  # its threads would not end
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -11,6 +11,7 @@ penalty the best for this data of 1e-4 ... 1e-6, on one thread and on two. Each 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import statistics
 import subprocess
@@ -18,7 +19,10 @@ import sys
 import time
 from pathlib import Path
 
+import flags
 from machine import clean_environment, keep
+
+from npdp.errors import InputError
 
 EXAMPLE = str(Path(__file__).parent.parent / "examples" / "text_classifier.py")
 SAID = re.compile(r"test accuracy (\d\.\d+), (\d+) samples/s")
@@ -64,15 +68,22 @@ def run(who: str, path: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", help="as `text_classifier.py make` writes it")
-    parser.add_argument("--rounds", type=int, default=5)
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__)
+    parser.add_argument("data", type=flags.there, help="as `text_classifier.py make` writes it")
+    parser.add_argument("--rounds", type=flags.ROUNDS, default=5, metavar="N", help="of which the median counts (5)")
     parser.add_argument("--sklearn", type=int, metavar="THREADS", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
     arguments = parser.parse_args()
     if arguments.sklearn:
         sklearn(arguments.data, arguments.sklearn)
         return
+    if importlib.util.find_spec("sklearn") is None:
+        raise InputError("scikit-learn, which it compares with, is not installed")
     runs: dict[str, list[tuple[float, float]]] = {who: [] for who in CONTENDERS}
     for _ in range(arguments.rounds):
         for who, found in runs.items():
@@ -82,8 +93,8 @@ def main() -> None:
         accuracy, speed = found[0][0], statistics.median(speed for _, speed in found)
         figures[who] = {"test accuracy": accuracy, "samples a second, median": round(speed)}
         print(f"{who:20} test accuracy {accuracy:.4f}, {speed:.0f} samples/s", flush=True)
-    print("kept in", keep("text", "python benchmarks/text.py sections.npz", figures))
+    keep(parser, arguments, "text", figures, ["sklearn"])
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -1,6 +1,7 @@
 """One contender, one round: warms up, runs steps for a while, prints the seconds a step took.
 
-    python benchmarks/worker.py npdp mlp 0.5 [rows]
+    python benchmarks/worker.py npdp mlp 0.5
+    python benchmarks/worker.py npdp mlp 0.5 64          rows of a rank's batch
 
 Contenders do not share a process, and none waits while another runs: what one leaves in the memory allocator, or
 spins for, would help or hinder the others. Under a launcher rank 0 says how many steps all make.
@@ -9,11 +10,13 @@ spins for, would help or hinder the others. Under a launcher rank 0 says how man
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 
 import contenders
+import flags
+
+from npdp.bench.models import MODELS
 
 
 def agree_npdp(calls: int) -> int:
@@ -53,17 +56,27 @@ AGREE: dict[str, Callable[[int], int]] = {
 }
 
 
+def make_parser() -> flags.Parser:
+    parser = flags.Parser(__doc__, __file__, keeps=False)
+    parser.add_argument("who", choices=AGREE, help="the contender")
+    parser.add_argument("model", choices=MODELS, help="what it trains")
+    parser.add_argument("seconds", type=flags.SECONDS, help="of the round")
+    parser.add_argument("rows", type=flags.POSITIVE_INT, nargs="?", help="of a rank's batch (the model's own)")
+    return parser
+
+
 def main() -> None:
-    who, name, seconds, *rows = sys.argv[1], sys.argv[2], float(sys.argv[3]), *sys.argv[4:]
+    arguments = make_parser().parse_args()
+    who, seconds = arguments.who, arguments.seconds
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("RANK", "0")))
     world_size = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     if who == "torch":
         import torch
 
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         if world_size > 1:
             torch.distributed.init_process_group("gloo")
-    step = contenders.CONTENDERS[who](name, int(rows[0]) if rows else None, world_size > 1)
+    step = contenders.CONTENDERS[who](arguments.model, arguments.rows, world_size > 1)
     for _ in range(10):
         step()
     start = time.perf_counter()
@@ -82,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -78,10 +78,10 @@ def draw(runs: dict[str, dict[str, list[dict]]], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=20, help="of each run (20)")
     parser.add_argument("--delay-ms", type=float, default=5, help="of computing an iteration, emulated (5)")
-    parser.add_argument("--out", default="sync_vs_async.png")
+    parser.add_argument("--out", default="sync_vs_async.png", help="the picture (sync_vs_async.png)")
     parser.add_argument("--json", metavar="FILE", help="keep the table, with the machine's description")
     arguments = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
@@ -99,7 +99,8 @@ def main() -> None:
             print(f"  {name:20} {end['wall_s']:6.2f} s  {end['samples_per_s']:8,.0f} samples/s  "
                   f"test accuracy {end['test_accuracy']:.4f}  largest staleness {stale}", flush=True)  # fmt: skip
     if arguments.json:
-        machine.keep(Path(arguments.json), "python examples/sync_vs_async.py", figures=figures)
+        command = machine.command_line("python examples/sync_vs_async.py", sys.argv[1:])
+        machine.keep(Path(arguments.json), command, figures=figures)
     draw(runs, arguments.out)
     print("drawn in", arguments.out)
 

@@ -10,6 +10,7 @@ then reads, exchanges and updates some thousand rows of the weight, not all.
 Source: Weinberger et al., Feature hashing for large scale multitask learning, 2009.
 """
 
+import argparse
 import glob
 import gzip
 import lzma
@@ -146,7 +147,8 @@ def train(path):
 
 
 if __name__ == "__main__":
-    commands = {"make": make, "train": train}
-    if len(sys.argv) != 3 or sys.argv[1] not in commands:
-        sys.exit(__doc__)
-    commands[sys.argv[1]](sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["make", "train"], help="make the data set, or train on it")
+    parser.add_argument("file", help="the data set, .npz")
+    arguments = parser.parse_args()
+    {"make": make, "train": train}[arguments.command](arguments.file)

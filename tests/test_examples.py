@@ -77,6 +77,8 @@ def test_sync_vs_async_draws_and_the_slow_worker_costs_asynchrony_little(tmp_pat
     lines = output("sync_vs_async.py", "--epochs", "2", "--delay-ms", "4", "--out", str(picture), "--json", str(table))
     assert lines[-1] == f"drawn in {picture}" and picture.read_bytes().startswith(b"\x89PNG")
     figures = json.loads(table.read_text())["figures"]
+    said = f"python examples/sync_vs_async.py --epochs 2 --delay-ms 4 --out {picture.name} --json {table.name}"
+    assert json.loads(table.read_text())["command"] == said
     assert len(figures) == 12 and all(one["test_accuracy"] > 0.8 for one in figures.values())
 
 

@@ -80,6 +80,14 @@ def test_the_data_is_read_as_sparse_with_a_test_part(data):
     assert split.train.sample_shape == (2**18,)
 
 
+def test_help_is_what_its_head_says():
+    done = subprocess.run([sys.executable, EXAMPLE, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "python examples/text_classifier.py train sections.npz" in done.stdout
+    done = subprocess.run([sys.executable, EXAMPLE, "mend", "x.npz"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and "invalid choice: 'mend'" in done.stderr
+
+
 def test_training_learns_the_sections(data):
     done = subprocess.run([sys.executable, EXAMPLE, "train", data], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
