@@ -14,7 +14,7 @@ from worlds import run
 
 import npdp
 from npdp import kernels
-from npdp.bench import flags
+from npdp.bench import collectives, flags
 from npdp.bench import run as bench
 from npdp.bench.accuracy import accuracy, accuracy_text
 from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, MPI_ALLREDUCE, Case, buffers, memory_copy
@@ -22,6 +22,7 @@ from npdp.bench.inputs import PERIOD, count_wrong, exact_calls, fill, inputs, re
 from npdp.bench.models import MODELS
 from npdp.bench.timing import Contender, time_in_turn
 from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, algorithms_of
+from npdp.comm.mpi import MpiTransport
 from npdp.comm.transport import NoTransport
 from npdp.parallel import checks
 from npdp.parallel.world import World
@@ -149,6 +150,19 @@ def test_a_memory_copy_goes_from_what_is_measured_to_memory_of_its_kind(nbytes, 
     for before, after, elsewhere, of_host, size in run(2, program):
         assert before > 0 and after == elsewhere == 0 and size >= 2 * nbytes
         assert of_host == [shared and kernels.backend() == "c"] * 2
+
+
+@pytest.mark.parametrize(("count", "parts"), [(3, [3]), (4, [4]), (10, [4, 4, 2])])
+def test_mpi_counts_in_32_bits_so_it_gets_long_buffers_in_parts(count, parts, monkeypatch):
+    monkeypatch.setattr("npdp.comm.mpi.MOST_ELEMENTS", 4)
+    transport = object.__new__(MpiTransport)
+    transport._mpi, transport._data, transport._ops = mock.Mock(IN_PLACE="in place"), mock.Mock(), {"max": "MAX"}
+    buffer = np.arange(count)
+    transport.blocking_allreduce(buffer, "max")()
+    calls = [call.args for call in transport._data.Allreduce.call_args_list]
+    assert [(how, part.size, op) for how, part, op in calls] == [("in place", size, "MAX") for size in parts]
+    assert all(np.shares_memory(part, buffer) for _, part, _ in calls)
+    assert np.array_equal(np.concatenate([part for _, part, _ in calls]), buffer)
 
 
 def nothing(*arguments, **options):
@@ -385,6 +399,15 @@ def test_the_plot_has_a_line_an_algorithm_and_a_dashed_one_for_the_copys_speed(t
     assert list(lines) == ["ring", "tree", MEMORY_COPY]
     (reference,) = references.values()
     assert reference == [(nbytes, time_us * 1.5) for nbytes, time_us in lines[MEMORY_COPY]]
+
+
+@needs_matplotlib
+def test_the_plot_says_what_mpis_own_is():
+    config = flags.parse(["allreduce", "--ranks", "2", "--algorithm", "mpi", "--plot", "o.png"])
+    rows = [{"algorithm": name, "bytes": 8, "time_us": 1.0} for name in (NATIVE, MPI_ALLREDUCE, MEMORY_COPY)]
+    with mock.patch("npdp.bench.collectives.plot_times") as plot:
+        collectives._plot(config, mock.Mock(world_size=2), rows)
+    assert list(plot.call_args.args[2]) == ["mpi (MPI_Iallreduce, polled)", MPI_ALLREDUCE, MEMORY_COPY]
 
 
 def test_iterations_of_the_models_are_timed(tmp_path, capsys):
