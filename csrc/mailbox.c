@@ -11,7 +11,7 @@
 #include "npdp_mailbox.h"
 #include "waiting.h"
 
-enum { BELL_BYTES = 128, BOX_BYTES = 2048 };
+enum { BELL_BYTES = 128, BOX_BYTES = 2048, LONGEST_WAIT_MS = 10 };
 
 typedef struct {
     uint32_t rung, sleepers;
@@ -86,13 +86,13 @@ uint32_t npdp_mail_bell(const npdp_mail *mail)
 uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t looks, uint32_t yields)
 {
     bell *mine = bell_of(mail, mail->rank);
-    const double before = now_s();
+    const double before = now_s(), until = before + 1e-3 * LONGEST_WAIT_MS;
     for (uint32_t i = 0; i < looks && npdp_mail_bell(mail) == heard; i++)
         look_again_soon();
-    for (uint32_t i = 0; i < yields && npdp_mail_bell(mail) == heard; i++)
+    for (uint32_t i = 0; i < yields && npdp_mail_bell(mail) == heard && now_s() < until; i++)
         sched_yield();
     if (npdp_mail_bell(mail) == heard)
-        sleep_while(&mine->rung, &mine->sleepers, heard);
+        sleep_while(&mine->rung, &mine->sleepers, heard, until - now_s());
     mail->wait_s += now_s() - before;
     return npdp_mail_bell(mail);
 }

@@ -1,8 +1,9 @@
 /* Collectives over memory that all ranks of a host map: the contract. cffi reads these lines too.
  *
  * A rank describes itself in an npdp_host, calls npdp_begin, and then npdp_go_on until it says NPDP_DONE. All ranks
- * begin the same collectives in the same order. npdp_go_on returns at least every 10 ms, so that its caller can look
- * after signals and dead ranks; it may be called again at any time.
+ * begin the same collectives in the same order. Both return after longest_s, so that their caller can look after signals
+ * and dead ranks: they wait no longer than that, and then finish the few segments that they work on, 1 or 2 MB of each
+ * rank's. npdp_go_on may be called again at any time.
  *
  * The mapping starts with npdp_header_bytes(ranks, longest_slot), zero at first, which belong to these functions.
  *
@@ -33,6 +34,7 @@ typedef struct {
     size_t longest_slot;   /* bytes of a staging slot at most; a multiple of 64 * ranks */
     uint32_t rank, ranks;
     uint32_t looks, yields; /* how often to look at once, then with a yield before each look, before sleeping */
+    double longest_s;      /* after which a call returns */
     int fast_strings;      /* npdp_has_fast_strings() */
     void **pointers;       /* scratch: 2 * ranks + 1 of them */
     /* How far this rank is; zero at first. */
@@ -42,7 +44,7 @@ typedef struct {
     double collective_s;   /* seconds from the begin of a collective until it was done */
     npdp_ways writes, sums; /* to a slot; of a segment's sum to buffer and slot */
     /* The collective under way. */
-    double begun_s; /* when, by now_s() */
+    double begun_s, until_s; /* by now_s(): when; and when the call that is under way is to return */
     int kind, op, dtype, mode, agreed, patient;
     int under_way; /* from npdp_begin to NPDP_DONE; another thread of this rank may look */
     uint32_t root, phase, last_phase, segments;

@@ -30,10 +30,11 @@ static void sleep_until_posted(npdp_host *host, line *theirs)
 {
     const uint32_t seen = __atomic_load_n(&theirs->posted, __ATOMIC_SEQ_CST);
     if ((int32_t)(seen - host->posted) < 0)
-        sleep_while(&theirs->posted, &theirs->sleepers, seen);
+        sleep_while(&theirs->posted, &theirs->sleepers, seen, host->until_s - now_s());
 }
 
-/* Waits for one rank: looks, yields, sleeps once; returns whether it has posted. */
+/* Waits for one rank: looks, yields, sleeps once; returns whether it has posted. A yield may take as long as others, who
+ * use the core, are let: so there are no more when the time of this call is over. */
 static int wait_for(npdp_host *host, line *theirs)
 {
     for (uint32_t i = 0; i < host->looks && !host->patient; i++) {
@@ -41,7 +42,7 @@ static int wait_for(npdp_host *host, line *theirs)
             return 1;
         look_again_soon();
     }
-    for (uint32_t i = 0; i < host->yields && !host->patient; i++) {
+    for (uint32_t i = 0; i < host->yields && !host->patient && now_s() < host->until_s; i++) {
         sched_yield();
         if (has_posted(host, theirs))
             return 1;
@@ -50,7 +51,7 @@ static int wait_for(npdp_host *host, line *theirs)
     return has_posted(host, theirs);
 }
 
-/* Waits, for about 10 ms at most; returns whether all have posted as often as this one. */
+/* Waits, until the time of this call is over; returns whether all have posted as often as this one. */
 static int all_have_posted(npdp_host *host)
 {
     double begun = 0;
@@ -60,7 +61,7 @@ static int all_have_posted(npdp_host *host)
         if (has_posted(host, theirs))
             continue;
         begun = begun > 0 ? begun : now_s();
-        all = wait_for(host, theirs) && now_s() - begun < 1e-9 * LONGEST_SLEEP_NS; /* many may come one by one */
+        all = wait_for(host, theirs) && now_s() < host->until_s; /* many may come one by one */
     }
     if (begun > 0)
         host->wait_s += now_s() - begun;

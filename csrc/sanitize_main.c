@@ -359,7 +359,8 @@ static void call_collectives(uint32_t ranks)
     memset(all, 0, sizeof all);
     for (uint32_t rank = 0; rank < ranks; rank++) {
         all[rank].host = (npdp_host){.base = memory, .nbytes = nbytes, .longest_slot = SLOT_BYTES, .rank = rank,
-                                     .ranks = ranks, .looks = 20, .yields = 10, .pointers = all[rank].pointers,
+                                     .ranks = ranks, .looks = 20, .yields = 10, .longest_s = rank % 2 ? 0.01 : 0,
+                                     .pointers = all[rank].pointers,
                                      .fast_strings = rank % 2 == 0 && npdp_has_fast_strings()};
         if (pthread_create(&all[rank].thread, NULL, be_a_rank, &all[rank]))
             exit(1);

@@ -3,9 +3,11 @@
  * A collective is a row of phases: a rank does the work of a phase, posts, and begins the next one when all have posted
  * as often (posting.h). Where things lie, in the memory and in a buffer, is in layout.h.
  *
- *     direct    all arrays lie in this memory:  announce | sum my chunk over all arrays, into all of them
+ *     direct    all arrays lie in this memory:  announce | sum my chunk over all arrays, into all of them | done
  *     staged    they do not; by segments:       take what is done of k - 2, sum my chunk of k - 1, put in k | ...
  *     small     put in | everybody sums everything: one post, not two
+ *
+ * A chunk that is summed directly is so in pieces, each of them a phase, but only the last of these is posted.
  */
 #define _GNU_SOURCE
 #include <string.h>
@@ -20,7 +22,8 @@
 #include "ways.h"
 
 enum { DIRECT, STAGED, SMALL };
-enum { SMALL_DIRECT_BYTES = 1024 };
+/* DIRECT_BYTES: of all ranks' chunks together in a piece. A few phases take a millisecond: then the clock is read */
+enum { SMALL_DIRECT_BYTES = 1024, DIRECT_BYTES = 1 << 20, PHASES_A_LOOK = 4 };
 
 size_t npdp_header_bytes(uint32_t ranks, size_t longest_slot)
 {
@@ -87,11 +90,11 @@ static void work_staged(npdp_host *host, uint32_t phase)
         put_in(host, phase);
 }
 
-static void work_direct(npdp_host *host)
+static void work_direct(npdp_host *host, uint32_t k)
 {
     size_t nbytes;
     if (sums(host)) {
-        const size_t at = segment(host, host->rank, 0, &nbytes);
+        const size_t at = segment(host, host->rank, k, &nbytes);
         for (uint32_t rank = 0; rank < host->ranks; rank++) {
             unsigned char *array = npdp_array_of(host, rank);
             host->pointers[rank] = sources(host)[rank] = array + at;
@@ -102,7 +105,7 @@ static void work_direct(npdp_host *host)
         return;
     }
     for (uint32_t rank = 0; rank < host->ranks; rank++) {
-        const size_t at = segment(host, rank, 0, &nbytes);
+        const size_t at = segment(host, rank, k, &nbytes);
         if (nbytes && rank != host->rank)
             copy(host, host->buffer + at, (unsigned char *)npdp_array_of(host, rank) + at, nbytes);
     }
@@ -127,8 +130,8 @@ static void work(npdp_host *host)
         else
             sum_small(host);
     } else if (host->mode == DIRECT) {
-        if (phase == 1)
-            work_direct(host);
+        if (phase >= 1 && phase <= host->segments)
+            work_direct(host, phase - 1);
     } else {
         work_staged(host, phase);
     }
@@ -136,11 +139,17 @@ static void work(npdp_host *host)
 
 /* ---- a collective ---- */
 
+/* The elements of the first chunk, or the root's; 1 where there is nothing to send, for ranks meet as well. */
+static size_t longest_chunk(const npdp_host *host)
+{
+    size_t longest;
+    chunk(host, host->kind == NPDP_BROADCAST ? host->root : 0, &longest);
+    return longest ? longest : 1;
+}
+
 static void be_staged(npdp_host *host)
 {
-    size_t longest; /* the first chunk, or the root's */
-    chunk(host, host->kind == NPDP_BROADCAST ? host->root : 0, &longest);
-    longest = longest ? longest : 1; /* where there is nothing to send ranks meet as well */
+    const size_t longest = longest_chunk(host);
     const size_t lines_bytes = cover(longest * size_of(host), CACHE_LINE_BYTES) * CACHE_LINE_BYTES;
     host->mode = STAGED;
     host->piece = smaller(host->longest_slot / places(host), lines_bytes) / size_of(host);
@@ -158,8 +167,9 @@ static int direct_pays(const npdp_host *host)
 static void be_direct(npdp_host *host)
 {
     host->mode = DIRECT;
-    host->piece = host->count;
-    host->last_phase = 2;
+    host->piece = cover(DIRECT_BYTES, host->ranks * CACHE_LINE_BYTES) * CACHE_LINE_BYTES / size_of(host);
+    host->segments = (uint32_t)cover(longest_chunk(host), host->piece);
+    host->last_phase = host->segments + 1;
 }
 
 static void be_small_or_staged(npdp_host *host)
@@ -170,34 +180,6 @@ static void be_small_or_staged(npdp_host *host)
     } else {
         be_staged(host);
     }
-}
-
-int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root)
-{
-    const uintptr_t base = (uintptr_t)host->base, at = (uintptr_t)buffer;
-    const size_t first = npdp_header_bytes(host->ranks, host->longest_slot);
-    const int inside = at >= base + first && at < base + host->nbytes;
-    line *mine = line_of(host, host->rank);
-
-    if (__atomic_exchange_n(&host->under_way, 1, __ATOMIC_ACQUIRE))
-        return NPDP_UNFINISHED; /* the others still wait for what this rank posts in it */
-    host->begun_s = now_s();
-    const uint32_t turn = host->begun++ % 2;
-    mine->calls[turn].what = (uint64_t)kind | (uint64_t)op << 8 | (uint64_t)dtype << 16 | (uint64_t)root << 32;
-    mine->calls[turn].count = count;
-    mine->calls[turn].where = inside ? at - base : 0;
-
-    op &= ~NPDP_FORTRAN;
-    host->kind = kind, host->op = op == NPDP_MEAN ? NPDP_SUM : op, host->dtype = dtype, host->root = root;
-    host->buffer = buffer, host->count = count;
-    host->phase = 0, host->agreed = 0, host->patient = 0;
-    if (inside && direct_pays(host))
-        be_direct(host);
-    else
-        be_small_or_staged(host);
-    work(host);
-    post(host);
-    return npdp_go_on(host);
 }
 
 /* When all have announced what they call: returns whether that is the same, and how many arrays lie outside. */
@@ -217,7 +199,7 @@ static int all_alike(npdp_host *host, uint32_t *outside)
     return 1;
 }
 
-int npdp_go_on(npdp_host *host)
+static int go_on(npdp_host *host)
 {
     while (all_have_posted(host)) {
         if (!host->agreed) {
@@ -245,9 +227,47 @@ int npdp_go_on(npdp_host *host)
             __atomic_store_n(&host->under_way, 0, __ATOMIC_RELEASE); /* the last phase's work is part of it */
             return NPDP_DONE;
         }
-        post(host);
+        if (host->mode != DIRECT || host->phase == host->segments)
+            post(host);
+        if (host->phase % PHASES_A_LOOK == 0 && now_s() >= host->until_s)
+            break;
     }
     return NPDP_WAITING;
+}
+
+int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root)
+{
+    const uintptr_t base = (uintptr_t)host->base, at = (uintptr_t)buffer;
+    const size_t first = npdp_header_bytes(host->ranks, host->longest_slot);
+    const int inside = at >= base + first && at < base + host->nbytes;
+    line *mine = line_of(host, host->rank);
+
+    if (__atomic_exchange_n(&host->under_way, 1, __ATOMIC_ACQUIRE))
+        return NPDP_UNFINISHED; /* the others still wait for what this rank posts in it */
+    host->begun_s = now_s();
+    host->until_s = host->begun_s + host->longest_s;
+    const uint32_t turn = host->begun++ % 2;
+    mine->calls[turn].what = (uint64_t)kind | (uint64_t)op << 8 | (uint64_t)dtype << 16 | (uint64_t)root << 32;
+    mine->calls[turn].count = count;
+    mine->calls[turn].where = inside ? at - base : 0;
+
+    op &= ~NPDP_FORTRAN;
+    host->kind = kind, host->op = op == NPDP_MEAN ? NPDP_SUM : op, host->dtype = dtype, host->root = root;
+    host->buffer = buffer, host->count = count;
+    host->phase = 0, host->agreed = 0, host->patient = 0;
+    if (inside && direct_pays(host))
+        be_direct(host);
+    else
+        be_small_or_staged(host);
+    work(host);
+    post(host);
+    return go_on(host);
+}
+
+int npdp_go_on(npdp_host *host)
+{
+    host->until_s = now_s() + host->longest_s;
+    return go_on(host);
 }
 
 int npdp_is_ahead(const npdp_host *host, uint32_t rank)

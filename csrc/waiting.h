@@ -11,8 +11,6 @@
 #include <sys/syscall.h>
 #endif
 
-enum { LONGEST_SLEEP_NS = 10 * 1000 * 1000 };
-
 static inline void look_again_soon(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -20,16 +18,19 @@ static inline void look_again_soon(void)
 #endif
 }
 
-/* Sleeps until woken, at most 10 ms; not at all where the word is no longer `seen`. `sleepers` counts who sleeps. */
-static inline void sleep_while(uint32_t *word, uint32_t *sleepers, uint32_t seen)
+/* Sleeps until woken, at most so long; not at all where the word is no longer `seen`. `sleepers` counts who sleeps. */
+static inline void sleep_while(uint32_t *word, uint32_t *sleepers, uint32_t seen, double longest_s)
 {
-    const struct timespec longest = {0, LONGEST_SLEEP_NS};
+    if (longest_s <= 0)
+        return;
 #ifdef __linux__
+    const time_t whole_s = (time_t)longest_s;
+    const struct timespec longest = {whole_s, (long)(1e9 * (longest_s - (double)whole_s))};
     __atomic_add_fetch(sleepers, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, word, FUTEX_WAIT, seen, &longest, NULL, 0);
     __atomic_sub_fetch(sleepers, 1, __ATOMIC_SEQ_CST);
 #else
-    const struct timespec short_sleep = {0, longest.tv_nsec / 100};
+    const struct timespec short_sleep = {0, 100 * 1000};
     (void)word, (void)sleepers, (void)seen;
     nanosleep(&short_sleep, NULL);
 #endif

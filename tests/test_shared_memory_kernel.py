@@ -222,6 +222,54 @@ def test_waiting_is_counted_and_returns_within_moments():
     assert 0 < first.wait_s < time.perf_counter() - before < 2
 
 
+def test_ranks_that_come_one_by_one_are_waited_for_no_longer_than_one():
+    _, (first, second, third) = memory_and_ranks(3)
+    first._host.longest_s = 0.6
+    with ThreadPoolExecutor(1) as other:  # signals go to this thread
+        before = time.perf_counter()
+        beginning = other.submit(first.begin, "barrier", np.ones(1), "sum")
+        time.sleep(0.5)
+        assert second.begin("barrier", np.ones(1), "sum") == WAITING
+        status, taken_s = beginning.result(), time.perf_counter() - before
+    assert status == WAITING and taken_s < 1  # not 0.5 and 0.6
+    assert third.begin("barrier", np.ones(1), "sum") == first.go_on() == DONE
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("kind", "op"), [("allreduce", "sum"), ("allreduce", "max"), ("reduce_scatter", "sum"),
+                                          ("allgather", "sum"), ("broadcast", "sum")])  # fmt: skip
+def test_a_large_collective_returns_every_few_segments_and_goes_on(kind, op, inside):
+    count, slot_bytes = (3 << 20) + 5, 1 << 17  # 12 MB and some, in pieces of half a megabyte
+    first_byte = header_bytes(2, slot_bytes)
+    memory = mmap.mmap(-1, first_byte + 2 * 4 * count + 64)
+    ranks = [HostRank(memory, rank, 2, slot_bytes, looks=0, yields=0) for rank in range(2)]
+    places = [np.frombuffer(memory, np.float32, count, first_byte + 64 + rank * 4 * count) for rank in range(2)]
+    arrays = places if inside else [np.empty(count, np.float32) for _ in range(2)]
+    inputs = [values(rank, count, np.float32) for rank in range(2)]
+    returns = [0, 0]
+    for rank, array, mine in zip(ranks, arrays, inputs, strict=True):
+        rank._host.longest_s = 0
+        array[...] = mine
+        assert rank.begin(kind, array, op) == WAITING
+    unfinished = {0, 1}
+    while unfinished:
+        for number in list(unfinished):
+            phase = ranks[number]._host.phase
+            if ranks[number].go_on() == DONE:
+                unfinished.remove(number)
+            returns[number] += ranks[number]._host.phase > phase
+            assert ranks[number]._host.phase - phase <= 4
+    assert min(returns) >= 3
+    assert not inside or [rank._host.posted for rank in ranks] == [2, 2]  # no more meetings
+    cut = slice(*part(count, 2, 0)), slice(*part(count, 2, 1))
+    for number, array in enumerate(arrays):
+        if kind == "reduce_scatter":
+            np.testing.assert_array_equal(array[cut[number]], FOLD[op](*inputs)[cut[number]])
+        else:
+            gathered = inputs[0] if kind == "broadcast" else np.concatenate([inputs[r][cut[r]] for r in range(2)])
+            np.testing.assert_array_equal(array, FOLD[op](*inputs) if kind == "allreduce" else gathered)
+
+
 @pytest.mark.parametrize(("byte_s", "turns", "taken"), [
     ([2.0, 1.0], 9, 1), ([2.0, 1.5], 9, 0), ([1.0, 2.0], 9, 0), ([2.0, 1.0], 0, 0), ([1.0, 2.0], 0, 1),
 ])  # fmt: skip

@@ -39,6 +39,7 @@ _CODES = {
 }
 _begin, _go_on, _pointer = lib.npdp_begin, lib.npdp_go_on, ffi.from_buffer
 _BYTES = ffi.typeof("char[]")
+LONGEST_S = 0.01  # in C at a stretch: then Python's signals, and ranks that have failed, are looked after
 
 
 def header_bytes(ranks: int, slot_bytes: int) -> int:
@@ -64,6 +65,7 @@ class HostRank:
         host.base, host.nbytes, host.longest_slot = ffi.cast("unsigned char *", self._memory), len(memory), slot_bytes
         host.rank, host.ranks, host.looks, host.yields = rank, ranks, looks, yields
         host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
+        host.longest_s = LONGEST_S
 
     def begin(self, kind: str, array: Array, op: str, which: int = 0) -> int:
         """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT.
@@ -80,7 +82,7 @@ class HostRank:
         return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, which)
 
     def go_on(self) -> int:
-        """Go on for up to 10 ms; return DONE, WAITING or DIFFERENT."""
+        """Go on for LONGEST_S; return DONE, WAITING or DIFFERENT."""
         status: int = _go_on(self._host)
         return status
 
