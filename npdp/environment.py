@@ -12,6 +12,8 @@ from typing import NamedTuple
 VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where one line says it all; set by launch.py
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
+CPUINFO = "/proc/cpuinfo"
+
 # (rank, world size, ranks on this host) as each launcher names them
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),  # Open MPI
@@ -120,16 +122,28 @@ def _parent(process: int) -> int:
 
 def processor() -> str:
     """Return the processor's name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        name = ""  # not Linux
+    name = of_processor("model name")
     if not name:
         import platform  # not at the top: it takes a millisecond
 
         name = platform.processor()
     return name or "?"
+
+
+def processor_family() -> str:
+    """Return the numbers of an x86 or ARM processor's kind: virtual machines give all of a maker's the same name."""
+    kind = of_processor("cpu family"), of_processor("model")
+    return "/".join(kind if any(kind) else (of_processor("CPU implementer"), of_processor("CPU part")))
+
+
+def of_processor(name: str) -> str:
+    """Return what Linux says of the first core under this name; empty where it says nothing."""
+    try:
+        with open(CPUINFO, encoding="utf-8", errors="replace") as lines:
+            pairs = (line.partition(":") for line in lines)
+            return next((value.strip() for found, _, value in pairs if found.strip() == name), "")
+    except OSError:
+        return ""  # not Linux
 
 
 def blas_threads(ranks_on_host: int) -> int:

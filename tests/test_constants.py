@@ -129,12 +129,13 @@ def test_what_is_kept_is_found_again_by_all_ranks_and_only_in_such_a_world(cache
 
 
 @pytest.mark.parametrize(("part", "other"), [
-    ("processor", "another"), ("cores", 77), ("npdp", "9.9"), ("kernels", "fortran"), ("ranks of each host", [1, 2]),
-    ("transport", "pigeons"),
+    ("processor", "another"), ("family", "15/107"), ("cores", 77), ("npdp", "9.9"), ("kernels", "fortran"),
+    ("ranks of each host", [1, 2]), ("transport", "pigeons"),
 ])  # fmt: skip
 def test_constants_of_another_machine_are_not_taken(part, other, cache):
     file = Path(keep(KNOWN).file)
     document = json.loads(file.read_text())
+    assert document["key"][part] != other
     document["key"][part] = other
     file.write_text(json.dumps(document))
     assert constants_here().file is None

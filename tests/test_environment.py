@@ -106,6 +106,18 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 
 
 @needs_proc
+@pytest.mark.parametrize(("lines", "name", "family"), [
+    ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t: fpu\n", "AMD EPYC", "25/17"),
+    ("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\ncpu family\t: 9\nmodel\t: 9\n", "AMD EPYC", "26/2"),
+    ("CPU implementer\t: 0x41\nCPU part\t: 0xd40\nmodel name\t: Neoverse\n", "Neoverse", "0x41/0xd40"),
+    ("model name\t: RISC\n", "RISC", "/"),
+])  # fmt: skip
+def test_processors_of_one_name_are_told_apart_by_their_family(lines, name, family, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(lines)
+    monkeypatch.setattr(environment, "CPUINFO", str(tmp_path / "cpuinfo"))
+    assert (environment.processor(), environment.processor_family()) == (name, family)
+
+
 def test_the_cores_of_a_job_are_those_of_who_launched_it():
     """Not those of a rank, which may be bound to one, nor of a script in which ranks run."""
     environ = {**os.environ, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}

@@ -1,7 +1,7 @@
 """What this machine costs, as `cost.py` wants to know it: measured once and kept in a file, or built in.
 
-    ~/.cache/npdp/constants-*.json      ($XDG_CACHE_HOME/npdp) one file for each kind of world: processor, cores, ranks
-                                        of each host, transport, kernels, npdp's version
+    ~/.cache/npdp/constants-*.json      ($XDG_CACHE_HOME/npdp) one file for each kind of world: processor and its
+                                        family, cores, ranks of each host, transport, kernels, npdp's version
 
 Rank 0 reads it and tells the others, so all choose alike. `npdp calibrate` and `npdp bench` write it; nothing else
 measures. A file that cannot be read is as good as none.
@@ -41,6 +41,7 @@ def key(transport: Transport, hosts: Hosts) -> dict[str, Any]:
     return {
         "npdp": sys.modules["npdp"].__version__,
         "processor": environment.processor(),
+        "family": environment.processor_family(),
         "cores": environment.cores_of_job(),
         "ranks of each host": [hosts.count(host) for host in sorted(set(hosts))],
         "transport": transport.name,

@@ -31,14 +31,13 @@ def describe() -> dict[str, Any]:
     """Return the machine, and the versions of what this process has loaded; it loads NumPy, for its BLAS."""
     import numpy  # noqa: F401
 
-    cpu = _cpu_lines()
     versions = {name: sys.modules[name].__version__ for name in NAMED if name in sys.modules}
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": environment.processor(),
-        "family": f"{_first(cpu, 'cpu family')}/{_first(cpu, 'model')}",  # of x86: virtual machines hide the rest
+        "family": environment.processor_family(),
         "cores": os.cpu_count(),
-        "avx512": "avx512f" in _first(cpu, "flags"),
+        "avx512": "avx512f" in environment.of_processor("flags"),
         "system": platform.platform(),
         "versions": {**versions, "python": platform.python_version()},
         "blas": _blas(),
@@ -57,17 +56,6 @@ def keep(path: str | Path, command: str, versions: Mapping[str, str] | None = No
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     with whole_file(str(path)) as file:
         file.write(text.encode())
-
-
-def _cpu_lines() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return []  # not Linux
-
-
-def _first(lines: list[str], name: str) -> str:
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def _blas() -> list[str]:
