@@ -5,7 +5,7 @@
 All ranks ask for the same in the same order, and agree on what is free again. So each finds, by itself, the same place
 for the next block: the first where there is room.
 
-Cost: two or three small collectives for each array.
+Cost: two to four small collectives for each array.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from npdp.comm.room import room_bytes
 from npdp.comm.shared_memory import SharedMemory
 from npdp.comm.transport import Buffer
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # Of addresses, not of memory, between the arrays of two ranks. OpenBLAS fetches for writing what would come next, up to
 # 50 KB behind the end of what it writes: another rank's gradient, which that one then has to fetch back
 GAP_BYTES = 64 << 10
+LOOKED_FOR_BYTES = 1 << 20  # from here on room is looked for: half a millisecond, and small arrays may be a thousand
 
 
 class Block(NamedTuple):
@@ -65,16 +67,28 @@ class Arena:
         if block is None:
             return None
         start = block.start if one_for_all else block.start + self._rank * stride
-        mine = 0 if one_for_all and self._rank else nbytes  # each rank reserves its own: memory near its core
-        reserved = np.array([self._memory.reserve(start, mine)], np.int32)
-        self._host.collective("allreduce", reserved, "min")
         self._blocks.append(block)
-        if not reserved[0]:
+        if not self._reserved(start, nbytes, one_for_all):
             self._released.add(block)
             return None
         array: Buffer = np.frombuffer(self._memory.memory, dtype, count, start)
         weakref.finalize(array, self._released.add, block)
         return array
+
+    def _reserved(self, start: int, nbytes: int, one_for_all: bool) -> bool:
+        """Return whether all ranks could reserve their array, or the one for all; collective."""
+        needed = nbytes if one_for_all else nbytes * len(self._ranks)
+        # Known to all before any takes it: they may share one limit
+        if needed >= LOOKED_FOR_BYTES and not self._all(room_bytes() >= needed):
+            return False
+        mine = 0 if one_for_all and self._rank else nbytes  # each rank reserves its own: memory near its core
+        return self._all(self._memory.reserve(start, mine))
+
+    def _all(self, yes: bool) -> bool:
+        """Return whether all ranks say yes; collective."""
+        answer = np.array([yes], np.int32)
+        self._host.collective("allreduce", answer, "min")
+        return bool(answer[0])
 
     def everyones(self, array: Buffer) -> list[Buffer] | None:
         """Return, in rank order, what `empty` gave each rank when it gave this one `array`; None if it gave none."""

@@ -2,7 +2,9 @@
 
 It is a memfd: a file in memory without a name, so that nothing is left behind however a job ends, and not bound by the
 size of /dev/shm. The mapping is as large as all memory of the host; what has not been reserved takes none. A page that
-was not reserved first would be a SIGBUS on a host whose memory is used up, so all is reserved before it is used.
+was not reserved first would be a SIGBUS on a host whose memory is used up, so all is reserved before it is used; and
+since Linux ends a process that reserves more than there is, or than its container may have, room is looked for before
+(room.py).
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import os
 import resource
 import weakref
 from typing import NamedTuple
+
+from npdp.comm.room import room_bytes
 
 SMALLEST_BYTES = 1 << 26  # a mapping below this is of no use
 TOKEN_BYTES = 16
@@ -84,7 +88,7 @@ def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
         except (OSError, ValueError):  # a limit on address space
             nbytes //= 4
             continue
-        if not made.reserve(0, header_bytes + TOKEN_BYTES):
+        if room_bytes() < header_bytes + TOKEN_BYTES or not made.reserve(0, header_bytes + TOKEN_BYTES):
             return None
         token = os.urandom(TOKEN_BYTES)
         made.memory[header_bytes : header_bytes + TOKEN_BYTES] = token
