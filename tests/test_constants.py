@@ -16,7 +16,8 @@ from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts
 from npdp.collectives.defaults import built_in
 from npdp.collectives.fit import SEVERAL, fit
 from npdp.collectives.host import Host
-from npdp.parallel.calibrate import calibrate
+from npdp.parallel import calibrate as measuring
+from npdp.parallel.calibrate import LEAST_BYTES, LONG_S, SIZES, Kind, Stopwatch, calibrate
 from npdp.parallel.world import World, init
 
 
@@ -216,6 +217,59 @@ def test_a_world_measures_itself_and_then_chooses_by_it(world_size, hosts, cache
     measured = [found.machine.inside.one_way.beta != without.inside.one_way.beta,
                 found.machine.across.one_way.beta != without.across.one_way.beta]  # fmt: skip
     assert measured == [world_size > hosts, hosts > 1]
+
+
+class Played:
+    """A stopwatch by which a call of each size takes so long, and time is over after so many."""
+
+    def __init__(self, seconds, until):
+        self.seconds, self.until, self.taken, self.is_over = seconds, until, [], until == 0
+
+    def rounds(self, nbytes):
+        self.taken.append(nbytes)
+        self.is_over = len(self.taken) >= self.until
+        return [self.seconds.get(nbytes, 0.001)]
+
+
+def kinds_of(*sizes):
+    return {f"kind {number}": Kind(each, lambda nbytes: nbytes) for number, each in enumerate(sizes)}
+
+
+@pytest.mark.parametrize("until", [0, 1, 4, 5, 7, 10])
+def test_all_is_timed_at_least_once_and_nothing_again_when_time_is_over(until):
+    clock = Played({}, until)
+    times = measuring._times(clock, kinds_of((1, 2, 3), (4, 5)))
+    assert times == {"kind 0": dict.fromkeys((1, 2, 3), 0.001), "kind 1": dict.fromkeys((4, 5), 0.001)}
+    assert clock.taken == ([1, 2, 3, 4, 5] * 2)[: max(5, until)]
+
+
+def test_what_takes_long_ends_its_kind_unless_the_fit_needs_more():
+    clock = Played(dict.fromkeys(SIZES, LONG_S), 0)
+    times = measuring._times(clock, kinds_of(SIZES, SIZES))
+    assert [max(sizes) for sizes in times.values()] == [LEAST_BYTES] * 2 and min(times["kind 0"]) == SIZES[0]
+    measuring._times(clock := Played({SIZES[-2]: LONG_S}, 20), kinds_of(SIZES))
+    assert SIZES[-1] not in clock.taken and clock.taken.count(SIZES[-2]) == 3
+
+
+def test_time_that_is_over_on_one_rank_is_over_on_all():
+    def program():
+        clock, calls = Stopwatch(init()), []
+        rounds = [len(clock.rounds(lambda: calls.append(0)))]
+        if npdp.rank() == 1:
+            clock._start -= 1000
+        rounds += [len(clock.rounds(lambda: calls.append(0))) for _ in range(2)]
+        return rounds, clock.is_over
+
+    with mock.patch.object(measuring, "ENOUGH_S", 1000):
+        assert run(3, program) == [([2, 1, 1], True)] * 3
+
+
+def test_many_ranks_of_a_host_take_no_more_memory_than_a_few(cache, monkeypatch):
+    monkeypatch.setattr(measuring, "ENOUGH_S", 0.0)
+    monkeypatch.setattr(measuring, "HOST_BYTES", 3 << 18)
+    monkeypatch.setattr(measuring, "KERNEL_HOST_BYTES", 3 << 16)
+    found = run(3, lambda: calibrate(init()))[0].machine
+    assert max(found.inside.one_way.beta.nbytes) <= 1 << 18 and max(found.kernel.staged.nbytes) <= 1 << 16
 
 
 def test_where_a_host_has_no_room_for_the_kernels_arrays_no_rank_times_them(cache, monkeypatch):

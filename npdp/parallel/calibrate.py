@@ -9,13 +9,13 @@ What is timed are steps as `execute` carries them out, by all ranks at once that
 
 What is sent was received or added just before, as in a collective: another core's cache has it. All sizes and kinds
 take turns, some times over, so that what else the machine does meets all alike; of the slowest rank's times the lower
-quartile counts, since what disturbs only adds. A size that takes long is taken once, and none above it.
+quartile counts, since what disturbs only adds. A size that takes long is taken once, and none above it. Many ranks take
+no more memory between them than four or eight; where time is over before all has had its turn, the rest is taken once.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,15 +28,16 @@ from npdp.collectives.constants import Constants, keep
 from npdp.collectives.cost import Machine
 from npdp.collectives.defaults import built_in
 from npdp.collectives.execute import SEGMENT_BYTES, RankStep, Segment, execute, rank_steps
-from npdp.collectives.fit import SEVERAL, Times, fit
+from npdp.collectives.fit import ADDED_FROM, SEVERAL, Times, fit
 from npdp.collectives.hierarchical import Groups, groups
 from npdp.parallel.world import World
 
 SIZES = (8, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
 KERNEL_SIZES = (*SIZES, 1 << 24)
+HOST_BYTES, KERNEL_HOST_BYTES = 1 << 25, 1 << 27  # of all ranks of a host, at most
 SWEEPS, ROUNDS, ROUND_S, MOST_CALLS = 6, 2, 0.002, 100
-ENOUGH_S = 1.1  # no further sweep after so long
-LONG_S = 0.05
+ENOUGH_S = 1.3  # nothing is taken again after so long
+LONG_S, LEAST_BYTES = 0.05, ADDED_FROM  # what takes longer ends its kind, from so many bytes on: the fit needs them
 WHOLE_BYTES = 512  # of an all-reduce of which the messages count
 
 Work = Callable[[], Any]
@@ -75,13 +76,24 @@ def calibrate(world: World) -> Constants:
 
 def measured(world: World) -> Machine:
     """Return the constants of this machine, the same on all ranks; collective."""
-    without = built_in(world.transport.name, max(map(world.hosts.count, world.hosts)))
-    return fit(_times(world, _kinds(world, groups(world.hosts))), world.hosts, environment.cores_of_job(), without)
+    without = built_in(world.transport.name, _most_ranks(world))
+    stopwatch = Stopwatch(world)
+    times = _times(stopwatch, _kinds(world, groups(world.hosts)))
+    return fit(times, world.hosts, environment.cores_of_job(), without)
+
+
+def _most_ranks(world: World) -> int:
+    return max(map(world.hosts.count, world.hosts))
+
+
+def _up_to(sizes: Sequence[int], nbytes: int) -> tuple[int, ...]:
+    return tuple(size for size in sizes if size <= max(nbytes, LEAST_BYTES))
 
 
 # What is timed
 def _kinds(world: World, per_host: Groups) -> dict[str, Kind]:
-    buffer = np.empty(2 * SIZES[-1] // 4, np.float32)
+    sizes = _up_to(SIZES, HOST_BYTES // _most_ranks(world))
+    buffer = np.empty(2 * sizes[-1] // 4, np.float32)
     buffer.fill(0)
 
     def kind(sizes: Sequence[int], steps: Callable[[int], list[RankStep]], halves: bool = True) -> Kind:
@@ -101,13 +113,13 @@ def _kinds(world: World, per_host: Groups) -> dict[str, Kind]:
     for name, together in (("near", per_host), ("far", columns)):
         if pairs := _pairs(together):
             there_and_back = partial(_there_and_back, world.rank, pairs)
-            kinds[name] = kind(SIZES, there_and_back)
-            kinds[f"{name} both ways"] = kind(SIZES, partial(_around, world.rank, together))
-            kinds[f"{name} several"] = kind(SIZES[:1], partial(there_and_back, times=SEVERAL))
+            kinds[name] = kind(sizes, there_and_back)
+            kinds[f"{name} both ways"] = kind(sizes, partial(_around, world.rank, together))
+            kinds[f"{name} several"] = kind(sizes[:1], partial(there_and_back, times=SEVERAL))
             if name == "near":
-                kinds["near added"] = kind(SIZES, partial(there_and_back, accumulate=True), halves=False)
+                kinds["near added"] = kind(sizes, partial(there_and_back, accumulate=True), halves=False)
     if "near" not in kinds:
-        kinds["alone"] = Kind(SIZES, lambda nbytes: partial(_add_alone, buffer[: nbytes // 4]), typical=min)
+        kinds["alone"] = Kind(sizes, lambda nbytes: partial(_add_alone, buffer[: nbytes // 4]), typical=min)
     return kinds | _kernel_kinds(world)
 
 
@@ -158,9 +170,10 @@ def _add_alone(buffer: np.ndarray[Any, np.dtype[np.float32]]) -> None:
 
 def _kernel_kinds(world: World) -> dict[str, Kind]:
     host = world.host
-    if host is None or max(world.hosts.count(number) for number in world.hosts) == 1:
+    if host is None or _most_ranks(world) == 1:
         return {}
-    count = KERNEL_SIZES[-1] // 4
+    sizes = _up_to(KERNEL_SIZES, KERNEL_HOST_BYTES // _most_ranks(world))
+    count = sizes[-1] // 4
     inside, outside = host.empty(count, np.dtype(np.float32)), np.empty(count, np.float32)
     have_room = world.sum(inside is not None) == world.world_size  # a host may have none, and all time the same kinds
     if inside is None or not have_room:
@@ -168,7 +181,7 @@ def _kernel_kinds(world: World) -> dict[str, Kind]:
     kinds = {}
     for name, array in (("direct", inside), ("staged", outside)):
         array.fill(0)
-        kinds[name] = Kind(KERNEL_SIZES, partial(_kernel_work, world, array))
+        kinds[name] = Kind(sizes, partial(_kernel_work, world, array))
     return kinds
 
 
@@ -181,44 +194,50 @@ def _kernel_work(world: World, array: np.ndarray[Any, np.dtype[np.float32]], nby
 
 
 # How it is timed
-def _times(world: World, kinds: dict[str, Kind]) -> dict[str, Times]:
+class Stopwatch:
+    """Times work on all ranks at once: what it finds is the same on all of them, also whether time is over.
+
+    Attributes:
+        is_over: nothing is to be timed again.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world, self._start, self.is_over = world, time.perf_counter(), False
+
+    def rounds(self, work: Work) -> list[float]:
+        """Return the seconds a call in some rounds, of the slowest rank; collective."""
+        first_s = self._slowest(work, 1)
+        if first_s >= LONG_S or self.is_over:
+            return [first_s]
+        calls = max(1, min(MOST_CALLS, int(ROUND_S / self._slowest(work, 1))))
+        return [self._slowest(work, calls) for _ in range(ROUNDS)]
+
+    def _slowest(self, work: Work, calls: int) -> float:
+        """Return the slowest rank's seconds a call; none goes on before all have come."""
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        now, world = time.perf_counter(), self._world
+        largest = np.array([(now - start) / calls, now - self._start])
+        steps = rank_steps("allreduce", "tree", world.world_size, 0, world.rank, largest.size, largest.itemsize)
+        execute(steps, world.transport, largest, "max", "calibration's slowest rank")
+        self.is_over = bool(largest[1] > ENOUGH_S)
+        return float(largest[0])
+
+
+def _times(stopwatch: Stopwatch, kinds: dict[str, Kind]) -> dict[str, Times]:
     """Return the seconds that each kind takes at each size, half of them where it is two of the same."""
-    samples: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in kinds}
-    start = time.perf_counter()
+    samples: dict[str, dict[int, list[float]]] = {name: {} for name in kinds}
     for _ in range(SWEEPS):
         for name, kind in kinds.items():
             for nbytes in kind.sizes:
-                seconds = _rounds(world, kind.work(nbytes))
-                samples[name][nbytes] += seconds
-                if seconds[0] >= LONG_S:
+                if stopwatch.is_over and nbytes in samples[name]:
                     break
-        if _slowest(world, time.perf_counter() - start) > ENOUGH_S:
-            break
+                seconds = stopwatch.rounds(kind.work(nbytes))
+                samples[name].setdefault(nbytes, []).extend(seconds)
+                if seconds[0] >= LONG_S and nbytes >= LEAST_BYTES:
+                    break
     return {
         name: {n: kinds[name].typical(seconds) / (1 + kinds[name].halves) for n, seconds in sizes.items()}
         for name, sizes in samples.items()
     }
-
-
-def _rounds(world: World, work: Work) -> list[float]:
-    """Return the seconds a call in some rounds, of the slowest rank."""
-    first_s = _slowest(world, _seconds(work, 1))
-    if first_s >= LONG_S:
-        return [first_s]
-    calls = max(1, min(MOST_CALLS, int(ROUND_S / _slowest(world, _seconds(work, 1)))))
-    return [_slowest(world, _seconds(work, calls)) for _ in range(ROUNDS)]
-
-
-def _seconds(work: Work, calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return (time.perf_counter() - start) / calls
-
-
-def _slowest(world: World, seconds: float) -> float:
-    """Return the largest over all ranks; none goes on before all have come."""
-    number = np.array([seconds])
-    steps = rank_steps("allreduce", "tree", world.world_size, 0, world.rank, number.size, number.itemsize)
-    execute(steps, world.transport, number, "max", "calibration's slowest rank")
-    return float(number[0])
