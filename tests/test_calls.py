@@ -45,6 +45,34 @@ def test_ranks_on_threads_that_call_different_collectives_are_told_so(what):
         run(ranks, lambda: program(npdp.rank()))
 
 
+@pytest.mark.parametrize("algorithm", ["ring", pytest.param("shared_memory", marks=needs_c)])
+def test_a_barrier_is_called_a_barrier(algorithm):
+    """And it is another collective than a sum of one number."""
+
+    def program():
+        world = init()
+        world.allreduce(np.ones(1, np.int64), "sum", algorithm)
+        (world.barrier if world.rank else lambda: world.sum(0))()
+
+    with pytest.raises(CommunicationError, match=r"rank \d (calls )?barrier\b.*NOT".replace("NOT", NOT_THE_SAME)):
+        run(2, program, hosts=None if algorithm == "shared_memory" else (0, 1))
+
+
+@needs_c
+def test_taking_shared_memory_is_told_as_that():
+    def program():
+        npdp.barrier()
+        (npdp.barrier if npdp.rank() else lambda: npdp.shared_empty(9))()
+
+    with pytest.raises(CommunicationError, match=r"barrier, rank 0 shared_empty|rank 0 calls shared_empty, .* barrier"):
+        run(2, program)
+
+
+def test_a_first_collective_that_differs_is_told_as_that():
+    with pytest.raises(CommunicationError, match=r"by ring, rank 0 its first|rank 0 calls its first collective"):
+        run(2, lambda: npdp.allreduce(np.ones(9), algorithm="ring" if npdp.rank() else "auto"))
+
+
 @needs_c
 def test_a_mean_does_not_meet_a_sum_in_shared_memory():
     with pytest.raises(CommunicationError, match=r"of 9 float32 \((mean|sum)\), rank . allreduce of 9 float32 \((m|s)"):
@@ -73,7 +101,7 @@ def test_ranks_whose_arrays_lie_in_different_orders_are_told_so(call, algorithm)
         ("other_algorithm", "allreduce of 10 float64 (sum) by tree", "allreduce of 10 float64 (sum) by ring"),
         ("far_ahead", "broadcast of 8 float64 from rank 0 by tree", "broadcast of 9 float64 from rank 0 by tree"),
         ("other_root", "broadcast of 200000 float64 from rank 0 by", "broadcast of 200000 float64 from rank 1 by"),
-        ("mpi_on_one", "allreduce of 10 float64 (sum) by mpi", "a gathering of 1 numbers on hosts and memory"),
+        ("mpi_on_one", "allreduce of 10 float64 (sum) by mpi", "its first collective that may share memory"),
         ("wrong_count", "allreduce of 10 float64 (sum) by naive", "allreduce of 11 float64 (sum) by naive"),
     ],
 )

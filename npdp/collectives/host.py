@@ -151,5 +151,5 @@ def gather(transport: Transport, numbers: Sequence[int]) -> np.ndarray[Any, np.d
     rows[transport.rank] = numbers
     flat = rows.reshape(-1)
     steps = rank_steps("allgather", "ring", transport.world_size, 0, transport.rank, flat.size, flat.itemsize)
-    execute(steps, transport, flat, "sum", f"a gathering of {len(numbers)} numbers on hosts and memory")
+    execute(steps, transport, flat, "sum", f"its first collective that may share memory (numbers: {len(numbers)})")
     return rows

@@ -25,6 +25,8 @@ from npdp.kernels import FORTRAN
 
 KEPT = 4096  # calls that a rank remembers, for ranks that are behind: a root may send all parameters of a model at once
 HEARS_EVERY = 64  # calls after which it reads notes though it does not wait, lest they pile up among its messages
+BARRIER, GIVING_OUT = 2**32 - 1, 2**32 - 2  # in the place of a bucket's number: what an all-reduce is part of
+PART_OF = {BARRIER: "barrier", GIVING_OUT: "shared_empty, or something else that takes shared memory"}
 NOTE_AFTER_S = 1.0  # of waiting in one call; a note that nobody reads for long would be in the way of messages
 
 Heard = Callable[[], "CommunicationError | None"]
@@ -139,8 +141,8 @@ def described(collective: str, count: int, dtype: np.dtype[Any], op: str, which:
 
     Made once, as asking a dtype for its name takes microseconds.
     """
-    if collective == "barrier":
-        return collective
+    if collective == "barrier" or which in PART_OF:
+        return PART_OF.get(which, collective)
     order = FORTRAN if op.endswith(FORTRAN) else ""
     summed = f" ({op})" + (f", bucket {which}" if which else "")
     detail = {"broadcast": f" from rank {which}{order}", "allgather": order}.get(collective, summed)

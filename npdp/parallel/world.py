@@ -19,6 +19,7 @@ import numpy as np
 from npdp import environment
 from npdp.arguments import whole
 from npdp.collectives.carrier import Carrier
+from npdp.comm.calls import BARRIER
 from npdp.comm.forked import refuse
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
@@ -92,7 +93,8 @@ class World(Carrier):
 
     def barrier(self) -> None:
         """Return when all ranks have come here."""
-        self.sum(0)
+        self._number[0] = 0
+        self.run("allreduce", self._number, "sum", "auto", BARRIER)
 
     def shared_empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array in shared memory where there is some; see `npdp.shared_empty`."""
