@@ -31,6 +31,7 @@ BELOW_TOP = {*ARITHMETIC, "comm", "collectives", "parallel", "elastic"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{part: set() for part in BELOW},
     "random": {"arguments"},
+    "kernels": {"environment"},
     "autograd": BELOW,
     "nn": BELOW | {"autograd"},
     "optim": BELOW | {"autograd", "nn"},

@@ -204,6 +204,25 @@ def test_without_compiled_kernels_numpy_is_taken_with_one_warning_that_says_what
     assert "install a C compiler" in result.stderr
 
 
+@pytest.mark.parametrize("lines", [
+    "import numpy as np; from npdp import kernels\nkernels.accumulate(np.ones(3), np.ones(3))  # user's\n",
+    "import npdp; from npdp import nn\ncriterion = nn.CrossEntropyLoss()\n"
+    "criterion(npdp.Tensor([[1.0, 2.0]]), npdp.Tensor([1]))  # user's\n",
+    "import npdp\nnpdp.run_ranks(2, lambda: npdp.barrier())  # user's\n",
+])  # fmt: skip
+def test_the_warning_shows_the_users_line(lines, tmp_path):
+    (tmp_path / "program.py").write_text(HIDE_COMPILED + lines)
+    result = run(f"import runpy; runpy.run_path({str(tmp_path / 'program.py')!r})", {})
+    assert result.returncode == 0 and result.stderr.count("RuntimeWarning") == 1, result.stderr
+    assert "program.py:" in result.stderr and "# user's" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(("rank", "times"), [(0, 1), (1, 0)])
+def test_the_first_rank_warns_for_all(rank, times):
+    result = run(HIDE_COMPILED + FIRST_USE, {"PMI_RANK": str(rank), "PMI_SIZE": "2"})
+    assert result.stdout == "numpy\n" and result.stderr.count("RuntimeWarning") == times
+
+
 def test_demanding_c_where_it_is_not_compiled_is_an_import_error():
     result = run(HIDE_COMPILED + FIRST_USE, {"NPDP_KERNELS": "c"})
     assert result.returncode == 1

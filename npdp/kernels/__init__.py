@@ -15,6 +15,7 @@ NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npdp import environment
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 from npdp.kernels.implementation import Kernels
@@ -269,14 +271,25 @@ def _demand_compiled() -> Kernels:
 
 def _prefer_compiled() -> Kernels:
     if compiled is None:
+        launched = environment.launch()
+        if launched is not None and launched.rank > 0:
+            return reference  # rank 0 says it for all
         warnings.warn(
             f"npdp's C kernels are not compiled ({_why_missing}), so NumPy does their work: the same results, slower. "
             f"{_HOW_TO_COMPILE} NPDP_KERNELS=numpy chooses NumPy and is silent.",
             RuntimeWarning,
-            stacklevel=4,  # the caller of the public function that came first
+            stacklevel=_level_of_user(),
         )
         return reference
     return compiled
+
+
+def _level_of_user() -> int:
+    """Return how far up the stack, as a caller's `stacklevel`, the first line is that is not npdp's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "npdp":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 _HOW_TO_COMPILE = "To have them, install a C compiler (gcc) and then npdp again."
