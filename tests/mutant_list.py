@@ -839,7 +839,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "",
                "tests/test_shared_memory_kernel.py::test_a_rank_that_is_always_last_finds_all_as_it_must_be"),
         Mutant("csrc/shared_memory.c",
-               "if (host->phase % PHASES_A_LOOK == 0 && now_s() >= host->until_s)",
+               "if ((host->phase % PHASES_A_LOOK == 0 || copies_directly(host)) && now_s() >= host->until_s)",
                "if (0)",
                "tests/test_shared_memory_kernel.py::test_a_large_collective_returns_every_few_segments_and_goes_on"),
         Mutant("csrc/shared_memory.c",

@@ -239,7 +239,8 @@ def test_ranks_that_come_one_by_one_are_waited_for_no_longer_than_one():
 @pytest.mark.parametrize(("kind", "op"), [("allreduce", "sum"), ("allreduce", "max"), ("reduce_scatter", "sum"),
                                           ("allgather", "sum"), ("broadcast", "sum")])  # fmt: skip
 def test_a_large_collective_returns_every_few_segments_and_goes_on(kind, op, inside):
-    count, slot_bytes = (3 << 20) + 5, 1 << 17  # 12 MB and some, in pieces of half a megabyte
+    copies = inside and kind in ("allgather", "broadcast")
+    count, slot_bytes = ((20 if copies else 3) << 20) + 5, 1 << 17  # in two pieces, or many of half a megabyte
     first_byte = header_bytes(2, slot_bytes)
     memory = mmap.mmap(-1, first_byte + 2 * 4 * count + 64)
     ranks = [HostRank(memory, rank, 2, slot_bytes, looks=0, yields=0) for rank in range(2)]
@@ -259,7 +260,7 @@ def test_a_large_collective_returns_every_few_segments_and_goes_on(kind, op, ins
                 unfinished.remove(number)
             returns[number] += ranks[number]._host.phase > phase
             assert ranks[number]._host.phase - phase <= 4
-    assert min(returns) >= 3
+    assert min(returns) >= (2 if copies else 3)
     assert not inside or [rank._host.posted for rank in ranks] == [2, 2]  # no more meetings
     cut = slice(*part(count, 2, 0)), slice(*part(count, 2, 1))
     for number, array in enumerate(arrays):
