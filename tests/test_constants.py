@@ -10,6 +10,7 @@ from test_cost import EVERY, MANY, S, flat, machine, seconds
 from worlds import run
 
 import npdp
+from npdp import kernels
 from npdp.collectives import constants, cost
 from npdp.collectives.auto import price
 from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts
@@ -264,6 +265,7 @@ def test_time_that_is_over_on_one_rank_is_over_on_all():
         assert run(3, program) == [([2, 1, 1], True)] * 3
 
 
+@pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 def test_many_ranks_of_a_host_take_no_more_memory_than_a_few(cache, monkeypatch):
     monkeypatch.setattr(measuring, "ENOUGH_S", 0.0)
     monkeypatch.setattr(measuring, "HOST_BYTES", 3 << 18)
