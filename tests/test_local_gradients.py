@@ -1,6 +1,7 @@
 """Gradients of this rank alone are not taken for global ones: after no_sync, and after a backward that failed."""
 
 from contextlib import nullcontext
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -86,6 +87,25 @@ def test_gradients_are_as_before_where_the_end_of_a_backward_fails(local_before)
 
     for before, failed in run(2, program):
         assert_close(failed, before)
+def test_flags_are_0_where_the_end_of_a_backward_fails():
+    """After the exchange, and before anybody has looked at them: the last layer is unused on one rank."""
+
+    def program():
+        model = nn.DataParallel(mlp())
+        inputs, labels = next(iter(loader(7)))
+        criterion(model(inputs), labels).backward()
+        before = gradients(model)
+        with pytest.raises(ArithmeticError):
+            (model(inputs, npdp.rank() or None) ** 2).mean().backward()
+        (flat,) = model.exchange.flats
+        assert not any(flat.grad[flag : flag + 3].any() for flag in flat.flags)
+        return before, gradients(model)
+
+    with mock.patch("npdp.parallel.all_reduce._take_in", side_effect=ArithmeticError):
+        for before, failed in run(2, program):
+            assert_close(failed, before)
+
+
 @pytest.mark.parametrize(
     ("plan", "like"),
     [("Ss", "s"), ("SsS", "s"), ("Ls", "s"), ("sSs", "ss"), ("lSs", "lSs"), ("slSs", "slSs"), ("slLs", "slLs")],

@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from worlds import Parallel, Plain, assert_close, criterion, loader, mlp, record, run, train
+from worlds import Parallel, Plain, assert_close, criterion, gradients, loader, mlp, record, run, train
 
 import npdp
 from npdp import nn
@@ -255,6 +255,31 @@ def test_a_rank_that_fails_in_backward_ends_all():
 
     with pytest.raises(ZeroDivisionError):
         across_hosts(3, fails, algorithm="ring")
+
+
+@pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1, 1)], ids=str)
+def test_a_backward_that_fails_while_buckets_are_on_the_wire_leaves_gradients_as_they_were(hosts):
+    """In the first layer, on all ranks."""
+
+    def fail(gradient):
+        raise ArithmeticError
+
+    def program():
+        npdp.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(300, 300) for _ in range(3)))
+        wrapped = nn.DataParallel(model)
+        inputs = np.full((4, 300), 1.0 + npdp.rank(), np.float32)
+        (wrapped(inputs) ** 2).mean().backward()
+        before = gradients(model)
+        record(delay_s=0.02)
+        model[0].weight.register_hook(fail)
+        with pytest.raises(ArithmeticError):
+            (wrapped(inputs) ** 2).mean().backward()
+        init().finish()
+        return before, gradients(model)
+
+    for before, after in run(len(hosts), program, hosts=hosts):
+        assert all(np.array_equal(after[name], before[name]) for name in before)
 
 
 def test_gradients_that_are_not_zeroed_add_up_across_hosts():

@@ -21,6 +21,7 @@ ranks that did not use it, and where that is all of them its gradient stays None
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
 from npdp.autograd import Batch, Tensor
@@ -125,10 +126,17 @@ class GradientExchange(Exchange):
     def cancel(self) -> None:
         if self.world.world_size == 1 or (self.local and not self._next):
             return
-        for parameter in self.parameters:
-            parameter.grad = None
-        self._aside.put_back()
-        self._set_local(False)
+        try:
+            if self._overlaps:
+                with suppress(Exception):  # what has made backward fail is told, and this by the next collective
+                    self.world.finish()  # what has left is still being written to these very places
+        finally:
+            for bucket in self.buckets[: self._next]:
+                bucket.clear()
+            for parameter in self.parameters:
+                parameter.grad = None
+            self._aside.put_back()
+            self._set_local(False)
 
     # How it does it
     def _exchange_the_rest(self) -> None:

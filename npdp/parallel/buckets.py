@@ -42,6 +42,10 @@ class Bucket(NamedTuple):
     mark: int
     unused: int
 
+    def clear(self) -> None:
+        """Put flags and mark back to 0, as they are but during an exchange."""
+        self.flat.grad[[*(self.flat.flags[number] for number in self.numbers), self.mark, self.unused]] = 0
+
 
 def cut_buckets(
     flat: FlatParameters,

@@ -130,7 +130,9 @@ class FusedExchange(ExchangeAtStep):
         """Update this rank's chunk of its slice, and bring the others' of it to this host, which has all once."""
         flat, ranks = slab.flat, self.world.column
         first, last = _part_in_lines(flat, len(grads), self.world.host.rank)  # type: ignore[union-attr]
-        total = self._totals.setdefault(flat, np.empty(last - first, flat.dtype))
+        if flat not in self._totals:
+            self._totals[flat] = np.empty(last - first, flat.dtype)
+        total = self._totals[flat]
         if runs:
             combine([total], [grad[first:last] for grad in grads])
             self.world.run_in_column("reduce_scatter", total, flat.data.size)
