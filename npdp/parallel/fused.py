@@ -28,7 +28,7 @@ import numpy as np
 from npdp.autograd.tensor import Array
 from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
 from npdp.kernels import Sum, combine
-from npdp.nn.parameter import LINE_BYTES, FlatParameters, Parameter
+from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab
 from npdp.parallel.agreement import require_same_optimizers, settings_of
 from npdp.parallel.at_step import ExchangeAtStep, move_in
@@ -122,14 +122,14 @@ class FusedExchange(ExchangeAtStep):
 
     def _update_shared(self, optimizer: Optimizer, slab: Slab, runs: list[Run], grads: list[Array]) -> None:
         """Update this rank's chunk of the parameters that all have in common."""
-        for mine in _within(runs, *_part_in_lines(slab.flat, self.world.world_size, self.world.rank)):
+        for mine in _within(runs, *slab.flat.part_in_lines(self.world.world_size, self.world.rank)):
             optimizer.update(slab, mine, self._sum(slab.flat, grads, mine.start, mine.stop))
         self.world.barrier()
 
     def _update_across(self, optimizer: Optimizer, slab: Slab, runs: list[Run], grads: list[Array]) -> None:
         """Update this rank's chunk of its slice, and bring the others' of it to this host, which has all once."""
         flat, ranks = slab.flat, self.world.column
-        first, last = _part_in_lines(flat, len(grads), self.world.host.rank)  # type: ignore[union-attr]
+        first, last = flat.part_in_lines(len(grads), self.world.host.rank)  # type: ignore[union-attr]
         if flat not in self._totals:
             self._totals[flat] = np.empty(last - first, flat.dtype)
         total = self._totals[flat]
@@ -193,13 +193,6 @@ def _once_a_host(world: World) -> bool:
     if not world.spans_hosts:
         return world.algorithm in ("auto", SHARED_MEMORY, HIERARCHICAL)
     return world.algorithm in ("auto", HIERARCHICAL) and bool(world.column)
-
-
-def _part_in_lines(flat: FlatParameters, parts: int, number: int) -> tuple[int, int]:
-    """Return [start, stop) of a part of the flat arrays, in whole cache lines."""
-    line = LINE_BYTES // flat.dtype.itemsize
-    start, stop = part(flat.data.size // line, parts, number)
-    return start * line, stop * line
 
 
 def _within(runs: list[Run], start: int, stop: int) -> list[Run]:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import LINE_BYTES, FlatParameters, allocate
+from npdp.nn.parameter import FlatParameters, allocate
 from npdp.parallel.parameter_server.roles import Roles
 from npdp.parallel.world import World
-from npdp.partition import part
 
 
 class Way(Enum):
@@ -59,9 +58,7 @@ class Layout:
 
     def range_of(self, server: int) -> tuple[int, int]:
         """Return [start, stop) of a server's shard: equal in bytes, in whole cache lines."""
-        line = LINE_BYTES // self.flat.dtype.itemsize
-        start, stop = part(self.flat.data.size // line, len(self._roles.servers), server)
-        return start * line, stop * line
+        return self.flat.part_in_lines(len(self._roles.servers), server)
 
     # What this rank's server has
     @property
