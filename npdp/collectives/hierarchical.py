@@ -94,7 +94,8 @@ def phases_of(nbytes: int, hosts: tuple[int, ...], shares_memory: bool) -> Phase
     return Phases(before, "allreduce", algorithm, after, columns, pieces)
 
 
-def columns_of(hosts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+@lru_cache(maxsize=64)
+def columns_of(hosts: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Return for each slice the ranks that carry it, one of each host; none where hosts have different numbers."""
     inside = groups(hosts)
     return tuple(zip(*inside)) if len({len(group) for group in inside}) == 1 else ()

@@ -81,7 +81,7 @@ class Exchange:
         raise NotImplementedError
 
     def ready(self, parameter: Tensor) -> None:
-        """Where it is told, something is to be done."""
+        """Do nothing: only what leaves early is told of each parameter."""
 
     def finish(self) -> None:
         raise NotImplementedError
