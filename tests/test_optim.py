@@ -356,7 +356,7 @@ def test_a_parameter_given_twice_moves_once():
 def test_a_step_is_the_steppers_where_flat_arrays_have_one():
     params, seen = parameters(3), []
     optimizer = optim.SGD(params, lr=1.0)
-    params[0].place[0].stepper = lambda *arguments: seen.append(arguments)
+    params[0].flat.stepper = lambda *arguments: seen.append(arguments)
     params[0].sum().backward()
     optimizer.step()
     assert seen == [(optimizer, optimizer.slabs[0])] and optimizer.slabs[0].steps == [0]
@@ -367,7 +367,7 @@ def test_a_step_refuses_gradients_that_were_not_exchanged_before_anything_is_cha
     exchanged, local = nn.Parameter(np.ones(2, np.float32)), nn.Parameter(np.ones(3))
     optimizer = optim.SGD([exchanged, local], lr=1.0)
     (exchanged.sum() + local.sum()).backward()
-    local.place[0].unsynced = lambda: None if local.grad is None else "not exchanged"
+    local.flat.unsynced = lambda: None if local.grad is None else "not exchanged"
     with pytest.raises(RuntimeError, match=r"SGD\.step: not exchanged"):
         optimizer.step()
     assert (exchanged.data == 1).all() and optimizer.slabs[0].steps == [0]
@@ -481,7 +481,7 @@ def test_mistakes_are_named(error, message, make):
     params = parameters(2)
     with pytest.raises(error, match=message):
         make(params)
-    assert params[0].place is None
+    assert params[0].flat is None
 
 
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])

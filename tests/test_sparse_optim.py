@@ -68,7 +68,7 @@ def test_sparse_and_dense_parameters_train_together():
 def test_sparse_parameters_are_never_laid_flat():
     layer = nn.SparseLinear(4, 2)
     flats = lay_flat(layer.parameters())
-    assert [flat.parameters for flat in flats] == [[layer.bias]] and layer.weight.place is None
+    assert [flat.parameters for flat in flats] == [[layer.bias]] and layer.weight.flat is None
     assert optim.SGD([layer.weight], lr=0.1).slabs == [] and lay_flat([layer.weight]) == []
 
 

@@ -49,10 +49,12 @@ class Parameter(Tensor):
         row_updater: of a sparse parameter, carries out its update, `row_updater(optimizer, parameter, gradient)`, where
             that is not left to the optimiser; its values are read-only then.
         optimizer: of a sparse parameter, weak reference to its optimiser, once it has one.
-        place: (the flat arrays that it lies in, its number there), once it has been laid flat.
+        flat: the flat arrays that it lies in, once it has been laid flat.
+        number: its number among their parameters.
     """
 
-    place: tuple[FlatParameters, int] | None = None
+    flat: FlatParameters | None = None
+    number: int = -1
     sparse: bool = False
     fetch: Callable[[Rows], None] | None = None
     unsynced: Callable[[], str | None] | None = None
@@ -76,7 +78,7 @@ class Parameter(Tensor):
 
     def require_writeable(self) -> None:
         """Raise ValueError where ranks hold the values in common, and only the optimiser may write them."""
-        if (self.place is not None or self.row_updater is not None) and not self.data.flags.writeable:
+        if (self.flat is not None or self.row_updater is not None) and not self.data.flags.writeable:
             raise ValueError(READ_ONLY)
 
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
@@ -182,7 +184,7 @@ class FlatParameters:
         if parameter.grad is not None:
             parameter.grad_buffer[...] = parameter.grad
             parameter.grad = parameter.grad_buffer
-        parameter.place = (self, number)
+        parameter.flat, parameter.number = self, number
 
     def move_data(self, data: Array, writeable: bool = True) -> None:
         """Move the values to `data`, an array as long as this one; `.data` is then a view of it, writeable or not."""
@@ -230,9 +232,8 @@ def lay_flat(parameters: Iterable[Parameter], allocate: Allocate = allocate) -> 
     loose: dict[np.dtype[Any], list[Parameter]] = {}
     parameters = [parameter for parameter in parameters if not parameter.sparse]
     for parameter in parameters:
-        if parameter.place is None:
+        if parameter.flat is None:
             loose.setdefault(parameter.dtype, []).append(parameter)
     for group in loose.values():
         FlatParameters(group, allocate)
-    found = {id(flat): flat for parameter in parameters if parameter.place for flat in parameter.place[:1]}
-    return list(found.values())
+    return list(dict.fromkeys(parameter.flat for parameter in parameters if parameter.flat is not None))

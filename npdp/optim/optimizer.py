@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
@@ -161,8 +161,8 @@ class Optimizer:
         if not callable(lr):
             not_negative("lr", lr)
         self.slabs = [
-            Slab(flat, sorted(numbers), self.state_names, allocate)
-            for flat, numbers in self._places(lay_flat(self.parameters, allocate))
+            Slab(flat, sorted(p.number for p in self.parameters if p.flat is flat), self.state_names, allocate)
+            for flat in lay_flat(self.parameters, allocate)
         ]
         for slab in self.slabs:
             slab.flat.optimizers.append(weakref.ref(self))
@@ -170,10 +170,6 @@ class Optimizer:
             parameter.optimizer = weakref.ref(self)
         flats = [slab.flat for slab in self.slabs]
         self._holders: list[FlatParameters | Parameter] = [*flats, *self.sparse_parameters]  # of gradients
-
-    def _places(self, flats: list[FlatParameters]) -> Iterator[tuple[FlatParameters, list[int]]]:
-        for flat in flats:
-            yield flat, [p.place[1] for p in self.parameters if p.place and p.place[0] is flat]
 
     @property
     def current_lr(self) -> float:

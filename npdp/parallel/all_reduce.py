@@ -64,7 +64,7 @@ class GradientExchange(Exchange):
         self._sparse = SparseExchange(self.sparse_parameters, world)
         self.buckets: list[Bucket] = []
         for flat in self.flats:
-            numbers = sorted(p.place[1] for p in self.parameters if p.place and p.place[0] is flat)
+            numbers = sorted(p.number for p in self.parameters if p.flat is flat)
             self.buckets += cut_buckets(flat, numbers, *sizes)
         self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._counts = [len(bucket.numbers) for bucket in self.buckets]  # of parameters
@@ -162,9 +162,9 @@ class GradientExchange(Exchange):
         for parameter in bucket.parameters:
             gradient = parameter.grad
             if gradient is None:
-                number = parameter.place[1]  # type: ignore[index]
-                flat.grad[flat.starts[number] : flat.flags[number]] = 0
-                flat.grad[flat.flags[number]] = flat.grad[bucket.unused] = 1
+                flag = flat.flags[parameter.number]  # behind its values
+                flat.grad[flat.starts[parameter.number] : flag] = 0
+                flat.grad[flag] = flat.grad[bucket.unused] = 1
             elif gradient is not parameter.grad_buffer:
                 parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
         if self._turn is not None:

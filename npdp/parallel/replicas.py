@@ -30,8 +30,8 @@ def require_alike(world: World, named: Named) -> None:
     require_equal(world, "parameters", [f"{name} {parameter.shape} {parameter.dtype}" for name, parameter in pairs])
     orders = [f"{name} in {'C' if p.data.flags.c_contiguous else 'Fortran'} order" for name, p in pairs]
     require_equal(world, "memory layouts of parameters", orders)
-    places = [(name, parameter.place) for name, parameter in pairs if isinstance(parameter, Parameter)]
-    numbers = [f"{name} as number {place[1]}" for name, place in places if place is not None]
+    laid = [(name, p.number) for name, p in pairs if isinstance(p, Parameter) and p.flat is not None]
+    numbers = [f"{name} as number {number}" for name, number in laid]
     require_equal(world, "orders of an optimiser's parameters", numbers)
 
 
