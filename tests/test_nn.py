@@ -239,8 +239,8 @@ def test_flatten_keeps_rows():
 def batch(rows, iteration=0, shape=(7,), global_rows=20):
     """Return ones as the loader gives them: the rows [start, stop) of a global batch."""
     start, stop = rows
-    place = Batch(stop - start, iteration, (start, global_rows))
-    return result(np.ones((stop - start, *shape), np.float32), place)
+    whole = Batch(stop - start, iteration, (start, global_rows))
+    return result(np.ones((stop - start, *shape), np.float32), whole)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (9,), (3, 5)])
@@ -367,11 +367,11 @@ def test_a_loss_knows_the_batch_that_it_was_computed_from():
     assert loss.batch is x.batch and (loss.batch.count, loss.batch.first_row, loss.batch.global_count) == (5, 4, 20)
 
 
-def test_the_place_in_the_global_batch_is_found_out_once_and_only_if_asked():
+def test_the_position_in_the_global_batch_is_found_out_once_and_only_if_asked():
     asked = []
-    place = Batch(3, 0, lambda count: asked.append(count) or (6, 10))
+    batch = Batch(3, 0, lambda count: asked.append(count) or (6, 10))
     assert asked == []
-    assert (place.first_row, place.global_count, place.place, asked) == (6, 10, (6, 10), [3])
+    assert (batch.first_row, batch.global_count, batch.position, asked) == (6, 10, (6, 10), [3])
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

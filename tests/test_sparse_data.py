@@ -128,7 +128,8 @@ def test_a_loader_gives_rows_that_carry_their_batch():
             for (x, y), (wanted, labels) in zip(DataLoader(mine, **options), DataLoader(array, **options)):
                 assert type(x) is SparseRows and np.array_equal(x.dense(), wanted.data)
                 assert np.array_equal(y.data, labels.data)
-                assert (x.batch.count, x.batch.place) == (wanted.batch.count, wanted.batch.place) and x.batch is y.batch
+                assert x.batch is y.batch
+                assert (x.batch.count, x.batch.position) == (wanted.batch.count, wanted.batch.position)
 
 
 # svmlight

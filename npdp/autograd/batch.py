@@ -17,7 +17,7 @@ class Batch:
     Args:
         count: number of samples on this rank.
         iteration: number of the global batch since training began.
-        place: (first row in the global batch, samples of the global batch over all ranks), or a function
+        position: (first row in the global batch, samples of the global batch over all ranks), or a function
             that finds it out, collectively, the first time that somebody asks.
         parts: into how many parts, one a rank, the global batch was cut.
         drawn: what says which samples the global batch has, the same on every rank: (samples of an epoch, batch_size,
@@ -25,13 +25,13 @@ class Batch:
             nobody knows.
     """
 
-    __slots__ = ("_place", "count", "drawn", "iteration", "parts")
+    __slots__ = ("_position", "count", "drawn", "iteration", "parts")
 
     def __init__(
         self,
         count: int,
         iteration: int,
-        place: tuple[int, int] | Callable[[int], tuple[int, int]],
+        position: tuple[int, int] | Callable[[int], tuple[int, int]],
         parts: int = 1,
         drawn: tuple[int, ...] = (),
     ) -> None:
@@ -39,21 +39,21 @@ class Batch:
         self.drawn = drawn
         self.iteration = iteration
         self.parts = parts
-        self._place = place
+        self._position = position
 
     @property
-    def place(self) -> tuple[int, int]:
-        if not isinstance(self._place, tuple):
-            self._place = self._place(self.count)
-        return self._place
+    def position(self) -> tuple[int, int]:
+        if not isinstance(self._position, tuple):
+            self._position = self._position(self.count)
+        return self._position
 
     @property
     def first_row(self) -> int:
-        return self.place[0]
+        return self.position[0]
 
     @property
     def global_count(self) -> int:
-        return self.place[1]
+        return self.position[1]
 
 
 MIXED = Batch(0, 0, (0, 0), 0)  # of a result of several batches that weigh differently

@@ -203,10 +203,10 @@ class DataParallel(Module):
     def _tagged(self, x: Tensor | SparseRows) -> Tensor | SparseRows:
         """Return `x` as rows of a global batch that is put together from what each rank brings."""
         self._untagged += self.training
-        batch = Batch(len(x), self._untagged, self._place, self.world.world_size)
+        batch = Batch(len(x), self._untagged, self._position, self.world.world_size)
         return as_rows_of(x, batch)
 
-    def _place(self, count: int) -> tuple[int, int]:
+    def _position(self, count: int) -> tuple[int, int]:
         """Return (first row of this rank, number of samples) of such a batch; collective where ranks keep step."""
         if pieces() > 1:
             raise ValueError(

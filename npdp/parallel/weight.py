@@ -17,7 +17,7 @@ def loss_weight(batch: Batch | None, world_size: int) -> float:
         ValueError: the loss is a sum, or of batches that weigh differently.
     """
     if batch is not None and batch.parts == world_size:  # as a rule
-        _, total = batch.place
+        _, total = batch.position
         return batch.count / total if total else 0.0
     if batch is SUMMED:
         raise ValueError(
