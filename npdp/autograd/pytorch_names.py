@@ -84,15 +84,15 @@ class Extreme(NamedTuple):
 
 
 @operation(keeps=NOTHING)
-def pick(x: Array, *, places: Array, axis: int):
-    """One element along an axis at each of the places, which have extent 1 there."""
+def pick(x: Array, *, indices: Array, axis: int):
+    """One element along an axis at each of the indices, which have extent 1 there."""
 
     def vjp(g: Array) -> Array:
         gradient = np.zeros_like(x)
-        np.put_along_axis(gradient, places, g, axis)
+        np.put_along_axis(gradient, indices, g, axis)
         return gradient
 
-    return np.take_along_axis(x, places, axis), (vjp,)
+    return np.take_along_axis(x, indices, axis), (vjp,)
 
 
 def _extreme(op, first):
@@ -106,9 +106,9 @@ def _extreme(op, first):
             return op(self, axis=axis if dim is None else dim, keepdims=keepdims or keepdim)
         if isinstance(dim, Tensor):
             raise TypeError(f"{op.__name__}: wanted a number for dim, got a Tensor; of two it is where(a > b, a, b)")
-        places = result(np.asarray(first(self.data, axis=dim, keepdims=True)), self.batch)
-        values = pick(self, places=places.data, axis=dim) if self.ndim else clone(self)
-        return Extreme(values, places) if keepdim else Extreme(_squeeze(values, dim), _squeeze(places, dim))
+        indices = result(np.asarray(first(self.data, axis=dim, keepdims=True)), self.batch)
+        values = pick(self, indices=indices.data, axis=dim) if self.ndim else clone(self)
+        return Extreme(values, indices) if keepdim else Extreme(_squeeze(values, dim), _squeeze(indices, dim))
 
     return method
 

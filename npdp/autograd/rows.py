@@ -100,7 +100,7 @@ class Distinct:
         self._slots = np.empty(count, np.int32)
 
     def __call__(self, numbers: Array) -> tuple[Rows, NDArray[np.int32]]:
-        """Return the distinct numbers, sorted; and for each entry the place of its number among them.
+        """Return the distinct numbers, sorted; and for each entry the index of its number among them.
 
         Args:
             numbers: (entries,) integers in range.

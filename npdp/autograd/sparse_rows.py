@@ -85,13 +85,13 @@ class SparseRows:
         lengths = self.indptr.take(rows + 1) - starts
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])
-        places = np.repeat(starts - indptr[:-1], lengths)  # (entries,)
-        places += np.arange(indptr[-1])
+        entries = np.repeat(starts - indptr[:-1], lengths)  # of these rows, by number
+        entries += np.arange(indptr[-1])
         shape = (len(rows), self.shape[1])
-        return unchecked(indptr, self.indices.take(places), self.values.take(places), shape)
+        return unchecked(indptr, self.indices.take(entries), self.values.take(entries), shape)
 
     def dense(self) -> Array:
-        """Return the table, (n, columns); entries of the same place add up."""
+        """Return the table, (n, columns); entries of the same row and column add up."""
         table = np.zeros(self.shape, self.dtype)
         np.add.at(table, (self.row_numbers(), self.indices), self.values)
         return table

@@ -52,8 +52,8 @@ class Topology:
         """Each rank's host: 0 for the first rank's, 1 for the next one, ...; collective the first time."""
         if self._hosts is None:
             numbers = gather(self.transport, [self.transport.host_number])[:, 0].tolist()
-            places = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
-            self._hosts = tuple(places[number] for number in numbers)
+            index_of = {number: index for index, number in enumerate(dict.fromkeys(numbers))}
+            self._hosts = tuple(index_of[number] for number in numbers)
         return self._hosts
 
     @property

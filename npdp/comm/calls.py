@@ -123,8 +123,8 @@ class Calls:
 
     def _kept(self, number: int) -> Call | None:
         latest = self._latest.copy()  # at once, for another thread may begin one
-        place = number - latest[0].number if latest else -1
-        return latest[place] if 0 <= place < len(latest) else None
+        index = number - latest[0].number if latest else -1
+        return latest[index] if 0 <= index < len(latest) else None
 
 
 def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationError:

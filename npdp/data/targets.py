@@ -79,9 +79,9 @@ def refuse_infinite(array: Array, part: Part, dtype: DTypeLike, what: str) -> No
     limit = np.finfo(np.dtype(dtype)).max
     if -limit <= array.min() and array.max() <= limit:  # false for NaN, which min and max pass on
         return
-    place = np.argwhere(~(np.abs(array) <= limit))[0]
-    raise InputError(f"{part.place(int(place[0]))}: expected finite {what}s within {np.dtype(dtype).name}, "
-                     f"got {array[tuple(place)]}")
+    index = np.argwhere(~(np.abs(array) <= limit))[0]
+    raise InputError(f"{part.place(int(index[0]))}: expected finite {what}s within {np.dtype(dtype).name}, "
+                     f"got {array[tuple(index)]}")
 
 
 def _parts(raw: RawData) -> list[Part]:

@@ -47,7 +47,7 @@ def _refuse(arguments: Arguments, arrays: tuple[Array, ...]) -> None:
     """Raise for the first fault; there is none if `check` only stumbled over a read-only array that is only read."""
     function, dtypes, names, only_read = arguments
     like, written = arrays[0], len(arrays) - only_read
-    for place, (name, array) in enumerate(zip(names, arrays, strict=True)):
+    for index, (name, array) in enumerate(zip(names, arrays, strict=True)):
         at = f"{function}: {name} is"
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{at} {type(array).__name__}, wanted a NumPy array")
@@ -62,5 +62,5 @@ def _refuse(arguments: Arguments, arrays: tuple[Array, ...]) -> None:
             raise ValueError(f"{at} strided ({array.strides[0]} bytes from element to element), wanted contiguous")
         if not array.flags.aligned:
             raise ValueError(f"{at} not aligned to its {array.itemsize}-byte elements, wanted aligned")
-        if place < written and not array.flags.writeable:
+        if index < written and not array.flags.writeable:
             raise ValueError(f"{at} read-only, wanted writeable: it is changed in place")

@@ -202,7 +202,7 @@ class Sequential(ModuleList):
 class Dropout(Module):
     """Sets a part p of the elements to 0 and scales the rest by 1 / (1 - p); in evaluation, nothing.
 
-    The mask is a function of (seed, this layer's place in the model, iteration, row in the global batch), by a
+    The mask is a function of (seed, this layer's number in the model, iteration, row in the global batch), by a
     counter-based generator: a row is masked alike however many ranks share the batch. A layer that is used several
     times in a forward has another mask each time. Rows are found where an input begins with the axis of the batch, or
     with that and others flattened, (batch * time, ...).
@@ -217,7 +217,7 @@ class Dropout(Module):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
         self.p, self.seed = p, None if seed is None else seed_of(seed, "Dropout: seed")
-        self.layer_number = 0  # its place among the dropouts of the model; Module keeps it
+        self.layer_number = 0  # among the dropouts of the model; Module keeps it
         self._calls = 0
         self._batch: Batch | None = None  # the last one seen, and how often since: each use has a mask of its own
         self._uses = 0

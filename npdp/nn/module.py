@@ -198,7 +198,7 @@ class Module:
         return [module for module in self.modules() if hasattr(module, "layer_number")]
 
     def _number_dropouts(self) -> None:
-        """Give each layer with a `layer_number` its place in the whole model: the same on every rank.
+        """Give each layer with a `layer_number` its number in the whole model: the same on every rank.
 
         Where models share parts, the one that took them first numbers them, and the others go on from there.
         """
@@ -208,7 +208,7 @@ class Module:
         count = 0
         for root in roots.values():
             numbered = root._dropouts()
-            numbers = {id(module): count + place for place, module in enumerate(numbered)} | numbers
+            numbers = {id(module): count + index for index, module in enumerate(numbered)} | numbers
             for module in numbered:
                 object.__setattr__(module, "layer_number", numbers[id(module)])
             count += len(numbered)

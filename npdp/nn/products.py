@@ -27,41 +27,41 @@ def _csr_array() -> Any:
     return csr_array
 
 
-def times(x: SparseRows, places: Array, table: Array) -> Array:
+def times(x: SparseRows, indices: Array, table: Array) -> Array:
     """Return the product of x and the rows of a table that it meets; (n, width).
 
     Args:
         x: (n, columns).
-        places: (entries,) int32, the row of the table for each entry.
+        indices: (entries,) int32, the row of the table for each entry.
         table: (count, width), the rows for the columns that x has entries in.
     """
     if _csr_array() is not None:
-        return _matrix(x, places, len(table)) @ table
-    terms = table.take(places, axis=0)
+        return _matrix(x, indices, len(table)) @ table
+    terms = table.take(indices, axis=0)
     terms *= x.values[:, None]
     return _sums(terms, x.indptr, len(x))
 
 
-def transposed_times(x: SparseRows, places: Array, count: int, g: Array) -> Array:
-    """Return x.T @ g where it is not zero: for `count` columns, each entry's given by `places`; g (n, width)."""
+def transposed_times(x: SparseRows, indices: Array, count: int, g: Array) -> Array:
+    """Return x.T @ g where it is not zero: for `count` columns, each entry's given by `indices`; g (n, width)."""
     if _csr_array() is not None:
-        return _matrix(x, places, count).T @ g
-    order = np.argsort(places, kind="stable")
+        return _matrix(x, indices, count).T @ g
+    order = np.argsort(indices, kind="stable")
     terms = g.take(x.row_numbers().take(order), axis=0)
     terms *= x.values.take(order)[:, None]
-    ends = np.cumsum(np.bincount(places, minlength=count))
+    ends = np.cumsum(np.bincount(indices, minlength=count))
     return _sums(terms, np.concatenate([[0], ends]), count)
 
 
-def sums_of_rows(g: Array, places: Array, count: int) -> Array:
-    """Return for each of `count` places the sum of the rows of `g` that go there; g (n, width) -> (count, width)."""
-    ones = unchecked(np.arange(len(g) + 1), places, np.ones(len(g), g.dtype), (len(g), count))
-    return transposed_times(ones, places, count, g)
+def sums_of_rows(g: Array, indices: Array, count: int) -> Array:
+    """Return for each of `count` indices the sum of the rows of `g` that have it; g (n, width) -> (count, width)."""
+    ones = unchecked(np.arange(len(g) + 1), indices, np.ones(len(g), g.dtype), (len(g), count))
+    return transposed_times(ones, indices, count, g)
 
 
-def _matrix(x: SparseRows, places: Array, columns: int) -> Any:
-    indptr = x.indptr.astype(places.dtype)  # scipy wants both of one dtype, and would look for it
-    return _csr_array()((x.values, places, indptr), shape=(len(x), columns))
+def _matrix(x: SparseRows, indices: Array, columns: int) -> Any:
+    indptr = x.indptr.astype(indices.dtype)  # scipy wants both of one dtype, and would look for it
+    return _csr_array()((x.values, indices, indptr), shape=(len(x), columns))
 
 
 def _sums(terms: Array, bounds: Array, count: int) -> Array:

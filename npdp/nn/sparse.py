@@ -71,13 +71,13 @@ class SparseLinear(Module):
             raise ValueError(f"SparseLinear: wanted an input of shape (n, {self.in_features}), got {x.shape}")
         weight, bias = self.weight, self.bias
         x = x.astype(weight.dtype)
-        rows, places = self._touched(weight, x.indices)
-        y = times(x, places, weight.data.take(rows, axis=0))  # each row is fetched from memory once, in order
+        rows, indices = self._touched(weight, x.indices)
+        y = times(x, indices, weight.data.take(rows, axis=0))  # each row is fetched from memory once, in order
         if bias is not None:
             y += bias.data
 
         def to_weight(g: Array) -> Any:
-            return _rows(weight, rows, transposed_times(x, places, len(rows), g))
+            return _rows(weight, rows, transposed_times(x, indices, len(rows), g))
 
         return _recorded("sparse_linear", y, x.batch, (weight, to_weight), (bias, lambda g: g.sum(axis=0)))
 
@@ -120,11 +120,11 @@ class Embedding(Module):
         numbers = as_tensor(numbers)
         batch, numbers = numbers.batch, self._checked(numbers.data)
         weight, flat = self.weight, numbers.reshape(-1)
-        rows, places = self._touched(weight, flat)
+        rows, indices = self._touched(weight, flat)
         y = weight.data.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
 
         def to_weight(g: Array) -> Any:
-            return _rows(weight, rows, sums_of_rows(g.reshape(len(flat), self.embedding_dim), places, len(rows)))
+            return _rows(weight, rows, sums_of_rows(g.reshape(len(flat), self.embedding_dim), indices, len(rows)))
 
         return _recorded("embedding", y, batch, (weight, to_weight))
 
@@ -152,13 +152,13 @@ class _Touched:
         self._here = _OfThisThread()  # a layer may be used by several ranks at once, and slots are written
 
     def __call__(self, parameter: Parameter, numbers: Array) -> tuple[Rows, Array]:
-        """Return the rows, sorted and each once, and the place of each number among them."""
+        """Return the rows, sorted and each once, and the index of each number among them."""
         if self._here.distinct is None:
             self._here.distinct = Distinct(self._count)
-        rows, places = self._here.distinct(numbers)
+        rows, indices = self._here.distinct(numbers)
         if parameter.fetch is not None:
             parameter.fetch(rows)
-        return rows, places
+        return rows, indices
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copied or saved layer begins without slots
         return type(self), (self._count,)

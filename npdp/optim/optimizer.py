@@ -70,27 +70,27 @@ class Slab:
     def _broken_runs(self) -> list[Run]:
         """Return the runs where some parameters have no gradient, another age, or another owner."""
         used = []
-        for place, parameter in enumerate(self.parameters):
+        for index, parameter in enumerate(self.parameters):
             if parameter.data is not parameter.data_buffer:
                 parameter.data = put_in(parameter.data_buffer, parameter.data, "data")
             if parameter.grad is None:
                 continue
             if parameter.grad is not parameter.grad_buffer:
                 put_in(parameter.grad_buffer, parameter.grad, "grad")
-            used.append(place)
+            used.append(index)
         return self.runs_of(used)
 
-    def runs_of(self, places: Iterable[int]) -> list[Run]:
+    def runs_of(self, indices: Iterable[int]) -> list[Run]:
         """Return the runs of these of its parameters, neighbours of one age together, and count their step."""
         runs: list[Run] = []
-        for place in places:
-            self.steps[place] += 1
-            number = self.numbers[place]
+        for index in indices:
+            self.steps[index] += 1
+            number = self.numbers[index]
             start, stop = self.flat.starts[number : number + 2]
-            if runs and (runs[-1].stop, runs[-1].step) == (start, self.steps[place]):
+            if runs and (runs[-1].stop, runs[-1].step) == (start, self.steps[index]):
                 runs[-1] = runs[-1]._replace(stop=stop)
             else:
-                runs.append(Run(start, stop, self.steps[place]))
+                runs.append(Run(start, stop, self.steps[index]))
         return runs
 
     def move_state(self, state: Mapping[str, Array]) -> None:

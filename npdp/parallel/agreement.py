@@ -52,8 +52,8 @@ def require_equal(
     for rank, text in others:
         if text != firsts:
             theirs, ours = text.split("\n"), firsts.split("\n")
-            place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
-            got, wanted = ("nothing" if place >= len(lines) else lines[place] for lines in (theirs, ours))
+            index = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
+            got, wanted = ("nothing" if index >= len(lines) else lines[index] for lines in (theirs, ours))
             raise kind(f"{what} differ between ranks: rank {rank} has {got}, rank {first} has {wanted}")
 
 

@@ -121,12 +121,12 @@ def require_not_replaced(parameter: Parameter) -> None:
 
 
 def move_in(slab: Slab) -> list[int]:
-    """Put the gradients of a slab's parameters where they belong; return the places of those that have none."""
+    """Put the gradients of a slab's parameters where they belong; return the indices of those that have none."""
     unused = []
-    for place, parameter in enumerate(slab.parameters):
+    for index, parameter in enumerate(slab.parameters):
         gradient = parameter.grad
         if gradient is None:
-            unused.append(place)
+            unused.append(index)
         elif gradient is not parameter.grad_buffer:
             parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
     return unused

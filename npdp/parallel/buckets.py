@@ -59,14 +59,14 @@ def cut_buckets(
     """
     buckets: list[Bucket] = []
     last = numbers[-1] + 1
-    for place in reversed(range(len(numbers))):
-        first = numbers[place]
+    for index in reversed(range(len(numbers))):
+        first = numbers[index]
         cap = min(first_bucket_mb, bucket_cap_mb) if not buckets else bucket_cap_mb
         nbytes = (flat.starts[last] - flat.starts[first]) * flat.dtype.itemsize
-        gap = place == 0 or numbers[place - 1] != first - 1
+        gap = index == 0 or numbers[index - 1] != first - 1
         if gap or nbytes >= cap * MB:
             buffer = flat.grad[flat.starts[first] : flat.starts[last]]
             mark = flat.flags[last - 1] + 1  # behind the last value and its flag
             buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark, mark + 1))
-            last = numbers[place - 1] + 1
+            last = numbers[index - 1] + 1
     return buckets

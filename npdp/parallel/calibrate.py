@@ -2,8 +2,8 @@
 
 What is timed are steps as `execute` carries them out, by all ranks at once that can take part:
 
-    near, far    0 → 1, then 1 → 0: pairs of a host's ranks; far: ranks that have the same place on two hosts
-    both ways    all to their right, then on what they got; far: to the same place on the next host
+    near, far    0 → 1, then 1 → 0: pairs of a host's ranks; far: of a column, which has one of each host
+    both ways    all to their right, then on what they got; far: in a column, to the next host
     added        near, but the first message is added
     direct       an all-reduce through shared memory, of arrays that lie there; staged: of others
 
@@ -109,7 +109,7 @@ def _kinds(world: World, per_host: Groups) -> dict[str, Kind]:
         "ring": allreduce((WHOLE_BYTES,), "ring"),
         "add": Kind((0,), lambda nbytes: lambda: kernels.accumulate(buffer[:2], buffer[2:4]), typical=min),
     }
-    columns = [[host[place] for host in per_host] for place in range(min(map(len, per_host)))]
+    columns = [[host[index] for host in per_host] for index in range(min(map(len, per_host)))]
     for name, together in (("near", per_host), ("far", columns)):
         if pairs := _pairs(together):
             there_and_back = partial(_there_and_back, world.rank, pairs)
@@ -145,8 +145,8 @@ def _around(rank: int, groups: Groups, nbytes: int) -> list[RankStep]:
     """Return this rank's steps: it sends to its right, gets from its left, and passes that on."""
     for group in groups:
         if rank in group and len(group) > 1:
-            place = group.index(rank)
-            left, right = group[place - 1], group[(place + 1) % len(group)]
+            index = group.index(rank)
+            left, right = group[index - 1], group[(index + 1) % len(group)]
             return [
                 RankStep(_segments(right, start, nbytes), _segments(left, nbytes - start, nbytes))
                 for start in (0, nbytes)

@@ -100,8 +100,8 @@ def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, tuple):
         return value._make(made) if hasattr(value, "_make") else type(value)(made)  # a namedtuple, or another
     copied: Any = copy.copy(value)  # also of an OrderedDict, say
-    for place, each in zip(value if isinstance(value, dict) else range(len(value)), made):
-        copied[place] = each
+    for key, each in zip(value if isinstance(value, dict) else range(len(value)), made):
+        copied[key] = each
     return copied
 
 

@@ -29,8 +29,8 @@ def turn_of(exchanges: int) -> int | None:
 
 def mark_of(bucket: Bucket, turn: int) -> int:
     """Return a bucket's mark, as this rank has the parameters: 8 bits of another value each turn."""
-    lap, place = divmod(turn, len(bucket.numbers))
-    number = bucket.numbers[-1 - place]
+    lap, index = divmod(turn, len(bucket.numbers))
+    number = bucket.numbers[-1 - index]
     flat = bucket.flat
     start, stop = flat.starts[number], flat.flags[number]
     bits = flat.data.view(f"i{flat.dtype.itemsize}")

@@ -84,6 +84,6 @@ def _padded(nbytes: int) -> int:
 
 
 def _lay_out(memory: Any, sizes: list[int]) -> list[Any]:
-    """Return a view of each piece's place in the memory."""
+    """Return a view of where each piece lies in the memory."""
     starts = np.cumsum([0, *(_padded(size) for size in sizes)])
     return [memory[start : start + size] for start, size in zip(starts, sizes)]

@@ -94,10 +94,10 @@ class SparseExchange:
         rows = np.concatenate([line[count * width :][:count] for line, count in zip(lines, counts)])
         if parameter not in self._distinct:
             self._distinct[parameter] = Distinct(len(parameter.data))
-        distinct, places = self._distinct[parameter](rows)
+        distinct, indices = self._distinct[parameter](rows)
         shape = (len(rows), width * WORD.itemsize // parameter.dtype.itemsize)
         self._touched[parameter] = distinct
-        total = sums_of_rows(values.view(parameter.dtype).reshape(shape), places, len(distinct))
+        total = sums_of_rows(values.view(parameter.dtype).reshape(shape), indices, len(distinct))
         return RowGradient(distinct, total.reshape(len(distinct), *parameter.shape[1:]), parameter.shape)
 
 

@@ -134,8 +134,8 @@ class _Shards:
         roles, strategy = self.roles, self.strategy
         shards: list[tuple[Shard, Policy]] = []
         for number, (key, optimizer) in enumerate(self.optimizers.items()):
-            place = number * len(roles.servers) + roles.server
-            policy = strategy.policy(roles.workers, place, isinstance(key, Parameter))
+            among_all = number * len(roles.servers) + roles.server
+            policy = strategy.policy(roles.workers, among_all, isinstance(key, Parameter))
             shards.append((self._shard(key, optimizer), policy))
         has_first = roles.server == 0
         return Service(*lines.for_a_thread(), self.header_length, roles.workers, shards, has_first, strategy.record)

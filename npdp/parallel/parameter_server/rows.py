@@ -43,12 +43,12 @@ class Lane:
         return self._memory is not None and self._start(count) + count * self._row_bytes <= self._memory.size
 
     def rows(self, count: int) -> Rows:
-        """Return the place for the numbers of so many rows."""
+        """Return where the numbers of so many rows lie."""
         assert self._memory is not None
         return self._memory[: count * 8].view(np.int64)
 
     def values(self, count: int) -> Array:
-        """(count, width): return the place for their values."""
+        """Return where their values lie, (count, width)."""
         assert self._memory is not None
         start = self._start(count)
         return self._memory[start : start + count * self._row_bytes].view(self._dtype).reshape(count, self._width)
@@ -165,8 +165,8 @@ class RowShard:
             return gradients[0]
         if self._distinct is None:
             self._distinct = Distinct(len(self.data))
-        rows, places = self._distinct(np.concatenate([rows for rows, _ in gradients]))
-        return rows, sums_of_rows(np.concatenate([values for _, values in gradients]), places, len(rows))
+        rows, indices = self._distinct(np.concatenate([rows for rows, _ in gradients]))
+        return rows, sums_of_rows(np.concatenate([values for _, values in gradients]), indices, len(rows))
 
 
 class RemoteRows:

@@ -110,7 +110,7 @@ class DenseShard:
         self._rate.set(pushes, self.version)
         grad = self._gradient(pushes)
         everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
-        used = [place for place in range(len(self._slab.numbers)) if place not in everywhere_unused]
+        used = [index for index in range(len(self._slab.numbers)) if index not in everywhere_unused]
         for run in self._slab.runs_of(used):
             mine = run._replace(start=max(0, run.start - self.start), stop=min(run.stop, self.stop) - self.start)
             if mine.start < mine.stop:

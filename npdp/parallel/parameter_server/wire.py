@@ -38,7 +38,7 @@ REPLY = 7  # numbers of a reply's header
 class Header(NamedTuple):
     """The numbers of a worker's header, before the mask of unused parameters; what a message lacks is left out."""
 
-    kind: int  # the message's place in KINDS
+    kind: int  # an index of KINDS
     shard: int  # of the server that it is for
     sequence: int
     version: int = 0
@@ -72,8 +72,8 @@ def encode(message: Message, shard: int, header: Array) -> None:
     header[:FIXED] = _numbers(message, shard)
     header[FIXED:] = 0
     if isinstance(message, Push):
-        for place in message.unused:
-            header[FIXED + place // BITS] |= 1 << place % BITS
+        for index in message.unused:
+            header[FIXED + index // BITS] |= 1 << index % BITS
 
 
 def _numbers(message: Message, shard: int) -> Header:

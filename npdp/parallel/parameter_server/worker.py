@@ -121,11 +121,11 @@ class ServerExchange(ExchangeAtStep):
     # What the optimiser calls
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
         unused = tuple(move_in(slab))
-        for place in unused:
-            slab.parameters[place].grad_buffer[...] = 0  # type: ignore[index]
+        for index in unused:
+            slab.parameters[index].grad_buffer[...] = 0  # type: ignore[index]
         self._push(optimizer, slab, self._slabs.get(slab, []), RemoteSlab.push, unused)
-        for place, parameter in enumerate(slab.parameters):
-            if place in unused:
+        for index, parameter in enumerate(slab.parameters):
+            if index in unused:
                 parameter.version[0] += 1  # others may have used it
 
     def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
