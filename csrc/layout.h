@@ -46,15 +46,15 @@ static size_t ring_bytes(const npdp_host *host)
     return LONGEST_IN_RING * host->longest_slot;
 }
 
-/* How many ranks' chunks have a place in a slot. */
-static size_t places(const npdp_host *host)
+/* How many ranks have a chunk. */
+static uint32_t chunk_count(const npdp_host *host)
 {
     return host->kind == NPDP_BROADCAST ? 1 : host->ranks;
 }
 
 static size_t slot_bytes(const npdp_host *host)
 {
-    return places(host) * host->piece * item_bytes(host->dtype);
+    return chunk_count(host) * host->piece * item_bytes(host->dtype);
 }
 
 /* Where in the ring segment k of the collective under way has its slot: behind the one before, at the start where it would
@@ -111,7 +111,7 @@ static size_t segment(const npdp_host *host, uint32_t rank, size_t k, size_t *nb
 }
 
 /* Where a segment of a rank's chunk lies in a slot, in bytes. */
-static size_t place(const npdp_host *host, uint32_t rank)
+static size_t offset_in_slot(const npdp_host *host, uint32_t rank)
 {
     return host->kind == NPDP_BROADCAST ? 0 : rank * host->piece * size_of(host);
 }

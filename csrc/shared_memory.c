@@ -56,17 +56,16 @@ static void put_in(npdp_host *host, uint32_t k)
         size_t nbytes;
         const size_t at = segment(host, rank, k, &nbytes);
         if (nbytes && (rank == host->rank) != sums(host)) /* to be summed: others' chunks; to be gathered: my own */
-            write_slot(host, mine + place(host, rank), host->buffer + at, nbytes);
+            write_slot(host, mine + offset_in_slot(host, rank), host->buffer + at, nbytes);
     }
 }
 
 static void sum_segment(npdp_host *host, uint32_t k)
 {
     size_t nbytes;
-    const size_t at = segment(host, host->rank, k, &nbytes), mine = place(host, host->rank);
+    const size_t at = segment(host, host->rank, k, &nbytes), mine = offset_in_slot(host, host->rank);
     for (uint32_t rank = 0; rank < host->ranks; rank++)
-        sources(host)[rank] =
-            rank == host->rank ? host->buffer + at : slot(host, rank, k) + mine;
+        sources(host)[rank] = rank == host->rank ? host->buffer + at : slot(host, rank, k) + mine;
     host->pointers[0] = host->buffer + at;
     host->pointers[1] = slot(host, host->rank, k) + mine;
     if (host->kind != NPDP_ALLREDUCE)
@@ -81,7 +80,7 @@ static void take(npdp_host *host, uint32_t k)
         size_t nbytes;
         const size_t at = segment(host, rank, k, &nbytes);
         if (nbytes && rank != host->rank)
-            copy(host, host->buffer + at, slot(host, rank, k) + place(host, rank), nbytes);
+            copy(host, host->buffer + at, slot(host, rank, k) + offset_in_slot(host, rank), nbytes);
     }
 }
 
@@ -159,7 +158,7 @@ static void be_staged(npdp_host *host)
     const size_t longest = longest_chunk(host);
     const size_t lines_bytes = cover(longest * size_of(host), CACHE_LINE_BYTES) * CACHE_LINE_BYTES;
     host->mode = STAGED;
-    host->piece = smaller(host->longest_slot / places(host), lines_bytes) / size_of(host);
+    host->piece = smaller(host->longest_slot / chunk_count(host), lines_bytes) / size_of(host);
     host->segments = (uint32_t)cover(longest, host->piece);
     host->last_phase = host->segments + (sums(host) && gathers(host));
 }
@@ -174,9 +173,8 @@ static int direct_pays(const npdp_host *host)
 static void be_direct(npdp_host *host)
 {
     const size_t nbytes = sums(host) ? DIRECT_BYTES : DIRECT_COPY_BYTES;
-    const uint32_t chunks = host->kind == NPDP_BROADCAST ? 1 : host->ranks;
     host->mode = DIRECT;
-    host->piece = cover(nbytes, chunks * CACHE_LINE_BYTES) * CACHE_LINE_BYTES / size_of(host);
+    host->piece = cover(nbytes, chunk_count(host) * CACHE_LINE_BYTES) * CACHE_LINE_BYTES / size_of(host);
     host->segments = (uint32_t)cover(longest_chunk(host), host->piece);
     host->last_phase = host->segments + 1;
 }
