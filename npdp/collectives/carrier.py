@@ -48,15 +48,15 @@ class Carrier(Topology):
         self._across: AcrossHosts | None = None
 
     # At once
-    def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, which: int = 0) -> None:
+    def run(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root_or_bucket: int = 0) -> None:
         """Carry out a collective with the algorithm chosen; of a mean, the sum.
 
         Args:
             op: sum, mean, min, max or prod; with FORTRAN behind it where the buffer is an array in that order.
-            which: the root of a broadcast; the number of a bucket, counted from 1, that an all-reduce sums.
+            root_or_bucket: the root of a broadcast; the number of the bucket, from 1, that an all-reduce sums; 0: none.
         """
         if self.around or self._overlap.busy:
-            self._run_apart(collective, buffer, op, algorithm, which)
+            self._run_apart(collective, buffer, op, algorithm, root_or_bucket)
             return
         algorithm = (  # found at once, as a rule: small collectives take a microsecond
             self._chosen.get((collective, buffer.nbytes, algorithm, self.algorithm))
@@ -65,11 +65,12 @@ class Carrier(Topology):
         if self.world_size == 1:
             return
         if algorithm == SHARED_MEMORY:  # as Host.collective does it, with a call less
-            status = self._host.kernel.begin(collective, buffer, op, which)  # type: ignore[union-attr]
+            status = self._host.kernel.begin(collective, buffer, op, root_or_bucket)  # type: ignore[union-attr]
             if status:
                 self._host.finish(status)  # type: ignore[union-attr]
         else:
-            self._run_by_messages(collective, algorithm, partial(self._work, collective, algorithm, buffer, op, which))
+            work = partial(self._work, collective, algorithm, buffer, op, root_or_bucket)
+            self._run_by_messages(collective, algorithm, work)
 
     def run_in_column(self, collective: str, mine: Buffer, count: int) -> None:
         """Reduce-scatter, summing, or allgather this rank's slice, in place, among those that carry it across hosts.
@@ -87,7 +88,7 @@ class Carrier(Topology):
 
         self._run_by_messages(collective, "slices", work)
 
-    def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, which: int) -> None:
+    def _run_apart(self, collective: str, buffer: Buffer, op: str, algorithm: str | None, root_or_bucket: int) -> None:
         """Carry out a collective within all contexts, after what was begun before it."""
         around, self.around = self.around, []
         try:
@@ -95,7 +96,7 @@ class Carrier(Topology):
                 for context in around:
                     stack.enter_context(context())
                 self.finish()  # choosing may be collective too
-                self.run(collective, buffer, op, algorithm, which)
+                self.run(collective, buffer, op, algorithm, root_or_bucket)
         finally:
             self.around = around
 
@@ -115,39 +116,41 @@ class Carrier(Topology):
             self._by_messages.release()
         self.other_s += self._outside_kernel_s() - before
 
-    def _work(self, collective: str, algorithm: str, buffer: Buffer, op: str, which: int) -> Work:
+    def _work(self, collective: str, algorithm: str, buffer: Buffer, op: str, root_or_bucket: int) -> Work:
         """Count a call, and return what carries it out: it yields each message before it must be waited for.
 
         Where it yields None, it waits for something else next.
         """
         if algorithm == SHARED_MEMORY:
-            return later(lambda: self._host.collective(collective, buffer, op, which))  # type: ignore[union-attr]
+            how = collective, buffer, op, root_or_bucket
+            return later(lambda: self._host.collective(*how))  # type: ignore[union-attr]
         if algorithm == HIERARCHICAL and self._across is None:
             self._across = AcrossHosts(self.hosts, self.rank, self.host)
-        call = self.transport.calls.begin(described(collective, buffer.size, buffer.dtype, op, which, algorithm))
+        what = described(collective, buffer.size, buffer.dtype, op, root_or_bucket, algorithm)
+        call = self.transport.calls.begin(what)
         if algorithm == NATIVE:
             return later(lambda: self.transport.native_allreduce(buffer, elementwise(op), call))
         if algorithm == HIERARCHICAL:
-            return self._across.allreduce(buffer, op, self.transport, call, which)  # type: ignore[union-attr]
-        root = which if collective == "broadcast" else 0
+            return self._across.allreduce(buffer, op, self.transport, call, root_or_bucket)  # type: ignore[union-attr]
+        root = root_or_bucket if collective == "broadcast" else 0
         steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
         return messages(steps, self.transport, buffer, op, call)
 
-    def persistent_allreduce(self, buffer: Buffer, which: int = 0) -> Callable[[], None]:
+    def persistent_allreduce(self, buffer: Buffer, bucket: int = 0) -> Callable[[], None]:
         """Return what sums a 1-D buffer in place, each time that it is called, on all ranks.
 
         MPI's word for a collective of which all that does not change is settled beforehand. Through shared memory that
         is most of what a small one costs in Python.
         """
         if self.world_size == 1 or self.chosen("allreduce", buffer.nbytes) != SHARED_MEMORY or self._host is None:
-            return lambda: self.run("allreduce", buffer, "sum", None, which)
+            return lambda: self.run("allreduce", buffer, "sum", None, bucket)
         host, algorithm, choices = self._host, self.algorithm, self._chosen
-        begin = host.kernel.persistent("allreduce", buffer, "sum", which)
+        begin = host.kernel.persistent("allreduce", buffer, "sum", bucket)
 
         def allreduce() -> None:
             as_settled = self._host is host and self._chosen is choices and self.algorithm == algorithm
             if not as_settled or self.around or self._overlap.busy:
-                self.run("allreduce", buffer, "sum", None, which)
+                self.run("allreduce", buffer, "sum", None, bucket)
                 return
             status = begin()
             if status:
@@ -156,20 +159,20 @@ class Carrier(Topology):
         return allreduce
 
     # Beside the program
-    def begin_allreduce(self, buffer: Buffer, which: int = 0) -> None:
+    def begin_allreduce(self, buffer: Buffer, bucket: int = 0) -> None:
         """Begin to sum a 1-D buffer in place, beside the program; `finish` ends it.
 
         Until then nobody may touch the buffer. What is begun is carried out in this order, before any other collective.
         """
         if self.around:
-            self._run_apart("allreduce", buffer, "sum", None, which)
+            self._run_apart("allreduce", buffer, "sum", None, bucket)
             return
         algorithm = self.chosen("allreduce", buffer.nbytes)
         if not self._overlap.busy:
             self._program_s = self.wait_s, self.collective_s
         before = time.perf_counter()
         with self.transport.calls:
-            self._overlap.begin(self._work("allreduce", algorithm, buffer, "sum", which), self.transport.wait)
+            self._overlap.begin(self._work("allreduce", algorithm, buffer, "sum", bucket), self.transport.wait)
         wait_s, collective_s = self._program_s
         self._program_s = wait_s, collective_s + time.perf_counter() - before
 

@@ -69,16 +69,16 @@ class Host:
         return next(vain, None)
 
     # Collectives
-    def collective(self, kind: str, buffer: Buffer, op: str = "sum", which: int = 0) -> None:
+    def collective(self, kind: str, buffer: Buffer, op: str = "sum", root_or_bucket: int = 0) -> None:
         """Carry out `kind` on a 1-D contiguous buffer, in place; collective over the host's ranks.
 
         Args:
-            which: the root of a broadcast, as an index of `ranks`; the number of a bucket.
+            root_or_bucket: the root of a broadcast, as an index of `ranks`; the number of the bucket, if it is one.
 
         Raises:
             CommunicationError: another rank has called something else, or has left; or the last one was not finished.
         """
-        status = self.kernel.begin(kind, buffer, op, which)
+        status = self.kernel.begin(kind, buffer, op, root_or_bucket)
         if status:
             self.finish(status)
 

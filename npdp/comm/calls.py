@@ -25,7 +25,7 @@ from npdp.kernels import FORTRAN
 
 KEPT = 4096  # calls that a rank remembers, for ranks that are behind: a root may send all parameters of a model at once
 HEARS_EVERY = 64  # calls after which it reads notes though it does not wait, lest they pile up among its messages
-BARRIER, GIVING_OUT = 2**32 - 1, 2**32 - 2  # in the place of a bucket's number: what an all-reduce is part of
+BARRIER, GIVING_OUT = 2**32 - 1, 2**32 - 2  # instead of a bucket's number: what an all-reduce is part of
 PART_OF = {BARRIER: "barrier", GIVING_OUT: "shared_empty, or something else that takes shared memory"}
 NOTE_AFTER_S = 1.0  # of waiting in one call; a note that nobody reads for long would be in the way of messages
 
@@ -136,16 +136,18 @@ def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationErr
 
 
 @lru_cache(maxsize=1024)
-def described(collective: str, count: int, dtype: np.dtype[Any], op: str, which: int, algorithm: str = "") -> str:
+def described(
+    collective: str, count: int, dtype: np.dtype[Any], op: str, root_or_bucket: int, algorithm: str = ""
+) -> str:
     """Return a collective in words, with its algorithm where that is to be the same on all ranks.
 
     Made once, as asking a dtype for its name takes microseconds.
     """
-    if collective == "barrier" or which in PART_OF:
-        return PART_OF.get(which, collective)
+    if collective == "barrier" or root_or_bucket in PART_OF:
+        return PART_OF.get(root_or_bucket, collective)
     order = FORTRAN if op.endswith(FORTRAN) else ""
-    summed = f" ({op})" + (f", bucket {which}" if which else "")
-    detail = {"broadcast": f" from rank {which}{order}", "allgather": order}.get(collective, summed)
+    summed = f" ({op})" + (f", bucket {root_or_bucket}" if root_or_bucket else "")
+    detail = {"broadcast": f" from rank {root_or_bucket}{order}", "allgather": order}.get(collective, summed)
     return f"{collective} of {count} {dtype.name}{detail}" + (f" by {algorithm}" if algorithm else "")
 
 

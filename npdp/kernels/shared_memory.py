@@ -67,19 +67,20 @@ class HostRank:
         host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
         host.longest_s = LONGEST_S
 
-    def begin(self, kind: str, array: Array, op: str, which: int = 0) -> int:
+    def begin(self, kind: str, array: Array, op: str, root_or_bucket: int = 0) -> int:
         """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT.
 
         Of a mean it leaves the sum. UNFINISHED: it has not begun, for the last one has not come to its end.
         """
         return _begin(  # type: ignore[no-any-return]
-            self._host, KINDS[kind], _OPS[op], _CODES[array.dtype.num], _pointer(_BYTES, array), array.size, which
-        )
+            self._host, KINDS[kind], _OPS[op], _CODES[array.dtype.num],
+            _pointer(_BYTES, array), array.size, root_or_bucket,
+        )  # fmt: skip
 
-    def persistent(self, kind: str, array: Array, op: str, which: int = 0) -> Callable[[], int]:
+    def persistent(self, kind: str, array: Array, op: str, root_or_bucket: int = 0) -> Callable[[], int]:
         """Return what begins a collective on `array`, as `begin` does, each time that it is called."""
         numbers = KINDS[kind], _OPS[op], _CODES[array.dtype.num]
-        return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, which)
+        return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, root_or_bucket)
 
     def go_on(self) -> int:
         """Go on for LONGEST_S; return DONE, WAITING or DIFFERENT."""
@@ -121,8 +122,8 @@ class HostRank:
         """Return what a rank of the host has called: (collective, count, dtype, op, root or bucket)."""
         count = ffi.new("uint64_t *")
         what = lib.npdp_call_of(self._host, rank, count)
-        kind, op, dtype, which = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
-        return _name(KINDS, kind), count[0], np.dtype(_name(DTYPES, dtype)), _name(_OPS, op), which
+        kind, op, dtype, root_or_bucket = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
+        return _name(KINDS, kind), count[0], np.dtype(_name(DTYPES, dtype)), _name(_OPS, op), root_or_bucket
 
 
 def _name(codes: dict[str, int], wanted: int) -> str:
