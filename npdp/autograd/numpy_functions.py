@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from npdp.autograd.given import leaves
+from npdp.autograd.given import changed, leaves
 from npdp.autograd.tensor import Tensor, is_grad_enabled
 
 
@@ -17,8 +17,8 @@ def _of_arrays(
     self: Tensor, function: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return what the function makes of the arrays; NumPy asks for it (`__array_function__`)."""
-    answer = function(*_arrays(args), **{name: _arrays(value) for name, value in kwargs.items()})
-    given = leaves((args, tuple(kwargs.values())))
+    answer = function(*changed(args, _array), **changed(kwargs, _array))
+    given = leaves((args, kwargs))
     wanted = is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in given)
     if wanted and any(hasattr(part, "dtype") and part.dtype.kind == "f" for part in leaves(answer)):
         raise TypeError(
@@ -28,10 +28,7 @@ def _of_arrays(
     return answer
 
 
-def _arrays(given: Any) -> Any:
-    """Return `given` with arrays for tensors, in lists and tuples too."""
-    if isinstance(given, (list, tuple)):
-        return type(given)([_arrays(part) for part in given])
+def _array(given: Any) -> Any:
     return given.data if isinstance(given, Tensor) else given
 
 

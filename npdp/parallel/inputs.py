@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from npdp.autograd import Batch, Tensor
+from npdp.autograd.given import changed, leaves
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.nn.module import as_tensor
 from npdp.nn.parameter import Parameter
@@ -14,7 +14,7 @@ from npdp.nn.parameter import Parameter
 
 def rows_in(value: Any) -> Iterator[Any]:
     """Yield what has rows, arrays of at least one dimension, in its order: also in tuples, lists and dicts."""
-    for each in _all_in(value):
+    for each in leaves(value):
         if isinstance(each, SparseRows) or getattr(each, "ndim", 0) >= 1:
             yield each
 
@@ -26,7 +26,7 @@ def batch_of(value: Any) -> Batch | None:
 
 def with_rows(value: Any, rows: Any, instead: Any) -> Any:
     """Return the same with `instead` wherever it has `rows`."""
-    return _changed(value, lambda each: instead if each is rows else each)
+    return changed(value, lambda each: instead if each is rows else each)
 
 
 def with_batch(value: Any, batch: Batch) -> Any:
@@ -36,7 +36,7 @@ def with_batch(value: Any, batch: Batch) -> Any:
         is_silent = isinstance(each, (Tensor, SparseRows)) and not isinstance(each, Parameter) and each.batch is None
         return as_rows_of(each, batch) if is_silent and each.shape[:1] == (batch.count,) else each
 
-    return _changed(value, tagged)
+    return changed(value, tagged)
 
 
 def as_rows(value: Any) -> Tensor | SparseRows:
@@ -57,7 +57,7 @@ def as_rows_of(x: Tensor | SparseRows, batch: Batch) -> Tensor | SparseRows:
 
 def tag(outputs: Any, batch: Batch) -> None:
     """Let the results of a forward carry its batch where they do not: it has made them of arrays."""
-    for each in _all_in(outputs):
+    for each in leaves(outputs):
         is_result = isinstance(each, Tensor) and each.batch is None and each.node is not None
         if is_result and (not each.ndim or len(each) == batch.count):  # a loss, or rows of it
             each.batch = batch
@@ -65,7 +65,7 @@ def tag(outputs: Any, batch: Batch) -> None:
 
 def hiding_place(value: Any) -> Any:
     """Return the first object in there that may have samples where nobody looks for them; None where there is none."""
-    return next((each for each in _all_in(value) if _may_hide(each)), None)
+    return next((each for each in leaves(value) if _may_hide(each)), None)
 
 
 def _may_hide(value: Any) -> bool:
@@ -76,35 +76,5 @@ def _may_hide(value: Any) -> bool:
 
 def is_counted(outputs: Any) -> bool:
     """Return whether a batch is known that any of these results comes from, or none of them is trained by."""
-    tensors = [tensor for tensor in _all_in(outputs) if isinstance(tensor, Tensor) and tensor.node is not None]
+    tensors = [tensor for tensor in leaves(outputs) if isinstance(tensor, Tensor) and tensor.node is not None]
     return not tensors or any(tensor.batch is not None for tensor in tensors)
-
-
-def _all_in(value: Any) -> Iterator[Any]:
-    if not isinstance(value, (tuple, list, dict)):
-        yield value
-        return
-    for each in _members(value):
-        yield from _all_in(each)
-
-
-def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return the same with what `change` makes of all in it; tuples, lists and dicts that hold that are new then."""
-    changed = change(value)
-    if changed is not value or not isinstance(value, (tuple, list, dict)):
-        return changed
-    members = list(_members(value))
-    made = [_changed(each, change) for each in members]
-    if all(new is old for new, old in zip(made, members)):
-        return value
-    if isinstance(value, tuple):
-        return value._make(made) if hasattr(value, "_make") else type(value)(made)  # a namedtuple, or another
-    copied: Any = copy.copy(value)  # also of an OrderedDict, say
-    for key, each in zip(value if isinstance(value, dict) else range(len(value)), made):
-        copied[key] = each
-    return copied
-
-
-def _members(value: Any) -> Iterable[Any]:
-    """Return what is in a tuple, list or dict."""
-    return value.values() if isinstance(value, dict) else value
