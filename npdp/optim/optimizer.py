@@ -56,19 +56,19 @@ class Slab:
         self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
         self.move_state({name: allocate(flat.data.size, flat.dtype) for name in self._names})
 
-    def runs(self) -> list[Run]:
-        """Return the runs that have gradients, and count their step."""
+    def next_runs(self) -> list[Run]:
+        """Count a step of the parameters that have gradients, and return their runs."""
         for parameter in self.parameters:
             if parameter.grad is not parameter.grad_buffer or parameter.data is not parameter.data_buffer:
-                return self._broken_runs()
+                return self._next_broken_runs()
         if not self._unbroken or self.steps.count(self.steps[0]) != len(self.steps):
-            return self._broken_runs()
+            return self._next_broken_runs()
         step = self.steps[0] + 1
         self.steps = [step] * len(self.steps)
         return [Run(*self._ends, step)]
 
-    def _broken_runs(self) -> list[Run]:
-        """Return the runs where some parameters have no gradient, another age, or another owner."""
+    def _next_broken_runs(self) -> list[Run]:
+        """Do so where some parameters have no gradient, another age, or another owner."""
         used = []
         for index, parameter in enumerate(self.parameters):
             if parameter.data is not parameter.data_buffer:
@@ -78,10 +78,10 @@ class Slab:
             if parameter.grad is not parameter.grad_buffer:
                 put_in(parameter.grad_buffer, parameter.grad, "grad")
             used.append(index)
-        return self.runs_of(used)
+        return self.next_runs_of(used)
 
-    def runs_of(self, indices: Iterable[int]) -> list[Run]:
-        """Return the runs of these of its parameters, neighbours of one age together, and count their step."""
+    def next_runs_of(self, indices: Iterable[int]) -> list[Run]:
+        """Count a step of these of its parameters, and return their runs, neighbours of one age together."""
         runs: list[Run] = []
         for index in indices:
             self.steps[index] += 1
@@ -216,7 +216,7 @@ class Optimizer:
             if slab.flat.stepper is not None:
                 slab.flat.stepper(self, slab)
                 continue
-            for run in slab.runs():
+            for run in slab.next_runs():
                 self.update(slab, run)
             slab.mark_changed()
         for sparse, gradient in rows:

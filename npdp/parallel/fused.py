@@ -83,7 +83,7 @@ class FusedExchange(ExchangeAtStep):
         if self._meet(optimizer, slab, settings(optimizer)):
             self._zeros_for_unused(slab)
         self._count_exchange()
-        runs = slab.runs()  # the same on all ranks
+        runs = slab.next_runs()  # the same on all ranks
         self.exchanged_bytes += slab.flat.grad.nbytes
         grads = self._everyones[slab.flat]
         if grads is None:
@@ -172,7 +172,6 @@ class FusedExchange(ExchangeAtStep):
                 state[name] = shared
         slab.move_state(state)
         self.world.barrier()
-
 
     @property
     def algorithm(self) -> str:

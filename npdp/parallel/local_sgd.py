@@ -115,7 +115,7 @@ class ParameterAveraging(Exchange):
         if self._has_outer and not self._steps.get(slab):
             for start, stop in _spans(slab):  # the user may have set other values since
                 self._outer[slab.flat][0][start:stop] = slab.flat.data[start:stop]
-        for run in slab.runs():
+        for run in slab.next_runs():
             optimizer.update(slab, run)
         self._samples.mark_used()
         self._steps[slab] = self._steps.get(slab, 0) + 1

@@ -111,7 +111,7 @@ class DenseShard:
         grad = self._gradient(pushes)
         everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
         used = [index for index in range(len(self._slab.numbers)) if index not in everywhere_unused]
-        for run in self._slab.runs_of(used):
+        for run in self._slab.next_runs_of(used):
             mine = run._replace(start=max(0, run.start - self.start), stop=min(run.stop, self.stop) - self.start)
             if mine.start < mine.stop:
                 whole = mine.start == 0 and mine.stop == self.data.size
