@@ -1037,7 +1037,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "                parameter.grad_buffer[...] = 0  # type: ignore[index]\n",
                "",
                "tests/test_fused.py::test_plans_with_one_exchange_a_step_give_the_same_bits"),
-        Mutant("npdp/parallel/fused.py",
+        Mutant("npdp/optim/optimizer.py",
                "start=max(run.start, start), stop=min(run.stop, stop)",
                "start=max(run.start, start)",
                "tests/test_fused.py::test_it_gives_the_bits_of_the_replicated_update"),

@@ -35,6 +35,12 @@ class Run(NamedTuple):
     step: int
 
 
+def within(runs: list[Run], start: int, stop: int) -> list[Run]:
+    """Return what of the runs lies in [start, stop), which is one rank's for good: only that one has its state."""
+    parts = [run._replace(start=max(run.start, start), stop=min(run.stop, stop)) for run in runs]
+    return [run for run in parts if run.start < run.stop]
+
+
 class Slab:
     """This optimiser's parameters in one set of flat arrays, with its state for them, as flat.
 

@@ -29,7 +29,7 @@ from npdp.autograd.tensor import Array
 from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
 from npdp.kernels import Sum, combine
 from npdp.nn.parameter import FlatParameters, Parameter
-from npdp.optim.optimizer import Optimizer, Run, Slab
+from npdp.optim.optimizer import Optimizer, Run, Slab, within
 from npdp.parallel.agreement import require_same_optimizers, settings_of
 from npdp.parallel.at_step import ExchangeAtStep, move_in
 from npdp.parallel.world import World
@@ -122,7 +122,7 @@ class FusedExchange(ExchangeAtStep):
 
     def _update_shared(self, optimizer: Optimizer, slab: Slab, runs: list[Run], grads: list[Array]) -> None:
         """Update this rank's chunk of the parameters that all have in common."""
-        for mine in _within(runs, *slab.flat.part_in_lines(self.world.world_size, self.world.rank)):
+        for mine in within(runs, *slab.flat.part_in_lines(self.world.world_size, self.world.rank)):
             optimizer.update(slab, mine, self._sum(slab.flat, grads, mine.start, mine.stop))
         self.world.barrier()
 
@@ -137,7 +137,7 @@ class FusedExchange(ExchangeAtStep):
             combine([total], [grad[first:last] for grad in grads])
             self.world.run_in_column("reduce_scatter", total, flat.data.size)
             start, stop = part(total.size, len(ranks), ranks.index(self.world.rank))
-            for mine in _within(runs, first + start, first + stop):
+            for mine in within(runs, first + start, first + stop):
                 optimizer.update(slab, mine, total[mine.start - first : mine.stop - first])
             self.world.run_in_column("allgather", flat.data[first:last], flat.data.size)
         self.world.barrier()
@@ -150,7 +150,7 @@ class FusedExchange(ExchangeAtStep):
         total = flat.grad.copy()  # what is not zeroed is added to
         self.world.reduce_scatter(total)
         start, stop = part(total.size, self.world.world_size, self.world.rank)
-        for mine in _within(runs, start, stop):
+        for mine in within(runs, start, stop):
             optimizer.update(slab, mine, total[mine.start : mine.stop])
         self.world.allgather(flat.data[start:stop], flat.data)
 
@@ -192,9 +192,3 @@ def _once_a_host(world: World) -> bool:
     if not world.spans_hosts:
         return world.algorithm in ("auto", SHARED_MEMORY, HIERARCHICAL)
     return world.algorithm in ("auto", HIERARCHICAL) and bool(world.column)
-
-
-def _within(runs: list[Run], start: int, stop: int) -> list[Run]:
-    """Return what of the runs lies in a chunk. A chunk is one rank's for good: only that one has its state."""
-    parts = [run._replace(start=max(run.start, start), stop=min(run.stop, stop)) for run in runs]
-    return [run for run in parts if run.start < run.stop]

@@ -16,7 +16,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.kernels import Sum
-from npdp.optim.optimizer import Optimizer, Run, Slab
+from npdp.optim.optimizer import Optimizer, Run, Slab, within
 from npdp.parallel.parameter_server.layout import COPIED, SENT, Layout
 from npdp.parallel.parameter_server.messages import Message, Push, Reply
 
@@ -111,11 +111,10 @@ class DenseShard:
         grad = self._gradient(pushes)
         everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
         used = [index for index in range(len(self._slab.numbers)) if index not in everywhere_unused]
-        for run in self._slab.next_runs_of(used):
-            mine = run._replace(start=max(0, run.start - self.start), stop=min(run.stop, self.stop) - self.start)
-            if mine.start < mine.stop:
-                whole = mine.start == 0 and mine.stop == self.data.size
-                self._rate.optimizer.update(self._slab, mine, grad if whole else _cut(grad, mine))
+        for run in within(self._slab.next_runs_of(used), self.start, self.stop):
+            mine = run._replace(start=run.start - self.start, stop=run.stop - self.start)
+            whole = mine.start == 0 and mine.stop == self.data.size
+            self._rate.optimizer.update(self._slab, mine, grad if whole else _cut(grad, mine))
         self.version += 1
 
     def answer(self, reply: Reply) -> Iterator[Array]:
