@@ -1096,8 +1096,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "key=np.array([seed, 0], np.uint64)",
                "tests/test_sampler_loader.py::test_orders_differ_between_epochs_and_seeds"),
         Mutant("npdp/data/loader.py",
-               "        part = self.rank, self.world_size\n",
-               "        part = self._maker\n",
+               "        mine = self.rank, self.world_size\n",
+               "        mine = self._maker\n",
                "tests/test_sampler_loader.py::test_ranks_on_threads_with_one_loader_between_them_get_each_sample_once_and_"
                "start_where_it_was"),
         Mutant("npdp/data/loader.py",

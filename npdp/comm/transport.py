@@ -17,8 +17,6 @@ from npdp.comm.errors import CommunicationError
 
 Buffer = npt.NDArray[Any]
 Handle = Any  # a send or receive that is under way
-
-
 FindElsewhere = Callable[[list[int], "Call | None"], "int | None"]
 
 

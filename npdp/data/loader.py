@@ -119,8 +119,8 @@ class DataLoader:
     @property
     def _of_this_rank(self) -> _Passes:
         """This rank's passes; who has made none, a thread or a worker among servers, begins where the maker is."""
-        part = self.rank, self.world_size
-        return self._passes.setdefault(part, _Passes(self._passes[self._maker].epoch))
+        mine = self.rank, self.world_size
+        return self._passes.setdefault(mine, _Passes(self._passes[self._maker].epoch))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, self.epoch = self.epoch, self.epoch + 1

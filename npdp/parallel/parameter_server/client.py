@@ -86,12 +86,12 @@ class Client:
         headers = np.empty((len(shards), wire.REPLY), np.int64)
         coming = {i: self._replies.receive(headers[i], shard.rank) for i, shard in enumerate(shards)}
         while len(coming) > 1:
-            which = list(coming)[self._replies.wait_any(list(coming.values()))]
-            del coming[which]
-            yield self._take_answer(shards[which], messages[which], headers[which])
-        for which, handle in coming.items():
+            index = list(coming)[self._replies.wait_any(list(coming.values()))]
+            del coming[index]
+            yield self._take_answer(shards[index], messages[index], headers[index])
+        for index, handle in coming.items():
             self._replies.wait(handle)
-            yield self._take_answer(shards[which], messages[which], headers[which])
+            yield self._take_answer(shards[index], messages[index], headers[index])
 
     def _take_answer(self, shard: RemoteShard, message: Message, header: Array) -> Reply:
         reply, extra_bytes = wire.decode_reply(self._worker, header)
