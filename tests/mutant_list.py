@@ -2121,8 +2121,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[csv "
                "text line 1]"),
         Mutant("npdp/data/formats/csv.py",
-               "return position - 1 if position > 0",
-               "return position if position > 0",
+               "return number - 1 if number > 0",
+               "return number if number > 0",
                "tests/test_formats.py::test_csv_gives_back_any_table"),
         Mutant("npdp/data/formats/svmlight.py",
                "indices.astype(np.intp) - 1]",

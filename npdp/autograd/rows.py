@@ -87,7 +87,7 @@ def no_rows(shape: tuple[int, ...], dtype: Any) -> RowGradient:
 class Distinct:
     """Finds the distinct numbers among many in 0 .. count - 1, and where each is among them, without sorting the many.
 
-    Each number has a slot. All entries write their position into their number's slot, and one of them is the last: it
+    Each number has a slot. All entries write their index into their number's slot, and one of them is the last: it
     stands for the number. Slots need not be cleared, for none is read that was not written before.
 
     Cost: three walks over the entries, and a sort of the distinct ones: a third of `np.unique` with `return_inverse`.
@@ -106,10 +106,10 @@ class Distinct:
             numbers: (entries,) integers in range.
         """
         numbers = numbers.astype(np.int64, copy=False)
-        positions = np.arange(len(numbers), dtype=np.int32)
-        self._slots[numbers] = positions
-        last = np.flatnonzero(self._slots.take(numbers) == positions)  # quicker than numbers[mask]: it does not branch
+        indices = np.arange(len(numbers), dtype=np.int32)
+        self._slots[numbers] = indices
+        last = np.flatnonzero(self._slots.take(numbers) == indices)  # quicker than numbers[mask]: it does not branch
         distinct = numbers.take(last)
         distinct.sort()
-        self._slots[distinct] = positions[: len(distinct)]
+        self._slots[distinct] = indices[: len(distinct)]
         return distinct, self._slots.take(numbers)

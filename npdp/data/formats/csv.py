@@ -92,14 +92,14 @@ def _target_column(path: str, target: str | None, names: list[str] | None, colum
             raise InputError(f"{path}, line 1: expected one target column {shown(target)}, got {names.count(target)}")
         return names.index(target)
     try:
-        position = int(target)
+        number = int(target)
     except ValueError:
         has = f"the header has {', '.join(map(shown, names))}" if names else "the file has no header"
         raise InputError(f"{path}: no target column {shown(target)}: {has}") from None
-    if not 1 <= abs(position) <= columns:
-        raise InputError(f"{path}: no target column {position}: expected 1 to {columns}, or -1 to {-columns} "
+    if not 1 <= abs(number) <= columns:
+        raise InputError(f"{path}: no target column {number}: expected 1 to {columns}, or -1 to {-columns} "
                          "from the end")
-    return position - 1 if position > 0 else columns + position
+    return number - 1 if number > 0 else columns + number
 
 
 def _blank(row: list[str]) -> bool:
