@@ -12,7 +12,6 @@ read the widths and batches without it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,13 +44,10 @@ def batch(name: str, rows: int | None = None) -> tuple[npt.NDArray[Any], npt.NDA
 
 def layers(name: str) -> nn.Module:
     """Return a new model."""
-    from npdp import nn
+    from npdp import models
 
-    widths, _ = MODELS[name]
-    made: list[nn.Module] = []
-    for wide, narrow in pairwise(widths):
-        made += [nn.Linear(wide, narrow), nn.ReLU()]
-    return nn.Sequential(*made[:-1]) if len(made) > 2 else made[0]
+    features, *hidden, outputs = MODELS[name][0]
+    return (models.mlp if hidden else models.softmax)(features, outputs, tuple(hidden))
 
 
 def iteration(
