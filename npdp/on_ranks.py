@@ -10,15 +10,20 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from npdp import environment
 from npdp.comm.ending import end_with_launcher
 from npdp.errors import InputError, OutputError
+from npdp.flag_parser import flag_of
 from npdp.report.console import refuse
 
 if TYPE_CHECKING:
     from npdp.parallel.world import World
+
+# What need not be alike on all ranks: where results go and come from, and what is made to go wrong
+OF_ONE_RANK = ("ranks", "quiet", "inject", "metrics", "save", "json", "plot", "record_arrivals", "replay_arrivals")
+POSITIONAL = ("what",)  # of npdp bench
 
 
 class RankFlags(Protocol):
@@ -93,12 +98,13 @@ def run(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Ca
         return run_ranks(flags.ranks or 1, program, flags)[0]
     if launched is None and fault:
         raise InputError(fault)
-    from npdp.parallel.agreement import agree
+    from npdp.parallel.agreement import agree, require_equal
     from npdp.parallel.world import init
 
     world = init()
     agree(world, lambda: _refuse_if(fault or _wrong_ranks(flags, world, command)))
     assert flags is not None
+    require_equal(world, "flags", [_in_words(*flag) for flag in vars(flags).items() if flag[0] not in OF_ONE_RANK])
     return program(flags)
 
 
@@ -121,3 +127,13 @@ def _wrong_ranks(flags: Flags | None, world: World, command: Callable[[Flags], s
         f"--ranks {flags.ranks}, but this is a world of {world.world_size}: ranks are started by "
         f"`{command(flags)} --ranks {flags.ranks}` or `mpirun -n {flags.ranks}`; or use --transport threads"
     )
+
+
+def _in_words(name: str, value: Any) -> str:
+    """Return a flag as it is typed, as `--hidden 64,64`."""
+    flag = flag_of(name) if name not in POSITIONAL else name
+    if value is None or value is False:
+        return f"no {flag}"
+    if value is True:
+        return flag
+    return f"{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}"

@@ -147,6 +147,35 @@ def test_ranks_that_read_different_data_are_told_so(tmp_path):
     assert re.search("data sets differ between ranks: rank 2 has .+, rank 0 has ", line)
 
 
+DIFFERENT = {
+    "--epochs 2": "rank 1 has --epochs 2, rank 0 has --epochs 1",
+    "--clip-norm 1": "rank 1 has --clip-norm 1.0, rank 0 has no --clip-norm",
+    "--standardize": "rank 1 has --standardize, rank 0 has no --standardize",
+    "--model mlp --hidden 8,4": "rank 1 has --model mlp, rank 0 has no --model",
+    "--data synthetic": "rank 1 has --data synthetic, rank 0 has --data digits",
+}
+
+
+def two_ranks(flags_of_rank_0: str, flags_of_rank_1: str) -> Outcome:
+    """Train on two ranks, each with flags of its own."""
+    command = ("-m", "npdp.train", "--epochs", "1")
+    rank_1 = (":", "-n", "1", sys.executable, *command, *flags_of_rank_1.split())
+    return mpirun(1, *command, *flags_of_rank_0.split(), *rank_1)
+
+
+@pytest.mark.parametrize("flags", DIFFERENT)
+def test_ranks_with_other_flags_leave_together_in_one_line(flags):
+    before = time.monotonic()
+    line = refused(two_ranks("", flags), before)
+    assert f"error: flags differ between ranks: {DIFFERENT[flags]}" in line
+
+
+def test_where_results_go_need_not_be_alike_on_all_ranks(tmp_path):
+    files = f"--save {tmp_path}/model.npz --metrics {tmp_path}/run.jsonl"
+    assert two_ranks(f"--quiet {files}", "").code == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"model.npz", "run.jsonl"}
+
+
 # Faults while training
 @pytest.mark.parametrize("place", ["in_forward", "in_backward", "in_a_hook", "in_a_thread", "in_the_loader"])
 def test_an_exception_on_rank_1_ends_all_ranks_with_one_traceback(place):
