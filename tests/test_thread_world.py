@@ -27,6 +27,12 @@ def test_a_world_needs_a_rank():
         npdp.run_ranks(0, lambda: None)
 
 
+@pytest.mark.parametrize("algorithm", ["rign", "mpi", ""])
+def test_an_algorithm_that_threads_do_not_have_is_refused(algorithm):
+    with pytest.raises(ValueError, match=f"no algorithm '{algorithm}' among threads; there are auto, naive, ring, "):
+        npdp.run_ranks(2, lambda: None, algorithm=algorithm)
+
+
 def test_init_inside_is_the_same_world_each_time_and_outside_another():
     outside = init()
     for world in run(2, lambda: (init(), init())):

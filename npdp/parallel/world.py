@@ -18,6 +18,7 @@ import numpy as np
 
 from npdp import environment
 from npdp.arguments import whole
+from npdp.collectives.algorithms import ALGORITHMS, NATIVE
 from npdp.collectives.carrier import Carrier
 from npdp.comm.calls import BARRIER
 from npdp.comm.forked import refuse
@@ -241,7 +242,11 @@ def run_ranks(
 
     Raises:
         Exception: the first that a rank raised, that rank in its `npdp_rank`; the other ranks are ended.
+        ValueError: no algorithm of that name, or one that threads do not have.
     """
+    known = [name for name in ALGORITHMS if name != NATIVE]
+    if algorithm not in known:
+        raise ValueError(f"run_ranks: no algorithm {algorithm!r} among threads; there are {', '.join(known)}")
 
     def run(transport: ThreadTransport) -> T:
         _here.world = World(transport, algorithm)
