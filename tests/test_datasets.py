@@ -81,6 +81,25 @@ def test_fingerprint_of_a_large_array_reads_some_rows_first_and_last_among_them(
     assert dataset.fingerprint() == before
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1,), (9,), (1024,), (5000,), (9, 1), (600, 3), (3, 2000)], ids=str)
+def test_a_checksum_tells_labels_apart_whatever_their_dtype(shape, dtype) -> None:
+    labels = (np.arange(np.prod(shape)) % 7).reshape(shape)
+    x = np.zeros((len(labels), 1))
+    checksum = ArrayDataset(x, labels.astype(dtype)).labels_checksum()
+    assert checksum == ArrayDataset(x, labels).labels_checksum() != 0
+    for place in (0, -1):
+        other = labels.copy()
+        other[place] += 1
+        assert ArrayDataset(x, other.astype(dtype)).labels_checksum() != checksum
+
+
+@pytest.mark.parametrize("label", [0.5, np.nan, np.inf, 1 + 2**-40])
+def test_labels_that_are_no_whole_numbers_have_no_checksum(label) -> None:
+    assert ArrayDataset(np.zeros((3, 1)), np.array([1.0, label, 2.0])).labels_checksum() == 0
+    assert ArrayDataset(np.zeros((2, 1)), np.array(["a", "b"])).labels_checksum() == 0
+
+
 def test_an_empty_dataset_has_a_fingerprint_and_gives_no_rows() -> None:
     dataset = ArrayDataset(np.empty((0, 4)), np.empty(0))
     assert len(dataset.fingerprint()) == 32

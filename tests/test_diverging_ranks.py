@@ -209,8 +209,10 @@ def trains_on_a_loader(differs, update: str = "replicated", strategy=None, shuff
     odd = world.rank == ODD_RANK
     npdp.manual_seed(int(odd) if differs == "manual_seed" else 0)
     x = np.ones((12 - (odd and differs == "samples"), 3), np.float32)
+    y = x[:, :2].copy()
+    y[5] += odd and differs == "labels"
     loader = DataLoader(
-        ArrayDataset(x, x[:, :2].copy()),
+        ArrayDataset(x, y),
         batch_size=3 if odd and differs == "batch_size" else 4,
         shuffle=shuffle,
         seed=7 if odd and differs == "seed" else None,
@@ -229,6 +231,7 @@ DIFFERS = {
     "seed": "seed 7, rank 0 has seed 0",
     "manual_seed": "seed 1, rank 0 has seed 0",
     "samples": "11 samples, rank 0 has 12 samples",
+    "labels": r"labels with checksum \d+, rank 0 has labels with checksum \d+",
     "batch_size": "batch_size 3, rank 0 has batch_size 4",
     "epoch": "epoch 1, rank 0 has epoch 0",
 }
@@ -240,8 +243,24 @@ IN_STEP, LOCALLY = (("replicated",), ("fused",)), ("replicated", npdp.LocalSGD(2
     *((differs, LOCALLY) for differs in DIFFERS if differs != "epoch"),
 ], ids=str)  # fmt: skip
 def test_ranks_whose_loaders_draw_other_batches_are_told_so(differs, kind):
-    with pytest.raises(RuntimeError, match=f"loaders, of .* between ranks: rank {ODD_RANK} has {DIFFERS[differs]}"):
+    told = f"loaders of the whole data, .* differ between ranks: rank {ODD_RANK} has {DIFFERS[differs]}"
+    with pytest.raises(RuntimeError, match=told):
         run(3, trains_on_a_loader, differs, *kind)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_that_have_a_shard_of_the_data_each_are_told_so(world_size):
+    """As a sampler of PyTorch's gives it: they are as long, and each rank would train on a part of its part."""
+
+    def program():
+        labels = np.arange(60) % 7
+        mine = slice(npdp.rank(), None, npdp.world_size())
+        model = nn.DataParallel(nn.Linear(1, 7))
+        for x, y in DataLoader(ArrayDataset(np.ones((60, 1), np.float32)[mine], labels[mine]), batch_size=6):
+            nn.CrossEntropyLoss()(model(x), y).backward()
+
+    with pytest.raises(RuntimeError, match="loaders of the whole data, .* rank 1 has labels with checksum"):
+        run(world_size, program)
 
 
 @pytest.mark.parametrize("differs", ["seed", "manual_seed", "epoch"])

@@ -20,9 +20,9 @@ class Batch:
         position: (first row in the global batch, samples of the global batch over all ranks), or a function
             that finds it out, collectively, the first time that somebody asks.
         parts: into how many parts, one a rank, the global batch was cut.
-        drawn: what says which samples the global batch has, the same on every rank: (samples of an epoch, batch_size,
-            seed, epoch, number of the batch), of what is not shuffled with UNSHUFFLED for seed and epoch; () where
-            nobody knows.
+        drawn: what says which samples the global batch has, the same on every rank: (samples of an epoch, checksum of
+            their labels, batch_size, seed, epoch, number of the batch), of what is not shuffled with UNSHUFFLED for
+            seed and epoch; () where nobody knows.
     """
 
     __slots__ = ("_position", "count", "drawn", "iteration", "parts")

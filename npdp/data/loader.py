@@ -14,6 +14,7 @@ from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.batch import UNSHUFFLED
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
+from npdp.data.datasets import ArrayDataset
 from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, set_pieces, shard
 
 
@@ -71,6 +72,7 @@ class DataLoader:
         _require_dataset(dataset)
         seed = random.current_seed() if seed is None else seed
         self.dataset, self.shuffle = dataset, shuffle
+        self._labels = dataset.labels_checksum() if isinstance(dataset, ArrayDataset) else 0
         self.seed = seed_of(seed, "DataLoader: seed")
         self.global_batch_size = at_least_one(batch_size, "DataLoader: batch_size")
         self.accumulate = at_least_one(accumulate, "DataLoader: accumulate")
@@ -125,7 +127,8 @@ class DataLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
-        drawn = len(order), self.global_batch_size, *((self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED))
+        of_order = (self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED)
+        drawn = len(order), self._labels, self.global_batch_size, *of_order
         try:
             for number, part in self._parts():
                 rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]

@@ -15,8 +15,9 @@ from npdp.parallel.world import World
 
 T = TypeVar("T")
 BATCHES_COMPARED_EVERY = 64  # exchanges at most: it is a collective of its own; as a rule they differ from early on
-BY_LOADER = 3  # of what says which batch it is these are alike in all of a loader's
-_DRAWN = "{} samples", "batch_size {}", "seed {}", "epoch {}", "batch {}"  # `Batch.drawn` in words
+BY_LOADER = 4  # of what says which batch it is these are alike in all of a loader's
+# `Batch.drawn` in words
+_DRAWN = "{} samples", "labels with checksum {}", "batch_size {}", "seed {}", "epoch {}", "batch {}"
 _ABSTAINS = -(2**62)  # less than a quarter of any hash
 
 
@@ -96,5 +97,5 @@ def require_same_batch(world: World, batch: Batch | None, in_step: bool) -> None
     world.allreduce(extremes, "max", "auto")
     if extremes[0] not in (-extremes[1], _ABSTAINS):
         mine = ["shuffle=False" if n == UNSHUFFLED else text.format(n) for text, n in zip(_DRAWN, drawn)]
-        what = "loaders, of whose batches each rank trains on its part, be it empty,"
+        what = "loaders of the whole data, of whose batches each rank trains on its part, be it empty,"
         require_equal(world, what, mine, RuntimeError, abstain=True)
