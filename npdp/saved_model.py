@@ -111,7 +111,8 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
     except OSError as error:
         raise InputError(f"{wanted}: {error.strerror or error}") from None
     except UNREADABLE as error:
-        raise InputError(f"{wanted}, got {type(error).__name__}: {error}") from None
+        got = f"{type(error).__name__}: {error}" if zipfile.is_zipfile(path) else "no .npz file"
+        raise InputError(f"{wanted}, got {got}") from None
     try:
         return _description(arrays.pop("description", None)), arrays
     except ValueError as error:

@@ -310,6 +310,7 @@ REFUSED = [
     (lambda: npdp.global_mean(1.0, np.inf), ValueError, "rank .'s count must be finite and at least 0, got inf"),
     (lambda: npdp.global_mean(1.0, np.nan), ValueError, "finite and at least 0, got nan"),
     (lambda: npdp.global_mean(1.0, -2 * npdp.rank()), ValueError, "rank 1's count must .* at least 0, got -2"),
+    (lambda: npdp.global_mean(np.ones(2), 1), TypeError, "can be converted to Python scalars"),
     (lambda: npdp.init("magic"), ValueError, "no algorithm 'magic'"),
 ]
 

@@ -145,6 +145,12 @@ def test_a_state_dict_of_pytorch_has_a_shared_layer_under_each_of_its_paths():
         model.load_state_dict({"2.weight": np.eye(2)})
 
 
+@pytest.mark.parametrize("state", ["model.npz", [("weight", np.zeros((2, 2)))], None])
+def test_what_is_no_state_is_refused_with_what_gives_one(state):
+    with pytest.raises(TypeError, match=rf"wanted arrays by name, as `np.load\(path\)`.* got {type(state).__name__}"):
+        nn.Linear(2, 2).load_state_dict(state)
+
+
 def test_load_state_dict_that_is_not_strict_takes_what_there_is_and_says_what_is_missing():
     model = nn.Linear(2, 2)
     before = model.bias.data.copy()

@@ -445,6 +445,16 @@ def test_gradcheck_names_operation_input_and_element_of_a_wrong_rule(vjp, messag
     assert x.grad is None
 
 
+@pytest.mark.parametrize("keeps", [(1,), (0, 1), (0, 1, -1)])
+def test_an_operation_that_keeps_an_input_that_it_has_not_is_refused(keeps):
+    def doubled(x, *, factor=2):
+        return factor * x, (lambda g: factor * g,)
+
+    with pytest.raises(ValueError, match="operation doubled: keeps .* but has inputs 0 to 0"):
+        operation(keeps=keeps)(doubled)
+    assert "doubled" not in OPERATIONS
+
+
 def test_gradcheck_refuses_float32_and_results_without_a_gradient():
     with pytest.raises(TypeError, match="input 1 is float32"):
         gradcheck(operators.add, Tensor(np.ones(2)), Tensor([1.0], requires_grad=True))

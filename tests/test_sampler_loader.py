@@ -284,6 +284,14 @@ class OneRow:
         return self.row
 
 
+@pytest.mark.parametrize("what", ["features", "labels"])
+def test_rows_of_several_shapes_are_named_with_two_of_them(what):
+    ragged = [np.ones(3 + (row == 4)) for row in range(6)]
+    rows = list(zip(ragged, range(6))) if what == "features" else list(zip(range(6), ragged))
+    with pytest.raises(ValueError, match=rf"DataLoader: wanted {what} of one shape .* got \(3,\) and \(4,\): pad them"):
+        list(DataLoader(rows, batch_size=6))
+
+
 @pytest.mark.parametrize(
     ("row", "what"),
     [((1, 2, 3), "tuple of 3"), (np.zeros(2), "ndarray"), ({"x": 1, "y": 2}, "dict of 2"), ("xy", "str")],

@@ -11,6 +11,7 @@ the operation where a gradient is wanted. All rules stand in `OPERATIONS`: one t
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import CO_VARARGS
 from math import prod
 from typing import Any
 
@@ -34,13 +35,19 @@ def operation(
     """Register a rule.
 
     Args:
-        keeps: the values that the vjps read again, which nobody may change meanwhile: INPUTS + OUTPUT, say.
+        keeps: the values that the vjps read again, which nobody may change meanwhile: INPUTS + OUTPUT, say. INPUTS are
+            two; of an operation of one it is FIRST.
         writes: the vjps take (gradient, out), and may write into `out` if it is an array; then they return it.
         view: the result may be a view of the first input.
+
+    Raises:
+        ValueError: the rule has fewer inputs than `keeps` names.
     """
 
     def register(rule: Rule) -> Callable[..., Tensor]:
-        name = rule.__name__
+        name, code = rule.__name__, rule.__code__
+        if max(keeps, default=-1) >= code.co_argcount and not code.co_flags & CO_VARARGS:
+            raise ValueError(f"operation {name}: keeps {keeps}, but has inputs 0 to {code.co_argcount - 1}")
         apply = _on_tensors(rule, keeps, writes, view)
         apply.__name__ = apply.__qualname__ = name
         apply.__doc__ = rule.__doc__

@@ -166,7 +166,18 @@ class DataLoader:
         if not samples:  # an empty part still needs the shape of a row
             x, y = _pair(self.dataset[0], 0)
             return np.empty((0, *np.shape(x)), np.asarray(x).dtype), np.empty((0, *np.shape(y)), np.asarray(y).dtype)
-        return np.stack([np.asarray(x) for x, _ in samples]), np.stack([np.asarray(y) for _, y in samples])
+        return _stacked([x for x, _ in samples], "features"), _stacked([y for _, y in samples], "labels")
+
+
+def _stacked(values: list[Any], what: str) -> Array:
+    """Return the values of a batch as one array."""
+    arrays = [np.asarray(value) for value in values]
+    try:
+        return np.stack(arrays)
+    except ValueError:
+        first, other, *_ = dict.fromkeys(array.shape for array in arrays)
+        wanted = f"DataLoader: wanted {what} of one shape in all rows of a batch"
+        raise ValueError(f"{wanted}, got {first} and {other}: pad them") from None
 
 
 def _pair(sample: Any, row: Any) -> tuple[Any, Any]:

@@ -139,7 +139,11 @@ class Module:
 
         Raises:
             ValueError: names, where strict; shapes or dtypes that differ, parameters that are read-only. All are named.
+            TypeError: these are no arrays by name, but the path of a file, say.
         """
+        if not hasattr(state, "items"):
+            wanted = "load_state_dict: wanted arrays by name, as `np.load(path)` and `state_dict()` give them"
+            raise TypeError(f"{wanted}, got {type(state).__name__}")
         found = {name: np.asarray(value) for name, value in state.items()}
         parameters, paths = dict(self.named_parameters()), list(self._all_paths())
         first = {id(parameter): found[path] for path, parameter in reversed(paths) if path in found}

@@ -115,6 +115,7 @@ class World(Carrier):
         """Return the weighted mean over all ranks; see `npdp.global_mean`."""
         if not 0 <= count < inf:
             raise ValueError(f"global_mean: rank {self.rank}'s count must be finite and at least 0, got {count}")
+        value = float(value)  # refuses an array of several
         numbers = np.array([value * count if count else 0.0, count], np.float64)
         self.allreduce(numbers, algorithm="auto")
         return float(numbers[0] / numbers[1]) if numbers[1] else 0.0
