@@ -2511,6 +2511,10 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_saved_model.py::test_evaluate_gives_what_training_reported"),
     ],
     "parameter server": [
+        Mutant("npdp/optim/optimizer.py",
+               "if gradient is not None or parameter.row_updater is not None",
+               "if gradient is not None",
+               "tests/test_sparse_exchange.py::test_servers_count_a_step_without_a_gradient_as_one_rank_does"),
         Mutant("npdp/parallel/parameter_server/worker.py",
                "        if is_grad_enabled():  # others",
                "        if False:  # others",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import served
-from worlds import Parallel, Plain, assert_as_on_one_rank, criterion, run
+from worlds import Parallel, Plain, assert_as_on_one_rank, assert_close, criterion, parameters, run
 
 import npdp
 from npdp import nn, optim
@@ -312,6 +312,27 @@ def test_a_copy_of_a_model_that_servers_train_is_sparse_and_trains_by_itself():
         return again.weight.sparse, type(again.weight.grad) is RowGradient, optimizer.iteration
 
     assert served(program, servers=1, workers=2) == [(True, True, 0)] * 2
+
+
+@pytest.mark.parametrize("servers", [0, 1])
+def test_servers_count_a_step_without_a_gradient_as_one_rank_does(servers):
+    def program(way):
+        model = words()
+        optimizer = optim.SGD(model.parameters(), lr=optim.learning_rates.step(0.5, 2, 0.5))
+        wrapped = way.wrap(model)
+        for number, (x, labels) in enumerate(DataLoader(word_data(), 2)):
+            optimizer.zero_grad()
+            criterion(wrapped(x), labels).backward()
+            if number % 3 == 1:
+                optimizer.zero_grad()
+            optimizer.step()
+        if wrapped is not model:
+            wrapped.synchronize()
+        return parameters(model)
+
+    wanted = run(1, program, Plain())[0]
+    for got in served(program, servers, workers=3):
+        assert_close(got, wanted)
 
 
 def another_optimiser(model):

@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from npdp.autograd.rows import RowGradient, Rows
+from npdp.autograd.rows import RowGradient, Rows, no_rows
 from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient, Sum
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, put_in, row_gradient
@@ -234,9 +234,16 @@ class Optimizer:
         self.iteration += 1
 
     def _row_gradients(self) -> list[tuple[Parameter, RowGradient]]:
-        """Return the sparse parameters that have a gradient, and it; TypeError where it is no `RowGradient`."""
-        gradients = ((parameter, row_gradient(parameter)) for parameter in self.sparse_parameters)
-        return [(parameter, gradient) for parameter, gradient in gradients if gradient is not None]
+        """Return the sparse parameters that have a gradient, and it; TypeError where it is no `RowGradient`.
+
+        A `row_updater` is told of each step, be it of no rows: servers wait for all workers, and count steps.
+        """
+        gradients = [(parameter, row_gradient(parameter)) for parameter in self.sparse_parameters]
+        return [
+            (parameter, no_rows(parameter.shape, parameter.dtype) if gradient is None else gradient)
+            for parameter, gradient in gradients
+            if gradient is not None or parameter.row_updater is not None
+        ]
 
     def update(self, slab: Slab, run: Run, grad: Gradient | None = None) -> None:
         """Update one run, in place, from its gradient in the flat array, or from `grad`, as long as the run."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npdp.autograd import Batch, is_grad_enabled
-from npdp.autograd.rows import RowGradient, Rows, no_rows
+from npdp.autograd.rows import RowGradient, Rows
 from npdp.comm.errors import WorldEnded
 from npdp.nn.parameter import Parameter
 from npdp.optim.optimizer import Optimizer, Slab
@@ -111,12 +111,6 @@ class ServerExchange(ExchangeAtStep):
             if part is not None and not self._whole_batches:
                 return weight_within_part(batch, part)
         return weight if self._whole_batches else 1.0
-
-    def finish(self) -> None:
-        for parameter in self.sparse_parameters:
-            if parameter.grad is None:  # every worker pushes every step, be it no rows
-                parameter.grad = no_rows(parameter.shape, parameter.dtype)  # type: ignore[assignment]
-        super().finish()
 
     # What the optimiser calls
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
