@@ -2515,6 +2515,26 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if gradient is not None or parameter.row_updater is not None",
                "if gradient is not None",
                "tests/test_sparse_exchange.py::test_servers_count_a_step_without_a_gradient_as_one_rank_does"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
+               "            self._require_no_collective(workers)\n",
+               "",
+               "tests/test_parameter_server_logic.py::test_a_worker_in_a_collective_that_another_has_not_come_to_is_an_"
+               "error_that_names_both"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
+               "if push.collectives < worker.collectives",
+               "if push.collectives <= worker.collectives",
+               "tests/test_parameter_server_logic.py::test_a_worker_that_may_still_be_in_a_collective_that_another_has_"
+               "left_is_waited_for"),
+        Mutant("npdp/parallel/parameter_server/work.py",
+               "        self.collectives += 1\n",
+               "",
+               "tests/test_parameter_server_failures.py::test_with_staleness_0_a_worker_in_a_collective_for_which_others_"
+               "wait_is_an_error"),
+        Mutant("npdp/parallel/parameter_server/work.py",
+               "        self._since_push = 0\n",
+               "",
+               "tests/test_parameter_server_failures.py::test_with_staleness_0_a_worker_in_a_collective_for_which_others_"
+               "wait_is_an_error"),
         Mutant("npdp/parallel/parameter_server/worker.py",
                "        if is_grad_enabled():  # others",
                "        if False:  # others",

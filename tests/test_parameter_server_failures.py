@@ -101,6 +101,36 @@ def test_with_a_staleness_the_others_go_on_without_a_worker_that_has_left(server
     assert taken[1] == 2 and sum(taken) == 3 * 40 - 1
 
 
+COLLECTIVES = {
+    "synchronize": lambda model: model.synchronize(),
+    "global_mean": lambda model: npdp.global_mean(1.0, 1),
+    "broadcast": lambda model: npdp.broadcast(np.ones(3), root=0),
+}
+
+
+def breaks_off(way, collective, passes=10):
+    """Train, and call a collective after each pass; worker 1 breaks one off."""
+    model = mlp()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    wrapped = way.wrap(model)
+    for number in range(passes):
+        for step, (x, y) in enumerate(loader(5)):
+            if (npdp.rank(), number, step) == (1, 8, 2):
+                break
+            optimizer.zero_grad()
+            criterion(wrapped(x), y).backward()
+            optimizer.step()
+        COLLECTIVES[collective](wrapped)
+
+
+@pytest.mark.parametrize("collective", COLLECTIVES)
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("servers", [1, 2, 0])
+def test_with_staleness_0_a_worker_in_a_collective_for_which_others_wait_is_an_error(servers, memory, collective):
+    said = "worker 1 is in a collective.* while worker . takes a step"
+    fails_soon(lambda way: breaks_off(way, collective), servers, 3, said, RuntimeError, memory=memory)
+
+
 # The same loop
 def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed():
     def program(strategy):

@@ -201,6 +201,24 @@ def test_a_worker_that_leaves_while_another_goes_on_is_an_error_that_names_it(le
             list(logic.handle(message))
 
 
+@pytest.mark.parametrize("idle_last", [True, False])
+def test_a_worker_in_a_collective_that_another_has_not_come_to_is_an_error_that_names_both(idle_last):
+    logic, _ = server()
+    messages = [push(0, 1)._replace(collectives=2), Idle(1, 1, 3)]
+    with pytest.raises(RuntimeError, match="worker 1 is in a collective.* while worker 0 takes a step"):
+        for message in messages if idle_last else reversed(messages):
+            list(logic.handle(message))
+
+
+@pytest.mark.parametrize("idle_last", [True, False])
+def test_a_worker_that_may_still_be_in_a_collective_that_another_has_left_is_waited_for(idle_last):
+    logic, applied = server()
+    messages = [push(0, 1)._replace(collectives=3), Idle(1, 1, 3)]
+    for message in messages if idle_last else reversed(messages):
+        assert not list(logic.handle(message))
+    assert len(list(logic.handle(push(1, 2)._replace(collectives=3)))) == 2 and len(applied) == 1
+
+
 def test_with_staleness_1_others_go_on_when_one_leaves():
     logic, applied = server(1)
     for worker in (0, 1):
@@ -258,11 +276,11 @@ def test_with_one_shard_a_slow_worker_takes_staleness_to_its_bound_at_most(seed,
 
 # As numbers
 MESSAGES = [
-    Push(3, 7, Unit(1, 2, 5), 11, 8, 13, 0.1, (0, 61, 62, 130), Request(1, 2, 9, 4), 6, 10),
+    Push(3, 7, Unit(1, 2, 5), 11, 8, 13, 0.1, (0, 61, 62, 130), Request(1, 2, 9, 4), 6, 10, 4),
     Push(3, 7, Unit(-1, 0, 5), 11, 0, 13, None, (), None, 0, 10),
     Start(3, 7, 11, Request(0, 2, 9, 4), None),
     Start(3, 7, 11, None, 0),
-    Idle(3, 7),
+    Idle(3, 7, 4),
     Resume(3, 7, 10),
     Pull(3, 7, 11),
     Fetch(3, 7, 11, 6, True),

@@ -100,7 +100,9 @@ def _begin_to_work(exchange: ServerExchange, shards: _Shards, lines: Lines) -> N
     client = Client(shards.roles.rank, *lines.for_a_thread(), shards.header_length)
     exchange.begin_to_work(*shards.remote(), shards.optimizers, client)
     world.closing.append(exchange.leave)
-    if 0 < strategy.staleness < math.inf:  # nobody need wait for one that waits for all
+    if strategy.in_step:  # who waits for all, while one of them waits for its push, is to be found
+        world.around.append(exchange.counted_meanwhile)
+    elif 0 < strategy.staleness < math.inf:  # nobody need wait for one that waits for all
         world.around.append(exchange.idle_meanwhile)
     if not strategy.in_step:
         set_hand_out(exchange.units)

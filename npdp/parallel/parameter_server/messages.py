@@ -44,6 +44,7 @@ class Push(NamedTuple):
         request: the next unit is asked for.
         rows: of a sparse parameter, how many the gradient has.
         completed: iterations that the worker has completed, with this one; the same number to all shards.
+        collectives: how many collectives of the workers it has come to; counted with staleness 0.
     """
 
     worker: int
@@ -57,6 +58,7 @@ class Push(NamedTuple):
     request: Request | None = None
     rows: int = 0
     completed: int = 0
+    collectives: int = 0
 
 
 class Start(NamedTuple):
@@ -74,10 +76,15 @@ class Start(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """A worker has nothing to do for now: nobody need wait for it. Not answered."""
+    """A worker has nothing to do for now: nobody need wait for it. Not answered.
+
+    Attributes:
+        collectives: with staleness 0, how many it has come to, with the one in which it waits for all others.
+    """
 
     worker: int
     sequence: int
+    collectives: int = 0
 
 
 class Resume(NamedTuple):

@@ -28,6 +28,7 @@ class WorkerState:
             same on all shards, but for messages on their way: else two workers might wait for each other crosswise.
         active: whether it is at work, so that others may have to wait for it; so from the beginning.
         left: whether it has left for good.
+        collectives: how many it had come to, with the one in which it was when last it said so.
         waiting: the message to which it waits for an answer.
         sequence: of its last message.
         answer: the answer to that one, where it has been given.
@@ -36,6 +37,7 @@ class WorkerState:
     completed: int = 0
     active: bool = True
     left: bool = False
+    collectives: int = 0
     waiting: Message | None = None
     sequence: int = -1
     answer: Reply | None = None
@@ -101,12 +103,23 @@ class Synchronous:
                 "the same number of steps"
             )
         if len(self._round) < self._needed(workers):
+            self._require_no_collective(workers)
             return []
         pushes, self._round = [self._round[worker] for worker in sorted(self._round)], {}
         return pushes
 
     def _needed(self, workers: Workers) -> int:
         return self._workers
+
+    def _require_no_collective(self, workers: Workers) -> None:
+        """Raise RuntimeError where a worker waits in a collective for one that waits here for its push."""
+        for number, worker in enumerate(workers):
+            first = next((push for push in self._round.values() if push.collectives < worker.collectives), None)
+            if first is not None and number not in self._round:
+                raise RuntimeError(
+                    f"worker {number} is in a collective, such as synchronize(), while worker {first.worker} takes a "
+                    "step: with staleness 0 all workers take the same number of steps between two collectives"
+                )
 
     def let_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
         return True

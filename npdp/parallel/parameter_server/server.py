@@ -104,6 +104,7 @@ class Server:
         worker.sequence, worker.answer = message.sequence, None
         if isinstance(message, (Idle, Leave)):
             worker.active, worker.left = False, isinstance(message, Leave)
+            worker.collectives = message.collectives if isinstance(message, Idle) else 0
         elif isinstance(message, (Push, Start, Resume)):
             self._policy.activate(message.worker, message.completed, self.workers)
         worker.waiting = None if isinstance(message, (Idle, Resume)) else message

@@ -56,6 +56,7 @@ class Header(NamedTuple):
     rows: int = 0
     completed: int = NONE
     training: int = False
+    collectives: int = 0
 
 
 FIXED = len(Header._fields)
@@ -82,7 +83,8 @@ def _numbers(message: Message, shard: int) -> Header:
         work = *(message.request or _NO_REQUEST), *message.unit, message.samples, message.batch_samples
         has_lr = message.lr is not None
         lr_bits = struct.unpack("q", struct.pack("d", message.lr))[0] if has_lr else 0
-        return Header(*start, message.version, *work, has_lr, lr_bits, message.rows, message.completed)
+        numbers = Header(*start, message.version, *work, has_lr, lr_bits, message.rows, message.completed)
+        return numbers._replace(collectives=message.collectives)
     if isinstance(message, Start):
         completed = NONE if message.completed is None else message.completed
         return Header(*start, message.version, *(message.request or _NO_REQUEST), completed=completed)
@@ -92,6 +94,8 @@ def _numbers(message: Message, shard: int) -> Header:
         return Header(*start, message.version)
     if isinstance(message, Resume):
         return Header(*start, completed=message.completed)
+    if isinstance(message, Idle):
+        return Header(*start, collectives=message.collectives)
     return Header(*start)
 
 
@@ -105,7 +109,8 @@ def decode(worker: int, header: Array) -> tuple[Message, int]:
         unit, samples = Unit(has.unit_loader, has.unit_epoch, has.unit_number), (has.samples, has.batch_samples)
         lr = struct.unpack("d", struct.pack("q", has.lr_bits))[0] if has.has_lr else None
         unused = tuple(_bits(numbers[FIXED:]))
-        return Push(*start, unit, has.version, *samples, lr, unused, request, has.rows, has.completed), has.shard
+        counts = has.rows, has.completed, has.collectives
+        return Push(*start, unit, has.version, *samples, lr, unused, request, *counts), has.shard
     if kind is Start:
         return Start(*start, has.version, request, None if has.completed == NONE else has.completed), has.shard
     if kind is Fetch:
@@ -114,7 +119,7 @@ def decode(worker: int, header: Array) -> tuple[Message, int]:
         return Pull(*start, has.version), has.shard
     if kind is Resume:
         return Resume(*start, has.completed), has.shard
-    return (Idle if kind is Idle else Leave)(*start), has.shard
+    return Idle(*start, has.collectives) if kind is Idle else Leave(*start), has.shard
 
 
 def _bits(words: Sequence[int]) -> Iterator[int]:

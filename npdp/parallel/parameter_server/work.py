@@ -7,6 +7,8 @@ from itertools import count
 
 from npdp.parallel.parameter_server.messages import NOT_ASKED, Reply, Request, Unit
 
+TOLD = 8  # collectives after a push: who lags behind is found in the first ones; those of other models cost nothing
+
 
 class Work:
     """Units that were handed out, and how far this worker is.
@@ -14,14 +16,16 @@ class Work:
     Attributes:
         now: the unit that is being worked on, and the pass that it is of; None without npdp's loader.
         completed: iterations; a step of each optimiser is one.
+        collectives: of all workers, that this one has come to; counted with staleness 0.
     """
 
     def __init__(self) -> None:
         self.now: tuple[Request, Unit] | None = None
-        self.completed = 0
+        self.completed = self.collectives = 0
         self._handed_out: dict[Request, int] = {}  # units that came with an answer
         self._pushed: dict[Hashable, Unit] = {}  # in this iteration, by what was pushed
         self._own_numbers = count()
+        self._since_push = 0  # collectives
 
     @property
     def part(self) -> int | None:
@@ -51,6 +55,7 @@ class Work:
         Args:
             key: what is pushed: a slab, a sparse parameter.
         """
+        self._since_push = 0
         last = self._pushed.get(key)
         if last is not None or not self._pushed:  # the first of an iteration
             self.completed, self._pushed = self.completed + 1, {}
@@ -61,3 +66,9 @@ class Work:
         own = Unit(-1, 0, next(self._own_numbers))
         self._pushed[key] = unit or own
         return own, None
+
+    def count_collective(self) -> bool:
+        """Count a collective; return whether servers are to be told of it."""
+        self.collectives += 1
+        self._since_push += 1
+        return self._since_push <= TOLD

@@ -147,11 +147,11 @@ class ServerExchange(ExchangeAtStep):
         self._is_idle = False
         self._is_current = self._keeps_up
         unit, request = self._work.count_push(key)
-        rank, samples, completed = self.world.rank, (self._samples.mine, self._samples.total), self._work.completed
-        lr = settings.changed_lr
+        rank, samples = self.world.rank, (self._samples.mine, self._samples.total)
+        lr, counts = settings.changed_lr, (0, self._work.completed, self._work.collectives)
 
         def make(shard: S, sequence: int) -> Outgoing:
-            message = Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, completed=completed)
+            message = Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, *counts)
             return push(shard, message)
 
         for reply in self._ask(shards, make):
@@ -210,10 +210,17 @@ class ServerExchange(ExchangeAtStep):
         rank, completed = self.world.rank, self._work.completed
         self._client.tell(self._all_shards, lambda _, sequence: Outgoing(Resume(rank, sequence, completed)))
 
+    @contextlib.contextmanager
+    def counted_meanwhile(self) -> Iterator[None]:
+        """Within, servers know that this worker, which waits for all in a collective, pushes nothing."""
+        if self._work.count_collective() and not self._left:
+            self._idle()
+        yield
+
     def _idle(self) -> None:
         self._is_idle = True
-        rank = self.world.rank
-        self._client.tell(self._all_shards, lambda _, sequence: Outgoing(Idle(rank, sequence)))
+        rank, collectives = self.world.rank, self._work.collectives
+        self._client.tell(self._all_shards, lambda _, sequence: Outgoing(Idle(rank, sequence, collectives)))
 
     # What the program calls
     @property
