@@ -142,6 +142,27 @@ def test_ranks_of_which_one_would_update_its_part_with_another_learning_rate_are
         run(world_size, trains, has_another_learning_rate, "fused")
 
 
+def takes_steps_in_another_order() -> None:
+    """Two optimisers of alike parameters: in the third iteration one rank steps the second first."""
+    world = npdp.init()
+    npdp.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    optimizers = [optim.SGD(layer.parameters(), lr=0.1) for layer in model]
+    wrapped = nn.DataParallel(model, update="fused")
+    x = np.random.default_rng(world.rank).standard_normal((4, 3), dtype=np.float32)
+    for iteration in range(4):
+        wrapped.zero_grad()
+        nn.MSELoss()(wrapped(x), x).backward()
+        for optimizer in optimizers[:: -1 if iteration == 2 and world.rank == ODD_RANK else 1]:
+            optimizer.step()
+
+
+@pytest.mark.parametrize("hosts", [None, (0, 1, 2)])
+def test_ranks_of_which_one_steps_another_optimiser_are_told_so(hosts):
+    with pytest.raises(RuntimeError, match=r"SGD.step: rank \d has lr 0.1, .* or steps another optimiser"):
+        run(3, takes_steps_in_another_order, hosts=hosts)
+
+
 def test_ranks_of_which_one_has_other_settings_by_and_by_are_told_so():
     with pytest.raises(RuntimeError, match=r"rank \d has lr 0.1, momentum 0.(9|45), .* another rank has other values"):
         run(2, trains, has_another_momentum, "fused")

@@ -131,6 +131,21 @@ def test_with_staleness_0_a_worker_in_a_collective_for_which_others_wait_is_an_e
     fails_soon(lambda way: breaks_off(way, collective), servers, 3, said, RuntimeError, memory=memory)
 
 
+@pytest.mark.parametrize("servers", [1, 2, 0])
+def test_with_staleness_0_a_worker_that_leaves_out_the_step_of_one_optimiser_is_an_error_and_no_hang(servers):
+    def program(way):
+        model = mlp()
+        optimizers = [optim.SGD(layer.parameters(), lr=0.1) for layer in (model[0], model[2])]
+        wrapped = way.wrap(model)
+        for number, (x, y) in enumerate(loader(3)):
+            wrapped.zero_grad()
+            criterion(wrapped(x), y).backward()
+            for optimizer in optimizers[: 1 if (npdp.rank(), number) == (1, 2) else 2]:
+                optimizer.step()
+
+    fails_soon(program, servers, 3, "takes a step of an optimiser while worker . takes one of another", RuntimeError)
+
+
 # The same loop
 def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed():
     def program(strategy):

@@ -51,8 +51,8 @@ class FusedExchange(ExchangeAtStep):
         self._everyones: dict[FlatParameters, list[Array] | None] = {}
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
         self._totals: dict[FlatParameters, Array] = {}  # of this host's ranks, before they cross to others
-        # Slabs whose state is where it is held once, and what reads by which settings they are updated
-        self._ready: WeakKeyDictionary[Slab, Callable[[Optimizer], Any]] = WeakKeyDictionary()
+        # Slabs whose state is where it is held once: which it is, and what reads by which settings it is updated
+        self._ready: WeakKeyDictionary[Slab, tuple[int, Callable[[Optimizer], Any]]] = WeakKeyDictionary()
         for flat in self.flats:
             self._share(flat)
 
@@ -75,12 +75,14 @@ class FusedExchange(ExchangeAtStep):
         return shared
 
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
-        settings = self._ready.get(slab)
-        if settings is None:
+        ready = self._ready.get(slab)
+        if ready is None:
             require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
             self._share_state(slab)
-            settings = self._ready[slab] = attrgetter("weight_decay", *optimizer.settings)  # one at least
-        if self._meet(optimizer, slab, settings(optimizer)):
+            which = hash((self.number, self.flats.index(slab.flat), slab.numbers[0]))
+            ready = self._ready[slab] = which, attrgetter("weight_decay", *optimizer.settings)  # one at least
+        which, settings = ready
+        if self._meet(optimizer, slab, (which, settings(optimizer))):
             self._zeros_for_unused(slab)
         self._count_exchange()
         runs = slab.next_runs()  # the same on all ranks
@@ -97,7 +99,7 @@ class FusedExchange(ExchangeAtStep):
         """Wait until every rank's gradients are there; return how many there lack, over all ranks.
 
         Raises:
-            RuntimeError: the learning rate, or another setting, is not the same on all ranks.
+            RuntimeError: the learning rate, or another setting, or what they update, is not the same on all ranks.
         """
         lr = float(optimizer.current_lr)
         mark = hash((lr, settings)) & 0xFFFF  # of numbers, not of texts: the same in all processes
@@ -106,7 +108,7 @@ class FusedExchange(ExchangeAtStep):
             mine = ", ".join(f"{name} {value}" for name, value in {"lr": lr, **settings_of(optimizer)}.items())
             raise RuntimeError(
                 f"{type(optimizer).__name__}.step: rank {self.world.rank} has {mine}, and another rank has other "
-                "values; each updates a part of the parameters"
+                "values, or steps another optimiser; each updates a part of the parameters"
             )
         return unused
 

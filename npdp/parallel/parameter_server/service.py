@@ -71,7 +71,19 @@ class Service:
                 del listening[worker]
             for reply in server.handle(message):
                 self._answer(reply, number)
+            if len(self._shards) > 1:
+                self._require_progress()
         self._settle()
+
+    def _require_progress(self) -> None:
+        """Raise RuntimeError where each worker waits for an answer, at other shards: none will come."""
+        waiting = [server.waiting for server, _ in self._shards]
+        if sum(map(len, waiting)) == self._workers:
+            (one, *_), (other, *_) = filter(None, waiting)
+            raise RuntimeError(
+                f"worker {one} takes a step of an optimiser while worker {other} takes one of another: all workers "
+                "take the same steps in the same order"
+            )
 
     def _apply(self, shard: Shard, pushes: list[Push]) -> None:
         self._settle()
