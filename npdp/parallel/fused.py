@@ -79,10 +79,10 @@ class FusedExchange(ExchangeAtStep):
         if ready is None:
             require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
             self._share_state(slab)
-            which = hash((self.number, self.flats.index(slab.flat), slab.numbers[0]))
-            ready = self._ready[slab] = which, attrgetter("weight_decay", *optimizer.settings)  # one at least
-        which, settings = ready
-        if self._meet(optimizer, slab, (which, settings(optimizer))):
+            key = hash((self.number, self.flats.index(slab.flat), slab.numbers[0]))
+            ready = self._ready[slab] = key, attrgetter("weight_decay", *optimizer.settings)  # one at least
+        key, settings = ready
+        if self._meet(optimizer, slab, (key, settings(optimizer))):
             self._zeros_for_unused(slab)
         self._count_exchange()
         runs = slab.next_runs()  # the same on all ranks

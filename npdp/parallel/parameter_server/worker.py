@@ -147,11 +147,11 @@ class ServerExchange(ExchangeAtStep):
         self._is_idle = False
         self._is_current = self._keeps_up
         unit, request = self._work.count_push(key)
-        rank, samples = self.world.rank, (self._samples.mine, self._samples.total)
-        lr, counts = settings.changed_lr, (0, self._work.completed, self._work.collectives)
+        rank, samples, lr = self.world.rank, (self._samples.mine, self._samples.total), settings.changed_lr
+        counts = {"completed": self._work.completed, "collectives": self._work.collectives}
 
         def make(shard: S, sequence: int) -> Outgoing:
-            message = Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, *counts)
+            message = Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, **counts)
             return push(shard, message)
 
         for reply in self._ask(shards, make):
