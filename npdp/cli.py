@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import npdp
 from npdp import environment
+from npdp.comm.ending import announce_failure, launcher_ends_all
 from npdp.errors import InputError, OutputError
 from npdp.flag_parser import Parser, number_of_ranks
 from npdp.on_ranks import RankFlags, interrupted
@@ -157,13 +158,12 @@ def _on_ranks(
 
 
 def _refuse_once(message: str) -> None:
-    """Say what went wrong; of several ranks the first that comes, since the launcher then ends the others."""
-    if not environment.is_one_of_several():
+    """Say what went wrong: on the first rank that comes where the launcher then ends the others, else on rank 0."""
+    launched = environment.launch()
+    if environment.is_one_of_several() and launcher_ends_all():
+        announce_failure(refusal(message) + "\n")
+    elif launched is None or launched.rank == 0:
         refuse(message)
-        return
-    from npdp.comm.ending import announce_failure
-
-    announce_failure(refusal(message) + "\n")
 
 
 def _parser(name: str, description: str, examples: str) -> Parser:

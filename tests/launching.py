@@ -29,6 +29,7 @@ SETTINGS = {  # root, and more ranks than cores; harmless elsewhere
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PYTHONUNBUFFERED": "",  # what is printed leaves in one piece, which other ranks' do not fall into
     **dict.fromkeys(BLAS_THREADS, "1"),  # the bits of a matmul depend on their number
 }
 TRAINS_WITHIN_S = 20  # a launch, on a machine that does much else

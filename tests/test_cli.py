@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from launching import exit_code, mpirun, needs_mpi
+from launching import exit_code, mpirun, needs_mpi, python
 
 import npdp
 from npdp import cli, on_ranks, train
@@ -137,6 +137,13 @@ def test_under_mpirun_ranks_refuse_together(command, model):
 def test_under_mpirun_the_first_rank_that_refuses_speaks_for_all(command):
     code, out, error = mpirun(3, "-m", "npdp", *command.split())
     assert (code, out) == (2, "") and error.count("npdp: error: ") == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_the_launcher_lets_each_rank_end_by_itself_rank_0_refuses_for_all(rank):
+    """As MPICH's does: the first may have left before the last begins."""
+    code, out, error = python("-m", "npdp", "fit", PMI_RANK=str(rank), PMI_SIZE="2")
+    assert (code, out, error.count("npdp: error: ")) == (2, "", 1 - rank)
 
 
 # A program of one's own

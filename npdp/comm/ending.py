@@ -52,6 +52,14 @@ def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
     threading.excepthook = fail_in_thread
 
 
+def launcher_ends_all() -> bool:
+    """Return whether the launcher ends all ranks when one leaves with a code that is not 0, as Open MPI's does.
+
+    MPICH's and Intel MPI's let each come to its own end.
+    """
+    return "PMIX_NAMESPACE" in os.environ
+
+
 def end_with_launcher() -> None:
     """Have the system kill this rank when the process that started it dies.
 
