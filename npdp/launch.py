@@ -80,7 +80,7 @@ def find_mpirun() -> str:
     """
     beside = Path(sys.executable).with_name("mpirun")
     if beside.exists():  # an MPI from PyPI, in this environment: mpi4py looks there first
-        return str(beside)
+        return without_script(str(beside))
     found = subprocess.run([sys.executable, "-c", _FIND_LIBRARY], capture_output=True, text=True)
     if found.returncode:
         why = found.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
@@ -89,8 +89,17 @@ def find_mpirun() -> str:
     candidates = [str(Path(path).parent.parent / "bin" / "mpirun") for path in paths] + [shutil.which("mpirun") or ""]
     for candidate in candidates:
         if os.access(candidate, os.X_OK):
-            return candidate
+            return without_script(candidate)
     raise InputError(f"no mpirun beside {library} ({', '.join(paths) or 'not found'}) or on PATH: install one with it")
+
+
+def without_script(mpirun: str) -> str:
+    """Return what an mpirun that is a script, as Intel MPI's, starts from beside it, else the mpirun.
+
+    A signal would end the script alone, and ranks train on unseen; and it finds the program on PATH only.
+    """
+    program = Path(mpirun).with_name("mpiexec.hydra")
+    return str(program) if os.access(program, os.X_OK) and Path(mpirun).read_bytes().startswith(b"#!") else mpirun
 
 
 def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = True) -> int:

@@ -21,7 +21,7 @@ from unittest import mock
 import pytest
 
 from npdp.environment import BLAS_THREADS
-from npdp.launch import SESSION_FOLDER
+from npdp.launch import SESSION_FOLDER, without_script
 
 PROGRAMS = Path(__file__).parent / "mpi_programs"
 MARK = "NPDP_TEST_RUN"  # in the environment of every process of a run, by which it is found again
@@ -45,9 +45,10 @@ class Outcome(NamedTuple):
 
 
 def find_mpirun() -> str | None:
-    """Return the mpirun beside this Python, else the one on the path."""
+    """Return the mpirun beside this Python, else the one on the path; where it is a script, the program it starts."""
     beside = Path(sys.executable).parent / "mpirun"
-    return str(beside) if beside.exists() else shutil.which("mpirun")
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    return found and without_script(found)
 
 
 def why_no_mpi() -> str:

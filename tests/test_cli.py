@@ -151,7 +151,7 @@ PROGRAM = """
 import sys
 from npdp import train
 code = train.main(["--epochs", "x"]) if "refuse" in sys.argv else 0
-print(code, sys.argv[1:], flush=True)
+print(f"{code} {sys.argv[1:]}\\n", end="", flush=True)  # in one piece: the other rank says so too
 sys.exit(7 if "fail" in sys.argv else 0)
 """
 

@@ -244,11 +244,11 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def make_mpirun(folder: Path) -> str:
+def make_mpirun(folder: Path, name: str = "mpirun", begins: str = "#!/bin/sh\n") -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "mpirun").write_text("#!/bin/sh\n")
-    (folder / "mpirun").chmod(0o755)
-    return str(folder / "mpirun")
+    (folder / name).write_text(begins)
+    (folder / name).chmod(0o755)
+    return str(folder / name)
 
 
 def library_says(returncode: int, stdout: str = "", stderr: str = "") -> mock._patch:
@@ -267,6 +267,18 @@ def test_next_comes_the_mpirun_beside_the_library_that_mpi4py_loads(elsewhere):
         assert launch.find_mpirun() == f"{elsewhere}/path/mpirun"
         wanted = make_mpirun(elsewhere / "mpi" / "bin")
         assert launch.find_mpirun() == wanted
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_for_an_mpirun_that_is_a_script_goes_the_program_that_it_starts(elsewhere, beside):
+    folder = elsewhere / ("bin" if beside else "path")
+    with library_says(0, "Intel(R) MPI Library\n"):
+        script = make_mpirun(folder)
+        assert launch.find_mpirun() == script
+        program = make_mpirun(folder, "mpiexec.hydra")
+        assert launch.find_mpirun() == program
+        mpirun = make_mpirun(folder, begins="\x7fELF")  # as MPICH's, which goes as it is
+        assert launch.find_mpirun() == mpirun
 
 
 def test_without_any_mpirun_the_library_is_named(elsewhere):
