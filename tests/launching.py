@@ -51,6 +51,11 @@ def find_mpirun() -> str | None:
     return found and without_script(found)
 
 
+def is_intel_mpi() -> bool:
+    """Return whether mpirun is Intel MPI's, a script."""
+    return Path(find_mpirun() or "").name == "mpiexec.hydra"
+
+
 def why_no_mpi() -> str:
     """Return what is missing for a run under mpirun; empty where nothing is."""
     if find_mpirun() is None:

@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-from launching import mpirun, needs_mpi
+from launching import is_intel_mpi, mpirun, needs_mpi
 from worlds import run
 
 import npdp
@@ -106,6 +106,8 @@ def test_ranks_whose_arrays_lie_in_different_orders_are_told_so(call, algorithm)
     ],
 )
 def test_ranks_under_mpi_that_call_different_collectives_are_told_so(fault, wanted, got):
+    if fault == "other_root" and is_intel_mpi():
+        pytest.skip("Intel MPI takes large arrays too before anybody wants them: no rank waits for another")
     code, stdout, stderr = mpirun(3, "faults.py", fault)
     took = time.monotonic() - float(stdout.split()[1])
     assert code == 1 and took < 8, (code, took)
