@@ -282,8 +282,6 @@ def _with_hidden(given: dict[str, Any]) -> dict[str, Any]:
 
 def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
-    if config.momentum is not None and config.optimizer != "sgd":
-        raise InputError(f"--momentum is for --optimizer sgd, this is --optimizer {config.optimizer}")
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
     for name, neutral in (("update", "auto"), ("clip_norm", None)):

@@ -116,7 +116,9 @@ def _refuse_unfit_model(name: str, sparse: bool) -> None:
 
 def _with_momentum(config: TrainConfig, what_is_sparse: str | None) -> TrainConfig:
     """Return the flags with momentum filled in; raise InputError where rows without a gradient would be changed."""
-    if config.optimizer == "sgd" and config.momentum is None:
+    if config.optimizer != "sgd":  # Adam has none
+        config = replace(config, momentum=None)
+    elif config.momentum is None:
         config = replace(config, momentum=0.0 if what_is_sparse else MOMENTUM)
     if what_is_sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
         raise InputError(

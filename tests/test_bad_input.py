@@ -79,7 +79,6 @@ FLAGS = {
     "learning rate inf": ("--learning-rate inf", "got 'inf'"),
     "negative learning rate": ("--learning-rate=-0.1", "got '-0.1'"),
     "momentum 1": ("--momentum 1", "--momentum: wanted a number in [0, 1), got '1'"),
-    "momentum of Adam": ("--optimizer adam --momentum 0.5", "--momentum is for --optimizer sgd, this is --optimizer "),
     "clip norm 0": ("--clip-norm 0", "--clip-norm: wanted a number above 0, got '0'"),
     "accumulate 0": ("--accumulate 0", "--accumulate: wanted a whole number, at least 1"),
     "a million ranks": ("--ranks 1000000", "--ranks: wanted at most "),

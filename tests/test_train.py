@@ -198,7 +198,8 @@ def test_each_flag_changes_the_outcome(flag, other):
 
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("adam", None), ("adamw", None)])
 def test_metrics_have_a_momentum_where_the_optimizer_has_one(optimizer, momentum):
-    assert fit("--quiet", "--epochs", "0", "--optimizer", optimizer).events[0]["momentum"] == momentum
+    for given in ((), ("--momentum", "0.9")):
+        assert fit("--quiet", "--epochs", "0", "--optimizer", optimizer, *given).events[0]["momentum"] == momentum
 
 
 COUNTS = """import numpy as np
