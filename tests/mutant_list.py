@@ -2534,8 +2534,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/parallel/parameter_server/service.py",
                "                self._require_progress()\n",
                "                pass\n",
-               "tests/test_parameter_server_failures.py::test_with_staleness_0_a_worker_that_leaves_out_the_step_of_one_"
-               "optimiser_is_an_error_and_no_hang"),
+               "tests/test_parameter_server_failures.py::test_with_staleness_0_workers_that_step_other_"
+               "optimisers_are_an_error_and_no_hang"),
         Mutant("npdp/parallel/parameter_server/policies.py",
                "            self._require_no_collective(workers)\n",
                "",

@@ -77,9 +77,9 @@ class Service:
 
     def _require_progress(self) -> None:
         """Raise RuntimeError where each worker waits for an answer, at other shards: none will come."""
-        waiting = [server.waiting for server, _ in self._shards]
-        if sum(map(len, waiting)) == self._workers:
-            (one, *_), (other, *_) = filter(None, waiting)
+        waiting = [workers for server, _ in self._shards if (workers := server.waiting)]
+        if len(waiting) > 1 and sum(map(len, waiting)) == self._workers:
+            one, other = waiting[0][0], waiting[1][0]
             raise RuntimeError(
                 f"worker {one} takes a step of an optimiser while worker {other} takes one of another: all workers "
                 "take the same steps in the same order"
