@@ -114,11 +114,10 @@ class ArrayDataset:
         Of labels that are no whole numbers it is 0: another processor may have computed another last bit. Evenly spaced
         rows, first and last among them, are read of more than 1024 labels.
         """
-        a_row = max(1, int(np.prod(self._y.shape[1:])))
-        rows = np.linspace(0, len(self) - 1, min(len(self), max(2, SAMPLED_LABELS // a_row))).astype(np.intp)
-        labels = gather(self._y, rows)
-        if labels.dtype.kind not in "biuf":
+        if self._y.dtype.kind not in "biuf":
             return 0
+        a_row = max(1, int(np.prod(self._y.shape[1:])))
+        labels = gather(self._y, evenly_spaced(len(self), max(2, SAMPLED_LABELS // a_row)))
         with np.errstate(invalid="ignore"):  # NaN and infinity are no whole numbers
             numbers = labels.astype(np.int64)
         return zlib.crc32(numbers.data) if np.array_equal(numbers, labels) else 0
@@ -165,6 +164,9 @@ def sampled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rows:
     row_bytes = dtype.itemsize
     for extent in shape[1:]:
         row_bytes *= extent
-    if shape[0] <= SAMPLED_ROWS or shape[0] * row_bytes <= HASHED_WHOLE_BYTES:
-        return slice(None)
-    return np.linspace(0, shape[0] - 1, SAMPLED_ROWS).astype(np.intp)
+    return slice(None) if shape[0] * row_bytes <= HASHED_WHOLE_BYTES else evenly_spaced(shape[0], SAMPLED_ROWS)
+
+
+def evenly_spaced(count: int, most: int) -> Rows:
+    """Return all of so many rows; of more than `most`, that many, evenly spaced, first and last among them."""
+    return slice(None) if count <= most else np.linspace(0, count - 1, most).astype(np.intp)

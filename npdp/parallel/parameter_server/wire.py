@@ -83,8 +83,8 @@ def _numbers(message: Message, shard: int) -> Header:
         work = *(message.request or _NO_REQUEST), *message.unit, message.samples, message.batch_samples
         has_lr = message.lr is not None
         lr_bits = struct.unpack("q", struct.pack("d", message.lr))[0] if has_lr else 0
-        numbers = Header(*start, message.version, *work, has_lr, lr_bits, message.rows, message.completed)
-        return numbers._replace(collectives=message.collectives)
+        counts = {"rows": message.rows, "completed": message.completed, "collectives": message.collectives}
+        return Header(*start, message.version, *work, has_lr, lr_bits, **counts)
     if isinstance(message, Start):
         completed = NONE if message.completed is None else message.completed
         return Header(*start, message.version, *(message.request or _NO_REQUEST), completed=completed)
