@@ -131,6 +131,21 @@ def test_with_staleness_0_a_worker_in_a_collective_for_which_others_wait_is_an_e
     fails_soon(lambda way: breaks_off(way, collective), servers, 3, said, RuntimeError, memory=memory)
 
 
+def test_with_staleness_0_a_worker_in_one_more_of_many_collectives_is_an_error_and_no_hang():
+    def program(way):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        wrapped = way.wrap(model)
+        for x, y in loader(2):
+            for _ in range(30 + npdp.rank()):
+                npdp.barrier()
+            optimizer.zero_grad()
+            criterion(wrapped(x), y).backward()
+            optimizer.step()
+
+    fails_soon(program, 1, 2, "worker 1 is in a collective.* while worker 0 takes a step", RuntimeError)
+
+
 STEPS = {  # of which of three optimisers each of three workers takes in one iteration
     "left_out": ([0, 1, 2], [0], [0, 1, 2]),
     "in_another_order": ([0, 1, 2], [1, 2, 0], [2, 0, 1]),
@@ -152,6 +167,24 @@ def test_with_staleness_0_workers_that_step_other_optimisers_are_an_error_and_no
                 optimizers[step].step()
 
     fails_soon(program, servers, 3, "takes a step of an optimiser while worker . takes one of another", RuntimeError)
+
+
+@pytest.mark.parametrize("leaves_out", [0, 1])
+@pytest.mark.parametrize("memory", [True, False])
+def test_with_staleness_0_a_worker_that_leaves_out_a_step_of_one_of_two_models_is_an_error(memory, leaves_out):
+    def program(way):
+        models = mlp(), mlp()
+        optimizers = [optim.SGD(model.parameters(), lr=0.1) for model in models]
+        models = [way.wrap(model) for model in models]
+        for number, (x, y) in enumerate(loader(3)):
+            for index in (0, 1):
+                if (npdp.rank(), number, index) != (1, 2, leaves_out):
+                    models[index].zero_grad()
+                    criterion(models[index](x), y).backward()
+                    optimizers[index].step()
+
+    said = "takes a step of an optimiser while worker . takes one of another"
+    fails_soon(program, 0, 3, said, RuntimeError, memory=memory)
 
 
 # The same loop

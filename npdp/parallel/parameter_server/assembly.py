@@ -56,7 +56,7 @@ def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World
     exchange = ServerExchange(parameters, world, strategy)
     shards = _lay_shards(strategy, roles, exchange)
     lines = Lines(world)
-    service = shards.service(lines) if roles.is_server else None
+    service = shards.service(lines, world.services) if roles.is_server else None
     if service is not None and not roles.is_worker:
         service.serve()
         raise SystemExit(0)
@@ -131,7 +131,7 @@ class _Shards:
         """Of a worker's message."""
         return wire.header_length(max((len(k.numbers) for k in self.optimizers if isinstance(k, Slab)), default=0))
 
-    def service(self, lines: Lines) -> Service:
+    def service(self, lines: Lines, beside: list[Service]) -> Service:
         """Return what serves this rank's shards."""
         roles, strategy = self.roles, self.strategy
         shards: list[tuple[Shard, Policy]] = []
@@ -139,8 +139,8 @@ class _Shards:
             among_all = number * len(roles.servers) + roles.server
             policy = strategy.policy(roles.workers, among_all, isinstance(key, Parameter))
             shards.append((self._shard(key, optimizer), policy))
-        has_first = roles.server == 0
-        return Service(*lines.for_a_thread(), self.header_length, roles.workers, shards, has_first, strategy.record)
+        first, records = roles.server == 0, strategy.record
+        return Service(*lines.for_a_thread(), self.header_length, roles.workers, shards, first, records, beside)
 
     def _shard(self, key: Slab | Parameter, optimizer: Optimizer) -> Shard:
         roles, strategy, whole_batches = self.roles, self.strategy, self.strategy.whole_batches

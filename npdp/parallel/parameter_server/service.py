@@ -9,6 +9,7 @@ one.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -35,6 +36,7 @@ class Service:
         shards: each shard's arithmetic, and what its logic goes by.
         has_first: whether the first of them is the first of all servers'.
         records: whether they keep the order of arrivals.
+        beside: the services of this rank, a thread each, where it trains several models; this one joins them.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Service:
         shards: Sequence[tuple[Shard, Policy]],
         has_first: bool,
         records: bool,
+        beside: list[Service],
     ) -> None:
         self._requests, self._replies, self._workers = requests, replies, workers
         self._shards = [
@@ -54,6 +57,9 @@ class Service:
         ]
         self._headers = np.zeros((workers, header_length), np.int64)
         self._sending: dict[int, list[Handle]] = {}  # what is on its way to each worker
+        self._beside = beside
+        beside.append(self)
+        self._handling: threading.Lock = beside[0]._handling if len(beside) > 1 else threading.Lock()  # one for all
 
     def serve(self) -> None:
         """Serve until every worker has left every shard."""
@@ -69,15 +75,18 @@ class Service:
                 listening[worker] = self._listen(worker)
             else:
                 del listening[worker]
-            for reply in server.handle(message):
-                self._answer(reply, number)
-            if len(self._shards) > 1:
+            with self._handling:
+                for reply in server.handle(message):
+                    self._answer(reply, number)
                 self._require_progress()
         self._settle()
 
     def _require_progress(self) -> None:
         """Raise RuntimeError where each worker waits for an answer, at other shards: none will come."""
-        waiting = [workers for server, _ in self._shards if (workers := server.waiting)]
+        shards = [shard for service in self._beside for shard in service._shards]
+        if len(shards) == 1:
+            return
+        waiting = [workers for server, _ in shards if (workers := server.waiting)]
         if len(waiting) > 1 and sum(map(len, waiting)) == self._workers:
             one, other = waiting[0][0], waiting[1][0]
             raise RuntimeError(

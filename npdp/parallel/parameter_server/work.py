@@ -7,8 +7,6 @@ from itertools import count
 
 from npdp.parallel.parameter_server.messages import NOT_ASKED, Reply, Request, Unit
 
-TOLD = 8  # collectives after a push: who lags behind is found in the first ones; those of other models cost nothing
-
 
 class Work:
     """Units that were handed out, and how far this worker is.
@@ -25,7 +23,6 @@ class Work:
         self._handed_out: dict[Request, int] = {}  # units that came with an answer
         self._pushed: dict[Hashable, Unit] = {}  # in this iteration, by what was pushed
         self._own_numbers = count()
-        self._since_push = 0  # collectives
 
     @property
     def part(self) -> int | None:
@@ -55,7 +52,6 @@ class Work:
         Args:
             key: what is pushed: a slab, a sparse parameter.
         """
-        self._since_push = 0
         last = self._pushed.get(key)
         if last is not None or not self._pushed:  # the first of an iteration
             self.completed, self._pushed = self.completed + 1, {}
@@ -66,9 +62,3 @@ class Work:
         own = Unit(-1, 0, next(self._own_numbers))
         self._pushed[key] = unit or own
         return own, None
-
-    def count_collective(self) -> bool:
-        """Count a collective; return whether servers are to be told of it."""
-        self.collectives += 1
-        self._since_push += 1
-        return self._since_push <= TOLD

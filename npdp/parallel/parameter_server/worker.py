@@ -213,7 +213,8 @@ class ServerExchange(ExchangeAtStep):
     @contextlib.contextmanager
     def counted_meanwhile(self) -> Iterator[None]:
         """Within, servers know that this worker, which waits for all in a collective, pushes nothing."""
-        if self._work.count_collective() and not self._left:
+        self._work.collectives += 1
+        if not self._left:
             self._idle()
         yield
 
