@@ -109,14 +109,12 @@ class _Lines:
         self._in_reach = world.algorithm in ("auto", SHARED_MEMORY)
         self._mine = np.empty(0, WORD)  # kept and used again, as memory that ranks share is dear to get
         self._everyones: list[Array] | None = None
-        self._count = 0
 
     def mine(self, count: int) -> Array:
         """Return this rank's line, of so many words on every rank, to be written; collective where it must grow.
 
         All ranks have read what was there before: they were in a collective since.
         """
-        self._count = count
         if count > self._mine.size and self._in_reach:
             self._mine = self._world.shared_empty(count * 5 // 4, WORD)
             self._everyones = self._world.everyones(self._mine)
@@ -130,7 +128,7 @@ class _Lines:
         if self._everyones is not None:
             self._world.barrier()
             return self._everyones
-        lines = np.empty((self._world.world_size, self._count), WORD)
+        lines = np.empty((self._world.world_size, self._mine.size), WORD)
         self._world.allgather(self._mine, lines)
         return list(lines)
 
