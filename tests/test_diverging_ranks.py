@@ -12,7 +12,7 @@ from npdp import nn, optim
 from npdp.data import ArrayDataset, DataLoader
 from npdp.errors import InputError
 from npdp.nn.parameter import lay_flat
-from npdp.parallel.buckets import cut_buckets
+from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB, cut_buckets
 from npdp.parallel.marks import MARKED_EVERY, mark_of
 
 ODD_RANK = 1  # does something else than the others; of three ranks there is one before it and one behind
@@ -79,7 +79,7 @@ def trains_with_values_of_its_own(layers: list[int], which: int) -> None:
 def test_marks_look_at_all_values_of_all_parameters(sizes):
     parameters = [nn.Parameter(np.zeros(size, np.float32)) for size in sizes]
     (flat,) = lay_flat(parameters)
-    (bucket,) = cut_buckets(flat, list(range(len(sizes))))
+    (bucket,) = cut_buckets(flat, list(range(len(sizes))), BUCKET_CAP_MB, FIRST_BUCKET_MB)
     flat.data.view(np.int32)[:] = np.arange(flat.data.size)  # marks are a value's last 8 bits
     values = {at for start, size in zip(flat.starts, sizes) for at in range(start, start + size)}
     assert values <= {mark_of(bucket, turn) for turn in range(len(sizes) * max(sizes))}

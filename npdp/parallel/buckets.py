@@ -48,10 +48,7 @@ class Bucket(NamedTuple):
 
 
 def cut_buckets(
-    flat: FlatParameters,
-    numbers: list[int],
-    bucket_cap_mb: float = BUCKET_CAP_MB,
-    first_bucket_mb: float = FIRST_BUCKET_MB,
+    flat: FlatParameters, numbers: list[int], bucket_cap_mb: float, first_bucket_mb: float
 ) -> list[Bucket]:
     """Return the buckets of the parameters with these numbers, in the order in which they leave.
 
