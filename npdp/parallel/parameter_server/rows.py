@@ -107,15 +107,11 @@ class RowShard:
         start, stop = part(len(parameter.data), servers, server)
         self._parameter = Parameter(np.array(parameter.data[start:stop]), sparse=True)
         self._width = int(np.prod(parameter.shape[1:]))
+        self._table = self._parameter.data.reshape(stop - start, self._width)  # the same memory
         self._lanes = [Lane(_cut_lane(lane, servers, server), self._width, parameter.dtype) for lane in lanes]
         self._gradients: list[tuple[Rows, Array]] = [(np.empty(0, np.int64), np.empty(0))] * len(lanes)
         self._wanted: dict[int, Rows] = {}  # what workers have asked for and not got
         self._distinct: Distinct | None = None
-
-    @property
-    def data(self) -> Array:
-        """The rows."""
-        return self._parameter.data
 
     def take(self, message: Message, receive: Receive) -> None:
         if isinstance(message, Fetch):
@@ -142,14 +138,11 @@ class RowShard:
     def answer(self, reply: Reply) -> Iterator[Array]:
         rows = self._wanted.pop(reply.worker, None)
         if rows is not None and self._lanes[reply.worker].holds(len(rows)):
-            self._flat().take(rows, axis=0, out=self._lanes[reply.worker].values(len(rows)), mode="clip")
+            self._table.take(rows, axis=0, out=self._lanes[reply.worker].values(len(rows)), mode="clip")
         elif rows is not None:
-            yield self.data.take(rows, axis=0).reshape(-1)
+            yield self._table.take(rows, axis=0).reshape(-1)
         elif reply.pulled and reply.changed:
-            yield self.data.reshape(-1)
-
-    def _flat(self) -> Array:
-        return self.data.reshape(len(self.data), self._width)
+            yield self._table.reshape(-1)
 
     def _rows(self, message: Fetch | Push, receive: Receive) -> Rows:
         lane = self._lanes[message.worker]
@@ -164,7 +157,7 @@ class RowShard:
         if len(gradients) == 1:
             return gradients[0]
         if self._distinct is None:
-            self._distinct = Distinct(len(self.data))
+            self._distinct = Distinct(len(self._table))
         rows, indices = self._distinct(np.concatenate([rows for rows, _ in gradients]))
         return rows, sums_of_rows(np.concatenate([values for _, values in gradients]), indices, len(rows))
 
@@ -181,9 +174,9 @@ class RemoteRows:
     def __init__(
         self, rank: int, number: int, parameter: Parameter, lanes: Array | None, servers: int, server: int
     ) -> None:
-        self.rank, self.number, self.parameter = rank, number, parameter
-        self._data = parameter.data  # the user's view of it will be read-only
+        self.rank, self.number = rank, number
         self._width = int(np.prod(parameter.shape[1:]))
+        self._table = parameter.data.reshape(len(parameter.data), self._width)  # the user's view will be read-only
         self._lane = Lane(_cut_lane(lanes, servers, server), self._width, parameter.dtype)
         self.start, self.stop = part(len(parameter.data), servers, server)
         self.version, self.seen = 0, 0
@@ -216,21 +209,22 @@ class RemoteRows:
 
     def take(self, message: Message, reply: Reply, receive: Receive) -> int:
         """Receive what follows a reply into the worker's copy; return its bytes."""
-        data = self._data
         if isinstance(message, Fetch):
             if self._lane.holds(len(self._rows)):
                 values = self._lane.values(len(self._rows))
             else:
-                values = np.empty((len(self._rows), self._width), data.dtype)
+                values = np.empty((len(self._rows), self._width), self._table.dtype)
                 receive(values.reshape(-1))
-            data.reshape(len(data), self._width)[self._rows] = values
+            self._table[self._rows] = values
             self.version = self.version if self._fetched else reply.version
             self._fetched = self._fetched or message.training
             return values.nbytes
         if reply.pulled:
-            if reply.changed:
-                receive(data[self.start : self.stop].reshape(-1))
             self.seen = reply.version
-            return data[self.start : self.stop].nbytes if reply.changed else 0
+            if not reply.changed:
+                return 0
+            mine = self._table[self.start : self.stop]
+            receive(mine.reshape(-1))
+            return mine.nbytes
         self.version, self._fetched = reply.version, False
         return 0
