@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,14 +29,17 @@ from npdp.parallel.parameter_server.messages import (
     Unit,
 )
 
-KINDS: tuple[type, ...] = (Push, Start, Idle, Pull, Leave, Fetch, Resume)
+KINDS: tuple[type[Any], ...] = (Push, Start, Idle, Pull, Leave, Fetch, Resume)
 NONE = -1  # where there is no request, and where iterations are not said
 BITS = 62  # of the mask in a number
 REPLY = 7  # numbers of a reply's header
 
 
 class Header(NamedTuple):
-    """The numbers of a worker's header, before the mask of unused parameters; what a message lacks is left out."""
+    """The numbers of a worker's header, before the mask of unused parameters; what a message lacks is left out.
+
+    Names are those of the messages, but for a request, a unit and a learning rate, which take several numbers.
+    """
 
     kind: int  # an index of KINDS
     shard: int  # of the server that it is for
@@ -88,15 +91,7 @@ def _numbers(message: Message, shard: int) -> Header:
     if isinstance(message, Start):
         completed = NONE if message.completed is None else message.completed
         return Header(*start, message.version, *(message.request or _NO_REQUEST), completed=completed)
-    if isinstance(message, Fetch):
-        return Header(*start, message.version, rows=message.rows, training=message.training)
-    if isinstance(message, Pull):
-        return Header(*start, message.version)
-    if isinstance(message, Resume):
-        return Header(*start, completed=message.completed)
-    if isinstance(message, Idle):
-        return Header(*start, collectives=message.collectives)
-    return Header(*start)
+    return Header(*start, **dict(zip(message._fields[2:], message[2:])))  # behind worker and sequence: by their names
 
 
 def decode(worker: int, header: Array) -> tuple[Message, int]:
@@ -115,11 +110,7 @@ def decode(worker: int, header: Array) -> tuple[Message, int]:
         return Start(*start, has.version, request, None if has.completed == NONE else has.completed), has.shard
     if kind is Fetch:
         return Fetch(*start, has.version, has.rows, bool(has.training)), has.shard
-    if kind is Pull:
-        return Pull(*start, has.version), has.shard
-    if kind is Resume:
-        return Resume(*start, has.completed), has.shard
-    return Idle(*start, has.collectives) if kind is Idle else Leave(*start), has.shard
+    return kind(*start, *(getattr(has, name) for name in kind._fields[2:])), has.shard
 
 
 def _bits(words: Sequence[int]) -> Iterator[int]:
