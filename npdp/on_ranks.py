@@ -87,46 +87,43 @@ def run(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Ca
         InputError: flags or input that cannot be used; on all ranks alike, before any of them begins.
         OutputError: results that could not be written; on all ranks alike.
     """
-    flags, fault = _parsed(parse)
+    given = _parsed(parse)
     launched = environment.launch()
     if launched is not None and launched.rank != 0:
         warnings.filterwarnings("ignore", module="npdp")  # rank 0 says it for all
-    if flags is not None and flags.transport == "threads":
-        environment.set_blas_threads(flags.ranks or 1)  # NumPy is not loaded yet
+    if not isinstance(given, InputError) and given.transport == "threads":
+        environment.set_blas_threads(given.ranks or 1)  # NumPy is not loaded yet
         from npdp.parallel.world import run_ranks
 
-        return run_ranks(flags.ranks or 1, program, flags)[0]
-    if launched is None and fault:
-        raise InputError(fault)
+        return run_ranks(given.ranks or 1, program, given)[0]
+    if launched is None and isinstance(given, InputError):
+        raise given
     from npdp.parallel.agreement import agree, require_equal
     from npdp.parallel.world import init
 
     world = init()
-    agree(world, lambda: _refuse_if(fault or _wrong_ranks(flags, world, command)))
-    assert flags is not None
+    flags = agree(world, lambda: _usable(given, world, command))
     require_equal(world, "flags", [_in_words(*flag) for flag in vars(flags).items() if flag[0] not in OF_ONE_RANK])
     return program(flags)
 
 
-def _parsed(parse: Callable[[], Flags]) -> tuple[Flags | None, str | None]:
+def _parsed(parse: Callable[[], Flags]) -> Flags | InputError:
     try:
-        return parse(), None
+        return parse()
     except InputError as error:
-        return None, str(error)
+        return error
 
 
-def _refuse_if(fault: str | None) -> None:
-    if fault:
-        raise InputError(fault)
-
-
-def _wrong_ranks(flags: Flags | None, world: World, command: Callable[[Flags], str]) -> str | None:
-    if flags is None or flags.ranks in (None, world.world_size):
-        return None
-    return (
-        f"--ranks {flags.ranks}, but this is a world of {world.world_size}: ranks are started by "
-        f"`{command(flags)} --ranks {flags.ranks}` or `mpirun -n {flags.ranks}`; or use --transport threads"
-    )
+def _usable(given: Flags | InputError, world: World, command: Callable[[Flags], str]) -> Flags:
+    """Return flags as they were given, or raise InputError where they are none, or for another number of ranks."""
+    if isinstance(given, InputError):
+        raise given
+    if given.ranks not in (None, world.world_size):
+        raise InputError(
+            f"--ranks {given.ranks}, but this is a world of {world.world_size}: ranks are started by "
+            f"`{command(given)} --ranks {given.ranks}` or `mpirun -n {given.ranks}`; or use --transport threads"
+        )
+    return given
 
 
 def _in_words(name: str, value: Any) -> str:
