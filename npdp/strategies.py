@@ -69,10 +69,10 @@ def _allreduce(config: TrainConfig, world: World, trained: Trained) -> Strategy:
             require_reduce_scatter(world.algorithm)
         except ValueError as error:
             raise InputError(f"--update {error}") from None
-    if sparse is not None or config.update != "auto":
-        return AllReduce(config.update if sparse is None else "replicated")
+    if config.update != "auto":
+        return AllReduce(config.update)
     in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
-    fused = in_memory and config.clip_norm is None and trained.nbytes >= FUSED_FROM_BYTES
+    fused = in_memory and config.clip_norm is None and trained.nbytes >= FUSED_FROM_BYTES and sparse is None
     return AllReduce("fused" if fused else "replicated")
 
 
