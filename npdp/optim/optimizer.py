@@ -159,7 +159,7 @@ class Optimizer:
     def __init__(
         self, parameters: Iterable[Parameter], lr: LearningRate, weight_decay: float, allocate: Allocate = allocate
     ) -> None:
-        self.parameters = list({id(parameter): parameter for parameter in checked(parameters)}.values())
+        self.parameters = list(dict.fromkeys(checked(parameters)))  # each once
         self.lr = lr
         self.weight_decay = not_negative("weight_decay", weight_decay)
         self.iteration = 0

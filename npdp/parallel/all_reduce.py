@@ -66,7 +66,7 @@ class GradientExchange(Exchange):
         for flat in self.flats:
             numbers = sorted(p.number for p in self.parameters if p.flat is flat)
             self.buckets += cut_buckets(flat, numbers, *sizes)
-        self._bucket_of = {id(p): i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
+        self._bucket_of: dict[Tensor, int] = {p: i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._counts = [len(bucket.numbers) for bucket in self.buckets]  # of parameters
         self._overlaps = overlap and world.spans_hosts
         self._may_leave_early = len(self.buckets) > 1 or self._overlaps
@@ -104,7 +104,7 @@ class GradientExchange(Exchange):
         return weight
 
     def ready(self, parameter: Tensor) -> None:
-        bucket = self._bucket_of.get(id(parameter))  # None: sparse, which leaves when backward has ended
+        bucket = self._bucket_of.get(parameter)  # None: sparse, which leaves when backward has ended
         if bucket is None:
             return
         self._waits_for[bucket] -= 1

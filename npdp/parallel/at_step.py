@@ -143,9 +143,8 @@ def refuse_sparse(parameters: list[Parameter]) -> None:
 
 def require_own_arrays(parameters: list[Parameter]) -> None:
     """Raise ValueError where an optimiser has laid these parameters beside others that are trained otherwise."""
-    mine = {id(parameter) for parameter in parameters}
     flats = {parameter.flat for parameter in parameters if parameter.flat is not None}
-    others = [p for flat in flats for p in flat.parameters if p.requires_grad and id(p) not in mine]
+    others = {p for flat in flats for p in flat.parameters if p.requires_grad} - set(parameters)
     if others:
         raise ValueError(
             f"DataParallel: the optimiser also has {len(others)} parameters of another model; where ranks meet in the "
