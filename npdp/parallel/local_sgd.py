@@ -15,6 +15,7 @@ Cost: an all-reduce of S bytes every H iterations, 1/H of what synchronous SGD s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -78,11 +79,11 @@ class ParameterAveraging(Exchange):
         refuse_sparse(mine)
         super().__init__(mine, world)
         self._strategy = strategy
-        self._steps: dict[Slab, int] = {}  # since the last averaging
+        self._steps: Counter[Slab] = Counter()  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
         self._averaged: set[Slab] = set()  # at least once
         self._samples = SampleCount()
-        self._used: dict[Slab, int] = {}  # samples of this rank since the last averaging
+        self._used: Counter[Slab] = Counter()  # samples of this rank since the last averaging
         for flat in self.flats:
             if world.world_size > 1:
                 flat.move_data(world.shared_empty(flat.data.size, flat.dtype))
@@ -112,14 +113,14 @@ class ParameterAveraging(Exchange):
 
     # What the optimiser calls
     def _step(self, optimizer: Optimizer, slab: Slab) -> None:
-        if self._has_outer and not self._steps.get(slab):
+        if self._has_outer and not self._steps[slab]:
             for start, stop in _spans(slab):  # the user may have set other values since
                 self._outer[slab.flat][0][start:stop] = slab.flat.data[start:stop]
         for run in slab.next_runs():
             optimizer.update(slab, run)
         self._samples.mark_used()
-        self._steps[slab] = self._steps.get(slab, 0) + 1
-        self._used[slab] = self._used.get(slab, 0) + self._samples.mine
+        self._steps[slab] += 1
+        self._used[slab] += self._samples.mine
         if self._steps[slab] == self._strategy.local_iterations:
             self._average(slab)
         slab.mark_changed()
