@@ -7,13 +7,13 @@
     messages.py    what they say to each other
     server.py      a shard's logic, without transport or arithmetic: handle(message) -> replies
     policies.py    when a gradient is applied and who may go on: synchronous, bounded, asynchronous
-    arrivals.py    the order of a run, written down and repeated
-    shard.py       a shard's arithmetic: gradients in, the optimiser's update      rows.py    of a sparse parameter
-    service.py     what a server rank does                                         wire.py    messages as numbers
-    worker.py      what a worker's backward and step do                            work.py    its units of work
-    client.py      its way to the shards
-    roles.py       which rank is what                                              layout.py  where arrays lie
-    assembly.py    puts a rank together                                            lines.py   the lines between ranks
+    arrivals.py    the order of a run, written down and repeated                   ledger.py    units applied already
+    shard.py       a shard's arithmetic: gradients in, the optimiser's update      rows.py      of a sparse parameter
+    service.py     what a server rank does                                         wire.py      messages as numbers
+    worker.py      what a worker's backward and step do                            work.py      its units of work
+    client.py      its way to the shards                                           settings.py  its optimisers' settings
+    roles.py       which rank is what                                              layout.py    where arrays lie
+    assembly.py    puts a rank together                                            lines.py     the lines between ranks
     strategy.py    what the user says
 
 Source: Li et al., Scaling distributed machine learning with the parameter server, 2014; Ho et al., More effective
