@@ -25,7 +25,6 @@ import numpy as np
 from npdp import environment, kernels
 from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.constants import Constants, keep
-from npdp.collectives.cost import Machine
 from npdp.collectives.defaults import built_in
 from npdp.collectives.execute import SEGMENT_BYTES, RankStep, Segment, execute, rank_steps
 from npdp.collectives.fit import ADDED_FROM, SEVERAL, Times, fit
@@ -69,17 +68,12 @@ def calibrate(world: World) -> Constants:
     """
     if world.world_size == 1:
         raise ValueError("constants are measured between ranks; this world has one")
-    found = keep(world.transport, world.hosts, measured(world))
+    without = built_in(world.transport.name, _most_ranks(world))
+    times = _times(Stopwatch(world), _kinds(world))
+    machine = fit(times, world.hosts, environment.cores_of_job(), without)
+    found = keep(world.transport, world.hosts, machine)
     world.use(found)
     return found
-
-
-def measured(world: World) -> Machine:
-    """Return the constants of this machine, the same on all ranks; collective."""
-    without = built_in(world.transport.name, _most_ranks(world))
-    stopwatch = Stopwatch(world)
-    times = _times(stopwatch, _kinds(world, groups(world.hosts)))
-    return fit(times, world.hosts, environment.cores_of_job(), without)
 
 
 def _most_ranks(world: World) -> int:
@@ -91,7 +85,8 @@ def _up_to(sizes: Sequence[int], nbytes: int) -> tuple[int, ...]:
 
 
 # What is timed
-def _kinds(world: World, per_host: Groups) -> dict[str, Kind]:
+def _kinds(world: World) -> dict[str, Kind]:
+    per_host = groups(world.hosts)
     sizes = _up_to(SIZES, HOST_BYTES // _most_ranks(world))
     buffer = np.empty(2 * sizes[-1] // 4, np.float32)
     buffer.fill(0)
