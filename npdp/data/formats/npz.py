@@ -67,6 +67,13 @@ def read_pair(folder: str) -> RawData:
     return _parts(lambda name: _npy(folder, name), names, folder or ".", lambda name: _mapped(_npy(folder, name)))
 
 
+def read_npy(path: str) -> RawData:
+    """Map a pair that is named by its x.npy, as `read_pair` does."""
+    if os.path.basename(path) != "x.npy":
+        raise InputError(f"{path}: expected x.npy, with y.npy beside it")
+    return read_pair(os.path.dirname(path))
+
+
 def is_pair(folder: str) -> bool:
     """Tell whether x.npy or y.npy is in the folder."""
     return any(status(_npy(folder, name)) for name in ("x", "y"))

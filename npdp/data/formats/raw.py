@@ -67,12 +67,6 @@ def status(path: str) -> os.stat_result | None:
         raise InputError(f"{path}: cannot be read: {_reason(error)}") from None
 
 
-def is_directory(path: str) -> bool:
-    """Tell whether a directory is there."""
-    found = status(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
-
-
 def open_file(path: str, wanted: str) -> tuple[IO[bytes], int]:
     """Open a regular file that is not empty.
 
