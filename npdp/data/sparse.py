@@ -40,36 +40,16 @@ class SparseDataset(ArrayDataset):
         return self._x
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample's features, (D,)."""
-        return self._x.shape[1:]
-
-    @property
     def elements_per_sample(self) -> int:
         """How many numbers a sample takes in memory, about: an index and a value for each entry."""
         return 2 * len(self._x.values) // max(1, len(self)) + 1
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the features that `take` returns."""
-        return self._x.dtype
 
     def __getitem__(self, row: int) -> tuple[SparseRows, Array]:  # type: ignore[override]
         x, y = self.take(np.array([row]))
         return x, y[0]
 
     def take(self, rows: Rows) -> tuple[SparseRows, Array]:  # type: ignore[override]
-        """Copy the samples of the given rows, in the given order.
-
-        Args:
-            rows: (n,) integers in 0..N-1, repeats allowed, or a slice.
-
-        Returns:
-            Fresh (n, D) features and (n, ...) labels.
-
-        Raises:
-            IndexError: a row lies outside 0..N-1.
-        """
+        """Copy the samples of the given rows, in the given order; see `ArrayDataset.take`."""
         rows = checked_rows(rows, len(self))
         return self._x.take(rows), gather(self._y, rows)
 
