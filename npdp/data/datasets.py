@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -161,10 +162,8 @@ def checked_rows(rows: Rows, count: int) -> Rows:
 
 def sampled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rows:
     """Return the rows that a fingerprint reads: all; of much data some, evenly spaced, first and last among them."""
-    row_bytes = dtype.itemsize
-    for extent in shape[1:]:
-        row_bytes *= extent
-    return slice(None) if shape[0] * row_bytes <= HASHED_WHOLE_BYTES else evenly_spaced(shape[0], SAMPLED_ROWS)
+    nbytes = dtype.itemsize * prod(shape)
+    return slice(None) if nbytes <= HASHED_WHOLE_BYTES else evenly_spaced(shape[0], SAMPLED_ROWS)
 
 
 def evenly_spaced(count: int, most: int) -> Rows:
