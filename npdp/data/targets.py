@@ -47,7 +47,7 @@ def class_labels(raw: RawData) -> tuple[Array, Array | None, int]:
     Raises:
         InputError: a label is negative, no integer, or absurdly large.
     """
-    parts = [_from_signs(part) if raw.signs else part for part in _parts(raw)]
+    parts = [_from_signs(part) if raw.signs else part for part in (raw.train, raw.test) if part]
     labels = [_checked_labels(part) for part in parts]
     return labels[0], labels[1] if raw.test else None, 1 + max(int(part.max(initial=0)) for part in labels)
 
@@ -82,10 +82,6 @@ def refuse_infinite(array: Array, part: Part, dtype: DTypeLike, what: str) -> No
     index = np.argwhere(~(np.abs(array) <= limit))[0]
     raise InputError(f"{part.place(int(index[0]))}: expected finite {what}s within {np.dtype(dtype).name}, "
                      f"got {array[tuple(index)]}")
-
-
-def _parts(raw: RawData) -> list[Part]:
-    return [raw.train] + ([raw.test] if raw.test else [])
 
 
 def _looks_like_classes(raw: RawData) -> bool:
