@@ -1126,12 +1126,12 @@ MUTANTS: dict[str, list[Mutant]] = {
                "return len(self.dataset) // self.global_batch_size",
                "tests/test_sampler_loader.py::test_each_sample_comes_exactly_once_per_epoch"),
         Mutant("npdp/data/loader.py",
-               "set_pieces(self.accumulate)",
-               "set_pieces(1)",
+               "this_rank.pieces = self.accumulate",
+               "this_rank.pieces = 1",
                "tests/test_forward_inputs.py::test_arrays_made_of_a_loaders_pieces_are_refused_where_they_would_have_to_sa"
                "y_how_much_they_weigh"),
         Mutant("npdp/data/loader.py",
-               "        finally:\n            set_pieces(1)",
+               "        finally:\n            this_rank.pieces = 1",
                "        finally:\n            pass",
                "tests/test_forward_inputs.py::test_arrays_made_of_a_loaders_pieces_are_refused_where_they_would_have_to_sa"
                "y_how_much_they_weigh"),

@@ -15,7 +15,7 @@ from npdp.autograd.batch import UNSHUFFLED
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
 from npdp.data.datasets import ArrayDataset
-from npdp.data.sampler import Rows, count_units, epoch_order, hand_out, local_rows, number_loader, set_pieces, shard
+from npdp.data.sampler import Rows, count_units, epoch_order, local_rows, number_loader, shard, this_rank
 
 
 class Dataset(Protocol):
@@ -137,14 +137,14 @@ class DataLoader:
                     start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
                     x, y = self._take(rows[start:stop])
                     batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size, (*drawn, number))
-                    set_pieces(self.accumulate)  # each time: other loaders may have passes within this one
+                    this_rank.pieces = self.accumulate  # each time: other loaders may have passes within this one
                     yield _tensor(x, batch), _tensor(y, batch)
         finally:
-            set_pieces(1)
+            this_rank.pieces = 1
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Yield (number of the batch, number of the part of it) for this rank: its own of each, or what it is given."""
-        give = hand_out() if self._shard is None else None
+        give = this_rank.hand_out if self._shard is None else None
         if give is None:
             yield from ((number, self.rank) for number in range(self.iterations_per_epoch))
             return

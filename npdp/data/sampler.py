@@ -28,58 +28,38 @@ HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, units,
 
 
 class _OfThisRank(threading.local):
-    shard: tuple[int, int] | None = None  # (rank, world size), as `npdp.init()` says it
+    """What the loaders of a rank are told.
+
+    Attributes:
+        shard: (rank, world size), as `npdp.init()` says it.
+        hand_out: what gives them their units of work; None where each rank takes its own part of each batch.
+        pieces: in how many pieces a loader gives the batch that it is at; 1 outside of a pass.
+        loaders: how many were made: the same program numbers them alike on every rank.
+    """
+
+    shard: tuple[int, int] | None = None
     hand_out: HandOut | None = None
-    pieces = 1  # in how many a loader gives the batch that it is at
-    loaders = 0  # how many were made: the same program numbers them alike on every rank
+    pieces = 1
+    loaders = 0
 
 
-_here = _OfThisRank()
+this_rank = _OfThisRank()
 
 
 def number_loader() -> int:
     """Return the next number for a loader of this rank."""
-    _here.loaders += 1
-    return _here.loaders - 1
-
-
-def set_hand_out(hand_out: HandOut | None) -> None:
-    """Say who gives the loaders of this rank their units of work; None: each rank takes its own part of each batch."""
-    _here.hand_out = hand_out
-
-
-def hand_out() -> HandOut | None:
-    """Return who gives this rank its units of work."""
-    return _here.hand_out
-
-
-def set_pieces(pieces: int) -> None:
-    """Say in how many pieces this rank gets the batch that its loader is at."""
-    _here.pieces = pieces
-
-
-def pieces() -> int:
-    """Return in how many pieces this rank gets the batch that its loader is at; 1 outside of a pass."""
-    return _here.pieces
-
-
-def set_shard(rank: int, world_size: int) -> None:
-    """Tell the loaders of this rank which part is theirs."""
-    _here.shard = rank, world_size
+    this_rank.loaders += 1
+    return this_rank.loaders - 1
 
 
 def shard() -> tuple[int, int]:
     """Return (rank, world size) of this rank, making its world first if nobody has."""
-    if _here.shard is None:
+    if this_rank.shard is None:
         from npdp.parallel.world import init  # the one look across: a loader needs a world as much as a model does
 
-        init()
-    if _here.shard is None:  # a helper thread of a process whose world the main thread has
-        from npdp.parallel.world import rank, world_size
-
-        set_shard(rank(), world_size())
-    assert _here.shard is not None
-    return _here.shard
+        world = init()
+        this_rank.shard = world.rank, world.world_size  # a helper thread has its process's world, which it did not make
+    return this_rank.shard
 
 
 def epoch_order(count: int, seed: int, epoch: int, shuffle: bool = True) -> Rows:

@@ -21,7 +21,7 @@ import numpy as np
 from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.batch import MIXED, forward_under_way
 from npdp.autograd.sparse_rows import SparseRows
-from npdp.data.sampler import pieces
+from npdp.data.sampler import this_rank
 from npdp.nn.module import Module, StateDict
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.inputs import (
@@ -208,7 +208,7 @@ class DataParallel(Module):
 
     def _position(self, count: int) -> tuple[int, int]:
         """Return (first row of this rank, number of samples) of such a batch; collective where ranks keep step."""
-        if pieces() > 1:
+        if this_rank.pieces > 1:
             raise ValueError(
                 "DataParallel: of a batch that the loader gives in pieces (accumulate) only the loader's tensors say "
                 "how much each piece weighs: pass them, or what is computed from them, and not arrays"

@@ -24,7 +24,7 @@ from npdp.comm.calls import BARRIER
 from npdp.comm.forked import refuse
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
-from npdp.data.sampler import set_shard
+from npdp.data.sampler import this_rank
 from npdp.nn.parameter import allocate
 from npdp.parallel.checks import Array, checked, compared, same_order
 from npdp.partition import part
@@ -194,7 +194,7 @@ def become(world: World) -> None:
         _process_world = world
     else:
         _here.world = world
-    set_shard(world.rank, world.world_size)
+    this_rank.shard = world.rank, world.world_size
 
 
 def _close(process: int) -> None:
@@ -253,7 +253,7 @@ def run_ranks(
 
     def run(transport: ThreadTransport) -> T:
         _here.world = World(transport, algorithm)
-        set_shard(transport.rank, transport.world_size)
+        this_rank.shard = transport.rank, transport.world_size
         try:
             result = program(*arguments)
         except SystemExit as leaving:

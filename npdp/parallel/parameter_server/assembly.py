@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from npdp.autograd.tensor import Array
-from npdp.data.sampler import set_hand_out
+from npdp.data.sampler import this_rank
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Slab
 from npdp.parallel.agreement import require_same_optimizers
@@ -105,7 +105,7 @@ def _begin_to_work(exchange: ServerExchange, shards: _Shards, lines: Lines) -> N
     elif 0 < strategy.staleness < math.inf:  # nobody need wait for one that waits for all
         world.around.append(exchange.idle_meanwhile)
     if not strategy.in_step:
-        set_hand_out(exchange.units)
+        this_rank.hand_out = exchange.units
 
 
 @dataclass(frozen=True)
