@@ -57,11 +57,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
     given = _given(loss, gradient)
     if loss.node is None:
-        start = np.ones(loss.shape, loss.dtype) if given is None else given
-        if loss.hooks is None:
-            _accumulate(loss, lambda g: g, start, writes=False)
-        else:
-            _run_hooks(loss, {loss: start}, weight=1.0)
+        _run_hooks(loss, np.ones(loss.shape, loss.dtype) if given is None else given, weight=1.0)
         return
     graph, exchanges, outsiders = _count_uses(loss.node)
     if outsiders and exchanges:
@@ -172,7 +168,7 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                 complete.append(parent)  # type: ignore[arg-type]
             else:
                 if parent.hooks is not None:  # type: ignore[union-attr]
-                    _run_hooks(parent, pending, weight)  # type: ignore[arg-type]
+                    _run_hooks(parent, pending.pop(parent), weight)  # type: ignore[arg-type]
                 if parent.exchange is not None and parent.exchange.leaves_early:  # type: ignore[union-attr]
                     parent.exchange.ready(parent)  # type: ignore[union-attr,arg-type]
         if not retain_graph:
@@ -207,9 +203,9 @@ def _accumulate_zeros(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> 
     _accumulate(leaf, lambda g: g, zeros, writes=False)
 
 
-def _run_hooks(leaf: Tensor, pending: dict[Node | Tensor, Array], weight: float) -> None:
-    """Run the hooks of a leaf, which see the local gradient, and add what they leave of it to `leaf.grad`."""
-    gradient = np.array(pending.pop(leaf))  # an array of its own, which a hook may change
+def _run_hooks(leaf: Tensor, gradient: Array, weight: float) -> None:
+    """Run a leaf's hooks, if any, which see the local gradient, and add what they leave of it to `leaf.grad`."""
+    gradient = np.array(gradient)  # an array of its own, which a hook may change
     if weight == 0:
         gradient[...] = 0  # as `_accumulate_zeros` does
     local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
