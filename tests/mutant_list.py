@@ -1723,7 +1723,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "*(_view(array, run) for array in self.state.values())",
                "tests/test_optim.py::test_state_is_told_apart_by_its_name"),
         Mutant("npdp/kernels/compiled.py",
-               "_KEPT[made] = arrays",
+               "_KEPT[pointers] = arrays",
                "pass",
                "tests/test_kernels_border.py::test_an_update_of_a_sum_keeps_its_arrays"),
         Mutant("csrc/combine.c",

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from itertools import pairwise, product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,11 +40,6 @@ def one_by_one(sources, op):
     for source in sources[1:]:
         kernels.reference.accumulate(total, source, op)
     return total
-
-
-def sum_of(kernel, arrays):
-    """Return the gradient that is their sum, as `kernels.Sum` is for the kernels that were chosen."""
-    return SimpleNamespace(arrays=arrays, pointers=kernel.pointers(arrays))
 
 
 def sources_of(rng, dtype, count, number, offset=0):
@@ -172,7 +166,7 @@ def test_an_update_from_a_sum_is_the_sum_and_then_the_update(kernel, dtype):
             sources = sources_of(rng, dtype, count, 1 + number % 4, number)
             before = [source.copy() for source in sources]
             state = [np.abs(awkward(rng, dtype, count)) for _ in range(arrays)]
-            got = updated(kernel, function, state, sum_of(kernel, sources), lr=0.1, **flags)
+            got = updated(kernel, function, state, kernels.Sum(sources), lr=0.1, **flags)
             wanted = updated(kernel, function, state, one_by_one(sources, "sum"), lr=0.1, **flags)
             for ours, theirs in zip(got, wanted):
                 assert_same_bits(ours, theirs)
@@ -191,7 +185,7 @@ def test_it_gives_the_same_bits_in_c_and_numpy(dtype, count, number, offset, see
     sources = sources_of(rng, dtype, count, number, offset)
     state = [shifted(awkward(rng, dtype, count), offset) for _ in range(arrays)]
     got, wanted = (
-        updated(kernel, function, state, sum_of(kernel, sources), lr=lr, **flags)
+        updated(kernel, function, state, kernels.Sum(sources), lr=lr, **flags)
         for kernel in (kernels.compiled, kernels.reference)
     )
     for ours, theirs in zip(got, wanted):
@@ -204,12 +198,12 @@ def test_a_range_updated_in_pieces_gives_the_bits_of_the_whole(kernel):
     sources = [rng.standard_normal(3000).astype(np.float32) for _ in range(3)]
     state = [rng.random(3000).astype(np.float32) for _ in range(3)]
     adam = dict(lr=0.1, **BETAS, weight_decay=0.01, decoupled=False, step=3)
-    whole = updated(kernel, adam_update, state, sum_of(kernel, sources), **adam)
+    whole = updated(kernel, adam_update, state, kernels.Sum(sources), **adam)
     cuts = (0, 16, 1040, 1041, 3000)
     for start, stop in pairwise(cuts):
         piece = updated(
             kernel, adam_update, [array[start:stop] for array in state],
-            sum_of(kernel, [source[start:stop] for source in sources]), **adam,
+            kernels.Sum([source[start:stop] for source in sources]), **adam,
         )  # fmt: skip
         for got, wanted in zip(piece, whole):
             assert_same_bits(got, wanted[start:stop])

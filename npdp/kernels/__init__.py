@@ -55,7 +55,6 @@ class Sum:
         for array in arrays:
             check(_SUM, arrays[0], array)
         self.arrays = arrays
-        self.pointers = _selected().pointers(arrays)
 
 
 Gradient = Array | Sum

@@ -65,15 +65,15 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
     )
 
 
-def pointers(arrays: list[Array]) -> Any:
-    """Return a C array of pointers that keeps the arrays alive."""
-    made = _pointers(arrays)
-    _KEPT[made] = arrays
-    return made
-
-
 def _pointers(arrays: list[Array]) -> Any:
     return ffi.new("void *[]", [_pointer(array) for array in arrays])
+
+
+def _kept(arrays: list[Array]) -> tuple[Any, int]:
+    """Return a C array of pointers that keeps the arrays alive, and how many they are."""
+    pointers = _pointers(arrays)
+    _KEPT[pointers] = arrays
+    return pointers, len(arrays)
 
 
 def relu_gradient(g: Array, y: Array) -> Array:
@@ -107,7 +107,7 @@ def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[...
         arguments = (_pointer(c_type, param), _pointer(c_type, grad))
     else:
         function, _ = _COMBINE_SGD[param.dtype]
-        arguments = (grad.pointers, len(grad.arrays), _pointer(c_type, param))
+        arguments = (*_kept(grad.arrays), _pointer(c_type, param))
     arguments += (ffi.NULL if velocity is None else _pointer(c_type, velocity), param.size)
     return partial(function, *arguments)
 
@@ -121,7 +121,7 @@ def adam_updater(param: Array, grad: Any, m: Array, v: Array) -> Callable[..., i
         arguments = (written[0], _pointer(c_type, grad), *written[1:], param.size)
     else:
         function, _ = _COMBINE_ADAM[param.dtype]
-        arguments = (grad.pointers, len(grad.arrays), *written, param.size)
+        arguments = (*_kept(grad.arrays), *written, param.size)
     return partial(_adam, partial(function, *arguments))
 
 

@@ -81,10 +81,6 @@ def cross_entropy_gradient(
     gradient[labels, np.arange(len(labels))] -= at_label
 
 
-def pointers(arrays: list[Array]) -> None:
-    """C needs some; here the arrays themselves do."""
-
-
 def _sum(grad: Any) -> Array:
     """Return the gradient; of several (`kernels.Sum`), their sum, in memory of its own."""
     if isinstance(grad, np.ndarray):
