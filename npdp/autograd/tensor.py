@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,32 +34,23 @@ Hook = Callable[[Array], "Array | None"]
 NOT_RECORDED = "a change in place is not recorded: write it as x = x + y, or, for a parameter, inside no_grad()"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
     """One operation that was carried out: what it read, and how gradients go back through it.
 
     Attributes:
         name: the operation's name, for messages.
         parents: one entry an input: the Node that made it, a leaf Tensor, or None where no gradient is wanted.
-        vjps: one function an input, from the gradient of the output to that of the input.
+        vjps: one function an input, from the gradient of the output to that of the input; None once backward has run.
         writes: whether the vjps take `out`, an array to write the gradient into.
         kept: (version cell, version) of each array that the vjps read again; a change since then is a mistake.
     """
 
-    __slots__ = ("kept", "name", "parents", "vjps", "writes")
-
-    def __init__(
-        self,
-        name: str,
-        parents: Sequence[Node | Tensor | None],
-        vjps: tuple[Vjp | None, ...],
-        writes: bool,
-        kept: list[tuple[list[int], int]],
-    ) -> None:
-        self.name = name
-        self.parents = parents
-        self.vjps: tuple[Vjp | None, ...] | None = vjps
-        self.writes = writes
-        self.kept = kept
+    name: str
+    parents: Sequence[Node | Tensor | None]
+    vjps: tuple[Vjp | None, ...] | None
+    writes: bool
+    kept: list[tuple[list[int], int]]
 
 
 class _Mode(threading.local):  # of this rank: ranks may be threads
