@@ -165,26 +165,17 @@ class FlatParameters:
         for parameter in parameters:
             self.starts.append(self.starts[-1] + -(-(parameter.data.size + 3) // line) * line)
         self.flags = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
-        self.data = allocate(self.starts[-1], self.dtype)
-        self.grad = allocate(self.starts[-1], self.dtype)
         self.grad_shared = False
         self._in_c_order = [parameter.data.flags.c_contiguous for parameter in parameters]  # the user may set others
         self.unsynced: Callable[[], str | None] | None = None
         self.stepper: Callable[[Any, Any], None] | None = None
         self.optimizers: list[Any] = []
         self.moves = 0
+        data, grad = (allocate(self.starts[-1], self.dtype) for _ in range(2))
+        self.move_data(data)
+        self.move_grad(grad)
         for number, parameter in enumerate(parameters):
-            self._move_in(parameter, number)
-
-    def _move_in(self, parameter: Parameter, number: int) -> None:
-        values = self.view(self.data, number)
-        values[...] = parameter.data
-        parameter.data = parameter.data_buffer = values
-        parameter.grad_buffer = self.view(self.grad, number)
-        if parameter.grad is not None:
-            parameter.grad_buffer[...] = parameter.grad
-            parameter.grad = parameter.grad_buffer
-        parameter.flat, parameter.number = self, number
+            parameter.flat, parameter.number = self, number
 
     def move_data(self, data: Array, writeable: bool = True) -> None:
         """Move the values to `data`, an array as long as this one; `.data` is then a view of it, writeable or not."""
@@ -197,8 +188,7 @@ class FlatParameters:
         self.moves += 1
 
     def move_grad(self, grad: Array) -> None:
-        """Move the gradients to `grad`, an array as long as this one."""
-        grad[:] = 0
+        """Move the gradients to `grad`, an array of zeros as long as this one."""
         for number, parameter in enumerate(self.parameters):
             before, parameter.grad_buffer = parameter.grad, self.view(grad, number)
             if before is not None:

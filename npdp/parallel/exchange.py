@@ -73,7 +73,9 @@ class Exchange:
         """Lay the gradients where the ranks of a host share memory; collective."""
         for flat in self.flats:
             if self.world.world_size > 1 and not flat.grad_shared:
-                flat.move_grad(self.world.shared_empty(flat.grad.size, flat.dtype))
+                grad = self.world.shared_empty(flat.grad.size, flat.dtype)
+                grad[:] = 0
+                flat.move_grad(grad)
                 flat.grad_shared = True  # another exchange may have some of these parameters, and views of this array
 
     # What the engine calls
