@@ -4,8 +4,8 @@
     combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
     relu_gradient   g where y > 0                           float32, float64
     shifted_logits, cross_entropy_gradient                  the same; around exp and log, which are NumPy's
-    sgd_update      param, velocity from grad, in place     float32, float64; from the sum of several in one pass
-    adam_update     param, m, v from grad, in place         the same
+    sgd_updater     param, velocity from grad, in place     float32, float64; from the sum of several in one pass
+    adam_updater    param, m, v from grad, in place         the same
 
 Two implementations give the same bits, but for a zero's sign in cross entropy: `compiled` (C, `csrc/`; None where it
 was not built) and `reference` (NumPy).
@@ -29,9 +29,8 @@ from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 from npdp.kernels.implementation import Kernels
 
-__all__ = ["OPS", "Sum", "accumulate", "adam_update", "adam_updater", "backend", "combine", "compiled",
-           "cross_entropy_gradient", "reference", "relu_gradient", "sgd_update", "sgd_updater",
-           "shifted_logits"]  # fmt: skip
+__all__ = ["OPS", "Sum", "accumulate", "adam_updater", "backend", "combine", "compiled", "cross_entropy_gradient",
+           "reference", "relu_gradient", "sgd_updater", "shifted_logits"]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -170,86 +169,43 @@ def cross_entropy_gradient(
     return gradient
 
 
-def sgd_update(
-    param: Array,
-    grad: Gradient,
-    velocity: Array | None,
-    *,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
-    weight_decay: float,
-    first: bool,
-) -> None:
-    """Update param and velocity from grad, in place, as torch.optim.SGD does.
+def sgd_updater(param: Array, grad: Gradient, velocity: Array | None = None) -> Callable[..., int]:
+    """Return the update of these arrays that torch.optim.SGD makes, in place; they are checked once, for every step.
+
+    It takes lr, momentum, 1 - dampening, weight_decay and nesterov, those of torch.optim.SGD, rounded to param's dtype;
+    and first, whether velocity is made by this update (it becomes the gradient) or goes on. It returns 0; or 1, having
+    done nothing, where the arrays overlap.
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.
         grad: (count,) of param's dtype; it is not changed. A `Sum` of such will do.
-        velocity: (count,) of param's dtype, writeable; unused, and may be None, where momentum is 0.
-        lr, momentum, dampening, nesterov, weight_decay: Those of torch.optim.SGD; rounded to param's dtype.
-        first: Whether velocity is made by this update (it becomes the gradient) or goes on.
+        velocity: (count,) of param's dtype, writeable; without it momentum is taken as 0.
 
     Raises:
         TypeError: Not arrays, or their dtype is another.
-        ValueError: They do not match or overlap; or there is momentum and no velocity.
-    """
-    if momentum == 0:
-        velocity = None
-    elif velocity is None:
-        raise ValueError(f"sgd_update: velocity is None, wanted an array like param for momentum {momentum}")
-    if sgd_updater(param, grad, velocity)(lr, momentum, 1 - dampening, weight_decay, nesterov, first):
-        raise ValueError("sgd_update: param, grad and velocity overlap, wanted separate memory")
-
-
-def sgd_updater(param: Array, grad: Gradient, velocity: Array | None = None) -> Callable[..., int]:
-    """Return `sgd_update` of these arrays, checked once, for every step.
-
-    It takes lr, momentum, 1 - dampening, weight_decay, nesterov and first, in this order, and returns 0; or 1, having
-    done nothing, where the arrays overlap. Without velocity momentum is taken as 0.
+        ValueError: They do not match.
     """
     state = [] if velocity is None else [velocity]
     check(_SGD if state else _SGD_PLAIN, param, *state, grad.arrays[0] if isinstance(grad, Sum) else grad)
     return _selected().sgd_updater(param, grad, velocity)
 
 
-def adam_update(
-    param: Array,
-    grad: Gradient,
-    m: Array,
-    v: Array,
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    step: int,
-) -> None:
-    """Update param, m and v from grad, in place, as torch.optim.Adam and AdamW do.
+def adam_updater(param: Array, grad: Gradient, m: Array, v: Array) -> Callable[..., int]:
+    """Return the update of these arrays that torch.optim.Adam and AdamW make, as `sgd_updater` does theirs.
+
+    It takes lr, beta1, beta2, eps and weight_decay, those of torch.optim.Adam; decoupled, whether weight decay shrinks
+    param directly (AdamW) or is added to grad (Adam); and step, the number of the update, from 1: the running means are
+    corrected for their start at zero.
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.
         grad: (count,) of param's dtype; it is not changed. A `Sum` of such will do.
         m, v: (count,) of param's dtype, writeable: the running means of grad and of its square, at first zeros.
-        lr, beta1, beta2, eps, weight_decay: Those of torch.optim.Adam; rounded to param's dtype.
-        decoupled: Weight decay shrinks param directly (AdamW), or is added to grad (Adam).
-        step: Number of this update, from 1: the running means are corrected for their start at zero.
 
     Raises:
         TypeError: Not arrays, or their dtype is another.
-        ValueError: They do not match or overlap; or step is below 1.
+        ValueError: They do not match.
     """
-    if step < 1:
-        raise ValueError(f"adam_update: step is {step}, wanted 1 for the first update")
-    if adam_updater(param, grad, m, v)(lr, beta1, beta2, eps, weight_decay, decoupled, step):
-        raise ValueError("adam_update: param, grad, m and v overlap, wanted separate memory")
-
-
-def adam_updater(param: Array, grad: Gradient, m: Array, v: Array) -> Callable[..., int]:
-    """Return `adam_update` of these arrays, checked once, for every step; it takes its scalars in their order."""
     check(_ADAM, param, m, v, grad.arrays[0] if isinstance(grad, Sum) else grad)
     return _selected().adam_updater(param, grad, m, v)
 

@@ -100,7 +100,7 @@ def cross_entropy_gradient(
 
 
 def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[..., int]:
-    """Return `sgd_update` of these arrays: they are turned to pointers once."""
+    """Return C's update of these arrays: they are turned to pointers once."""
     function, c_type = _SGD[param.dtype]
     arguments: tuple[Any, ...]
     if isinstance(grad, np.ndarray):
@@ -113,7 +113,7 @@ def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[...
 
 
 def adam_updater(param: Array, grad: Any, m: Array, v: Array) -> Callable[..., int]:
-    """Return `adam_update` of these arrays: they are turned to pointers once."""
+    """Return C's update of these arrays: they are turned to pointers once."""
     function, c_type = _ADAM[param.dtype]
     written = [_pointer(c_type, array) for array in (param, m, v)]
     arguments: tuple[Any, ...]

@@ -158,17 +158,8 @@ class ParameterAveraging(Exchange):
         """Step from the last parameters along their distance to the mean, and leave the result everywhere."""
         before, velocity = (array[start:stop] for array in self._outer[flat])
         mean = flat.data[start:stop]
-        kernels.sgd_update(
-            before,
-            before - mean,
-            velocity,
-            lr=self._strategy.outer_lr,
-            momentum=self._strategy.outer_momentum,
-            dampening=0.0,
-            nesterov=self._strategy.outer_momentum > 0,
-            weight_decay=0.0,
-            first=first,
-        )
+        lr, momentum = self._strategy.outer_lr, self._strategy.outer_momentum
+        kernels.sgd_updater(before, before - mean, velocity)(lr, momentum, 1.0, 0.0, momentum > 0, first)
         mean[:] = before
 
 
