@@ -12,7 +12,6 @@ from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
 from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
 from npdp.data.formats.npz import NUMBERS
-from npdp.data.formats.raw import Part
 from npdp.data.targets import refuse_infinite
 from npdp.errors import InputError
 from npdp.evaluation import blocks
@@ -129,7 +128,7 @@ def _scaled(saved: SavedModel, x: Array, source: str) -> Array:
     wanted = saved.description["features"]
     if x.shape[1:] != (wanted,):
         raise InputError(f"{source}: the model takes {wanted} features, got {x.shape[1] if x.ndim == 2 else x.shape}")
-    refuse_infinite(x, Part(x, x, lambda row: f"{source}, row {row}"), saved.description["dtype"], "feature")
+    refuse_infinite(x, lambda row: f"{source}, row {row}", saved.description["dtype"], "feature")
     if saved.scaling is not None:
         mean, deviation = saved.scaling
         x = (x - mean) / deviation

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -132,9 +133,9 @@ def _check(raw: RawData, spec: str, dtype: str) -> None:
         if part is None or isinstance(part.x, np.memmap):  # a map may be larger than memory: not read here
             continue
         if isinstance(part.x, SparseRows):
-            refuse_infinite(part.x.values, _entries(part), dtype, "feature")
+            refuse_infinite(part.x.values, _place_of_entry(part), dtype, "feature")
         else:
-            refuse_infinite(part.x, part, dtype, "feature")
+            refuse_infinite(part.x, part.place, dtype, "feature")
 
 
 def _check_sparse(raw: RawData, spec: str, standardize: bool) -> None:
@@ -146,10 +147,9 @@ def _check_sparse(raw: RawData, spec: str, standardize: bool) -> None:
                          "scale the values in the file instead")
 
 
-def _entries(part: Part) -> Part:
-    """Return the entries of sparse features as if each were a sample, where its own stands."""
-    x: SparseRows = part.x
-    return Part(x.values, part.y, lambda entry: part.place(int(np.searchsorted(x.indptr, entry, side="right")) - 1))
+def _place_of_entry(part: Part) -> Callable[[int], str]:
+    """Return what says where an entry of sparse features stands: its sample does."""
+    return lambda entry: part.place(int(np.searchsorted(part.x.indptr, entry, side="right")) - 1)
 
 
 def _targets(raw: RawData, task: str, dtype: str) -> tuple[Array, Array | None, int | None]:

@@ -61,16 +61,16 @@ def regression_targets(part: Part, dtype: DTypeLike) -> Array:
     Raises:
         InputError: a target is not finite in this dtype.
     """
-    refuse_infinite(part.y, part, dtype, "target")
+    refuse_infinite(part.y, part.place, dtype, "target")
     return part.y.astype(dtype).reshape(-1, 1)
 
 
-def refuse_infinite(array: Array, part: Part, dtype: DTypeLike, what: str) -> None:
+def refuse_infinite(array: Array, place: Callable[[int], str], dtype: DTypeLike, what: str) -> None:
     """Refuse NaN, infinity and numbers too large for the dtype, naming the first sample that has one.
 
     Args:
-        array: (N, ...) of a part's samples.
-        part: says where they stand.
+        array: (N, ...).
+        place: says where the first index stands, as `Part.place` does.
         dtype: float32 or float64.
         what: "feature" or "target".
     """
@@ -80,7 +80,7 @@ def refuse_infinite(array: Array, part: Part, dtype: DTypeLike, what: str) -> No
     if -limit <= array.min() and array.max() <= limit:  # false for NaN, which min and max pass on
         return
     index = np.argwhere(~(np.abs(array) <= limit))[0]
-    raise InputError(f"{part.place(int(index[0]))}: expected finite {what}s within {np.dtype(dtype).name}, "
+    raise InputError(f"{place(int(index[0]))}: expected finite {what}s within {np.dtype(dtype).name}, "
                      f"got {array[tuple(index)]}")
 
 
