@@ -49,8 +49,7 @@ def read_folder(folder: str) -> RawData:
         InputError: a file is missing or wrong, or images and labels differ in number.
     """
     train = _pair(folder, *FOLDER["train"])
-    assert train is not None
-    test = _pair(folder, *FOLDER["test"], optional=True)
+    test = _pair(folder, *FOLDER["test"]) if any(_found(folder, name) for name in FOLDER["test"]) else None
     if test and test.x.dtype != train.x.dtype:
         raise InputError(f"{folder}: expected test images of {train.x.dtype} as in training, got {test.x.dtype}")
     return RawData(train, test, classes=True, unit=PIXEL_UNIT if train.x.dtype == np.uint8 else 1.0)
@@ -131,10 +130,8 @@ def _wrong_length(path: str, header: _Header, nbytes: int) -> InputError:
     return InputError(f"{path}, byte {header.file_bytes}: expected the end of the file ({header}), got more bytes")
 
 
-def _pair(folder: str, images_name: str, labels_name: str, optional: bool = False) -> Part | None:
+def _pair(folder: str, images_name: str, labels_name: str) -> Part:
     paths = [_found(folder, name) for name in (images_name, labels_name)]
-    if optional and not any(paths):
-        return None
     for path, name in zip(paths, (images_name, labels_name)):
         if path is None:
             raise InputError(f"{os.path.join(folder, name)}[.gz]: expected this file of an IDX folder, "
