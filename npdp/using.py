@@ -11,6 +11,7 @@ from npdp import models, saved_model
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
 from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
+from npdp.data.formats import csv
 from npdp.data.formats.npz import NUMBERS
 from npdp.data.targets import refuse_infinite
 from npdp.errors import InputError
@@ -145,8 +146,6 @@ def _features(path: str, target: str | None, wanted: int) -> Array:
     if suffix != ".csv":
         data = sources.load(path, target=target, test_fraction=0, dtype="float64")
         return data.train.take(slice(0, len(data.train)))[0]
-    from npdp.data.formats import csv
-
     table = csv.read(path, target, least_columns=1)
     x = np.asarray(table.train.x, np.float64)
     if x.shape[1] in (0, wanted - 1) and target is None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdp.autograd.sparse_rows import SparseRows
-from npdp.data import formats
+from npdp.data import digits, formats
 from npdp.data.datasets import Array, ArrayDataset
 from npdp.data.formats.raw import Part, RawData
 from npdp.data.scaling import Moments, ScaledDataset, moments
@@ -100,8 +100,6 @@ def _read(spec: str, target: str | None, seed: int, sparse: bool) -> tuple[RawDa
         raise InputError(f"{spec}: a target column ({target}) can be chosen in .csv files only")
     if spec == "synthetic":
         return _synthetic(seed)
-    from npdp.data import digits
-
     return digits.read(), None
 
 

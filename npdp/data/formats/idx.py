@@ -10,6 +10,7 @@ Source: Yann LeCun, Corinna Cortes, "The MNIST database of handwritten digits", 
 from __future__ import annotations
 
 import os
+import zlib
 from math import prod
 from typing import Any, NamedTuple
 
@@ -103,8 +104,6 @@ def _header(path: str, content: bytes) -> _Header:
 
 def _inflate(path: str, compressed: bytes) -> bytes:
     """Decompress, but never to more than the array's own header declares and one byte, to see that more comes."""
-    import zlib
-
     try:
         header = _header(path, zlib.decompressobj(GZIP).decompress(compressed, HEADER_BYTES_MAX))
         if header.file_bytes > DEFLATE_LIMIT * len(compressed):

@@ -10,6 +10,7 @@ Headers are checked against the size of the file before anything is allocated; p
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from math import prod
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -43,7 +44,6 @@ def read_npz(path: str) -> RawData:
         InputError: no zip file, an array missing, corrupt, of objects or of the wrong shape.
     """
     import zipfile
-    import zlib
 
     file, file_bytes = open_file(path, "an .npz file")
     with file:

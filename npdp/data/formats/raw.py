@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -104,8 +105,6 @@ def open_text(path: str, wanted: str) -> tuple[IO[str], bytes]:
     Raises:
         InputError: as `open_file`, or a byte is not UTF-8.
     """
-    import io
-
     file, _ = open_file(path, wanted)
     with file:
         content = file.read()
