@@ -104,13 +104,13 @@ def test_overlap_is_refused():
 
 
 def test_updates_refuse_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"sgd_update: velocity is float32\[3\], wanted float32\[4\] like param"):
+    with pytest.raises(ValueError, match=r"sgd_updater: velocity is float32\[3\], wanted float32\[4\] like param"):
         kernels.sgd_updater(floats(), floats(), floats(3))
-    with pytest.raises(ValueError, match="sgd_update: velocity is read-only"):
+    with pytest.raises(ValueError, match="sgd_updater: velocity is read-only"):
         kernels.sgd_updater(floats(), floats(), read_only(floats()))
-    with pytest.raises(TypeError, match=r"sgd_update: param is int32, wanted one of float32, float64$"):
+    with pytest.raises(TypeError, match=r"sgd_updater: param is int32, wanted one of float32, float64$"):
         kernels.sgd_updater(*(np.ones(4, np.int32) for _ in range(3)))
-    with pytest.raises(ValueError, match=r"adam_update: grad is float32\[5\], wanted float32\[4\] like param"):
+    with pytest.raises(ValueError, match=r"adam_updater: grad is float32\[5\], wanted float32\[4\] like param"):
         kernels.adam_updater(floats(), floats(5), floats(), floats())
 
 

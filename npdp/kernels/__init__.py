@@ -40,9 +40,9 @@ FEW_CLASSES = 64  # up to here cross entropy works on (classes, rows): with more
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
 _COMBINE = Arguments("combine", NUMBERS, ("target", "source"))
 _SUM = Arguments("Sum", FLOATS, ("first array", "array"), only_read=2)
-_SGD = Arguments("sgd_update", FLOATS, ("param", "velocity", "grad"))
-_SGD_PLAIN = Arguments("sgd_update", FLOATS, ("param", "grad"))
-_ADAM = Arguments("adam_update", FLOATS, ("param", "m", "v", "grad"))
+_SGD = Arguments("sgd_updater", FLOATS, ("param", "velocity", "grad"))
+_SGD_PLAIN = Arguments("sgd_updater", FLOATS, ("param", "grad"))
+_ADAM = Arguments("adam_updater", FLOATS, ("param", "m", "v", "grad"))
 
 
 class Sum:
