@@ -147,7 +147,6 @@ def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int)
 def start_event(job: Job) -> dict[str, Any]:
     """Return what a run is, for people and for the metrics file (docs/metrics.md)."""
     config, world = job.config, job.world
-    cuts = bounds(config.global_batch_size, world.world_size)
     return {
         "version": __version__,
         "data": job.data.source,
@@ -163,7 +162,7 @@ def start_event(job: Job) -> dict[str, Any]:
         "backend": kernels.backend(),
         "blas_threads": environment.blas_threads_in_use(),
         "global_batch_size": config.global_batch_size,
-        "local_batch_size": [cuts[rank + 1] - cuts[rank] for rank in range(world.world_size)],
+        "local_batch_size": np.diff(bounds(config.global_batch_size, world.world_size)).tolist(),
         "accumulate": config.accumulate,
         "iterations_per_epoch": job.loader.iterations_per_epoch,
         "epochs": config.epochs,
@@ -185,18 +184,19 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         iterations, samples: as this rank counts them; a parameter server knows better.
     """
     config, world = job.config, job.world
-    mine = {"samples": samples, "communication_s": world.communication_s, "wait_s": world.wait_s}  # of training alone
+    spent = world.communication_s, world.wait_s  # in training alone
     of_strategy = job.model.exchange.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
-    total = _over_ranks(world, {**mine, "exchanged_bytes": job.model.exchange.exchanged_bytes})
+    sums = np.array([samples, *spent, job.model.exchange.exchanged_bytes], np.float64)
+    world.allreduce(sums, algorithm="tree")
     peak = np.array([max(environment.peak_memory_bytes(), server_peak)], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
     require_equal(world, "trained parameters", [sha256], RuntimeError)
     world.allreduce(peak, "max", algorithm="tree")
     train_score = evaluate(world, job.model.module, job.data.train, job.data.classes)
     test = None if job.data.test is None else evaluate(world, job.model.module, job.data.test, job.data.classes)
-    samples_seen = of_strategy.get("samples_seen", int(total["samples"]))
-    communication_s, wait_s = total["communication_s"] / world.world_size, total["wait_s"] / world.world_size
+    samples_seen = of_strategy.get("samples_seen", int(sums[0]))
+    communication_s, wait_s = (sums[1:3] / world.world_size).tolist()
     return {
         "world_size": world.world_size,
         "strategy": config.strategy,
@@ -210,19 +210,12 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "test_accuracy": test.accuracy if test else None,
         "parameters_sha256": sha256,
         "wall_s": wall_s,
-        "samples_per_s": float(samples_seen / wall_s),
+        "samples_per_s": samples_seen / wall_s,
         "compute_s": max(0.0, wall_s - communication_s - wait_s),
         "communication_s": communication_s,
         "wait_s": wait_s,
-        "exchanged_bytes": int(total["exchanged_bytes"]),
+        "exchanged_bytes": int(sums[3]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
         **of_strategy,
     }
-
-
-def _over_ranks(world: World, mine: dict[str, float]) -> dict[str, float]:
-    """Return the sums of these over all ranks; collective."""
-    sums = np.array(list(mine.values()), np.float64)
-    world.allreduce(sums, algorithm="tree")
-    return dict(zip(mine, sums.tolist()))
