@@ -71,8 +71,7 @@ def prepare(config: TrainConfig, world: World) -> Job:
     require_equal(world, "data sets", [data.source, fingerprint])
     sparse = isinstance(data.train, SparseDataset)
     name = config.model or models.default_name(data.classes, sparse)
-    agree(world, lambda: _refuse_unfit_model(name, sparse))
-    model = agree(world, lambda: _model(name, data, config))
+    model = agree(world, lambda: _model(name, data, sparse, config))
     what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
     config = agree(world, lambda: _with_momentum(config, what_is_sparse))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
@@ -93,8 +92,12 @@ def prepare(config: TrainConfig, world: World) -> Job:
     )
 
 
-def _model(name: str, data: DataSplit, config: TrainConfig) -> nn.Module:
-    """Return a new model; InputError where there is none of that name, or the user's own does not fit the data."""
+def _model(name: str, data: DataSplit, sparse: bool, config: TrainConfig) -> nn.Module:
+    """Return a new model; InputError where there is none of that name, or it does not fit the data."""
+    if name in models.MODELS and (name in models.SPARSE) != sparse:
+        fitting = [other for other in models.MODELS if (other in models.SPARSE) == sparse]
+        kind = "sparse" if sparse else "a table"
+        raise InputError(f"--model {name}: the data is {kind}: wanted {', '.join(fitting)} or file.py:function")
     model = models.build(name, data.train.sample_shape[0], data.classes, config.hidden, config.dtype)
     if name not in models.MODELS:
         models.require_fit(name, model, data.train, data.classes)
@@ -104,14 +107,6 @@ def _model(name: str, data: DataSplit, config: TrainConfig) -> nn.Module:
 def _has_rows(model: nn.Module) -> bool:
     """Return whether a gradient is rows: of a parameter that is sparse, and trained."""
     return any(parameter.sparse and parameter.requires_grad for parameter in model.parameters())
-
-
-def _refuse_unfit_model(name: str, sparse: bool) -> None:
-    """Raise InputError where a model cannot be used on data of this kind."""
-    if name in models.MODELS and (name in models.SPARSE) != sparse:
-        fitting = [other for other in models.MODELS if (other in models.SPARSE) == sparse]
-        kind = "sparse" if sparse else "a table"
-        raise InputError(f"--model {name}: the data is {kind}: wanted {', '.join(fitting)} or file.py:function")
 
 
 def _with_momentum(config: TrainConfig, what_is_sparse: str | None) -> TrainConfig:
