@@ -31,16 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return on_ranks.main(lambda: parse(arguments), _train, lambda config: "npdp train")
 
 
-def run(arguments: Sequence[str] | None) -> None:
-    """Train as the flags say; collective where a launcher has started several ranks.
-
-    Raises:
-        InputError: flags or input that cannot be used; on all ranks alike, before any of them trains.
-        OutputError: results that could not be written; on all ranks alike, when they have trained.
-    """
-    on_ranks.run(lambda: parse(arguments), _train, lambda config: "npdp train")
-
-
 def _train(config: TrainConfig) -> int:
     train(config)
     return 0
