@@ -12,7 +12,6 @@ from npdp import cli
 from npdp.bench import flags
 from npdp.bench import run as bench
 from npdp.bench.cases import BUS_FACTORS, CASES
-from npdp.bench.models import MODELS
 from npdp.bench.sizes import parse_sizes
 from npdp.errors import InputError
 from npdp.parallel import checks
@@ -130,7 +129,6 @@ def test_flags_know_what_the_library_knows():
     assert flags.OPS == checks.OPS
     assert {name: np.dtype(name).itemsize for name in flags.ITEM_BYTES} == flags.ITEM_BYTES
     assert tuple(map(np.dtype, flags.ITEM_BYTES)) == checks.DTYPES
-    assert tuple(MODELS) == flags.MODELS
     assert set(BUS_FACTORS) == set(CASES) == set(flags.SCHEDULES)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from npdp import environment
+from npdp.bench.models import MODELS
 from npdp.bench.sizes import parse_sizes
 from npdp.collectives.algorithms import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
 from npdp.errors import InputError
@@ -20,7 +21,6 @@ from npdp.report.table import size_text
 REDUCTIONS = ("allreduce", "reduce_scatter")
 OPS = ("sum", "mean", "min", "max", "prod")
 ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8}
-MODELS = ("lin10", "softmax", "mlp", "mlpbig")
 BUFFERS_A_RANK = 3  # inputs in place, where the memory copy goes, and what an algorithm puts aside, at most
 
 # Of a collective that MPI has too: what may be timed as well, and what always is
@@ -218,7 +218,7 @@ def _collective(values: dict[str, Any]) -> CollectiveConfig:
     return CollectiveConfig(sizes=sizes, algorithms=chosen, **values)
 
 
-def _names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+def _names(flag: str, text: str, known: Collection[str]) -> tuple[str, ...]:
     """Return the names of a list, each once, in the order in which they are given."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:

@@ -5,8 +5,8 @@
     mlp       784-512-512-10 with ReLU, batch 128
     mlpbig    784-2048-2048-10 with ReLU, batch 128
 
-benchmarks/contenders.py does the same in NumPy and in PyTorch. npdp is imported where it is used, so that these can
-read the widths and batches without it.
+benchmarks/contenders.py does the same in NumPy and in PyTorch. What costs time to load is imported where it is used:
+flags are read before NumPy, and other contenders get their widths and batches from here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from npdp import nn
     from npdp.parallel.strategy import Strategy
 
@@ -34,6 +33,8 @@ Step = Callable[[], Any]
 
 def batch(name: str, rows: int | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return one batch, float32, of so many rows, or the model's own: numbers for lin10, labels for the others."""
+    import numpy as np
+
     widths, size = MODELS[name][0], rows or MODELS[name][1]
     generator = np.random.default_rng(0)
     x = generator.standard_normal((size, widths[0]), dtype=np.float32)
