@@ -100,7 +100,7 @@ def test_one_file_for_both_is_refused(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = f"{tmp_path}/o.png"
     assert exit_code(bench.main, "allreduce", "--sizes", "8", "--json", path, "--plot", path) == 2
-    assert "name the same file" in capsys.readouterr().err
+    assert f"--json and --plot name the same file, {path}" in capsys.readouterr().err
 
 
 def test_ranks_that_nobody_started_are_refused(capsys):

@@ -14,7 +14,7 @@ from npdp.bench.sizes import parse_sizes
 from npdp.collectives.algorithms import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
 from npdp.errors import InputError
 from npdp.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
-from npdp.paths import require_writable
+from npdp.paths import require_apart, require_writable
 from npdp.report.plot import require_plot
 from npdp.report.table import size_text
 
@@ -189,8 +189,7 @@ KINDS = {  # of benchmarks that are no collective: what is done, and flags
 
 
 def _calibrate(values: dict[str, Any]) -> CalibrateConfig:
-    launched = environment.launch()
-    if max(values["ranks"] or 1, launched.world_size if launched is not None else 1) == 1:
+    if _is_one_rank(values):
         raise InputError("constants are measured between ranks: give --ranks 2 or more")
     return CalibrateConfig(**values)
 
@@ -208,8 +207,7 @@ def _collective(values: dict[str, Any]) -> CollectiveConfig:
     if values["plot"] is not None:
         require_plot("--plot", values["plot"])
         require_writable("--plot", values["plot"])
-        if values["json"] is not None and os.path.realpath(values["json"]) == os.path.realpath(values["plot"]):
-            raise InputError(f"--json and --plot name the same file, {values['json']}")
+        require_apart(json=values["json"], plot=values["plot"])
     sizes = _whole_elements(parse_sizes(values.pop("sizes"), values.pop("factor")), values["dtype"])
     _require_memory(sizes[-1], _ranks_here(values["ranks"]))
     names = values.pop("algorithm")
@@ -236,10 +234,14 @@ def _whole_elements(sizes: Sequence[int], dtype: str) -> tuple[int, ...]:
 
 def _require_native(values: dict[str, Any], chosen: Sequence[str]) -> None:
     """Raise InputError where MPI's own all-reduce is wanted and there is none."""
-    alone = (values["ranks"] or 1) == 1 and not environment.is_one_of_several()
+    alone = _is_one_rank(values)
     if NATIVE in chosen and (alone or values["transport"] == "threads"):
         why = "one rank runs without MPI" if alone else "--transport threads has none"
         raise InputError(f"--algorithm {NATIVE} is MPI's own all-reduce, polled; {why}")
+
+
+def _is_one_rank(values: dict[str, Any]) -> bool:
+    return (values["ranks"] or 1) == 1 and not environment.is_one_of_several()
 
 
 def _ranks_here(wanted: int | None) -> int:
