@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from npdp import __version__
+from npdp import __version__, environment
 from npdp.bench.accuracy import accuracy, accuracy_text
 from npdp.bench.cases import (
     BUS_FACTORS,
@@ -31,8 +32,8 @@ from npdp.errors import InputError, OutputError
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import World, init
 from npdp.report.console import Console
-from npdp.report.machine import describe, keep
-from npdp.report.plot import Points, plot_times
+from npdp.report.machine import keep
+from npdp.report.plot import plot_times
 from npdp.report.results import write_results
 from npdp.report.table import Column, header, line, runs_text, size_text
 
@@ -104,8 +105,6 @@ def _own(config: CollectiveConfig) -> list[str]:
 
 def _why_not(world: World, config: CollectiveConfig, algorithm: str) -> str:
     """Return why this world cannot use an algorithm; empty where it can. Collective."""
-    if algorithm == NATIVE and (config.transport == "threads" or world.world_size == 1):
-        return "this world has no MPI"
     try:
         world.chosen(config.what, config.sizes[0], algorithm)
     except ValueError as error:
@@ -162,12 +161,11 @@ def _candidates(world: World, config: CollectiveConfig) -> list[str]:
 def _banner(world: World, config: CollectiveConfig, algorithms: list[str]) -> str:
     op = f", {config.op}" if config.what in REDUCTIONS else ""
     missing = [name for name in _own(config) if config.algorithms is None and name not in algorithms]
-    machine = describe()
     lines = [
         f"npdp {__version__}: {config.what} of {config.dtype}{op}",
         f"  ranks     {world.world_size} on {world.transport.name}",
         f"  buffers   {_buffers(world, config)}, in place",
-        f"  machine   {machine['processor']}, {machine['cores']} cores",
+        f"  machine   {environment.processor()}, {os.cpu_count()} cores",
         f"  times     of a call from Python, the slowest rank's; the median of {config.rounds} rounds or more",
         *([f"  without   {', '.join(missing)}: not in this world"] if missing else ()),
         *(["  one rank  carries nothing out: these are costs of the call; give --ranks 2"] * (world.world_size == 1)),
@@ -210,14 +208,11 @@ def _keep(config: CollectiveConfig, world: World, command: str, rows: list[Row],
 def _plot(config: CollectiveConfig, world: World, rows: list[Row]) -> None:
     assert config.plot is not None
     factor = BUS_FACTORS[config.what](world.world_size)
-    lines = dict(_lines(rows))
+    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in rows:
+        lines[row["algorithm"]].append((row["bytes"], row["time_us"]))
     reference = [(nbytes, time_us * factor) for nbytes, time_us in lines[MEMORY_COPY]]
     title = f"{config.what}, {config.dtype}, {world.world_size} ranks on {world.transport.name}"
     references = {f"{factor:.3g} x bytes at copy speed": reference} if factor else {}
     named = {f"{name} ({NATIVE_CALL})" if name == NATIVE else name: points for name, points in lines.items()}
     plot_times(config.plot, title, named, references)
-
-
-def _lines(rows: list[Row]) -> Iterator[tuple[str, Points]]:
-    for name in dict.fromkeys(row["algorithm"] for row in rows):
-        yield name, [(row["bytes"], row["time_us"]) for row in rows if row["algorithm"] == name]

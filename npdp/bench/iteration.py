@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from npdp import __version__, environment, kernels, manual_seed
@@ -13,7 +14,7 @@ from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import World, init
 from npdp.report.console import Console
-from npdp.report.machine import describe, keep
+from npdp.report.machine import keep
 from npdp.report.results import write_results
 from npdp.report.table import Column, header, line
 
@@ -99,11 +100,10 @@ def _row(world: World, name: str, update: str, timing: Timing) -> dict[str, Any]
 
 def _banner(world: World, config: IterationConfig) -> str:
     threads = environment.blas_threads_in_use()
-    machine = describe()
     return (
         f"npdp {__version__}: a training iteration: forward, loss, backward, exchange, update; float32\n"
         f"  ranks     {world.world_size} on {world.transport.name}, {threads} BLAS thread{'s' * (threads != 1)} each, "
         f"{kernels.backend()} kernels, all-reduce {config.algorithm}\n"
-        f"  machine   {machine['processor']}, {machine['cores']} cores\n"
+        f"  machine   {environment.processor()}, {os.cpu_count()} cores\n"
         f"  times     the slowest rank's; the median of {config.rounds} rounds or more"
     )
