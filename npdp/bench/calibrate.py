@@ -8,7 +8,7 @@ from npdp import __version__
 from npdp.bench.flags import CalibrateConfig
 from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.constants import as_json, key
-from npdp.collectives.cost import Hosts, Kernel, Link, Machine, Rate, Way
+from npdp.collectives.cost import Kernel, Link, Rate
 from npdp.errors import OutputError
 from npdp.parallel.agreement import agree
 from npdp.parallel.calibrate import calibrate
@@ -29,13 +29,14 @@ def measure(config: CalibrateConfig, command: str) -> int:
     """
     world = init()
     console = Console(world.rank == 0)
-    console.say(f"npdp {__version__}: what collectives cost, on {world.world_size} ranks, {_where(world)}")
+    hosts, name = len(set(world.hosts)), world.transport.name
+    console.say(f"npdp {__version__}: what collectives cost, on {world.world_size} ranks, {name}, "
+                f"{hosts} host{'s' * (hosts > 1)}")  # fmt: skip
     if config.show:
         console.say(f"  constants {world.constants.file or 'built in: nobody has measured yet'}")
     else:
         have_constants(anew=True)
-    machine = world.constants.machine
-    console.say(_table(machine, world.hosts, world.host is not None))
+    console.say(_table(world))
     for collective in SCHEDULES:
         auto = {nbytes: world.chosen(collective, nbytes, "auto") for nbytes in SIZES}
         console.say(f"{collective}: auto takes {runs_text(auto)}")
@@ -63,29 +64,24 @@ def have_constants(anew: bool) -> None:
     console.say(f"constants for auto measured in {time.perf_counter() - start:.1f} s, {where}")
 
 
-def _where(world: World) -> str:
-    hosts = len(set(world.hosts))
-    return f"{world.transport.name}, {hosts} host{'s' * (hosts > 1)}"
-
-
-def _table(machine: Machine, hosts: Hosts, shares_memory: bool) -> str:
+def _table(world: World) -> str:
     """Return for people the constants that this world uses."""
-    several, shared = len(set(hosts)) > 1, len(set(hosts)) < len(hosts)
+    machine, shared = world.constants.machine, len(set(world.hosts)) < world.world_size
     return "\n".join(
         [
             *(_link("messages inside a host", machine.inside) if shared else ()),
-            *(_link("messages between hosts", machine.across) if several else ()),
+            *(_link("messages between hosts", machine.across) if world.spans_hosts else ()),
             _line("a collective over messages", machine.call_s),
             _line("an addition", machine.add_s, "gamma", machine.gamma),
-            *(_kernel(machine.kernel) if shared and shares_memory else ()),
+            *(_kernel(machine.kernel) if shared and world.host is not None else ()),
         ]
     )
 
 
 def _link(name: str, link: Link) -> list[str]:
     return [
-        _way(name, link.one_way),
-        _way("  one each way at once", link.both_ways),
+        _line(name, link.one_way.alpha_s, "beta", link.one_way.beta),
+        _line("  one each way at once", link.both_ways.alpha_s, "beta", link.both_ways.beta),
         _line("  each further one", link.further_s),
     ]
 
@@ -95,10 +91,6 @@ def _kernel(kernel: Kernel) -> list[str]:
         _line("shared memory", kernel.first_s, "direct", kernel.direct),
         _line("  each further post", kernel.post_s, "staged", kernel.staged),
     ]
-
-
-def _way(name: str, way: Way) -> str:
-    return _line(name, way.alpha_s, "beta", way.beta)
 
 
 def _line(name: str, seconds: float, symbol: str = "", rate: Rate | None = None) -> str:
