@@ -33,19 +33,12 @@ class Console:
         self.fault: OSError | None = None
         self._next = 0.0
         self._live = False
-        self._said: set[str] = set()
 
     def say(self, text: str) -> None:
         """Print lines."""
         if self.speaks:
             self._write(text + "\n")
             self._live = False
-
-    def say_once(self, text: str) -> None:
-        """Print lines, unless they were printed before."""
-        if text not in self._said:
-            self._said.add(text)
-            self.say(text)
 
     def due(self) -> bool:
         """Return whether there is a terminal, and it is time for its next live line."""
@@ -145,8 +138,8 @@ def _staleness(end: dict[str, Any]) -> str:
 
 def summary(end: dict[str, Any]) -> str:
     """Return what came out of a run and where the time went, from its `end` event."""
-    wall = end["wall_s"] or 1e-9
-    shares = ", ".join(f"{name} {end[name + '_s'] / wall:.0%}" for name in ("compute", "communication", "wait"))
+    wall_s = end["wall_s"]
+    shares = ", ".join(f"{name} {end[name + '_s'] / wall_s:.0%}" for name in ("compute", "communication", "wait"))
     scores = [f"train loss {end['train_loss']:.4f}"]
     if end["test_loss"] is not None:
         scores.append(f"test loss {end['test_loss']:.4f}")
@@ -154,7 +147,7 @@ def summary(end: dict[str, Any]) -> str:
         scores.append(f"test accuracy {end['test_accuracy']:.4f}")
     return (
         f"done      {', '.join(scores)}\n"
-        f"  time      {end['wall_s']:.2f} s, {end['samples_per_s']:,.0f} samples/s: {shares}\n"
+        f"  time      {wall_s:.2f} s, {end['samples_per_s']:,.0f} samples/s: {shares}\n"
         f"{_staleness(end)}"
         f"  memory    {end['peak_memory_bytes'] / 1e6:.0f} MB at most on a rank\n"
         f"  sha256    {end['parameters_sha256']} of the parameters, the same on every rank"

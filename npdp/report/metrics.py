@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import time
-from types import TracebackType
 from typing import Any, TextIO
 
 ITERATION_EVERY_S = 0.1  # at most about ten iteration lines a second
@@ -61,8 +60,6 @@ class Metrics:
     def __enter__(self) -> Metrics:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):  # nothing to be told beside `error`; else who has closed was told
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # nothing to be told beside another error; else who has closed was told
             self.close()

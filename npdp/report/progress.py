@@ -23,6 +23,7 @@ class Progress:
         self._console, self._metrics = console, metrics
         self._epochs, self._updates = epochs, updates
         self._start_s = time.perf_counter()
+        self._has_diverged = False
 
     def iteration(self, epoch: int, loss: float, learning_rate: float) -> None:
         """Tell of an update in an epoch, counted from 1: the loss of this rank's part of the batch."""
@@ -39,7 +40,6 @@ class Progress:
         """Tell how an epoch went: the mean loss over all ranks' samples."""
         self._metrics.write("epoch", epoch=epoch, iteration=self._updates(), train_loss=loss)
         self._console.epoch(f"epoch {epoch}/{self._epochs}  mean loss {loss:.4f}", last=epoch == self._epochs)
-        if not math.isfinite(loss):
-            self._console.say_once(
-                "  training has diverged: try a smaller --learning-rate, --clip-norm 1, or --standardize"
-            )
+        if not math.isfinite(loss) and not self._has_diverged:
+            self._has_diverged = True
+            self._console.say("  training has diverged: try a smaller --learning-rate, --clip-norm 1, or --standardize")
