@@ -30,7 +30,7 @@ def evaluate(world: World, model: nn.Module, dataset: ArrayDataset, classes: int
     Modules are in training or in evaluation afterwards as they were before, whatever happens.
     """
     criterion = nn.MSELoss() if classes is None else nn.CrossEntropyLoss()
-    sums = np.zeros(3, np.float64)  # loss, right answers, samples
+    sums = np.zeros(2, np.float64)  # of loss, of right answers
     with _evaluating(model), no_grad():
         for inputs, labels in blocks(dataset, *part(len(dataset), world.world_size, world.rank)):
             outputs = model(inputs)
@@ -38,10 +38,9 @@ def evaluate(world: World, model: nn.Module, dataset: ArrayDataset, classes: int
             if classes is not None:
                 answers = ~np.isnan(outputs.data).any(axis=1)  # else they would pass for the first class
                 sums[1] += int((answers & (outputs.data.argmax(axis=1) == labels.data)).sum())
-            sums[2] += len(labels)
     world.allreduce(sums, algorithm="tree")
-    count = sums[2] or 1
-    return Score(float(sums[0] / count), float(sums[1] / count) if classes is not None else None)
+    loss, accuracy = (sums / (len(dataset) or 1)).tolist()
+    return Score(loss, accuracy if classes is not None else None)
 
 
 @contextmanager
