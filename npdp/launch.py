@@ -59,7 +59,7 @@ def settings(ranks: int | None = None) -> dict[str, str]:
         ranks: how many are to be started; where not known, as many as anyone likes.
     """
     wanted = {}
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
+    if os.geteuid() == 0:
         wanted["OMPI_ALLOW_RUN_AS_ROOT"] = wanted["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
     if ranks is None or ranks > environment.cores():
         wanted["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"

@@ -16,7 +16,7 @@ from typing import Any
 from npdp import environment
 from npdp.whole_file import whole_file
 
-NAMED = ("npdp", "numpy", "mpi4py", "torch", "sklearn")  # whose versions count, where this process has loaded them
+NAMED = ("npdp", "numpy", "mpi4py")  # whose versions count, where this process has loaded them
 STARTED_BY = "NPDP_STARTED_BY"  # the command before that of this process: emulated hosts, say (benchmarks/hosts.py)
 FOLDERS = re.compile(r"(^|=)/(?:[^/]*/)*(?=[^/])")  # of a path in full, in an argument
 
