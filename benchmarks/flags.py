@@ -40,8 +40,7 @@ class Parser(flag_parser.Parser):
     """
 
     def __init__(self, text: str | None, file: str, keeps: bool = True, named: Sequence[str] = ()) -> None:
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog=Path(file).name, description=text, formatter_class=form, allow_abbrev=False)
+        super().__init__(prog=Path(file).name, description=text, allow_abbrev=False)
         self._named = named
         if keeps:
             self.add_argument("--output", metavar="FILE",

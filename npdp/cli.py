@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -168,11 +167,7 @@ def _refuse_once(message: str) -> None:
 
 def _parser(name: str, description: str, examples: str) -> Parser:
     return Parser(
-        prog=f"npdp {name}",
-        description=description,
-        epilog=f"examples:\n{examples}",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=f"npdp {name}", description=description, epilog=f"examples:\n{examples}", allow_abbrev=False
     )
 
 
@@ -213,7 +208,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage="npdp COMMAND [flags]",
         description=f"Data-parallel SGD on CPUs.\n\ncommands (each has --help):\n{what}",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"npdp {npdp.__version__}")
     try:

@@ -132,7 +132,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="npdp train",
         description="Train a model with data-parallel SGD on every rank that was launched.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     for add in (_add_data, _add_model, _add_ranks, _add_server, _add_local_sgd, _add_results):

@@ -32,7 +32,10 @@ ELSEWHERE = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing usage, and under mpirun speaks on rank 0 only."""
+    """A parser that raises instead of printing usage, shows texts as they are, and under mpirun speaks on rank 0."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         flags, unknown = self.parse_known_args(args, namespace)

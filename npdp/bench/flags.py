@@ -122,7 +122,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="npdp bench",
         description="Time collectives or training iterations on the ranks of this machine, and check the results.",
         epilog="examples:\n" + "\n".join(examples.strip("\n").splitlines()[0] for examples in EXAMPLES.values()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     benchmarks = parser.add_subparsers(dest="what", required=True, metavar="WHAT", title="WHAT (each has --help)")
     for name in (*SCHEDULES, "iteration", "calibrate"):
@@ -130,7 +129,6 @@ def make_parser() -> argparse.ArgumentParser:
         flags = benchmarks.add_parser(
             name, help=text, description=text, epilog=f"examples:{EXAMPLES[name]}", allow_abbrev=False,
             prog="npdp calibrate" if name == "calibrate" else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         add_flags(flags, name)
         _add_common_flags(flags)
