@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flags
 import numpy as np
-from machine import clean_environment, keep
+from machine import clean_environment, keep, medians
 
 FOLDER = "/usr/share/datasets/fashion-mnist"
 BATCH, EPOCHS = 128, 4  # the first epoch warms up
@@ -126,14 +127,11 @@ def main() -> None:
         if seconds:
             print("epochs", *seconds)
         return
-    taken: dict[str, list[float]] = {who: [] for who in flags.chosen(None, PROGRAMS)}
-    for _ in range(arguments.rounds):
-        for who, values in taken.items():
-            values.append(measure(who, arguments.data))
-    times = {who: statistics.median(values) for who, values in taken.items()}
+    contenders = flags.chosen(None, PROGRAMS)
+    times = medians(arguments.rounds, {who: partial(measure, who, arguments.data) for who in contenders})
     for who, value in times.items():
         print(f"{who:16} {value:.4f} s   npdp takes {times['npdp'] / value:.2f} of it")
-    keep(parser, arguments, "epoch", {"seconds an epoch, medians": times}, taken)
+    keep(parser, arguments, "epoch", {"seconds an epoch, medians": times}, contenders)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ print(json.dumps(found))
 def clean_environment() -> dict[str, str]:
     """Return the environment for a measured program: BLAS chooses its own kernels."""
     return {name: value for name, value in os.environ.items() if name not in SLOWED_BY}
+
+
+def medians(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Take the measures in turn, so many times; return each one's median."""
+    taken: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            taken[name].append(measure())
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def versions(contenders: Iterable[str], pythons: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -8,13 +8,13 @@ uses.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import flags
-from machine import clean_environment, keep, versions
+from machine import clean_environment, keep, medians, versions
 from step import SERVED, seconds_a_step
 
 from npdp.bench.models import MODELS
@@ -84,15 +84,10 @@ def main() -> None:
         raise InputError(f"--tensorflow-python: {python} has no TensorFlow")
     figures = {}
     for model in arguments.models:
-        contenders = {who: lambda who=who, model=model: seconds_a_step(who, model, RANKS, arguments.seconds)
-                      for who in SERVED}  # fmt: skip
+        measures = {who: partial(seconds_a_step, who, model, RANKS, arguments.seconds) for who in SERVED}
         if python:
-            contenders["tensorflow"] = lambda model=model: tensorflow_step(python, model, arguments.seconds)
-        taken: dict[str, list[float]] = {who: [] for who in contenders}
-        for _ in range(arguments.rounds):
-            for who, measure in contenders.items():
-                taken[who].append(measure())
-        times = {who: statistics.median(values) for who, values in taken.items()}
+            measures["tensorflow"] = partial(tensorflow_step, python, model, arguments.seconds)
+        times = medians(arguments.rounds, measures)
         figures[model] = {who: round(value * 1e6, 1) for who, value in times.items()}
         ratios = ", ".join(f"{times['server'] / value:.3f} of {who}" for who, value in times.items() if who != "server")
         absolute = ", ".join(f"{who} {value} us" for who, value in figures[model].items())

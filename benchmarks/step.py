@@ -11,14 +11,14 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import flags
 from contenders import CONTENDERS
-from machine import clean_environment, keep
+from machine import clean_environment, keep, medians
 
 from npdp.bench.models import MODELS
 from npdp.errors import InputError
@@ -103,12 +103,11 @@ def main() -> None:
     first = "npdp" if "npdp" in contenders else contenders[0]
     figures = {}
     for model in arguments.models:
-        taken: dict[str, list[float]] = {who: [] for who in contenders}
-        for _ in range(arguments.rounds):
-            for who, values in taken.items():
-                whose, ranks = ("npdp", 1) if who == "alone" else (who, arguments.ranks)
-                values.append(seconds_a_step(whose, model, ranks, arguments.seconds))
-        times = {who: statistics.median(values) for who, values in taken.items()}
+        measures = {}
+        for who in contenders:
+            whose, ranks = ("npdp", 1) if who == "alone" else (who, arguments.ranks)
+            measures[who] = partial(seconds_a_step, whose, model, ranks, arguments.seconds)
+        times = medians(arguments.rounds, measures)
         figures[model] = {who: round(value * 1e6, 2) for who, value in times.items()}
         ratios = ", ".join(f"{times[first] / value:.3f} of {who}" for who, value in times.items() if who != first)
         print(f"{model:8}", ", ".join(f"{who} {value:.1f} us" for who, value in figures[model].items()), "|", ratios,

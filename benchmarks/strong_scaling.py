@@ -7,11 +7,11 @@ Each contender in its own processes, in turn. npdp's two ranks have half of the 
 
 from __future__ import annotations
 
-import statistics
+from functools import partial
 from typing import NamedTuple
 
 import flags
-from machine import keep
+from machine import keep, medians
 from step import seconds_a_step
 
 
@@ -46,14 +46,14 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {}
     for model in ("mlp", "mlpbig"):
         for batch_size in (128, 1024):
-            taken: dict[str, list[float]] = {name: [] for name in names}
-            for _ in range(arguments.rounds):
-                for name, values in taken.items():
-                    who, ranks, threads = CONTENDERS[name]
-                    rows = batch_size // ranks
-                    values.append(seconds_a_step(who, model, ranks, arguments.seconds, rows, threads))
+            measures = {}
+            for name in names:
+                who, ranks, threads = CONTENDERS[name]
+                rows = batch_size // ranks
+                measures[name] = partial(seconds_a_step, who, model, ranks, arguments.seconds, rows, threads)
+            times = medians(arguments.rounds, measures)
             case = f"{model}, batch {batch_size}"
-            figures[case] = {name: round(statistics.median(values) * 1e6, 1) for name, values in taken.items()}
+            figures[case] = {name: round(seconds * 1e6, 1) for name, seconds in times.items()}
             print(f"{case:18}", ", ".join(f"{name} {us:.0f} us" for name, us in figures[case].items()), flush=True)
     keep(parser, arguments, "strong-scaling", {"microseconds a step": figures}, there)
 
