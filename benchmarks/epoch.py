@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 
 import flags
 import numpy as np
-from machine import clean_environment, keep, medians
+from machine import keep, medians, output_of
 
 FOLDER = "/usr/share/datasets/fashion-mnist"
 BATCH, EPOCHS = 128, 4  # the first epoch warms up
@@ -99,15 +98,11 @@ def measure(who: str, folder: str) -> float:
     from npdp import launch
 
     threads = str(THREADS[who])
-    environment = {**clean_environment(), **launch.settings(2), "OPENBLAS_NUM_THREADS": threads,
-                   "OMP_NUM_THREADS": threads}  # fmt: skip
     ranks = [launch.find_mpirun(), "-n", "2"] if who.endswith("2 ranks") else []
-    run = subprocess.run([*ranks, sys.executable, __file__, "--who", who, "--data", folder], env=environment,
-                         capture_output=True, text=True, timeout=300)  # fmt: skip
-    lines = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("epochs")]
+    command = [*ranks, sys.executable, __file__, "--who", who, "--data", folder]
+    printed = output_of(who, command, 2, OPENBLAS_NUM_THREADS=threads, OMP_NUM_THREADS=threads)
+    lines = [line.split()[1:] for line in printed.splitlines() if line.startswith("epochs")]
     seconds = [float(word) for line in lines for word in line]
-    if run.returncode or not seconds:
-        raise SystemExit(f"{who} failed:\n{run.stderr[-2000:]}")
     return statistics.median(seconds[1:])
 
 

@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,17 @@ print(json.dumps(found))
 def clean_environment() -> dict[str, str]:
     """Return the environment for a measured program: BLAS chooses its own kernels."""
     return {name: value for name, value in os.environ.items() if name not in SLOWED_BY}
+
+
+def output_of(what: str, command: Sequence[str], ranks: int, **variables: str) -> str:
+    """Run a command that starts so many ranks, with these variables; return what it prints."""
+    from npdp import launch
+
+    environment = {**clean_environment(), **launch.settings(ranks), **variables}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    if run.returncode:
+        raise SystemExit(f"{what} failed:\n{run.stderr[-2000:]}")
+    return run.stdout
 
 
 def medians(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, float]:

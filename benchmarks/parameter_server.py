@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import flags
-from machine import clean_environment, keep, medians, versions
+from machine import clean_environment, keep, medians, output_of, versions
 from step import SERVED, seconds_a_step
 
 from npdp.bench.models import MODELS
@@ -57,12 +57,9 @@ def idle_server_s() -> float:
     """Return how much processor time a server uses in five seconds in which nobody wants anything."""
     from npdp import launch
 
-    environment = {**clean_environment(), **launch.settings(RANKS)}
     command = [launch.find_mpirun(), "-n", str(RANKS), sys.executable, "-c", IDLE]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    if run.returncode:
-        raise SystemExit(f"the idle server failed:\n{run.stderr[-2000:]}")
-    return next(float(line.split()[1]) for line in run.stdout.splitlines() if line.startswith("idle "))
+    lines = output_of("the idle server", command, RANKS).splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("idle "))
 
 
 def make_parser() -> flags.Parser:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 
 import flags
 import numpy as np
-from machine import clean_environment, keep
+from machine import keep, output_of
 
 FEATURES, WIDTH, ROWS, ENTRIES = 2**20, 64, 50, 20  # 50 samples of 20 entries each: 1,000 rows are touched
 
@@ -56,11 +55,7 @@ def measure(sparse: bool, steps: int) -> dict:
     from npdp import launch
 
     command = [launch.find_mpirun(), "-n", "2", sys.executable, __file__, "--rank", str(int(sparse)), str(steps)]
-    environment = {**clean_environment(), **launch.settings(2)}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    if run.returncode:
-        raise SystemExit(f"it failed with {'rows' if sparse else 'the whole gradient'}:\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(output_of("rows" if sparse else "the whole gradient", command, 2).splitlines()[-1])
 
 
 def make_parser() -> flags.Parser:

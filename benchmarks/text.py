@@ -14,13 +14,12 @@ import argparse
 import importlib.util
 import re
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import flags
-from machine import clean_environment, keep
+from machine import keep, output_of
 
 from npdp.errors import InputError
 
@@ -60,11 +59,8 @@ def run(who: str, path: str) -> tuple[float, float]:
         command = [launch.find_mpirun(), "-n", count, sys.executable, EXAMPLE, "train", path]
     else:
         command = [sys.executable, __file__, path, "--sklearn", count]
-    environment = {**clean_environment(), **launch.settings(int(count)), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    found = SAID.search(done.stdout)
-    if found is None:
-        raise SystemExit(f"{who} failed:\n{done.stderr[-2000:]}")
+    found = SAID.search(output_of(who, command, int(count), OPENBLAS_NUM_THREADS="1"))
+    assert found is not None
     return float(found[1]), float(found[2])
 
 
