@@ -1,6 +1,5 @@
 """Parameter servers in worlds of threads, for tests: programs under them, and runs with a slow worker."""
 
-
 import time
 
 import numpy as np
@@ -12,15 +11,11 @@ from npdp import nn, optim
 from npdp.data import ArrayDataset, DataLoader
 
 
-def ranks_of(servers, workers):
-    return workers + servers
-
-
 def served(program, servers, workers, memory=True, staleness=0, **options):
     """Run `program(way)` under a parameter server; return what the workers return."""
     way = Parallel(strategy=npdp.ParameterServer(servers, staleness, **options))
-    hosts = None if memory else range(ranks_of(servers, workers))
-    return run(ranks_of(servers, workers), program, way, hosts=hosts)[:workers]
+    hosts = None if memory else range(servers + workers)
+    return run(servers + workers, program, way, hosts=hosts)[:workers]
 
 
 def slow(staleness, *more, servers=1, workers=3, factor=10):

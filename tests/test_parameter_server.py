@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from servers import ranks_of, served
+from servers import served
 from test_train import DROPOUT, UNUSED, exact_flags, fit, off, on_one_rank
 from worlds import CLASSES, FEATURES, Parallel, assert_close, criterion, loader, mlp, parameters, run
 
@@ -23,7 +23,7 @@ def all_reduced(ranks, *flags):
 
 
 def assert_as_all_reduce(flags, servers, workers):
-    one = fit(*flags, "--strategy", "ps", "--servers", servers, ranks=ranks_of(servers, workers))
+    one = fit(*flags, "--strategy", "ps", "--servers", servers, ranks=servers + workers)
     wanted = all_reduced(workers, *flags)
     assert one.end["parameters_sha256"] == wanted.end["parameters_sha256"]
     assert {k: one.end[k] for k in ("iterations", "samples_seen")} == {

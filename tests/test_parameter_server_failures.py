@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from servers import handed_out, ranks_of, served, staleness_of
+from servers import handed_out, served, staleness_of
 from test_train import DIGITS_TRAIN, fit
 from worlds import CLASSES, criterion, loader, mlp, parameters, run
 
@@ -251,7 +251,7 @@ def anything(seed):
         flags += ["--inject", f"slow@rank={dice.randrange(workers)},factor={dice.choice([2, 5])}"]
     if dice.random() < 0.3:
         flags += ["--model", "mlp", "--hidden", "30,20", "--optimizer", "adam", "--learning-rate", "0.001"]
-    one = fit(*flags, ranks=ranks_of(servers, workers))
+    one = fit(*flags, ranks=servers + workers)
     assert one.end["samples_seen"] + one.end["unused_samples"] == 2 * DIGITS_TRAIN, flags
     assert sum(staleness_of(one).values()) == one.end["pushes"], flags
     assert one.end["train_loss"] < 3, flags
