@@ -7,6 +7,7 @@ A world of threads that hangs would hang pytest: `run` gives each a time limit.
 
 import threading
 import time
+import traceback
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -99,6 +100,22 @@ def do(collective, algorithm, dtype, op, count, root=0, salt=0, lay=np.copy):
     outcome = None if right else f"{what}: {got}, wanted {wanted}"
     array[...] = -77  # whoever still reads it gets this
     return outcome
+
+
+def what_is_wrong(names):
+    """Make the checks among a program's names, `check_...`, on this rank of all; return what went wrong on any rank.
+
+    Verdicts are gathered over the ranks after each check, so a failure on one rank fails all instead of hanging them.
+    """
+    wrong = []
+    for name in [name for name in names if name.startswith("check_")]:
+        text = ""
+        try:
+            names[name]()
+        except Exception:
+            text = f"rank {npdp.rank()}, {name}:\n{traceback.format_exc()}"
+        wrong += init().gather_texts(text)
+    return "".join(wrong)
 
 
 class Recorder:

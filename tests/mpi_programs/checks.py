@@ -1,19 +1,17 @@
 """Under mpirun: what a transport promises, every collective, and short trainings, whose hashes rank 0 prints.
 
-Verdicts are gathered over the ranks after each check, so a failure on one rank fails all instead of hanging them.
 `checks.py threads P` trains the same on a world of threads and prints the same.
 """
 
 import json
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from worlds import DTYPES, Parallel, do, folded, loader, mlp, train, values
+from worlds import DTYPES, Parallel, do, folded, loader, mlp, train, values, what_is_wrong
 
 import npdp
 from npdp import kernels
@@ -162,21 +160,11 @@ def hashes():
     return [json.loads(text) for text in init().gather_texts(json.dumps(mine))]
 
 
-def verdict(check):
-    """Run one check on all ranks; return what went wrong on any."""
-    try:
-        check()
-        text = ""
-    except Exception:
-        text = f"rank {RANK}, {check.__name__}:\n{traceback.format_exc()}"
-    return "".join(init().gather_texts(text))
-
-
 def main():
     if sys.argv[1:2] == ["threads"]:
         print(json.dumps(npdp.run_ranks(int(sys.argv[2]), hashes)[0]))
         return
-    wrong = "".join(verdict(check) for name, check in list(globals().items()) if name.startswith("check_"))
+    wrong = what_is_wrong(globals())
     if wrong and RANK == 0:
         print(wrong, file=sys.stderr)
     found = hashes()

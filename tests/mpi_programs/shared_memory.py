@@ -1,7 +1,4 @@
-"""Under mpirun: memory that the ranks share, between processes. The first argument says what is done.
-
-Verdicts are gathered over the ranks after each check, so a failure on one rank fails all instead of hanging them.
-"""
+"""Under mpirun: memory that the ranks share, between processes. The first argument says what is done."""
 
 import ctypes
 import gc
@@ -10,14 +7,13 @@ import resource
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from memories import MEMORIES, Arrays, do_in
-from worlds import DTYPES, criterion, loader, mlp
+from worlds import DTYPES, criterion, loader, mlp, what_is_wrong
 
 import npdp
 from npdp import nn, optim
@@ -157,20 +153,10 @@ def leave():
 
 def checks():
     """All of them."""
-    wrong = "".join(verdict(check) for name, check in list(globals().items()) if name.startswith("check_"))
+    wrong = what_is_wrong(globals())
     if wrong and RANK == 0:
         print(wrong, file=sys.stderr)
     sys.exit(1 if wrong else 0)
-
-
-def verdict(check):
-    """Run one check on all ranks; return what went wrong on any."""
-    try:
-        check()
-        text = ""
-    except Exception:
-        text = f"rank {RANK}, {check.__name__}:\n{traceback.format_exc()}"
-    return "".join(init().gather_texts(text))
 
 
 globals()[sys.argv[1]]()
