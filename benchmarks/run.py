@@ -1,4 +1,6 @@
-"""All that is measured on one host, in turn, kept in benchmarks/results; nothing else should run.
+"""Steps, strong scaling, commands, epochs and all-reduces on one host, in turn, kept in benchmarks/results.
+
+Nothing else should run meanwhile.
 
     python benchmarks/run.py
 """

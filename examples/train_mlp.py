@@ -4,7 +4,6 @@
     mpirun -n 4 python examples/train_mlp.py         the same losses: dropout's masks do not depend on the ranks
 """
 
-
 import npdp
 from npdp import nn, no_grad, optim
 from npdp.data import DataLoader, sources

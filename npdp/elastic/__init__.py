@@ -1,1 +1,1 @@
-"""What goes wrong, and how training goes on."""
+"""What goes wrong on purpose, to see how training goes on."""
