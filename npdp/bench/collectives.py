@@ -84,7 +84,11 @@ def measure(config: CollectiveConfig, command: str) -> int:
     errors = sum(row["errors"] for row in rows)
     if errors:
         console.say(f"WRONG: {errors} elements are not what they must be; see the column errors")
-    agree(world, lambda: _write(config, world, command, rows, auto, console) if world.rank == 0 else None, OutputError)
+    files = (
+        ("--json", config.json, lambda: _keep(config, world, command, rows, auto)),
+        ("--plot", config.plot, lambda: _plot(config, world, rows)),
+    )
+    agree(world, lambda: write_results(console, files) if world.rank == 0 else None, OutputError)
     return 1 if errors else 0
 
 
@@ -182,15 +186,6 @@ def _explained(world: World, config: CollectiveConfig, algorithms: Sequence[str]
 
 def _buffers(world: World, config: CollectiveConfig) -> str:
     return "shared" if config.buffers == "shared" and world.host is not None else "ordinary"
-
-
-def _write(
-    config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str], console: Console
-) -> None:
-    write_results(console, (
-        ("--json", config.json, lambda: _keep(config, world, command, rows, auto)),
-        ("--plot", config.plot, lambda: _plot(config, world, rows)),
-    ))  # fmt: skip
 
 
 def _keep(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
