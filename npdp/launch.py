@@ -32,6 +32,9 @@ from npdp.report.console import TERMINAL, own_terminal_width, refuse
 # a later mpirun with the same id does not start ("listener thread failed to start"): so each gets its own.
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"
 
+# A rank that reads finds the end of its input: mpirun's own end Open MPI does not hand on, and rank 0 waited for ever.
+WITHOUT_INPUT = ("sh", "-c", 'exec "$@" < /dev/null', "sh")
+
 STDOUT = 1  # which mpirun inherits, whatever sys.stdout is
 ENDING_S = 10.0  # what mpirun gets to end its ranks, which takes half a second, before it is killed and they with it
 
@@ -113,7 +116,7 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
         is_own: it is one of npdp's, whose ranks may agree on a code.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -W and others of this Python
-    command = [find_mpirun(), "-n", str(ranks), sys.executable, *flags, *program]
+    command = [find_mpirun(), "-n", str(ranks), *WITHOUT_INPUT, sys.executable, *flags, *program]
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)

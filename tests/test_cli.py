@@ -172,6 +172,14 @@ def test_a_program_of_ones_own_has_its_arguments_and_its_exit_code(before, argum
     assert (done.returncode, {*done.stdout.splitlines()}) == (code, {line}), done.stderr  # one may end the other
 
 
+@needs_mpi
+def test_a_rank_that_reads_finds_the_end_of_its_input(tmp_path):
+    """Open MPI's mpirun opens a pipe for rank 0, and does not close it where its own input is empty."""
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(3 if sys.stdin.read() == '' else 1)\n")
+    command = [sys.executable, "-m", "npdp", "run", "--ranks", "1", "mine.py"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=20, input=b"lines").returncode == 3
+
+
 # What a run says
 def fit(*flags: str) -> int:
     return exit_code(train.main, "--transport", "threads", *flags)
