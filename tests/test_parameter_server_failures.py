@@ -216,7 +216,8 @@ def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed():
 
 
 @pytest.mark.parametrize("options", [{"servers": -1}, {"staleness": -1}, {"staleness": 1.5}, {"staleness": math.nan},
-                                     {"backup_workers": -1}, {"backup_workers": 1, "staleness": 1}, {"servers": 1.5}],
+                                     {"backup_workers": -1}, {"backup_workers": 1, "staleness": 1}, {"servers": 1.5},
+                                     {"servers": "1"}, {"staleness": None}, {"backup_workers": 0.5}],
                          ids=str)  # fmt: skip
 def test_what_cannot_be_meant_is_refused(options):
     with pytest.raises((ValueError, TypeError), match="ParameterServer"):

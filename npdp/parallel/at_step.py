@@ -137,7 +137,7 @@ def refuse_sparse(parameters: list[Parameter]) -> None:
     if any(parameter.sparse for parameter in parameters):
         raise ValueError(
             "DataParallel: this strategy passes over whole parameters in the optimiser's step, and the model has "
-            'sparse ones: use update="replicated", or make its layers with sparse=False'
+            'sparse ones: use all-reduce with update="replicated", or make its layers with sparse=False'
         )
 
 

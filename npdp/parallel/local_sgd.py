@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npdp import kernels
+from npdp.arguments import at_least_one, require_number
 from npdp.autograd import Batch
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import FlatParameters, Parameter
@@ -50,8 +51,9 @@ class LocalSGD:
     update = "local"
 
     def __post_init__(self) -> None:
-        if self.local_iterations != int(self.local_iterations) or self.local_iterations < 1:
-            raise ValueError(f"LocalSGD: local_iterations must be 1, 2, ..., got {self.local_iterations}")
+        at_least_one(self.local_iterations, "LocalSGD: local_iterations")
+        require_number(self.outer_momentum, "LocalSGD: outer_momentum must be a number in [0, 1)")
+        require_number(self.outer_lr, "LocalSGD: outer_lr must be a number above 0")
         if not (0 <= self.outer_momentum < 1 and 0 < self.outer_lr < math.inf):
             raise ValueError(
                 f"LocalSGD: wanted outer_momentum in [0, 1) and outer_lr above 0, got {self.outer_momentum} and "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from npdp.arguments import require_number, whole
 from npdp.nn.parameter import Parameter
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.parameter_server.arrivals import Replayed
@@ -45,14 +46,16 @@ class ParameterServer:
     update = "server"
 
     def __post_init__(self) -> None:
-        if self.servers != int(self.servers) or self.servers < 0:
-            raise ValueError(f"ParameterServer: servers must be 0, 1, 2, ..., got {self.servers}")
+        whole(self.servers, "ParameterServer: servers must be 0, 1, 2, ...", 0)
+        whole(self.backup_workers, "ParameterServer: backup_workers must be 0, 1, 2, ...", 0)
+        require_number(self.staleness, "ParameterServer: staleness must be 0, 1, 2, ... or inf")
         if not (self.staleness >= 0 and (self.staleness == math.inf or self.staleness == int(self.staleness))):
             raise ValueError(f"ParameterServer: staleness must be 0, 1, 2, ... or inf, got {self.staleness}")
-        if self.backup_workers < 0 or (self.backup_workers and self.staleness):
-            raise ValueError("ParameterServer: backup_workers go with staleness 0 and are at least 0")
+        if self.backup_workers and self.staleness:
+            raise ValueError(f"ParameterServer: backup_workers go with staleness 0, got staleness {self.staleness}")
         if self.backup_workers and self.servers != 1:
-            raise ValueError("ParameterServer: backup_workers go with one server: each would drop other gradients")
+            others = f"got {self.servers} servers, of which each would drop other gradients"
+            raise ValueError(f"ParameterServer: backup_workers go with one server, {others}")
 
     def workers(self, ranks: int) -> int:
         """Return how many of so many ranks are workers.
