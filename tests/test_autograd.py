@@ -52,7 +52,7 @@ def test_arrays_keep_their_dtype_and_python_floats_become_float32():
 def test_a_tensor_says_what_it_is():
     array = np.arange(6.0).reshape(2, 3)
     x = Tensor(array, requires_grad=True)
-    assert (x.shape, x.ndim, len(x), x.numel(), x.size(), x.size(1)) == ((2, 3), 2, 2, 6, (2, 3), 3)
+    assert (x.shape, x.ndim, len(x), x.numel(), x.size(), x.size(dim=1)) == ((2, 3), 2, 2, 6, (2, 3), 3)
     assert x.numpy() is array and np.asarray(x) is not None and x.is_leaf and not (x * 2).is_leaf
     assert (x.sum().item(), float(x[1, 2]), int(x[1, 2])) == (15.0, 5.0, 5)
     assert (f"{x.sum():.2f}", f"{x[0, :2]}") == ("15.00", str(x[0, :2]))

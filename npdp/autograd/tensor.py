@@ -140,9 +140,9 @@ class Tensor:
     def is_leaf(self) -> bool:
         return self.node is None
 
-    def size(self, axis: int | None = None) -> int | tuple[int, ...]:
+    def size(self, dim: int | None = None) -> int | tuple[int, ...]:
         """Return the shape, or the extent of one axis, as PyTorch's `size` does."""
-        return self.data.shape if axis is None else self.data.shape[axis]
+        return self.data.shape if dim is None else self.data.shape[dim]
 
     def dim(self) -> int:
         """Return the number of axes, as `ndim`."""
