@@ -79,7 +79,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
-    parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name or number (the last)")
+    parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 (last)")
     parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
     parser.add_argument("--test-fraction", type=config.FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
     parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",

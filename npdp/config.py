@@ -143,7 +143,7 @@ def _add_data(parser: Parser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="digits", metavar="WHAT",
                       help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm")
-    data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name or number (the last)")
+    data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 (last)")
     data.add_argument("--test-fraction", type=FRACTION, default=0.2, metavar="F",
                       help="held out where the data has no test part (0.2)")
     data.add_argument("--standardize", action="store_true",

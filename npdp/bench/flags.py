@@ -26,7 +26,7 @@ BUFFERS_A_RANK = 3  # inputs in place, where the memory copy goes, and what an a
 # Of a collective that MPI has too: what may be timed as well, and what always is
 BESIDE = {
     "allreduce": f"; {NATIVE}, if asked for, is MPI_Iallreduce, which npdp polls so that it can be interrupted; "
-    "MPI_Allreduce itself, which blocks, and a memory copy always stand beside them"
+    "a memory copy and, on several ranks of MPI, MPI_Allreduce itself, which blocks, always stand beside them"
 }
 
 EXAMPLES = {

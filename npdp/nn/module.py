@@ -138,7 +138,8 @@ class Module:
             The names of parameters without a value, and of values without a parameter; two empty lists where strict.
 
         Raises:
-            ValueError: names, where strict; shapes or dtypes that differ, parameters that are read-only. All are named.
+            ValueError: names, where strict; shapes that differ, values that do not fit the dtype (floats and whole
+                numbers do, rounded), parameters that are read-only. All are named.
             TypeError: these are no arrays by name, but the path of a file, say.
         """
         if not hasattr(state, "items"):

@@ -3,8 +3,9 @@
 Any contiguous shape of float32, float64, int32 or int64, in C or in Fortran order, alike on all ranks. On arrays from
 `shared_empty` they need no copy.
 
-All raise TypeError or ValueError where an array, op or algorithm cannot be used, and CommunicationError
-(npdp/comm/errors.py) where ranks do not call the same, or one that is waited for has left. Cost: docs/cost.md.
+All raise TypeError or ValueError where an array, op or algorithm cannot be used (NotImplementedError: threads have no
+mpi), and CommunicationError (npdp/comm/errors.py) where ranks do not call the same, or one that is waited for has left.
+Cost: docs/cost.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ def shared_empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float32
     Args:
         shape: alike on all ranks, as is `dtype`.
         dtype: float32, float64, int32 or int64.
+
+    Raises:
+        ValueError: on all ranks of a host, where they ask for different sizes; they may go on.
     """
     return init().shared_empty(shape, np.dtype(dtype))
 
@@ -44,9 +48,10 @@ def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> No
 
 
 def reduce_scatter(array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
-    """Return the view of chunk `rank` of `array`, where the sum is now; collective, in place.
+    """Return the 1-D view of chunk `rank` of `array`, where the sum is now; collective, in place.
 
-    The other chunks hold partial sums afterwards. Chunks follow the partition law: the first count % P are one longer.
+    The other chunks hold partial sums afterwards. Chunks follow the partition law: of count elements, in their order in
+    memory, the first count % P chunks have one more.
     `op` and `algorithm` are as in `allreduce`; there is no hierarchical, tree or mpi.
     """
     return init().reduce_scatter(array, op, algorithm)
