@@ -92,6 +92,7 @@ def test_layers_give_pytorchs_values_and_gradients(ours, theirs, dtype):
     lambda nn: nn.Identity(), lambda nn: nn.functional.relu, lambda nn: nn.functional.tanh,
     lambda nn: nn.functional.sigmoid, lambda nn: lambda x: nn.functional.softmax(x, dim=1),
     lambda nn: lambda x: nn.functional.log_softmax(x, 0), lambda nn: lambda x: nn.functional.leaky_relu(x),
+    lambda nn: lambda x: nn.functional.leaky_relu(x, 0.2),
 ])  # fmt: skip
 def test_layers_and_functions_of_the_same_name_are_pytorchs(of_both, dtype):
     compare(of_both(nn), of_both(torch.nn), random(6, 4, 5, dtype=dtype), dtype=dtype)

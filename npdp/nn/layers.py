@@ -90,7 +90,7 @@ class LeakyReLU(Module):
         self.negative_slope = float(negative_slope)
 
     def forward(self, x: Any) -> Tensor:
-        return leaky_relu(x, negative_slope=self.negative_slope)
+        return leaky_relu(x, self.negative_slope)
 
     def describe(self) -> str:
         return f"negative_slope={self.negative_slope}"
