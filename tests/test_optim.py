@@ -464,6 +464,10 @@ def test_learning_rates_follow_their_formulas():
     [
         (ValueError, "at least one parameter, got none", lambda p: optim.SGD([])),
         (TypeError, "takes Parameters, got Tensor", lambda p: optim.SGD([Tensor([1.0], requires_grad=True)])),
+        (TypeError, r"as model.parameters\(\) gives them, got a single Parameter", lambda p: optim.SGD(p[0])),
+        (TypeError, "got a single Linear", lambda p: optim.SGD(nn.Linear(2, 1))),
+        (TypeError, r"wanted an optimiser of npdp.optim, got npdp.nn.layers.Linear",
+         lambda p: npdp.DistributedOptimizer(nn.Linear(2, 1))),
         (TypeError, "takes Parameters, got dict", lambda p: optim.SGD([{"params": p}])),
         (ValueError, "lr must be a finite number, at least 0, got -1", lambda p: optim.SGD(p, lr=-1)),
         (ValueError, "lr must be .*, got nan", lambda p: optim.Adam(p, lr=math.nan)),

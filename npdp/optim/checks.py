@@ -12,6 +12,9 @@ def checked(parameters: Iterable[Parameter]) -> list[Parameter]:
     """Return the parameters; raise TypeError or ValueError where they are none, or have no order."""
     if isinstance(parameters, (set, frozenset)):
         raise TypeError("an optimiser takes parameters in an order, the same on every rank and in every run, got a set")
+    if isinstance(parameters, Parameter) or not isinstance(parameters, Iterable):
+        got = f"a single {type(parameters).__name__}"
+        raise TypeError(f"an optimiser takes Parameters in a list, or as model.parameters() gives them, got {got}")
     found = list(parameters)
     if not found:
         raise ValueError("an optimiser needs at least one parameter, got none")

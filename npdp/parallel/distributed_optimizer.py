@@ -29,7 +29,11 @@ def DistributedOptimizer(  # noqa: N802  (Horovod's name; there, too, it is a fu
 
     Raises:
         InputError: the ranks' parameters differ.
+        TypeError: it is no optimiser of npdp's.
     """
+    if not isinstance(optimizer, Optimizer):
+        kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+        raise TypeError(f"DistributedOptimizer: wanted an optimiser of npdp.optim, got {kind}")
     world = init()
     mine = [p for p in optimizer.parameters if p.requires_grad and p.exchange is None]
     names = {id(parameter): name for name, parameter in named_parameters or ()}
