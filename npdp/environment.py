@@ -184,18 +184,19 @@ def peak_memory_bytes() -> int:
         return 0
 
 
-_last: list[Callable[[], None]] = []
+_last: list[tuple[int, Callable[[], None]]] = []  # and the process at whose end it is called
 
 
 def at_last(function: Callable[[], None]) -> None:
-    """Call this at the end of the process, after all that was registered with `atexit` since npdp was imported.
+    """Call this at the end of this process, after all that was registered with `atexit` since npdp was imported.
 
-    What was given last is called first, as `atexit` does it.
+    What was given last is called first, as `atexit` does it. What this process forks does not call it.
     """
-    _last.append(function)
+    _last.append((os.getpid(), function))
 
 
 @atexit.register
 def _end() -> None:
-    for function in reversed(_last):
-        function()
+    for process, function in reversed(_last):
+        if process == os.getpid():
+            function()

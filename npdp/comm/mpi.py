@@ -61,12 +61,12 @@ def _load_mpi() -> Any:
     from mpi4py import MPI
 
     if is_first:
-        environment.at_last(partial(_finalize, MPI, os.getpid()))
+        environment.at_last(partial(_finalize, MPI))
     return MPI
 
 
-def _finalize(mpi: Any, process: int) -> None:
-    if os.getpid() == process and not mpi.Is_finalized():
+def _finalize(mpi: Any) -> None:
+    if not mpi.Is_finalized():
         mpi.Finalize()
 
 
@@ -80,7 +80,6 @@ class MpiTransport:
     def __init__(self) -> None:
         _prepare_open_mpi()
         self._mpi = mpi = _load_mpi()
-        self._process = os.getpid()
         self.rank, self.world_size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
         launched = environment.launch()
         if launched and launched.world_size != self.world_size:
@@ -217,7 +216,7 @@ class MpiTransport:
 
     def _leave(self) -> None:
         """At the normal end of the program: tell the others, and wait for them, using no core."""
-        if os.getpid() != self._process or self._mpi.Is_finalized():
+        if self._mpi.Is_finalized():
             return
         notices = [self._control.Isend(b"", peer, TAG_LEFT) for peer in range(self.world_size) if peer != self.rank]
         barrier = self._control.Ibarrier()
