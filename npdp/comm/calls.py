@@ -48,11 +48,14 @@ class Calls:
         tags: what messages may be marked with.
         heard: reads notes that have come, and returns the error to raise. Called now and then, as a rank for which
             others wait may never wait itself.
+
+    Attributes:
+        begun: how many this rank has begun.
     """
 
     def __init__(self, rank: int, tags: range = range(2**31), heard: Heard = lambda: None) -> None:
         self._rank, self._tags, self._heard = rank, tags, heard
-        self._number = 0
+        self.begun = 0
         self._latest: deque[Call] = deque(maxlen=KEPT)
         self._failure = ""
         self._kept_arrays: list[Any] = []
@@ -67,7 +70,7 @@ class Calls:
         """
         if self._failure:
             raise CommunicationError(f"rank {self._rank} calls {what} after a collective that failed: {self._failure}")
-        number = self._number = self._number + 1
+        number = self.begun = self.begun + 1
         call = Call(number, what, self._tags.start + (_code(what) + number) % len(self._tags))
         self._latest.append(call)
         if number % HEARS_EVERY == 0 and (error := self._heard()) is not None:
@@ -86,11 +89,6 @@ class Calls:
         """Note that one of these collectives has failed: `begin` refuses all that follow."""
         self._failure = self._failure or str(error) or type(error).__name__
 
-    @property
-    def begun(self) -> int:
-        """How many this rank has begun."""
-        return self._number
-
     def keep(self, *written: Any) -> None:
         """Keep what messages of a failed collective may still be written into: they cannot be called back."""
         self._kept_arrays += written
@@ -105,14 +103,14 @@ class Calls:
 
     def note_is_due(self) -> bool:
         """Return whether this rank, which waits, has waited in its call long enough to note it; True once a call."""
-        if self._noted_in == self._number:
+        if self._noted_in == self.begun:
             return False
         now = time.monotonic()
-        if self._waiting_in != self._number:  # the first time that it waits in this call
-            self._waiting_in, self._waits_since = self._number, now
+        if self._waiting_in != self.begun:  # the first time that it waits in this call
+            self._waiting_in, self._waits_since = self.begun, now
         if now - self._waits_since < NOTE_AFTER_S:
             return False
-        self._noted_in = self._number
+        self._noted_in = self.begun
         return True
 
     def compare(self, rank: int, note: str) -> CommunicationError | None:
