@@ -43,10 +43,7 @@ ON_ONE_HOST = {
 ACROSS_HOSTS = {"OMPI_MCA_btl_tcp_eager_limit": "524288"}
 
 
-def _prepare_open_mpi() -> None:
-    launched = environment.launch()
-    if launched is None:
-        return
+def _prepare_open_mpi(launched: environment.Launch) -> None:
     for name, value in (ON_ONE_HOST if launched.local_size == launched.world_size else ACROSS_HOSTS).items():
         os.environ.setdefault(name, value)
 
@@ -78,10 +75,11 @@ class MpiTransport:
     """
 
     def __init__(self) -> None:
-        _prepare_open_mpi()
+        launched = environment.launch()
+        if launched:
+            _prepare_open_mpi(launched)
         self._mpi = mpi = _load_mpi()
         self.rank, self.world_size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
-        launched = environment.launch()
         if launched and launched.world_size != self.world_size:
             remove_mpi_segments()  # what Open MPI makes for a process without mpirun it leaves behind
             library = mpi.Get_library_version().split(",")[0].strip()
