@@ -52,12 +52,8 @@ SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
 CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain
 
 
-def never() -> None:
-    """Know of no reason why waiting should be in vain."""
-
-
 def wait_until(
-    done: Callable[[], bool], patience: Patience, why_in_vain: Callable[[], BaseException | None] = never
+    done: Callable[[], bool], patience: Patience, why_in_vain: Callable[[], BaseException | None] = lambda: None
 ) -> None:
     """Return when `done()`.
 
