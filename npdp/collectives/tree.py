@@ -17,11 +17,10 @@ from npdp.collectives.schedule import Step, add, put
 
 def _edges(world_size: int, root: int) -> Iterator[list[tuple[int, int]]]:
     """Yield, level by level from the root, the pairs (parent, child)."""
-    distance = 1 << max(0, (world_size - 1).bit_length() - 1)
-    while distance and world_size > 1:
+    for level in reversed(range((world_size - 1).bit_length())):
+        distance = 1 << level
         parents = range(0, world_size - distance, 2 * distance)
         yield [((root + parent) % world_size, (root + parent + distance) % world_size) for parent in parents]
-        distance //= 2
 
 
 def broadcast(world_size: int, root: int = 0) -> Iterator[Step]:
