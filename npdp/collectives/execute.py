@@ -117,7 +117,7 @@ def messages(
         call: that these messages belong to.
         meanwhile: other work; in each step it goes on once, when the step's first sends have begun.
     """
-    scratch, op = _scratch(buffer.dtype), elementwise(op)
+    scratch, op = tuple(_here.memory.view(buffer.dtype)), elementwise(op)
     try:
         for sends, receives in steps:
             begun = (transport.send(buffer[segment.start : segment.stop], segment.peer, call) for segment in sends)
@@ -163,15 +163,9 @@ def _take(arriving: tuple[Segment, Buffer, Any], buffer: Buffer, op: str) -> Ite
         kernels.accumulate(buffer[segment.start : segment.stop], into, op)
 
 
-class _Scratch(threading.local):  # ranks may be threads
+class _Scratch(threading.local):  # two segments to receive into; ranks may be threads
     def __init__(self) -> None:
         self.memory = np.empty((2, SEGMENT_BYTES), np.uint8)
 
 
 _here = _Scratch()
-
-
-def _scratch(dtype: np.dtype[Any]) -> tuple[Buffer, Buffer]:
-    """Return this rank's two segments to receive into."""
-    memory = _here.memory.view(dtype)
-    return memory[0], memory[1]
