@@ -188,8 +188,7 @@ class Carrier(Topology):
     # Memory
     def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool) -> Buffer | None:
         """Return an array in the host's memory, None where there is none or no room; collective."""
-        if self._overlap.busy:
-            self.finish()
+        self.finish()
         if self.host is None:
             return None
         before = self._outside_kernel_s()
