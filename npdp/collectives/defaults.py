@@ -30,17 +30,17 @@ _THREADS = _Latencies(40.0, 43.0, 1.0, 23.0, 3.0)  # Python's lock goes from one
 _NETWORK = _Latencies(6.5, 9.7, 4.7, 0.0, 0.0)
 
 
-def _ns(**rates: float) -> Rate:
-    """Return a rate from nanoseconds a byte; `k64` stands for 64 KB."""
-    return Rate(tuple(int(size[1:]) << 10 for size in rates), tuple(each * 1e-9 for each in rates.values()))
+def _rate(nanoseconds: dict[int, float]) -> Rate:
+    """Return a rate from nanoseconds a byte, by kilobytes."""
+    return Rate(tuple(size << 10 for size in nanoseconds), tuple(each * 1e-9 for each in nanoseconds.values()))
 
 
-_ONE_WAY = _ns(k4=0.23, k16=0.20, k64=0.16, k256=0.094, k1024=0.099, k4096=0.099)
-_BOTH_WAYS = _ns(k4=0.28, k16=0.19, k64=0.12, k256=0.10, k1024=0.12, k4096=0.10)
-_WIRE = _ns(k1=8.4)
-_GAMMA = _ns(k16=0.088, k64=0.18, k256=0.12, k1024=0.10, k4096=0.04)
-_DIRECT = _ns(k16=0.0056, k64=0.0068, k256=0.0080, k1024=0.0085, k4096=0.018, k16384=0.018)
-_STAGED = _ns(k4=0.087, k16=0.076, k64=0.030, k256=0.029, k1024=0.026, k4096=0.031, k16384=0.032)
+_ONE_WAY = _rate({4: 0.23, 16: 0.20, 64: 0.16, 256: 0.094, 1024: 0.099, 4096: 0.099})
+_BOTH_WAYS = _rate({4: 0.28, 16: 0.19, 64: 0.12, 256: 0.10, 1024: 0.12, 4096: 0.10})
+_WIRE = _rate({1: 8.4})
+_GAMMA = _rate({16: 0.088, 64: 0.18, 256: 0.12, 1024: 0.10, 4096: 0.04})
+_DIRECT = _rate({16: 0.0056, 64: 0.0068, 256: 0.0080, 1024: 0.0085, 4096: 0.018, 16384: 0.018})
+_STAGED = _rate({4: 0.087, 16: 0.076, 64: 0.030, 256: 0.029, 1024: 0.026, 4096: 0.031, 16384: 0.032})
 _CALL_S, _ADD_S = 2.1e-6, 1.2e-6
 
 
