@@ -137,7 +137,7 @@ def open_host(transport: Transport) -> Host | None:
 
     header_bytes = -(-kernel.header_bytes(len(ranks), _slot_bytes(len(ranks))) // mmap.PAGESIZE) * mmap.PAGESIZE
     made = make(header_bytes) if ranks[0] == transport.rank else None
-    tickets = gather(transport, made[1] if made else Ticket(0, 0, 0, 0, 0))
+    tickets = gather(transport, made[1] if made else Ticket(0, 0, 0, 0))
     memory = made[0] if made else find(Ticket(*tickets[ranks[0]].tolist()), header_bytes)
     found = gather(transport, [memory is not None])
     if memory is None or not found.all():

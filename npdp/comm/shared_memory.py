@@ -19,7 +19,7 @@ from typing import NamedTuple
 from npdp.comm.room import room_bytes
 
 SMALLEST_BYTES = 1 << 26  # a mapping below this is of no use
-TOKEN_BYTES = 16
+TOKEN_BYTES = 8
 
 
 class Ticket(NamedTuple):
@@ -28,8 +28,7 @@ class Ticket(NamedTuple):
     pid: int
     fd: int
     nbytes: int
-    token: int  # half of it
-    token_rest: int
+    token: int
 
 
 class SharedMemory:
@@ -92,8 +91,7 @@ def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
             return None
         token = os.urandom(TOKEN_BYTES)
         made.memory[header_bytes : header_bytes + TOKEN_BYTES] = token
-        halves = (int.from_bytes(half, "little", signed=True) for half in (token[:8], token[8:]))
-        return made, Ticket(os.getpid(), fd, nbytes, *halves)
+        return made, Ticket(os.getpid(), fd, nbytes, int.from_bytes(token, "little", signed=True))
     return None
 
 
@@ -103,5 +101,5 @@ def find(ticket: Ticket, header_bytes: int) -> SharedMemory | None:
         found = SharedMemory(os.open(f"/proc/{ticket.pid}/fd/{ticket.fd}", os.O_RDWR), ticket.nbytes)
     except (OSError, ValueError):
         return None
-    token = b"".join(half.to_bytes(8, "little", signed=True) for half in (ticket.token, ticket.token_rest))
+    token = ticket.token.to_bytes(TOKEN_BYTES, "little", signed=True)
     return found if found.memory[header_bytes : header_bytes + TOKEN_BYTES] == token else None
