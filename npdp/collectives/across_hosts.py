@@ -144,8 +144,8 @@ class AcrossHosts:
     def _steps(self, phases: Phases, column: int, count: int, itemsize: int) -> list[RankStep]:
         """Return this host's share of what the ranks of a column do."""
         ranks = phases.columns[column]
-        how = (phases.across, phases.algorithm, len(ranks), 0, self._host_index)
-        return rank_steps(*how, count, itemsize, ranks)
+        how = phases.across, phases.algorithm, len(ranks), self._host_index
+        return rank_steps(*how, count, itemsize, among=ranks)
 
 
 @lru_cache(maxsize=1024)

@@ -83,8 +83,9 @@ class Carrier(Topology):
 
         def work() -> Work:
             call = self.transport.calls.begin(described(collective, count, mine.dtype, "sum", 0, "slices"))
-            how = collective, algorithm_across(mine.nbytes, len(ranks)), len(ranks), 0, ranks.index(self.rank)
-            return messages(rank_steps(*how, mine.size, mine.itemsize, ranks), self.transport, mine, "sum", call)
+            how = collective, algorithm_across(mine.nbytes, len(ranks)), len(ranks), ranks.index(self.rank)
+            steps = rank_steps(*how, mine.size, mine.itemsize, among=ranks)
+            return messages(steps, self.transport, mine, "sum", call)
 
         self._run_by_messages(collective, "slices", work)
 
@@ -133,7 +134,7 @@ class Carrier(Topology):
         if algorithm == HIERARCHICAL:
             return self._across.allreduce(buffer, op, self.transport, call, root_or_bucket)  # type: ignore[union-attr]
         root = root_or_bucket if collective == "broadcast" else 0
-        steps = rank_steps(collective, algorithm, self.world_size, root, self.rank, buffer.size, buffer.itemsize)
+        steps = rank_steps(collective, algorithm, self.world_size, self.rank, buffer.size, buffer.itemsize, root)
         return messages(steps, self.transport, buffer, op, call)
 
     def persistent_allreduce(self, buffer: Buffer, bucket: int = 0) -> Callable[[], None]:

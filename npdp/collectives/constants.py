@@ -167,5 +167,5 @@ def _told(transport: Transport, text: str) -> str:
 
 
 def _broadcast(transport: Transport, buffer: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-    steps = rank_steps("broadcast", "tree", transport.world_size, 0, transport.rank, buffer.size, buffer.itemsize)
+    steps = rank_steps("broadcast", "tree", transport.world_size, transport.rank, buffer.size, buffer.itemsize)
     execute(steps, transport, buffer, "sum", f"its first collective by auto (numbers: {buffer.size})")

@@ -53,10 +53,10 @@ def rank_steps(
     collective: str,
     algorithm: str,
     world_size: int,
-    root: int,
     rank: int,
     count: int,
     itemsize: int,
+    root: int = 0,
     among: tuple[int, ...] | None = None,
 ) -> list[RankStep]:
     """Return what `rank` has to do for a buffer of `count` elements, cut into segments.

@@ -150,6 +150,6 @@ def gather(transport: Transport, numbers: Sequence[int]) -> np.ndarray[Any, np.d
     rows = np.zeros((transport.world_size, len(numbers)), np.int64)
     rows[transport.rank] = numbers
     flat = rows.reshape(-1)
-    steps = rank_steps("allgather", "ring", transport.world_size, 0, transport.rank, flat.size, flat.itemsize)
+    steps = rank_steps("allgather", "ring", transport.world_size, transport.rank, flat.size, flat.itemsize)
     execute(steps, transport, flat, "sum", f"its first collective that may share memory (numbers: {len(numbers)})")
     return rows

@@ -214,7 +214,7 @@ class Stopwatch:
             work()
         now, world = time.perf_counter(), self._world
         largest = np.array([(now - start) / calls, now - self._start])
-        steps = rank_steps("allreduce", "tree", world.world_size, 0, world.rank, largest.size, largest.itemsize)
+        steps = rank_steps("allreduce", "tree", world.world_size, world.rank, largest.size, largest.itemsize)
         execute(steps, world.transport, largest, "max", "calibration's slowest rank")
         self.is_over = bool(largest[1] > ENOUGH_S)
         return float(largest[0])
