@@ -145,7 +145,7 @@ def test_a_memory_copy_goes_from_what_is_measured_to_memory_of_its_kind(nbytes, 
         wanted = inputs(npdp.rank(), npdp.world_size(), "sum", memory.dtype)
         host = npdp.init().host
         return before, contender.wrong(1), count_wrong(memory[1], wanted), [
-            host is not None and host.everyones(row) is not None for row in memory], memory.nbytes
+            host is not None and host.arena.everyones(row) is not None for row in memory], memory.nbytes
 
     for before, after, elsewhere, of_host, size in run(2, program):
         assert before > 0 and after == elsewhere == 0 and size >= 2 * nbytes

@@ -12,11 +12,11 @@ from worlds import run
 import npdp
 from npdp import kernels
 from npdp.collectives import constants, cost
+from npdp.collectives.arena import Arena
 from npdp.collectives.auto import price
 from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts
 from npdp.collectives.defaults import built_in
 from npdp.collectives.fit import SEVERAL, fit
-from npdp.collectives.host import Host
 from npdp.parallel import calibrate as measuring
 from npdp.parallel.calibrate import LEAST_BYTES, LONG_S, SIZES, Kind, Stopwatch, calibrate
 from npdp.parallel.world import World, init
@@ -276,8 +276,8 @@ def test_many_ranks_of_a_host_take_no_more_memory_than_a_few(cache, monkeypatch)
 
 def test_where_a_host_has_no_room_for_the_kernels_arrays_no_rank_times_them(cache, monkeypatch):
     monkeypatch.setattr("npdp.parallel.calibrate.ENOUGH_S", 0.0)
-    empty = Host.empty
-    monkeypatch.setattr(Host, "empty", lambda host, *of: empty(host, *of) if 0 in host.ranks else None)
+    empty = Arena.empty
+    monkeypatch.setattr(Arena, "empty", lambda arena, *of: empty(arena, *of) if 0 in arena._ranks else None)
     found = run(3, lambda: calibrate(init()), hosts=(0, 0, 1))
     assert found == [found[0]] * 3 and found[0].machine.kernel == built_in("threads", 2).kernel
 

@@ -145,7 +145,7 @@ def test_on_several_hosts_a_link_carries_what_the_all_reduce_would_and_a_host_ho
         follow("zsu", model, [optimizer], batches)
         (flat,), (slab,) = model.exchange.flats, optimizer.slabs
         sent = sum(nbytes for peer, nbytes in recorder.sent if where[peer] != where[npdp.rank()])
-        memory = npdp.init().host._arena._address  # mapped elsewhere by each rank
+        memory = npdp.init().host.arena._address  # mapped elsewhere by each rank
         at = [array.ctypes.data - memory for array in (flat.data, slab.state["m"], slab.state["v"])]
         return sent, flat.data.nbytes, at, model.exchange.algorithm
 

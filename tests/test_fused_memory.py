@@ -97,7 +97,7 @@ def test_what_is_dropped_gives_its_memory_back(dropped):
             del optimizer
             gc.collect()
             init().barrier()
-            reserved.append(os.fstat(init().host._arena._memory._fd).st_blocks * 512)
+            reserved.append(os.fstat(init().host.arena._memory._fd).st_blocks * 512)
             init().barrier()
         return reserved
 

@@ -5,9 +5,9 @@ import pytest
 from worlds import run
 
 import npdp
+from npdp.collectives.arena import Arena
 from npdp.data import ArrayDataset, sources
 from npdp.errors import InputError
-from npdp.parallel import once_a_host
 from npdp.parallel.once_a_host import load_once
 from npdp.parallel.world import init
 
@@ -65,7 +65,7 @@ def test_what_maps_a_file_is_mapped_by_each_rank(tmp_path):
 
 
 def test_without_room_each_rank_loads_for_itself(monkeypatch):
-    monkeypatch.setattr(once_a_host.Host, "empty", lambda *arguments, **options: None)
+    monkeypatch.setattr(Arena, "empty", lambda *arguments, **options: None)
     for calls, got in loaded(dataset):
         assert calls == 1
         np.testing.assert_array_equal(got.x, dataset().x)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory 
 
 def address(array):
     """Return where an array lies in this rank's mapping: the same on all ranks, where it is one for all."""
-    return array.ctypes.data - init().host._arena._address
+    return array.ctypes.data - init().host.arena._address
 
 
 def open_memories():
@@ -35,7 +35,7 @@ def open_memories():
 
 def reserved_bytes():
     """Return how much of this rank's memory the system has really given."""
-    return os.fstat(init().host._arena._memory._fd).st_blocks * 512
+    return os.fstat(init().host.arena._memory._fd).st_blocks * 512
 
 
 # What it gives
@@ -355,7 +355,7 @@ def test_ranks_of_each_host_share_memory_where_there_are_several_hosts():
         array = npdp.shared_empty(5000)
         array[:] = npdp.rank() + np.arange(5000)
         npdp.barrier()
-        theirs = [int(other[1]) for other in world.host.everyones(array)]
+        theirs = [int(other[1]) for other in world.host.arena.everyones(array)]
         npdp.barrier()
         npdp.allreduce(array)
         return world.host.ranks, theirs, bool((array == 10 + 5 * np.arange(5000)).all()), world.shares_memory

@@ -193,7 +193,7 @@ class Carrier(Topology):
         if self.host is None:
             return None
         before = self._outside_kernel_s()
-        array = self.host.empty(count, dtype, one_for_all)
+        array = self.host.arena.empty(count, dtype, one_for_all)
         self.other_s += self._outside_kernel_s() - before
         return array
 

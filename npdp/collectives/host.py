@@ -42,6 +42,7 @@ class Host:
         ranks: as given.
         rank: this one's index among them.
         kernel: what carries out their collectives.
+        arena: the arrays in their memory.
     """
 
     def __init__(self, memory: SharedMemory, transport: Transport, ranks: list[int], first: int) -> None:
@@ -54,7 +55,7 @@ class Host:
         waiting = MEMORY if len(ranks) == transport.world_size else MEMORY_BESIDE_LINK
         looks, yields = waiting.patience(len(ranks))
         self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
-        self._arena = Arena(memory, first, self)
+        self.arena = Arena(memory, first, self)
         transport.find_elsewhere = self._elsewhere
 
     def _elsewhere(self, awaited: list[int], call: Call | None) -> int | None:
@@ -68,7 +69,6 @@ class Host:
         vain = (rank for index, rank in ahead if rank in awaited or 0 <= self.kernel.said(index) < number)
         return next(vain, None)
 
-    # Collectives
     def collective(self, kind: str, buffer: Buffer, op: str = "sum", root_or_bucket: int = 0) -> None:
         """Carry out `kind` on a 1-D contiguous buffer, in place; collective over the host's ranks.
 
@@ -106,15 +106,6 @@ class Host:
 
     def _called(self, rank: int) -> str:
         return described(*self.kernel.call_of(rank))
-
-    # Memory
-    def empty(self, count: int, dtype: np.dtype[Any], one_for_all: bool = False) -> Buffer | None:
-        """Return an array in the memory that these ranks share, as `Arena.empty` does; collective over them."""
-        return self._arena.empty(count, dtype, one_for_all)
-
-    def everyones(self, array: Buffer) -> list[Buffer] | None:
-        """Return what `empty` gave each rank when it gave this one `array`, as `Arena.everyones` does."""
-        return self._arena.everyones(array)
 
 
 def _slot_bytes(ranks: int) -> int:

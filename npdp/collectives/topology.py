@@ -86,7 +86,7 @@ class Topology:
 
     def everyones(self, array: Buffer) -> list[Buffer] | None:
         """Return all ranks' arrays that were made together with `array` by `shared_empty`; None where out of reach."""
-        return self.host.everyones(array) if self.shares_memory and self.host else None
+        return self.host.arena.everyones(array) if self.shares_memory and self.host else None
 
     def chosen(self, collective: str, nbytes: int, algorithm: str | None = None) -> str:
         """Return the algorithm asked for, else the world's where this collective has it, else the best.

@@ -169,7 +169,7 @@ def _kernel_kinds(world: World) -> dict[str, Kind]:
         return {}
     sizes = _up_to(KERNEL_SIZES, KERNEL_HOST_BYTES // _most_ranks(world))
     count = sizes[-1] // 4
-    inside, outside = host.empty(count, np.dtype(np.float32)), np.empty(count, np.float32)
+    inside, outside = host.arena.empty(count, np.dtype(np.float32)), np.empty(count, np.float32)
     have_room = world.sum(inside is not None) == world.world_size  # a host may have none, and all time the same kinds
     if inside is None or not have_room:
         return {}

@@ -59,7 +59,7 @@ class FusedExchange(ExchangeAtStep):
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once; collective."""
         host = self.world.host if _once_a_host(self.world) else None
-        everyones = host.everyones(flat.grad) if host else None
+        everyones = host.arena.everyones(flat.grad) if host else None
         shared = self._once(flat.data) if everyones else None
         if self.world.sum(shared is None):  # on any host
             everyones = shared = None

@@ -50,7 +50,8 @@ def load_once(world: World, load: Callable[[], T]) -> T:
     loaded = agree(world, lambda: load() if host.rank == 0 else None)
     pieces = _pieces(loaded) if host.rank == 0 else None
     sizes = _broadcast_sizes(host, pieces)
-    memory = host.empty(sum(_padded(size) for size in sizes), np.dtype(np.uint8), one_for_all=True) if sizes else None
+    nbytes = sum(_padded(size) for size in sizes)
+    memory = host.arena.empty(nbytes, np.dtype(np.uint8), one_for_all=True) if sizes else None
     if memory is None:  # mapped, or no room: each rank for itself
         return load() if loaded is None else loaded
     views = _lay_out(memory, sizes)
