@@ -2,10 +2,11 @@
  *
  *     base   | line 0 | line 1 | ... | small slots | staging slots | arrays ...
  *
- * A slot is written again when all ranks have posted so often since that they are done with what was in it: small slots
- * take turns by two, and so do the calls in a line. Staging slots follow each other round a rank's ring, each as long as
- * its segment needs, so that it is long ago that a line was written, or read by another rank, when it is written again.
- * In a ring of four of the longest the two segments before one, which ranks may still read, never lie where it does.
+ * A slot is written again when all ranks have posted so often since that they are done with what was in it. Small
+ * slots, and the calls in a line, take turns by two, a turn for each collective. Staging slots follow each other round
+ * a rank's ring, each as long as its segment needs, so that it is long ago that a line was written, or read by another
+ * rank, when it is written again. In a ring of four of the longest the two segments before one, which ranks may still
+ * read, never lie where it does.
  */
 #ifndef NPDP_LAYOUT_H
 #define NPDP_LAYOUT_H
@@ -17,7 +18,7 @@
 #include "npdp_kernels.h"
 #include "npdp_shared_memory.h"
 
-enum { LINE_BYTES = 128, SMALL_BYTES = 8192, SMALL_TURNS = 2, LONGEST_IN_RING = 4 };
+enum { LINE_BYTES = 128, SMALL_BYTES = 8192, TURNS = 2, LONGEST_IN_RING = 4 };
 
 /* ---- in the memory ---- */
 
@@ -27,17 +28,23 @@ typedef struct {
     uint64_t said; /* npdp_say: how often it had posted, times 2^32, and what it said */
     struct {
         uint64_t what, count, where; /* where: offset of the array in this memory; 0 where it lies outside */
-    } calls[2];
+    } calls[TURNS];
 } line;
+
+/* Of the collective under way. */
+static uint32_t turn(const npdp_host *host)
+{
+    return (host->begun - 1) % TURNS;
+}
 
 static line *line_of(const npdp_host *host, uint32_t rank)
 {
     return (line *)(void *)(host->base + (size_t)rank * LINE_BYTES);
 }
 
-static unsigned char *small_slot(const npdp_host *host, uint32_t rank, uint32_t turn)
+static unsigned char *small_slot(const npdp_host *host, uint32_t rank)
 {
-    const size_t number = (size_t)rank * SMALL_TURNS + turn % SMALL_TURNS;
+    const size_t number = (size_t)rank * TURNS + turn(host);
     return host->base + (size_t)host->ranks * LINE_BYTES + number * SMALL_BYTES;
 }
 
@@ -69,7 +76,8 @@ static size_t slot_start(const npdp_host *host, size_t k)
 
 static unsigned char *slot(const npdp_host *host, uint32_t rank, size_t k)
 {
-    return small_slot(host, host->ranks, 0) + rank * ring_bytes(host) + slot_start(host, k);
+    const size_t before = (size_t)host->ranks * (LINE_BYTES + TURNS * SMALL_BYTES);
+    return host->base + before + rank * ring_bytes(host) + slot_start(host, k);
 }
 
 /* ---- in a buffer ---- */

@@ -38,7 +38,7 @@ typedef struct {
     int fast_strings;      /* npdp_has_fast_strings() */
     void **pointers;       /* scratch: 2 * ranks + 1 of them */
     /* How far this rank is; zero at first. */
-    uint32_t posted, begun, small;
+    uint32_t posted, begun;
     size_t ring_at;        /* where in a rank's ring of staging slots the next one is */
     double wait_s;         /* seconds in which it waited for others */
     double collective_s;   /* seconds from the begin of a collective until it was done */

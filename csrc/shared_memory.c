@@ -29,7 +29,7 @@ enum { SMALL_DIRECT_BYTES = 1024, DIRECT_BYTES = 1 << 20, DIRECT_COPY_BYTES = 1 
 
 size_t npdp_header_bytes(uint32_t ranks, size_t longest_slot)
 {
-    return (size_t)ranks * (LINE_BYTES + SMALL_TURNS * SMALL_BYTES + LONGEST_IN_RING * longest_slot);
+    return (size_t)ranks * (LINE_BYTES + TURNS * SMALL_BYTES + LONGEST_IN_RING * longest_slot);
 }
 
 static int sums(const npdp_host *host)
@@ -120,7 +120,7 @@ static void work_direct(npdp_host *host, uint32_t k)
 static void sum_small(npdp_host *host)
 {
     for (uint32_t rank = 0; rank < host->ranks; rank++)
-        sources(host)[rank] = small_slot(host, rank, host->small);
+        sources(host)[rank] = small_slot(host, rank);
     host->pointers[0] = host->buffer;
     combine(host, 1, host->count * size_of(host));
 }
@@ -132,7 +132,7 @@ static void work(npdp_host *host)
         return;
     if (host->mode == SMALL) {
         if (phase == 0)
-            memcpy(small_slot(host, host->rank, host->small), host->buffer, host->count * size_of(host));
+            memcpy(small_slot(host, host->rank), host->buffer, host->count * size_of(host));
         else
             sum_small(host);
     } else if (host->mode == DIRECT) {
@@ -192,16 +192,16 @@ static void be_small_or_staged(npdp_host *host)
 /* When all have announced what they call: returns whether that is the same, and how many arrays lie outside. */
 static int all_alike(npdp_host *host, uint32_t *outside)
 {
-    const uint32_t turn = (host->begun - 1) % 2;
+    const uint32_t now = turn(host);
     const line *mine = line_of(host, host->rank);
     *outside = 0;
     for (uint32_t rank = 0; rank < host->ranks; rank++) {
         const line *theirs = line_of(host, rank);
-        if (theirs->calls[turn].what != mine->calls[turn].what || theirs->calls[turn].count != mine->calls[turn].count) {
+        if (theirs->calls[now].what != mine->calls[now].what || theirs->calls[now].count != mine->calls[now].count) {
             host->different = rank;
             return 0;
         }
-        *outside += theirs->calls[turn].where == 0;
+        *outside += theirs->calls[now].where == 0;
     }
     return 1;
 }
@@ -227,7 +227,6 @@ static int go_on(npdp_host *host)
         host->phase++;
         work(host);
         if (host->phase == host->last_phase) {
-            host->small += host->mode == SMALL;
             if (host->mode == STAGED)
                 host->ring_at = slot_start(host, host->segments - 1) + slot_bytes(host);
             host->collective_s += now_s() - host->begun_s;
@@ -253,10 +252,11 @@ int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
         return NPDP_UNFINISHED; /* the others still wait for what this rank posts in it */
     host->begun_s = now_s();
     host->until_s = host->begun_s + host->longest_s;
-    const uint32_t turn = host->begun++ % 2;
-    mine->calls[turn].what = (uint64_t)kind | (uint64_t)op << 8 | (uint64_t)dtype << 16 | (uint64_t)root << 32;
-    mine->calls[turn].count = count;
-    mine->calls[turn].where = inside ? at - base : 0;
+    host->begun++;
+    const uint32_t now = turn(host);
+    mine->calls[now].what = (uint64_t)kind | (uint64_t)op << 8 | (uint64_t)dtype << 16 | (uint64_t)root << 32;
+    mine->calls[now].count = count;
+    mine->calls[now].where = inside ? at - base : 0;
 
     op &= ~NPDP_FORTRAN;
     host->kind = kind, host->op = op == NPDP_MEAN ? NPDP_SUM : op, host->dtype = dtype, host->root = root;
@@ -296,13 +296,13 @@ int64_t npdp_said(const npdp_host *host, uint32_t rank)
 
 void *npdp_array_of(const npdp_host *host, uint32_t rank)
 {
-    const uint64_t where = line_of(host, rank)->calls[(host->begun - 1) % 2].where;
+    const uint64_t where = line_of(host, rank)->calls[turn(host)].where;
     return where ? host->base + where : NULL;
 }
 
 uint64_t npdp_call_of(const npdp_host *host, uint32_t rank, uint64_t *count)
 {
     const line *theirs = line_of(host, rank);
-    *count = theirs->calls[(host->begun - 1) % 2].count;
-    return theirs->calls[(host->begun - 1) % 2].what;
+    *count = theirs->calls[turn(host)].count;
+    return theirs->calls[turn(host)].what;
 }
