@@ -11,7 +11,7 @@
 #include "npdp_mailbox.h"
 #include "waiting.h"
 
-enum { BELL_BYTES = 128, BOX_BYTES = 2048, LONGEST_WAIT_MS = 10 };
+enum { BELL_BYTES = 128, LONGEST_WAIT_MS = 10 };
 
 typedef struct {
     uint32_t rung, sleepers;
@@ -19,8 +19,8 @@ typedef struct {
 
 typedef struct {
     uint32_t filled, emptied;
-    uint64_t nbytes, left;
-    unsigned char piece[BOX_BYTES - 24];
+    uint64_t left; /* bytes of the message, this piece among them */
+    unsigned char piece[NPDP_MAIL_MOST];
 } box;
 
 static bell *bell_of(const npdp_mail *mail, uint32_t rank)
@@ -31,17 +31,17 @@ static bell *bell_of(const npdp_mail *mail, uint32_t rank)
 static box *box_between(const npdp_mail *mail, uint32_t from, uint32_t to)
 {
     const size_t number = ((size_t)mail->line * mail->ranks + from) * mail->ranks + to;
-    return (box *)(void *)(mail->base + (size_t)mail->ranks * BELL_BYTES + number * BOX_BYTES);
+    return (box *)(void *)(mail->base + (size_t)mail->ranks * BELL_BYTES + number * sizeof(box));
 }
 
 size_t npdp_mail_bytes(uint32_t ranks)
 {
-    return (size_t)ranks * (BELL_BYTES + NPDP_MAIL_LINES * (size_t)ranks * BOX_BYTES);
+    return (size_t)ranks * (BELL_BYTES + NPDP_MAIL_LINES * (size_t)ranks * sizeof(box));
 }
 
-size_t npdp_mail_most(void)
+static size_t piece_bytes(size_t left)
 {
-    return sizeof((box *)0)->piece;
+    return left < NPDP_MAIL_MOST ? left : NPDP_MAIL_MOST;
 }
 
 static void ring(const npdp_mail *mail, uint32_t rank)
@@ -51,20 +51,19 @@ static void ring(const npdp_mail *mail, uint32_t rank)
     wake(&theirs->rung, &theirs->sleepers);
 }
 
-int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *piece, size_t nbytes, size_t left)
+int64_t npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *rest, size_t left)
 {
     box *theirs = box_between(mail, mail->rank, to);
     if (__atomic_load_n(&theirs->emptied, __ATOMIC_ACQUIRE) != theirs->filled)
-        return 0;
-    memcpy(theirs->piece, piece, nbytes);
-    theirs->nbytes = nbytes;
+        return -1;
+    memcpy(theirs->piece, rest, piece_bytes(left));
     theirs->left = left;
     __atomic_store_n(&theirs->filled, theirs->filled + 1, __ATOMIC_RELEASE);
     ring(mail, to);
-    return 1;
+    return (int64_t)piece_bytes(left);
 }
 
-int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *piece, size_t left)
+int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *rest, size_t left)
 {
     box *mine = box_between(mail, from, mail->rank);
     if (__atomic_load_n(&mine->filled, __ATOMIC_ACQUIRE) == mine->emptied)
@@ -72,7 +71,7 @@ int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *piece, size_t
     const uint64_t left_here = mine->left;
     if (left_here != left)
         return (int64_t)left_here;
-    memcpy(piece, mine->piece, mine->nbytes);
+    memcpy(rest, mine->piece, piece_bytes(left));
     __atomic_store_n(&mine->emptied, mine->emptied + 1, __ATOMIC_RELEASE);
     ring(mail, from);
     return (int64_t)left_here;

@@ -1,7 +1,7 @@
 /* Mailboxes in memory that all ranks of a host map: the contract. cffi reads these lines too.
  *
  * There are NPDP_MAIL_LINES lines, in each a box from each rank to each; it holds a message, or a piece of one, of up
- * to npdp_mail_most() bytes until it is taken. Every rank has a bell, for all lines, which rings when something was put
+ * to NPDP_MAIL_MOST bytes until it is taken. Every rank has a bell, for all lines, which rings when something was put
  * in a box for it or taken out of one of its own. To wait: read the bell, look into the boxes, and, where there is
  * nothing to do, wait until the bell has rung since.
  *
@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NPDP_MAIL_LINES = 2 };
+enum { NPDP_MAIL_LINES = 2, NPDP_MAIL_MOST = 2032 };
 
 typedef struct {
     unsigned char *base;
@@ -23,15 +23,14 @@ typedef struct {
 } npdp_mail;
 
 size_t npdp_mail_bytes(uint32_t ranks);
-size_t npdp_mail_most(void);
 
-/* Puts a piece into the box for `to`: 1; or 0 where the last one has not been taken yet. `left` is how many bytes of
- * its message are still to go, this piece among them. */
-int npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *piece, size_t nbytes, size_t left);
+/* Puts a piece, the first of the `left` bytes of a message that are still to go, into the box for `to`; returns how
+ * many bytes it has, -1 where the last one has not been taken yet. */
+int64_t npdp_mail_send(const npdp_mail *mail, uint32_t to, const void *rest, size_t left);
 
 /* Takes the piece from `from` if as many bytes of its message are left as the receiver thinks, which then has room for
  * them; returns how many are left, -1 where there is no piece. One of which another number is left stays. */
-int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *piece, size_t left);
+int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *rest, size_t left);
 
 /* How often this rank's bell has rung. */
 uint32_t npdp_mail_bell(const npdp_mail *mail);

@@ -390,14 +390,13 @@ static void pass_on(mail_user *me, size_t nbytes, unsigned char *sent, unsigned 
 
     while (to_send || to_take) {
         const uint32_t heard = npdp_mail_bell(&me->mail);
-        const size_t out = to_send < npdp_mail_most() ? to_send : npdp_mail_most();
-        const size_t in = to_take < npdp_mail_most() ? to_take : npdp_mail_most();
-        const int went = to_send && npdp_mail_send(&me->mail, next, sent + nbytes - to_send, out, to_send);
+        const int64_t out = to_send ? npdp_mail_send(&me->mail, next, sent + nbytes - to_send, to_send) : -1;
+        const int went = out >= 0;
         const int came = to_take && npdp_mail_take(&me->mail, last, taken + nbytes - to_take, to_take) >= 0;
         if (went)
-            to_send -= out;
+            to_send -= (size_t)out;
         if (came)
-            to_take -= in;
+            to_take -= to_take < NPDP_MAIL_MOST ? to_take : NPDP_MAIL_MOST;
         if (!went && !came)
             npdp_mail_wait(&me->mail, heard, 20, 10);
     }
@@ -408,10 +407,8 @@ static void *use_mail(void *user)
     mail_user *me = user;
 
     for (size_t round = 0; round < ROUNDS; round++) {
-        const size_t nbytes = 1 + (round * 997) % (3 * npdp_mail_most());
-        unsigned char *sent = malloc(nbytes), *taken = malloc(nbytes);
-        if (!sent || !taken)
-            exit(1);
+        const size_t nbytes = 1 + (round * 997) % (3 * NPDP_MAIL_MOST);
+        unsigned char *sent = allocate(nbytes), *taken = allocate(nbytes);
         memset(sent, (int)(me->mail.rank + round) % 200, nbytes);
         me->mail.line = (uint32_t)round % NPDP_MAIL_LINES;
         pass_on(me, nbytes, sent, taken);

@@ -44,7 +44,7 @@ def payload(source, target, number, count):
 @pytest.mark.parametrize("make", LINES)
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_messages_of_all_sizes_arrive_in_order_on_each_line(make, world_size):
-    sizes = [1, 0, 252, 253, 254, 1023, 1024, 1025, 3000, 0, 16]  # a box holds 253 numbers; 1024 go another way
+    sizes = [1, 0, 253, 254, 255, 1023, 1024, 1025, 3000, 0, 16]  # a box holds 254 numbers; 1024 go another way
 
     def program():
         lines, rank, peers = make(), npdp.rank(), range(npdp.world_size())

@@ -23,10 +23,10 @@ LARGE_BYTES = 8192  # from here on pieces cost more than a message of the transp
 class _Piecewise:
     """A message on its way: its bytes, and how many of them have gone."""
 
-    __slots__ = ("buffer", "bytes", "done", "gone", "peer")
+    __slots__ = ("bytes", "done", "gone", "peer")
 
     def __init__(self, buffer: Buffer, peer: int) -> None:
-        self.buffer, self.bytes, self.peer = buffer, buffer.reshape(-1).view(np.uint8), peer
+        self.bytes, self.peer = buffer.reshape(-1).view(np.uint8), peer
         self.gone, self.done = 0, False
 
 
@@ -125,7 +125,7 @@ class MailboxTransport:
                 return
             if left != missing:
                 got = message.gone + left
-                raise CommunicationError(check_message(message.buffer, got, True, self.rank, message.peer))
+                raise CommunicationError(check_message(message.bytes, got, True, self.rank, message.peer))
             message.gone += min(self._most, missing)
             if message.gone == message.bytes.size:
                 queue.popleft().done = True

@@ -13,7 +13,7 @@ from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,imp
 
 Array = NDArray[Any]
 
-MOST_BYTES: int = lib.npdp_mail_most()
+MOST_BYTES: int = lib.NPDP_MAIL_MOST
 LINES: int = lib.NPDP_MAIL_LINES
 _send, _take, _pointer = lib.npdp_mail_send, lib.npdp_mail_take, ffi.from_buffer
 
@@ -39,13 +39,12 @@ class Mail:
         self._mail.rank, self._mail.ranks, self._mail.line = rank, ranks, line
 
     def send(self, to: int, message: Array) -> int:
-        """Put up to MOST_BYTES of a message into the box for `to`; return how many, -1 if the box is full.
+        """Put the first MOST_BYTES of a message, or fewer, into the box for `to`; return how many, -1 if it is full.
 
         Args:
             message: the bytes that are left of it, contiguous; there may be none.
         """
-        count = min(MOST_BYTES, message.size)
-        return count if _send(self._mail, to, _pointer(message), count, message.size) else -1
+        return int(_send(self._mail, to, _pointer(message), message.size))
 
     def take(self, source: int, message: Array) -> int:
         """Take a piece, and return how many bytes of its message were left, with it; -1 where there is no piece.
