@@ -42,18 +42,8 @@ def algorithms_of(collective: str) -> tuple[str, ...]:
     return (*SCHEDULES[collective], SHARED_MEMORY)
 
 
-def require(collective: str, algorithm: str, usable: bool = True) -> str:
-    """Return the algorithm if the collective has it, and this world can use it.
-
-    Args:
-        usable: whether this world can.
-
-    Raises:
-        ValueError: an algorithm that is not known, or not for this collective, or not in this world.
-    """
+def require(collective: str, algorithm: str) -> None:
+    """Raise ValueError where an algorithm is not known, or not for this collective."""
     if algorithm not in algorithms_of(collective):
         known = ", ".join(["auto", *algorithms_of(collective)])
         raise ValueError(f"{collective}: no algorithm {algorithm!r}; there are {known}")
-    if not usable:
-        raise ValueError(f"{collective}: {algorithm} needs all ranks on one host, and npdp's C kernels")
-    return algorithm

@@ -102,10 +102,10 @@ class Topology:
             if algorithm == "auto":
                 found = cheapest(collective, nbytes, self.hosts, self.constants.machine, self.host is not None)
             else:
-                usable = algorithm != SHARED_MEMORY or self.world_size == 1 or self.shares_memory
-                found = require(collective, algorithm, usable)
-                if found == HIERARCHICAL and self.shares_memory:  # on one host it is that
-                    found = SHARED_MEMORY
+                require(collective, algorithm)
+                if algorithm == SHARED_MEMORY and self.world_size > 1 and not self.shares_memory:
+                    raise ValueError(f"{collective}: {algorithm} needs all ranks on one host, and npdp's C kernels")
+                found = SHARED_MEMORY if algorithm == HIERARCHICAL and self.shares_memory else algorithm  # on one host
             if len(self._chosen) == MOST_CHOSEN:
                 self._chosen.clear()
             self._chosen[key] = found
