@@ -7,6 +7,7 @@ that waits for one that has left is told so.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import sys
 import time
@@ -25,7 +26,7 @@ from npdp.comm.ending import (
 )
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import refused_after_fork
-from npdp.comm.transport import Buffer, FindElsewhere, check_message, host_number, nobody, why_in_vain
+from npdp.comm.transport import Buffer, FindElsewhere, check_message, nobody, why_in_vain
 from npdp.comm.waiting import MESSAGES, wait_until
 
 TAG_LEFT = 1
@@ -98,7 +99,8 @@ class MpiTransport:
         self._ops = {"sum": mpi.SUM, "min": mpi.MIN, "max": mpi.MAX, "prod": mpi.PROD}
         self._ranks = list(range(self.world_size))  # in MPI's world
         self.name = "MPI (" + " ".join(mpi.Get_library_version().replace(",", " ").split()[:3]) + ")"
-        self.host_number = host_number(mpi.Get_processor_name())
+        host = hashlib.blake2b(mpi.Get_processor_name().encode(), digest_size=8).digest()
+        self.host_number = int.from_bytes(host, "little") >> 1  # fits into an int64, for messages
         self.find_elsewhere: FindElsewhere = nobody
         self.wait_s = 0.0
         self.calls = Calls(self.rank, self._tags, self._heard)

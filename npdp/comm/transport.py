@@ -6,7 +6,6 @@ end only when its receive is there, so a schedule that needs buffering to get al
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -85,11 +84,6 @@ class Transport(Protocol):
         Raises:
             NotImplementedError: this transport has none.
         """
-
-
-def host_number(name: str) -> int:
-    """Return a host's name as a number that fits into an int64, for messages."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def nobody(peers: list[int], call: Call | None) -> None:
