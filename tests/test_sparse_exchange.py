@@ -387,5 +387,5 @@ def test_what_servers_would_not_see_of_a_sparse_parameter_is_refused(what, serve
 
 
 def test_data_parallel_refuses_to_fuse_a_sparse_update():
-    with pytest.raises(ValueError, match='sparse ones: use update="replicated"'):
+    with pytest.raises(ValueError, match='sparse ones: use all-reduce with update="replicated"'):
         run(2, lambda: nn.DataParallel(linear(), update="fused"))
