@@ -8,7 +8,6 @@ Meanwhile nobody may look at a gradient, which would be only this rank's share, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -48,26 +47,18 @@ def _hiding(kind: type[Parameter], why: str) -> type[Parameter]:
 class ExchangeAtStep(Exchange):
     """Base: keeps gradients hidden until the optimiser's step; what it then sums is each rank's own.
 
-    Attributes:
-        takes_sparse: whether it can do with sparse parameters.
-
     Args:
         parameters: to be trained; the optimiser must have laid no others beside them.
         world: the ranks.
         why_hidden: what is said to who looks at a gradient.
     """
 
-    takes_sparse = False
-
-    def __init__(self, parameters: Iterable[Parameter], world: World, why_hidden: str) -> None:
-        mine = list(parameters)
-        require_own_arrays(mine)
-        if not self.takes_sparse:
-            refuse_sparse(mine)
-        super().__init__(mine, world)
+    def __init__(self, parameters: list[Parameter], world: World, why_hidden: str) -> None:
+        require_own_arrays(parameters)
+        super().__init__(parameters, world)
         self._share_gradients()
         # A class and no flag: an attribute that is looked up in every backward must not cost a test
-        self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in mine]  # type: ignore[arg-type]
+        self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in parameters]  # type: ignore[arg-type]
         for flat in self.flats:
             flat.stepper = self.step
         self._show_gradients(False)

@@ -18,7 +18,7 @@ Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,7 +31,7 @@ from npdp.kernels import Sum, combine
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.optimizer import Optimizer, Run, Slab, within
 from npdp.parallel.agreement import require_same_optimizers, settings_of
-from npdp.parallel.at_step import ExchangeAtStep, move_in
+from npdp.parallel.at_step import ExchangeAtStep, move_in, refuse_sparse
 from npdp.parallel.world import World
 from npdp.partition import part
 
@@ -45,7 +45,8 @@ _MARK = 2**32  # in one sum of whole numbers: marks times this, and how many par
 class FusedExchange(ExchangeAtStep):
     """Sums gradients in the pass that updates."""
 
-    def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
+    def __init__(self, parameters: list[Parameter], world: World) -> None:
+        refuse_sparse(parameters)
         super().__init__(parameters, world, NO_GRAD)
         # The gradients of this host's ranks, where parameters are held once a host
         self._everyones: dict[FlatParameters, list[Array] | None] = {}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +75,10 @@ class ParameterAveraging(Exchange):
 
     in_step = False
 
-    def __init__(self, parameters: Iterable[Parameter], world: World, strategy: LocalSGD) -> None:
-        mine = list(parameters)
-        require_own_arrays(mine)
-        refuse_sparse(mine)
-        super().__init__(mine, world)
+    def __init__(self, parameters: list[Parameter], world: World, strategy: LocalSGD) -> None:
+        require_own_arrays(parameters)
+        refuse_sparse(parameters)
+        super().__init__(parameters, world)
         self._strategy = strategy
         self._steps: Counter[Slab] = Counter()  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity

@@ -122,14 +122,10 @@ class Service:
 
 def _report(server: Server) -> bytes:
     """Return what a shard has done, for the last answer."""
-    statistics = server.statistics
     report: dict[str, Any] = {
         "version": server.version,
-        "staleness": sorted(statistics.staleness.items()),
-        "pushes": statistics.pushes,
-        "samples": statistics.samples,
-        "dropped": statistics.dropped,
-        "unused_samples": statistics.unused_samples,
+        **vars(server.statistics),
+        "staleness": sorted(server.statistics.staleness.items()),
         "arrivals": [(arrival.worker, *arrival.unit, arrival.version) for arrival in server.arrivals],
         "peak_memory_bytes": environment.peak_memory_bytes(),
     }

@@ -10,7 +10,7 @@ Several backwards before a step add up, as everywhere; they are pushed together.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -64,9 +64,7 @@ class ServerExchange(ExchangeAtStep):
         strategy: what the user wants.
     """
 
-    takes_sparse = True
-
-    def __init__(self, parameters: Iterable[Parameter], world: World, strategy: ParameterServer) -> None:
+    def __init__(self, parameters: list[Parameter], world: World, strategy: ParameterServer) -> None:
         super().__init__(parameters, world, WHY_HIDDEN)
         self.in_step, self._whole_batches = strategy.in_step, strategy.whole_batches
         self._work = Work()
