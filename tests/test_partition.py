@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npdp.partition import bounds, part
+from npdp.partition import bounds, part, rounded_up
 
 counts = st.integers(0, 1000)
 many = st.integers(1, 80)
@@ -49,3 +49,9 @@ def test_cuts_are_those_made_by_hand(count, parts, cuts):
 
 def test_counts_beyond_32_bits_are_cut_exactly():
     assert bounds(2**40 + 1, 3) == [0, 366503875926, 733007751852, 1099511627777]
+
+
+@given(counts, many)
+def test_rounded_up_is_the_least_multiple_that_is_not_below(count, unit):
+    rounded = rounded_up(count, unit)
+    assert rounded % unit == 0 and count <= rounded < count + unit

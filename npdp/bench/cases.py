@@ -15,7 +15,7 @@ import npdp
 from npdp.bench.inputs import BLANK, Array, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.timing import Contender
 from npdp.collectives.algorithms import NATIVE
-from npdp.partition import part
+from npdp.partition import part, rounded_up
 
 MOST_CALLS = 1000
 MOST_BLOCKING = 50  # each may take 20 ms where others want the core on which MPI waits
@@ -74,7 +74,7 @@ def buffers(nbytes: int, dtype: np.dtype[Any], shared: bool) -> Array:
 
     They are one array, and so of one kind of memory, whether or not there is room for it in what ranks share.
     """
-    shape = 2, -(-nbytes // SPARE_BYTES) * SPARE_BYTES // dtype.itemsize
+    shape = 2, rounded_up(nbytes, SPARE_BYTES) // dtype.itemsize
     return npdp.shared_empty(shape, dtype) if shared else np.empty(shape, dtype)
 
 

@@ -20,6 +20,7 @@ from npdp.comm.calls import GIVING_OUT
 from npdp.comm.room import room_bytes
 from npdp.comm.shared_memory import SharedMemory
 from npdp.comm.transport import Buffer
+from npdp.partition import rounded_up
 
 if TYPE_CHECKING:
     from npdp.collectives.host import Host
@@ -62,7 +63,7 @@ class Arena:
             ValueError: the ranks ask for different sizes.
         """
         self._take_back(count * dtype.itemsize)
-        stride = nbytes = max(1, -(-count * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
+        stride = nbytes = rounded_up(max(1, count * dtype.itemsize), mmap.PAGESIZE)
         stride += 0 if one_for_all else GAP_BYTES
         block = self._first_fit(stride if one_for_all else stride * len(self._ranks))
         if block is None:

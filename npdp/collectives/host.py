@@ -25,6 +25,7 @@ from npdp.comm.errors import CommunicationError
 from npdp.comm.shared_memory import SharedMemory, Ticket, find, make
 from npdp.comm.transport import Buffer, Transport
 from npdp.comm.waiting import MEMORY, MEMORY_BESIDE_LINK
+from npdp.partition import rounded_up
 
 SLOT_BYTES = 512 << 10  # of a staging slot at most; a rank has room for four: measured, docs/measurements.md
 
@@ -110,7 +111,7 @@ class Host:
 
 def _slot_bytes(ranks: int) -> int:
     """Return the bytes of a slot: each rank's chunk of it is whole cache lines."""
-    return -(-SLOT_BYTES // (64 * ranks)) * 64 * ranks
+    return rounded_up(SLOT_BYTES, 64 * ranks)
 
 
 def open_host(transport: Transport) -> Host | None:
@@ -126,7 +127,7 @@ def open_host(transport: Transport) -> Host | None:
     ranks = [int(rank) for rank in np.flatnonzero(hosts == hosts[transport.rank])]
     from npdp.kernels import shared_memory as kernel
 
-    header_bytes = -(-kernel.header_bytes(len(ranks), _slot_bytes(len(ranks))) // mmap.PAGESIZE) * mmap.PAGESIZE
+    header_bytes = rounded_up(kernel.header_bytes(len(ranks), _slot_bytes(len(ranks))), mmap.PAGESIZE)
     made = make(header_bytes) if ranks[0] == transport.rank else None
     tickets = gather(transport, made[1] if made else Ticket(0, 0, 0, 0))
     memory = made[0] if made else find(Ticket(*tickets[ranks[0]].tolist()), header_bytes)

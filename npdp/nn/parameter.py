@@ -20,7 +20,7 @@ import numpy as np
 
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array, Hook, Tensor, TensorLike
-from npdp.partition import part
+from npdp.partition import part, rounded_up
 
 LINE_BYTES = 64
 READ_ONLY = (
@@ -163,7 +163,7 @@ class FlatParameters:
         line = LINE_BYTES // self.dtype.itemsize
         self.starts = [0]
         for parameter in parameters:
-            self.starts.append(self.starts[-1] + -(-(parameter.data.size + 3) // line) * line)
+            self.starts.append(self.starts[-1] + rounded_up(parameter.data.size + 3, line))
         self.flags = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
         self.grad_shared = False
         self._in_c_order = [parameter.data.flags.c_contiguous for parameter in parameters]  # the user may set others

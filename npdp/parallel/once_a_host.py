@@ -20,6 +20,7 @@ from npdp.collectives.host import Host
 from npdp.nn.parameter import LINE_BYTES
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import World
+from npdp.partition import rounded_up
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def load_once(world: World, load: Callable[[], T]) -> T:
     loaded = agree(world, lambda: load() if host.rank == 0 else None)
     pieces = _pieces(loaded) if host.rank == 0 else None
     sizes = _broadcast_sizes(host, pieces)
-    nbytes = sum(_padded(size) for size in sizes)
+    nbytes = sum(rounded_up(size, LINE_BYTES) for size in sizes)
     memory = host.arena.empty(nbytes, np.dtype(np.uint8), one_for_all=True) if sizes else None
     if memory is None:  # mapped, or no room: each rank for itself
         return load() if loaded is None else loaded
@@ -80,11 +81,7 @@ def _broadcast_sizes(host: Host, pieces: list[Any] | None) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _padded(nbytes: int) -> int:
-    return -(-nbytes // LINE_BYTES) * LINE_BYTES
-
-
 def _lay_out(memory: Any, sizes: list[int]) -> list[Any]:
     """Return a view of where each piece lies in the memory."""
-    starts = np.cumsum([0, *(_padded(size) for size in sizes)])
+    starts = np.cumsum([0, *(rounded_up(size, LINE_BYTES) for size in sizes)])
     return [memory[start : start + size] for start, size in zip(starts, sizes)]

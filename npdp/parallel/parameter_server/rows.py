@@ -21,7 +21,7 @@ from npdp.parallel.parameter_server.layout import one_for_each
 from npdp.parallel.parameter_server.messages import Fetch, Message, Push, Reply
 from npdp.parallel.parameter_server.shard import Outgoing, Rate, Receive, missing_weight
 from npdp.parallel.world import World
-from npdp.partition import part
+from npdp.partition import part, rounded_up
 
 LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of texts touches some MB; more is sent
 
@@ -59,13 +59,13 @@ class Lane:
 
     @staticmethod
     def _start(count: int) -> int:
-        return -(-count * 8 // LINE_BYTES) * LINE_BYTES
+        return rounded_up(count * 8, LINE_BYTES)
 
 
 def _lane_bytes(parameter: Parameter) -> int:
     """Return how much memory a worker's lanes take: room for all rows, or what a batch is likely to touch."""
     rows = len(parameter.data)
-    return -(-min(LANE_BYTES, parameter.data.nbytes + rows * 16 + LINE_BYTES) // LINE_BYTES) * LINE_BYTES
+    return rounded_up(min(LANE_BYTES, parameter.data.nbytes + rows * 16 + LINE_BYTES), LINE_BYTES)
 
 
 def lay_lanes(world: World, parameter: Parameter) -> list[Array | None]:
