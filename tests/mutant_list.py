@@ -2573,6 +2573,11 @@ MUTANTS: dict[str, list[Mutant]] = {
                "for service in [self] for shard in",
                "tests/test_parameter_server_failures.py::test_with_staleness_0_a_worker_that_leaves_out_a_step_of_one_"
                "of_two_models_is_an_error"),
+        Mutant("npdp/parallel/parameter_server/assembly.py",
+               "world.services if strategy.in_step else []",
+               "world.services",
+               "tests/test_parameter_server_failures.py::test_a_model_in_step_may_be_trained_beside_one_of_which_a_worker_"
+               "has_enough"),
         Mutant("npdp/parallel/parameter_server/worker.py",
                "        self._work.collectives += 1\n",
                "        self._work.collectives += self._work.collectives < 8\n",

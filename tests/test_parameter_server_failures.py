@@ -17,6 +17,7 @@ from worlds import CLASSES, criterion, loader, mlp, parameters, run
 import npdp
 from npdp import nn, optim
 from npdp.data import ArrayDataset, DataLoader
+from npdp.parallel.parameter_server.messages import Idle
 from npdp.parallel.parameter_server.shard import DenseShard
 
 SOON_S = 3
@@ -185,6 +186,32 @@ def test_with_staleness_0_a_worker_that_leaves_out_a_step_of_one_of_two_models_i
 
     said = "takes a step of an optimiser while worker . takes one of another"
     fails_soon(program, 0, 3, said, RuntimeError, memory=memory)
+
+
+def test_a_model_in_step_may_be_trained_beside_one_of_which_a_worker_has_enough(monkeypatch):
+    """Worker 0, ahead at that one, waits for worker 1, whose word that it is idle comes after its step of the other."""
+    take = DenseShard.take
+
+    def takes_idle_late(shard, message, receive):
+        time.sleep(0.2 * (isinstance(message, Idle) and not shard._whole_batches))
+        take(shard, message, receive)
+
+    def program():
+        models = mlp(), mlp()
+        optimizers = [optim.SGD(model.parameters(), lr=0.1) for model in models]
+        models = [nn.DataParallel(model, strategy=npdp.ParameterServer(0, index)) for index, model in enumerate(models)]
+        whole_batch = DataLoader(loader(1).dataset, 13, rank=npdp.rank(), world_size=2)
+        for index, batches in ((1, loader(2)), (0, whole_batch)):
+            for x, y in batches:
+                if index and npdp.rank():
+                    time.sleep(0.2)
+                    break
+                models[index].zero_grad()
+                criterion(models[index](x), y).backward()
+                optimizers[index].step()
+
+    monkeypatch.setattr(DenseShard, "take", takes_idle_late)
+    run(2, program)
 
 
 # The same loop

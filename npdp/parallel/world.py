@@ -39,7 +39,7 @@ class World(Carrier):
         closing: called, in this order, when this rank's program ends well.
         exchanges: how many exchanges of gradients it has.
         buckets: how many buckets these have.
-        services: of parameter servers that this rank is, beside its program.
+        services: of parameter servers that this rank is, beside its program; those of models trained in step.
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:

@@ -56,7 +56,8 @@ def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World
     exchange = ServerExchange(parameters, world, strategy)
     shards = _lay_shards(strategy, roles, exchange)
     lines = Lines(world)
-    service = shards.service(lines, world.services) if roles.is_server else None
+    beside = world.services if strategy.in_step else []
+    service = shards.service(lines, beside) if roles.is_server else None
     if service is not None and not roles.is_worker:
         service.serve()
         raise SystemExit(0)

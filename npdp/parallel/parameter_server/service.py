@@ -36,7 +36,8 @@ class Service:
         shards: each shard's arithmetic, and what its logic goes by.
         has_first: whether the first of them is the first of all servers'.
         records: whether they keep the order of arrivals.
-        beside: the services of this rank, a thread each, where it trains several models; this one joins them.
+        beside: the services of this rank, a thread each, where it trains several models in step; this one joins them.
+            An empty list for any other: a worker waits there for one whose word that it is idle may be on its way.
     """
 
     def __init__(
