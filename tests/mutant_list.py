@@ -2573,6 +2573,10 @@ MUTANTS: dict[str, list[Mutant]] = {
                "for service in [self] for shard in",
                "tests/test_parameter_server_failures.py::test_with_staleness_0_a_worker_that_leaves_out_a_step_of_one_"
                "of_two_models_is_an_error"),
+        Mutant("npdp/parallel/parameter_server/service.py",
+               "            self._beside.remove(self)\n",
+               "            pass\n",
+               "tests/test_parameter_server.py::test_a_service_that_has_ended_is_not_kept"),
         Mutant("npdp/parallel/parameter_server/assembly.py",
                "world.services if strategy.in_step else []",
                "world.services",

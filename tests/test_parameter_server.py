@@ -332,6 +332,19 @@ def test_the_parameters_keep_their_memory(staleness):
     assert not any(overlap for _, overlap in served(program, 0, 2, staleness=staleness))
 
 
+def test_a_service_that_has_ended_is_not_kept():
+    """It has gradients and an optimiser's state; a process may train many models."""
+
+    def program(way):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=0.2)
+        way.wrap(model)
+        npdp.init().close()  # all leave, and threads end
+        return optimizer, npdp.init().services
+
+    assert [services for _, services in served(program, 0, 2)] == [[], []]
+
+
 @pytest.mark.parametrize(
     ("servers", "options", "once"),
     [(1, {}, True), (2, {}, True), (0, {}, True), (1, {"staleness": 1}, False), (1, {"backup_workers": 1}, False)],

@@ -58,9 +58,9 @@ class Service:
         ]
         self._headers = np.zeros((workers, header_length), np.int64)
         self._sending: dict[int, list[Handle]] = {}  # what is on its way to each worker
+        self._handling: threading.Lock = next((other._handling for other in beside), threading.Lock())  # one for all
         self._beside = beside
         beside.append(self)
-        self._handling: threading.Lock = beside[0]._handling if len(beside) > 1 else threading.Lock()  # one for all
 
     def serve(self) -> None:
         """Serve until every worker has left every shard."""
@@ -81,6 +81,8 @@ class Service:
                     self._answer(reply, number)
                 self._require_progress()
         self._settle()
+        with self._handling:
+            self._beside.remove(self)
 
     def _require_progress(self) -> None:
         """Raise RuntimeError where each worker waits for an answer, at other shards: none will come."""
