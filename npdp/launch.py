@@ -33,7 +33,11 @@ from npdp.report.console import TERMINAL, own_terminal_width, refuse
 SESSION_FOLDER = "PRTE_MCA_prte_local_tmpdir_base"
 
 # A rank that reads finds the end of its input: mpirun's own end Open MPI does not hand on, and rank 0 waited for ever.
-WITHOUT_INPUT = ("sh", "-c", 'exec "$@" < /dev/null', "sh")
+# Python begins a program so in some milliseconds. A shell is not always on PATH, and some leave out variables whose
+# names they cannot have, as those of bash's functions.
+WITHOUT_INPUT = (sys.executable, "-S", "-c",
+                 "import posix, sys; posix.dup2(posix.open('/dev/null', posix.O_RDONLY), 0); "
+                 "posix.execv(sys.argv[1], sys.argv[1:])")  # fmt: skip
 
 STDOUT = 1  # which mpirun inherits, whatever sys.stdout is
 ENDING_S = 10.0  # what mpirun gets to end its ranks, which takes half a second, before it is killed and they with it

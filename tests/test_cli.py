@@ -180,6 +180,17 @@ def test_a_rank_that_reads_finds_the_end_of_its_input(tmp_path):
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=20, input=b"lines").returncode == 3
 
 
+@needs_mpi
+def test_a_rank_needs_no_path_and_has_all_variables(tmp_path):
+    """Those too whose names a shell cannot have, as bash gives its functions."""
+    (tmp_path / "mine.py").write_text("import os\nprint(os.environ['BASH_FUNC_of_a_user%%'])\n")
+    command = [sys.executable, "-m", "npdp", "run", "--ranks", "1", "mine.py"]
+    variables = {**os.environ, "BASH_FUNC_of_a_user%%": "here"}
+    del variables["PATH"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr
+
+
 # What a run says
 def fit(*flags: str) -> int:
     return exit_code(train.main, "--transport", "threads", *flags)
