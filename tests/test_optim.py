@@ -488,6 +488,18 @@ def test_mistakes_are_named(error, message, make):
     assert params[0].flat is None
 
 
+def test_any_sequence_of_parameters_will_do():
+    """A class with `__getitem__` alone is one."""
+
+    class Parameters:
+        def __getitem__(self, index):
+            return given[index]
+
+    given = parameters(2)
+    found = optim.SGD(Parameters()).parameters
+    assert list(map(id, found)) == list(map(id, given))
+
+
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("make", [optim.SGD, optim.Adam])

@@ -12,10 +12,14 @@ def checked(parameters: Iterable[Parameter]) -> list[Parameter]:
     """Return the parameters; raise TypeError or ValueError where they are none, or have no order."""
     if isinstance(parameters, (set, frozenset)):
         raise TypeError("an optimiser takes parameters in an order, the same on every rank and in every run, got a set")
-    if isinstance(parameters, Parameter) or not isinstance(parameters, Iterable):
+    try:
+        each = None if isinstance(parameters, Parameter) else iter(parameters)  # a sequence need not be an Iterable
+    except TypeError:
+        each = None
+    if each is None:
         got = f"a single {type(parameters).__name__}"
         raise TypeError(f"an optimiser takes Parameters in a list, or as model.parameters() gives them, got {got}")
-    found = list(parameters)
+    found = list(each)
     if not found:
         raise ValueError("an optimiser needs at least one parameter, got none")
     for parameter in found:
