@@ -120,7 +120,8 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
         is_own: it is one of npdp's, whose ranks may agree on a code.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -W and others of this Python
-    command = [find_mpirun(), "-n", str(ranks), *WITHOUT_INPUT, sys.executable, *flags, *program]
+    first = () if is_own else WITHOUT_INPUT  # npdp's own read nothing
+    command = [find_mpirun(), "-n", str(ranks), *first, sys.executable, *flags, *program]
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)

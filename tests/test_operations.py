@@ -75,7 +75,7 @@ CASES = {
     "cross_entropy": [Case([shape, LABELS[: shape[0]]], dict(label_smoothing=e)) for e in (0.0, 0.2, 1.0)
                       for shape in ((4, 3), (2, 70), (0, 3))],  # few classes, and many: two layouts
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
-    "leaky": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],
+    "leaky_relu": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],
     "clone": unary(), "astype": [Case([(2, 3)], dict(dtype=np.float64))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
 }  # fmt: skip

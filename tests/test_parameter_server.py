@@ -12,6 +12,7 @@ from worlds import CLASSES, FEATURES, Parallel, assert_close, criterion, loader,
 import npdp
 from npdp import kernels, nn, optim
 from npdp.data import ArrayDataset, DataLoader
+from npdp.parallel.parameter_server.service import IN_STEP
 
 LAYOUTS = [(1, 1), (1, 2), (2, 1), (2, 3), (0, 1), (0, 2), (0, 3)]  # servers (0: colocated), workers
 
@@ -332,7 +333,7 @@ def test_the_parameters_keep_their_memory(staleness):
     assert not any(overlap for _, overlap in served(program, 0, 2, staleness=staleness))
 
 
-def test_a_service_that_has_ended_is_not_kept():
+def test_servers_that_have_ended_are_not_kept():
     """It has gradients and an optimiser's state; a process may train many models."""
 
     def program(way):
@@ -340,9 +341,9 @@ def test_a_service_that_has_ended_is_not_kept():
         optimizer = optim.SGD(model.parameters(), lr=0.2)
         way.wrap(model)
         npdp.init().close()  # all leave, and threads end
-        return optimizer, npdp.init().services
+        return optimizer, IN_STEP[npdp.init()].servers
 
-    assert [services for _, services in served(program, 0, 2)] == [[], []]
+    assert [servers for _, servers in served(program, 0, 2)] == [[], []]
 
 
 @pytest.mark.parametrize(

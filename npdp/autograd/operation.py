@@ -45,7 +45,8 @@ def operation(
     """
 
     def register(rule: Rule) -> Callable[..., Tensor]:
-        name, code = rule.__name__, rule.__code__
+        name = rule.__name__ = rule.__name__.lstrip("_")  # one may stand behind a function that has its name
+        code = rule.__code__
         if max(keeps, default=-1) >= code.co_argcount and not code.co_flags & CO_VARARGS:
             raise ValueError(f"operation {name}: keeps {keeps}, but has inputs 0 to {code.co_argcount - 1}")
         apply = _on_tensors(rule, keeps, writes, view)

@@ -192,14 +192,14 @@ def bce_with_logits(logits: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]
 
 
 @operation(keeps=FIRST)
-def leaky(x: Array, *, slope: float) -> tuple[Array, tuple[Vjp, ...]]:
+def _leaky_relu(x: Array, *, slope: float) -> tuple[Array, tuple[Vjp, ...]]:
     """x where it is above 0, else slope * x: the rule of `leaky_relu`."""
     return np.where(x > 0, x, x * slope), (lambda g: np.where(x > 0, g, g * slope),)
 
 
 def leaky_relu(x: TensorLike, negative_slope: float = 0.01) -> Tensor:
     """x where it is above 0, else negative_slope * x."""
-    return leaky(x, slope=negative_slope)
+    return _leaky_relu(x, slope=negative_slope)
 
 
 def softmax(x: TensorLike, dim: int = -1) -> Tensor:

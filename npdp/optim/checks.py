@@ -12,14 +12,10 @@ def checked(parameters: Iterable[Parameter]) -> list[Parameter]:
     """Return the parameters; raise TypeError or ValueError where they are none, or have no order."""
     if isinstance(parameters, (set, frozenset)):
         raise TypeError("an optimiser takes parameters in an order, the same on every rank and in every run, got a set")
-    try:
-        each = None if isinstance(parameters, Parameter) else iter(parameters)  # a sequence need not be an Iterable
-    except TypeError:
-        each = None
-    if each is None:
+    if isinstance(parameters, Parameter) or not (hasattr(parameters, "__iter__") or hasattr(parameters, "__getitem__")):
         got = f"a single {type(parameters).__name__}"
         raise TypeError(f"an optimiser takes Parameters in a list, or as model.parameters() gives them, got {got}")
-    found = list(each)
+    found = list(parameters)
     if not found:
         raise ValueError("an optimiser needs at least one parameter, got none")
     for parameter in found:

@@ -39,14 +39,12 @@ class World(Carrier):
         closing: called, in this order, when this rank's program ends well.
         exchanges: how many exchanges of gradients it has.
         buckets: how many buckets these have.
-        services: of parameter servers that this rank is, beside its program; those of models trained in step.
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
         super().__init__(transport, algorithm)
         self.closing: list[Callable[[], None]] = []
         self.exchanges = self.buckets = 0
-        self.services: list[Any] = []
         self._number = np.zeros(1, np.int64)  # for barriers and counts
 
     def narrow(self, transport: Transport) -> None:

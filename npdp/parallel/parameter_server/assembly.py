@@ -25,7 +25,7 @@ from npdp.parallel.parameter_server.lines import Lines
 from npdp.parallel.parameter_server.policies import Policy
 from npdp.parallel.parameter_server.roles import Roles
 from npdp.parallel.parameter_server.rows import RemoteRows, RowShard, lay_lanes
-from npdp.parallel.parameter_server.service import Service
+from npdp.parallel.parameter_server.service import IN_STEP, Service, Together
 from npdp.parallel.parameter_server.shard import DenseShard, Rate, RemoteSlab, Shard
 from npdp.parallel.parameter_server.worker import ServerExchange
 from npdp.parallel.world import World, become
@@ -56,8 +56,8 @@ def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World
     exchange = ServerExchange(parameters, world, strategy)
     shards = _lay_shards(strategy, roles, exchange)
     lines = Lines(world)
-    beside = world.services if strategy.in_step else []
-    service = shards.service(lines, beside) if roles.is_server else None
+    together = IN_STEP.setdefault(world, Together()) if strategy.in_step else Together()
+    service = shards.service(lines, together) if roles.is_server else None
     if service is not None and not roles.is_worker:
         service.serve()
         raise SystemExit(0)
@@ -132,7 +132,7 @@ class _Shards:
         """Of a worker's message."""
         return wire.header_length(max((len(k.numbers) for k in self.optimizers if isinstance(k, Slab)), default=0))
 
-    def service(self, lines: Lines, beside: list[Service]) -> Service:
+    def service(self, lines: Lines, together: Together) -> Service:
         """Return what serves this rank's shards."""
         roles, strategy = self.roles, self.strategy
         shards: list[tuple[Shard, Policy]] = []
@@ -141,7 +141,7 @@ class _Shards:
             policy = strategy.policy(roles.workers, among_all, isinstance(key, Parameter))
             shards.append((self._shard(key, optimizer), policy))
         first, records = roles.server == 0, strategy.record
-        return Service(*lines.for_a_thread(), self.header_length, roles.workers, shards, first, records, beside)
+        return Service(*lines.for_a_thread(), self.header_length, roles.workers, shards, first, records, together)
 
     def _shard(self, key: Slab | Parameter, optimizer: Optimizer) -> Shard:
         roles, strategy, whole_batches = self.roles, self.strategy, self.strategy.whole_batches

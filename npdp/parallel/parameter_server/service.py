@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,6 +25,34 @@ from npdp.parallel.parameter_server.messages import Leave, Push, Reply
 from npdp.parallel.parameter_server.policies import Policy
 from npdp.parallel.parameter_server.server import Server
 from npdp.parallel.parameter_server.shard import Shard
+from npdp.parallel.world import World
+
+
+class Together:
+    """Servers of one rank that are looked at together, one message to any of them at a time.
+
+    Attributes:
+        handling: held while a message is handled.
+        servers: of one model's shards; or of those of all models that are trained in step, whose workers wait for
+            nothing but steps. (At another a worker waits for one whose word that it is idle may be on its way.)
+    """
+
+    def __init__(self) -> None:
+        self.handling = threading.Lock()
+        self.servers: list[Server] = []
+
+    def require_progress(self) -> None:
+        """Raise RuntimeError where each worker waits for an answer, at several servers: none will come."""
+        waiting = [workers for server in self.servers if (workers := server.waiting)]
+        if len(waiting) > 1 and sum(map(len, waiting)) == len(self.servers[0].workers):
+            one, other = waiting[0][0], waiting[1][0]
+            raise RuntimeError(
+                f"worker {one} takes a step of an optimiser while worker {other} takes one of another: all workers "
+                "take the same steps in the same order"
+            )
+
+
+IN_STEP: WeakKeyDictionary[World, Together] = WeakKeyDictionary()  # the servers that a rank is, beside its program
 
 
 class Service:
@@ -36,8 +65,7 @@ class Service:
         shards: each shard's arithmetic, and what its logic goes by.
         has_first: whether the first of them is the first of all servers'.
         records: whether they keep the order of arrivals.
-        beside: the services of this rank, a thread each, where it trains several models in step; this one joins them.
-            An empty list for any other: a worker waits there for one whose word that it is idle may be on its way.
+        together: what their servers join until all workers have left.
     """
 
     def __init__(
@@ -49,7 +77,7 @@ class Service:
         shards: Sequence[tuple[Shard, Policy]],
         has_first: bool,
         records: bool,
-        beside: list[Service],
+        together: Together,
     ) -> None:
         self._requests, self._replies, self._workers = requests, replies, workers
         self._shards = [
@@ -58,9 +86,8 @@ class Service:
         ]
         self._headers = np.zeros((workers, header_length), np.int64)
         self._sending: dict[int, list[Handle]] = {}  # what is on its way to each worker
-        self._handling: threading.Lock = next((other._handling for other in beside), threading.Lock())  # one for all
-        self._beside = beside
-        beside.append(self)
+        self._together = together
+        together.servers += [server for server, _ in self._shards]
 
     def serve(self) -> None:
         """Serve until every worker has left every shard."""
@@ -76,26 +103,14 @@ class Service:
                 listening[worker] = self._listen(worker)
             else:
                 del listening[worker]
-            with self._handling:
+            with self._together.handling:
                 for reply in server.handle(message):
                     self._answer(reply, number)
-                self._require_progress()
+                self._together.require_progress()
         self._settle()
-        with self._handling:
-            self._beside.remove(self)
-
-    def _require_progress(self) -> None:
-        """Raise RuntimeError where each worker waits for an answer, at other shards: none will come."""
-        shards = [shard for service in self._beside for shard in service._shards]
-        if len(shards) == 1:
-            return
-        waiting = [workers for server, _ in shards if (workers := server.waiting)]
-        if len(waiting) > 1 and sum(map(len, waiting)) == self._workers:
-            one, other = waiting[0][0], waiting[1][0]
-            raise RuntimeError(
-                f"worker {one} takes a step of an optimiser while worker {other} takes one of another: all workers "
-                "take the same steps in the same order"
-            )
+        with self._together.handling:
+            for server, _ in self._shards:
+                self._together.servers.remove(server)
 
     def _apply(self, shard: Shard, pushes: list[Push]) -> None:
         self._settle()
