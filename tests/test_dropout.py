@@ -1,0 +1,113 @@
+"""Dropout: a row of the global batch has the same mask wherever it is computed, and another one each time."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import npdp
+from npdp import nn
+from npdp.autograd import Batch, Tensor
+from npdp.autograd.tensor import result
+
+
+class Holder(nn.Module):
+    """A tree of dropouts."""
+
+    def __init__(self):
+        self.a = nn.Dropout(seed=1)
+        self.rest = nn.Sequential(nn.Linear(2, 2), nn.Dropout(seed=1), nn.Sequential(nn.Dropout(seed=1)))
+
+
+def batch(rows, iteration=0, shape=(7,), global_rows=20):
+    """Return ones as the loader gives them: the rows [start, stop) of a global batch."""
+    start, stop = rows
+    whole = Batch(stop - start, iteration, (start, global_rows))
+    return result(np.ones((stop - start, *shape), np.float32), whole)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (9,), (3, 5)])
+@pytest.mark.parametrize("cuts", [[10], [1, 2, 3], [0, 7, 7, 19, 20]])
+def test_dropout_masks_a_row_alike_however_the_batch_is_split(shape, cuts):
+    layer = nn.Dropout(0.4, seed=3)
+    whole = layer(batch((0, 20), 5, shape)).data
+    ends = [0, *cuts, 20]
+    parts = [layer(batch(rows, 5, shape)).data for rows in pairwise(ends)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("turned", [lambda x: x.T, lambda x: x[:3], lambda x: x.reshape(1, 4, 7)],
+                         ids=["turned", "some rows", "an axis before"])  # fmt: skip
+def test_dropout_refuses_rows_that_it_cannot_place_in_a_batch_that_ranks_share(turned):
+    layer = nn.Dropout(0.5, seed=3)
+    x = result(np.ones((4, 7), np.float32), Batch(4, 0, (4, 9), parts=2))
+    rows = turned(x)
+    assert layer(x[:0]).shape == (0, 7)
+    with pytest.raises(ValueError, match="must begin with the axis of the batch; this rank has 4 samples"):
+        layer(rows)
+    assert layer(turned(result(x.data, Batch(4, 0, (0, 4))))).shape == rows.shape  # on one rank all is here
+
+
+def test_dropout_masks_alike_where_samples_have_several_rows():
+    layer = nn.Dropout(0.5, seed=3)
+    whole = layer(batch((0, 20), 1, (4, 6)).reshape(80, 6)).data
+    parts = [layer(batch(rows, 1, (4, 6)).reshape(-1, 6)).data for rows in ((0, 7), (7, 20))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
+def test_dropout_drops_a_part_p_and_scales_the_rest(p):
+    x = np.ones((1000, 50), np.float32)
+    y = nn.Dropout(p, seed=1)(x).data
+    assert abs((y == 0).mean() - p) < 0.01
+    assert y.dtype == np.float32 and set(np.unique(y)) <= {np.float32(0), np.float32(1 / (1 - p))}
+    rows, columns = (y == 0).mean(axis=1), (y == 0).mean(axis=0)
+    assert abs(rows - p).max() < 0.35 and abs(columns - p).max() < 0.1
+
+
+def test_dropout_passes_the_gradient_of_what_it_keeps():
+    x = Tensor(np.ones((10, 4)), requires_grad=True)
+    y = nn.Dropout(0.5, seed=1)(x)
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, y.data)
+
+
+def test_dropout_differs_by_seed_iteration_row_and_layer():
+    model, x = Holder(), batch((0, 20))
+    layers = [model.a, model.rest[1], model.rest[2][0]]
+    assert [layer.layer_number for layer in layers] == [0, 1, 2]
+    masks = [layer(x).data for layer in layers]
+    masks += [model.a(batch((0, 20), 1)).data, model.a(batch((20, 40))).data, nn.Dropout(0.5, seed=2)(x).data]
+    for i, mask in enumerate(masks):
+        assert not any((mask == other).all() for other in masks[:i])
+    assert len(np.unique(masks[0], axis=0)) > 10
+    np.testing.assert_array_equal(masks[0], Holder().a(x).data)
+
+
+def test_dropout_takes_the_seed_of_the_rank_where_it_has_none():
+    layer, x = nn.Dropout(), batch((0, 20))
+    npdp.manual_seed(8)
+    y = layer(x).data
+    np.testing.assert_array_equal(y, nn.Dropout(seed=8)(x).data)
+    npdp.manual_seed(9)
+    assert (layer(x).data != y).any()
+
+
+def test_dropout_without_a_loader_counts_its_calls():
+    layer, x = nn.Dropout(seed=1), np.ones((20, 7), np.float32)
+    assert (layer(x).data != layer(x).data).any()
+
+
+def test_a_dropout_that_is_used_twice_has_two_masks():
+    drop = nn.Dropout(0.5, seed=1)
+    x = result(np.ones((4, 8)), Batch(4, 3, (0, 4)))
+    first, second = drop(x).data, drop(x).data
+    assert not np.array_equal(first, second)
+    again = nn.Dropout(0.5, seed=1)
+    assert np.array_equal(again(x).data, first) and np.array_equal(again(x).data, second)
+
+
+def test_dropout_does_nothing_in_evaluation():
+    x = Tensor(np.ones((3, 2)))
+    assert nn.Dropout(0.5).eval()(x) is x
+    assert nn.Dropout(0.5)(batch((3, 3))).shape == (0, 7)
