@@ -1,4 +1,4 @@
-"""The tape: graphs of all forms, hooks, modes, mistakes that are noticed, and memory that is given back."""
+"""The tape: graphs of all forms, modes, mistakes that are noticed, and memory that is given back."""
 
 import gc
 import threading
@@ -6,14 +6,11 @@ import weakref
 
 import numpy as np
 import pytest
+from arithmetic import leaf
 
 from npdp import nn, optim
 from npdp.autograd import Node, Tensor, is_grad_enabled, no_grad, operators
 from npdp.nn import functional
-
-
-def leaf(*values, dtype=np.float64):
-    return Tensor(np.array(values, dtype), requires_grad=True)
 
 
 @pytest.fixture
@@ -37,67 +34,6 @@ def garbage():
 
 def nodes_alive():
     return sum(type(x) is Node for x in gc.get_objects())
-
-
-# Tensors
-def test_arrays_keep_their_dtype_and_python_floats_become_float32():
-    assert Tensor(np.zeros(2)).dtype == np.float64
-    assert Tensor(np.zeros(2, np.float32)).dtype == np.float32
-    assert Tensor(np.float64(1)).dtype == np.float64
-    assert Tensor(1.5).dtype == Tensor([1.5]).dtype == np.float32
-    assert Tensor([1, 2]).dtype == np.int64
-    assert Tensor([np.zeros(2), np.zeros(2)]).dtype == Tensor([[0.5], [np.float64(0.1)]]).dtype == np.float64
-
-
-def test_a_tensor_says_what_it_is():
-    array = np.arange(6.0).reshape(2, 3)
-    x = Tensor(array, requires_grad=True)
-    assert (x.shape, x.ndim, len(x), x.numel(), x.size(), x.size(dim=1)) == ((2, 3), 2, 2, 6, (2, 3), 3)
-    assert x.numpy() is array and np.asarray(x) is not None and x.is_leaf and not (x * 2).is_leaf
-    assert (x.sum().item(), float(x[1, 2]), int(x[1, 2])) == (15.0, 5.0, 5)
-    assert (f"{x.sum():.2f}", f"{x[0, :2]}") == ("15.00", str(x[0, :2]))
-    with pytest.raises(TypeError, match=r"only one number takes a format, got '.2f' for a Tensor of shape \(2, 3\)"):
-        f"{x:.2f}"
-    assert "requires_grad=True" in repr(x) and "made by sum" in repr(x.sum())
-    assert [float(row.sum()) for row in x] == [3.0, 12.0]
-    assert float(Tensor([[1.5]])) == 1.5 and int(Tensor([2])) == 2
-    assert ["a", "b", "c"][x[0].argmax()] == "c" and np.arange(5.0)[Tensor([3, 1])].tolist() == [3, 1]
-    with pytest.raises(TypeError):
-        range(Tensor(1.5))
-
-
-@pytest.mark.parametrize("function", [
-    lambda h: np.concatenate([h, h]), lambda h: np.where([True], 0, h), lambda h: np.dot(np.ones(2), h),
-    lambda h: np.stack(arrays=(h, h)), lambda h: np.split(h, 2), lambda h: np.mean(h),
-])  # fmt: skip
-def test_numpys_functions_do_not_lose_a_gradient_in_silence(function):
-    x = Tensor(np.ones(2), requires_grad=True)
-    with pytest.raises(TypeError, match=r"np\.\w+ makes an array, at which the gradient of a Tensor would end"):
-        function(2 * x)
-    with no_grad():
-        function(2 * x)
-    function(x.detach())
-
-
-def test_numpys_functions_take_tensors_where_no_gradient_could_pass():
-    x = Tensor(np.array([[1.0, 3.0], [5.0, 2.0]]), requires_grad=True)
-    assert np.argmax(2 * x, 1).tolist() == [1, 0] and np.allclose(x, x.data) and np.shape(x) == (2, 2)
-    assert np.mean(x.detach()) == 2.75 and np.sum(x.detach(), axis=0).tolist() == [6, 5]
-
-
-def test_iterating_gives_rows_and_a_number_has_none():
-    x = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-    first, second = x
-    (first * second).sum().backward()
-    np.testing.assert_array_equal(x.grad, [[3, 4], [1, 2]])
-    with pytest.raises(TypeError, match="unsized"):
-        list(Tensor(1.0))
-
-
-@pytest.mark.parametrize("dtype", [np.int64, bool, np.complex128, np.float16])
-def test_only_float32_and_float64_have_gradients(dtype):
-    with pytest.raises(TypeError, match="a gradient needs float32 or float64, got"):
-        Tensor(np.zeros(2, dtype), requires_grad=True)
 
 
 # Graphs
@@ -285,113 +221,6 @@ def test_detach_stops_the_gradient_and_shares_the_array():
     assert x.grad[0] == 6
 
 
-# Hooks
-def test_a_hook_sees_the_whole_gradient_of_this_backward_once():
-    x, seen = leaf(2.0), []
-    x.register_hook(lambda g: seen.append(float(g[0])))
-    for _ in range(2):
-        (x * x + x).backward()
-    assert seen == [5, 5]
-    assert x.grad[0] == 10
-
-
-def test_hooks_run_in_order_and_may_replace_the_gradient():
-    x = leaf(1.0, dtype=np.float32)
-    remove = x.register_hook(lambda g: g * 10)
-    x.register_hook(lambda g: (g + np.float64(1)).astype(np.float64))
-    (x * 2).backward()
-    assert x.grad[0] == 21 and x.grad.dtype == np.float32
-    remove()
-    (x * 2).backward()
-    assert x.grad[0] == 24
-
-
-def test_a_hook_that_changes_what_it_sees_changes_no_other_gradient():
-    x, y, start = leaf(1.0, 2.0), leaf(3.0, 4.0), np.ones(2)
-    x.register_hook(lambda g: np.multiply(g, 10, out=g))
-    y.register_hook(lambda g: np.multiply(g, 100, out=g))
-    (x + y).backward(start)
-    np.testing.assert_array_equal([x.grad, y.grad, start], [[10, 10], [100, 100], [1, 1]])
-
-
-def test_a_hook_of_a_number_gets_an_array():
-    number = nn.Parameter(np.ones((), np.float32))
-    seen = []
-    number.register_hook(seen.append)
-    number.reshape(()).backward()
-    (number * 2.0).backward()
-    assert [type(gradient) for gradient in seen] == [np.ndarray] * 2
-    np.testing.assert_array_equal(number.grad, 3)
-
-
-def test_a_hook_of_a_leaf_that_is_the_loss_runs_too():
-    x = leaf(2.0)
-    x.register_hook(lambda g: 3 * g)
-    x.backward(np.array([2.0]))
-    x.backward()
-    np.testing.assert_array_equal(x.grad, [9])
-
-
-def test_a_hook_runs_when_its_gradient_is_complete_before_the_rest_of_backward():
-    first, last, order = leaf(2.0), leaf(3.0), []
-    first.register_hook(lambda g: order.append(("first", last.grad is not None)))
-    (first.exp() * last).backward()
-    assert order == [("first", True)]
-
-
-def test_a_hook_that_gives_another_shape_is_refused():
-    x = Tensor([1.0, 2.0], requires_grad=True)
-    x.register_hook(lambda g: g[:1])
-    with pytest.raises(ValueError, match=r"a hook of a leaf of shape \(2,\) gave a gradient of shape \(1,\)"):
-        x.sum().backward()
-
-
-def test_hooks_are_for_leaves_with_a_gradient():
-    for tensor in (Tensor([1.0]), leaf(1.0) * 2):
-        with pytest.raises(ValueError, match="a hook needs a leaf"):
-            tensor.register_hook(print)
-
-
-class Weighs:
-    """An exchange that says what it is told, and notes that backward has failed."""
-
-    leaves_early = False
-
-    def __init__(self, weight):
-        self.weight, self.number, self.cancelled = weight, 1, 0
-
-    def begin(self, batch, alone):
-        if self.weight is None:
-            raise ValueError("cannot be weighed")
-        return self.weight
-
-    def cancel(self):
-        self.cancelled += 1
-
-
-@pytest.mark.parametrize(("second", "error", "why", "cancelled"), [
-    (0.25, RuntimeError, "saw different numbers of samples, .*; give each loss its own backward", 1),
-    (None, ValueError, "cannot be weighed", 0),
-])  # fmt: skip
-def test_exchanges_that_weigh_one_loss_differently_are_refused(second, error, why, cancelled):
-    x, y = leaf(1.0), leaf(2.0)
-    x.exchange, y.exchange = Weighs(0.5), Weighs(second)
-    with pytest.raises(error, match=why):
-        (x * y).backward()
-    assert x.grad is None and y.grad is None
-    assert (x.exchange.cancelled, y.exchange.cancelled) == (1, cancelled)  # who has put gradients aside takes them back
-
-
-def test_of_two_exchanges_the_one_that_is_done_stays_so_where_the_other_fails_at_the_end():
-    x, y = leaf(1.0), leaf(2.0)
-    x.exchange, y.exchange = Weighs(0.5), Weighs(0.5)
-    x.exchange.finish = lambda: None
-    y.exchange.number = 2
-    with pytest.raises(AttributeError, match="finish"):
-        (x * y).backward()
-    assert (x.exchange.cancelled, y.exchange.cancelled) == (0, 1)
-
-
 def test_what_gives_no_gradient_back_is_not_waited_for():
     x = Tensor([1.0, -2.0, 3.0], requires_grad=True)
     twice = x * 2
@@ -400,8 +229,6 @@ def test_what_gives_no_gradient_back_is_not_waited_for():
     x.grad = None
     (operators.where(x * 2, 1.0, 0.0) * x).sum().backward()
     np.testing.assert_array_equal(x.grad, [1, 1, 1])
-
-
 
 
 # Memory
