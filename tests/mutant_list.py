@@ -2153,7 +2153,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/data/targets.py",
                'if labels.dtype.kind == "f":',
                "if False:",
-               "tests/test_formats.py::test_labels_that_are_no_integers_are_refused_where_classes_are_asked_for"),
+               "tests/test_wrong_files.py::test_labels_that_are_no_integers_are_refused_where_classes_are_asked_for"),
         Mutant("npdp/data/targets.py",
                "1 + max(int(part.max(initial=0)) for part in labels)",
                "max(int(part.max(initial=0)) for part in labels)",
@@ -2165,16 +2165,16 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/data/formats/idx.py",
                "if len(content) != header.file_bytes:",
                "if len(content) < header.file_bytes:",
-               "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[trailing]"),
+               "tests/test_wrong_files.py::test_it_is_refused_in_one_line_that_says_where_and_why[trailing]"),
         Mutant("npdp/data/formats/idx.py",
                "if len(images) != len(labels):",
                "if False:",
-               "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[counts"
+               "tests/test_wrong_files.py::test_it_is_refused_in_one_line_that_says_where_and_why[counts"
                " differ]"),
         Mutant("npdp/data/formats/idx.py",
                "header.file_bytes + 1, zlib",
                "header.file_bytes, zlib",
-               "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[gz trailing]"),
+               "tests/test_wrong_files.py::test_it_is_refused_in_one_line_that_says_where_and_why[gz trailing]"),
         Mutant("npdp/data/formats/idx.py",
                '0x0B: ">i2"',
                '0x0B: "<i2"',
@@ -2182,7 +2182,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/data/formats/csv.py",
                "if any(map(_is_number, first))",
                "if all(map(_is_number, first))",
-               "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[csv "
+               "tests/test_wrong_files.py::test_it_is_refused_in_one_line_that_says_where_and_why[csv "
                "text line 1]"),
         Mutant("npdp/data/formats/csv.py",
                "return number - 1 if number > 0",
@@ -2195,12 +2195,12 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/data/formats/svmlight.py",
                "(np.diff(indices) <= 0)",
                "(np.diff(indices) < 0)",
-               "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[svm "
+               "tests/test_wrong_files.py::test_it_is_refused_in_one_line_that_says_where_and_why[svm "
                "duplicate]"),
         Mutant("npdp/data/formats/npz.py",
                "if wanted != file_bytes:",
                "if wanted > file_bytes:",
-               "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[npz "
+               "tests/test_wrong_files.py::test_it_is_refused_in_one_line_that_says_where_and_why[npz "
                "trailing]"),
         Mutant("npdp/data/formats/npz.py",
                'order="F" if header.fortran_order else "C"',
@@ -2209,7 +2209,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/data/formats/npz.py",
                "if len(x) != len(y):",
                "if len(x) < len(y):",
-               "tests/test_formats.py::test_a_wrong_file_is_refused_in_one_line_that_says_where_and_why[npz counts]"),
+               "tests/test_wrong_files.py::test_it_is_refused_in_one_line_that_says_where_and_why[npz counts]"),
     ],
     "training": [
         Mutant("npdp/epochs.py",
