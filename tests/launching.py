@@ -6,6 +6,7 @@ The process that starts mpirun must not have MPI loaded itself: the ranks would 
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -142,6 +143,16 @@ def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:
             return main(list(arguments))
         except SystemExit as left:
             return int(left.code or 0)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *arguments: str) -> str:
+    """Run a command's `main`; assert that it refuses in one line on standard error and nothing else, and return it."""
+    with mock.patch.dict(os.environ):
+        code = main(list(arguments))
+    out, error = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"npdp: error: \S[^\n]*\n", error), error
+    return error
 
 
 def end(mark: str) -> list[int]:

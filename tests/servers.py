@@ -3,7 +3,7 @@
 import time
 
 import numpy as np
-from test_train import fit
+from training import fit
 from worlds import Parallel, criterion, run
 
 import npdp

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_play import Play, play
-from test_train import fit
+from training import fit
 
 from npdp import train
 from npdp.errors import InputError

@@ -1,22 +1,17 @@
 """Input that cannot be used: one line that says why, exit code 2, nothing started and nothing written."""
 
 import gzip
-import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
+from launching import refusal
 
-from npdp import cli, config, flag_parser, kernels, train
-from npdp.errors import InputError
-
-ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+from npdp import cli, train
 
 MODELS = {
     "syntax.py": "def make(:\n",
@@ -142,17 +137,6 @@ FILES = {
 ALL = FLAGS | FILES
 
 
-def refusal(capsys, main, *flags: str) -> str:
-    """Run `main`, assert that it refuses in one line on standard error and nothing else, and return the line."""
-    with mock.patch.dict(os.environ):
-        code = main(list(flags))
-    out, error = capsys.readouterr()
-    assert code == 2
-    assert out == ""
-    assert re.fullmatch(r"npdp: error: \S[^\n]*\n", error), error
-    return error
-
-
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
 
@@ -182,179 +166,8 @@ def test_a_mistake_in_a_model_file_is_told_with_its_line_where_the_path_is_relat
     assert "(raises.py, line " in refusal(capsys, train.main, "--model", "raises.py:make")
 
 
-@pytest.mark.parametrize("flag", ["--metrics", "--save"])
-def test_a_file_with_no_name_or_too_long_a_one_is_refused(flag, capsys):
-    assert f"{flag}: wanted a file to write, got no name" in refusal(capsys, train.main, flag, "")
-    assert f"{flag}: wanted a file to write, but its name is too long: ooo" in refusal(
-        capsys, train.main, flag, "o" * 300
-    )
-
-
-def test_a_file_in_a_working_directory_that_is_gone_is_refused(tmp_path, monkeypatch, capsys):
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    assert "--save: wanted a file to write, but the working directory has been" in refusal(
-        capsys, train.main, "--save", "m.npz"
-    )
-
-
-def test_the_command_refuses_wrong_flags_before_it_starts_ranks(capsys, monkeypatch):
-    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
-    assert "got '0'" in refusal(capsys, cli.main, "train", "--ranks", "3", "--global-batch-size", "0")
-    assert "--save" in refusal(capsys, cli.main, "train", "--ranks", "3", "--save", "/no/such/directory/model.npz")
-
-
-@pytest.mark.parametrize("command", ["train --ranks 3", "train --transport threads --ranks 3", "train",
-                                     "bench iteration --ranks 3", "predict m.npz digits"])  # fmt: skip
-def test_kernels_that_there_are_not_are_refused_before_ranks_are_started(command, capsys, monkeypatch):
-    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
-    monkeypatch.setenv("NPDP_KERNELS", "foo")
-    assert "error: NPDP_KERNELS is 'foo', wanted c or numpy, or unset" in refusal(capsys, cli.main, *command.split())
-
-
-def test_kernels_of_c_that_were_not_compiled_are_refused_in_one_line(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(flag_parser, "__file__", str(tmp_path / "flag_parser.py"))
-    monkeypatch.setenv("NPDP_KERNELS", "c")
-    assert "C kernels are not compiled: install gcc" in refusal(capsys, cli.main, "train", "--ranks", "2")
-
-
-@pytest.mark.skipif(kernels.compiled is None, reason="the C kernels are not compiled")
-def test_kernels_of_c_that_were_compiled_are_found(monkeypatch):
-    monkeypatch.setenv("NPDP_KERNELS", "c")
-    assert config.parse(["--epochs", "3"]).epochs == 3
-
-
-def test_commands_know_the_kernels_that_there_are():
-    assert set(flag_parser.KERNELS) == set(kernels._CHOICES)
-
-
-def test_ranks_that_nobody_started_are_refused(capsys):
-    line = refusal(capsys, train.main, "--ranks", "3")
-    assert "--ranks 3, but this is a world of 1" in line
-    assert "npdp train --ranks 3" in line and "mpirun -n 3" in line and "--transport threads" in line
-
-
-def test_ranks_that_a_launcher_has_started_may_be_more_than_one_machine_holds(monkeypatch):
-    with pytest.raises(InputError, match="wanted at most 1024 on this machine, got '1025'"), cores(16):
-        config.parse(["--ranks", "1025"])
-    with pytest.raises(InputError, match="wanted at most 1088 on this machine, got '1089'"), cores(17):
-        config.parse(["--ranks", "1089"])
-    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1000000")
-    assert config.parse(["--ranks", "1000000"]).ranks == 1000000
-
-
-def cores(number: int) -> mock._patch:
-    return mock.patch("os.cpu_count", return_value=number)
-
-
-def test_a_world_of_threads_on_each_of_several_ranks_is_refused(monkeypatch):
-    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")
-    with pytest.raises(InputError, match=r"--transport threads .* but the launcher started 3"):
-        config.parse(["--transport", "threads", "--ranks", "2"])
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
-    assert config.parse(["--transport", "threads", "--ranks", "2"]).ranks == 2
-
-
-@pytest.mark.skipif(ROOT, reason="root may write everywhere")
-def test_a_place_without_write_permission_is_refused(tmp_path, capsys):
-    tmp_path.chmod(0o500)
-    assert "no permission to write" in refusal(capsys, train.main, "--save", f"{tmp_path}/model.npz")
-
-
-def test_a_metrics_file_from_before_survives_a_refusal(tmp_path, capsys):
-    (tmp_path / "m").write_text("the last run\n")
-    refusal(capsys, train.main, "--metrics", f"{tmp_path}/m", "--data", f"{tmp_path}/missing.csv")
-    assert (tmp_path / "m").read_text() == "the last run\n"
-
-
-READ_AND_WRITTEN = {  # flags, beside those that are right -> what the line must say
-    "--data t.npz --metrics t.npz": "--metrics: wanted a file to write, t.npz is what --data reads",
-    "--data {folder}/t.npz --save ../in/t.npz": "--save: wanted a file to write, ../in/t.npz is what --data reads",
-    "--data t.npz --save symbolic": "symbolic is what --data reads",
-    "--data symbolic.npz --metrics t.npz": "t.npz is what --data reads",
-    "--data t.npz --metrics hard": "hard is what --data reads",
-    "--data x.npy --metrics x.npy": "x.npy is what --data reads",
-    "--data x.npy --save y.npy": "y.npy is what --data reads",
-    "--data {folder} --metrics x.npy": "x.npy is what --data reads",
-    "--data {folder}/ --save y.npy": "y.npy is what --data reads",
-    "--data ../idx --save ../idx/train-images-idx3-ubyte.gz": "ubyte.gz is what --data reads",
-    "--model make.py:make --metrics make.py": "--metrics: wanted a file to write, make.py is what --model reads",
-    "--strategy ps --staleness 1 --model make.py:make --record-arrivals {folder}/make.py": "is what --model reads",
-}
-
-
-@pytest.mark.parametrize("flags", READ_AND_WRITTEN)
-def test_what_is_read_is_not_written_over(flags, folder, tmp_path, capsys, monkeypatch):
-    inside = tmp_path / "in"
-    inside.mkdir()
-    monkeypatch.chdir(inside)
-    shutil.copytree(folder / "idx", tmp_path / "idx")
-    np.savez("t.npz", x=np.eye(4), y=np.arange(4))
-    np.save("x.npy", np.eye(4))
-    np.save("y.npy", np.arange(4))
-    os.symlink("t.npz", "symbolic")
-    os.symlink("t.npz", "symbolic.npz")
-    os.link("t.npz", "hard")
-    Path("make.py").write_text("from npdp import nn\n\ndef make():\n    return nn.Linear(64, 10)\n")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert READ_AND_WRITTEN[flags] in refusal(capsys, train.main, *flags.format(folder=inside).split())
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_results_may_lie_beside_the_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.save("x.npy", np.eye(4))
-    np.save("y.npy", np.arange(4))
-    flags = ("--quiet", "--epochs", "1", "--test-fraction", "0", "--metrics", "m", "--save", "m.npz")
-    for data in ("x.npy", ".", "digits"):
-        assert [train.main([*flags, "--data", data]) for _ in range(2)] == [0, 0]
-    assert train.main([*flags[:-1], "digits", "--data", "digits"]) == 0  # no path, but a word
-
-
-def test_a_fault_of_one_rank_of_a_world_of_threads_is_refused_with_its_rank(tmp_path, capsys):
-    (tmp_path / "model.py").write_text(
-        "import npdp\nfrom npdp import nn\n\n"
-        "def make(features, classes):\n"
-        "    if npdp.rank() == 1:\n        raise OSError('no space')\n"
-        "    return nn.Linear(features, classes)\n"
-    )
-    line = refusal(capsys, train.main, "--transport", "threads", "--ranks", "3", "--model", f"{tmp_path}/model.py:make")
-    assert "error: rank 1: --model: " in line and "OSError: no space" in line
-
-
-def test_models_that_differ_between_ranks_are_refused_with_the_parameter(tmp_path, capsys):
-    (tmp_path / "model.py").write_text(
-        "import npdp\nfrom npdp import nn\n\n"
-        "def make(features, classes):\n"
-        "    width = 5 + npdp.rank() // 2\n"
-        "    return nn.Sequential(nn.Linear(features, width), nn.Linear(width, classes))\n"
-    )
-    line = refusal(capsys, train.main, "--transport", "threads", "--ranks", "3", "--model", f"{tmp_path}/model.py:make")
-    assert "parameters differ between ranks: rank 2 has 0.bias (6,) float32, rank 0 has 0.bias (5,) float32" in line
-
-
 def test_the_process_ends_with_2_and_no_traceback(folder):
     for flags in (["-m", "npdp.train", "--data", f"{folder}/ragged.csv"], ["-m", "npdp", "train", "--epochs", "x"]):
         done = subprocess.run([sys.executable, *flags], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")
         assert re.fullmatch(r"npdp: error: [^\n]+\n", done.stderr)
-
-
-def test_a_fault_of_the_program_is_no_refusal(tmp_path):
-    """What is no input error ends with 1 and a traceback, once, on one rank and in a world of threads."""
-    (tmp_path / "model.py").write_text(
-        "from npdp import nn\n\n"
-        "class Model(nn.Module):\n"
-        "    def __init__(self, features, classes):\n        self.layer = nn.Linear(features, classes)\n\n"
-        "    def forward(self, x):\n        return self.layer(x) if len(x) < 3 else self.layer(x)[:, :, 0]\n\n"
-        "def make(features, classes):\n    return Model(features, classes)\n"
-    )
-    for ranks in ([], ["--transport", "threads", "--ranks", "3"]):
-        command = [sys.executable, "-m", "npdp.train", *ranks, "--model", f"{tmp_path}/model.py:make"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert done.stderr.count("Traceback (most recent call last)") == 1 and "IndexError" in done.stderr

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from launching import mpirun, needs_mpi, python
-from test_train import UNUSED, fit, strict_lines
+from training import UNUSED, fit, strict_lines
 from worlds import FEATURES, assert_close, criterion, dataset, loader, mlp, parameters, run, train
 
 import npdp

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from launching import MARK, end, mpirun, python, why_no_mpi
-from test_train import DIGITS_TRAIN, off, read_run
+from training import DIGITS_TRAIN, off, read_run
 
 FILE = Path(__file__).parent.parent / "benchmarks" / "hosts.py"
 LIMIT_S = 30

@@ -5,7 +5,7 @@ import threading
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_train import fit
+from training import fit
 
 from npdp import config, train
 from npdp.elastic import inject

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train import DIGITS_TRAIN, fit, off, on_one_rank
+from training import DIGITS_TRAIN, fit, off, on_one_rank
 from worlds import CLASSES, FEATURES, Parallel, Plain, assert_close, criterion, loader, mlp, parameters, run, train
 
 import npdp

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from servers import served
-from test_train import DROPOUT, UNUSED, exact_flags, fit, off, on_one_rank
+from training import DROPOUT, UNUSED, exact_flags, fit, off, on_one_rank
 from worlds import CLASSES, FEATURES, Parallel, assert_close, criterion, loader, mlp, parameters, run
 
 import npdp

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from servers import handed_out, served, staleness_of
-from test_train import DIGITS_TRAIN, fit
+from training import DIGITS_TRAIN, fit
 from worlds import CLASSES, criterion, loader, mlp, parameters, run
 
 import npdp

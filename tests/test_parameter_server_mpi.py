@@ -8,8 +8,8 @@ import time
 
 import pytest
 from launching import PROGRAMS, end, mpirun, needs_mpi, on_ranks, pid_of, python, started
-from test_train import DIGITS_TRAIN, off, on_one_rank
 from test_train_mpi import make, refused, runs
+from training import DIGITS_TRAIN, off, on_one_rank
 
 pytestmark = needs_mpi
 SOON_S = 3

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import handed_out, numbers, served, slow, staleness_of
-from test_train import DIGITS_TRAIN, fit
+from training import DIGITS_TRAIN, fit
 from worlds import Parallel, assert_close, criterion, parameters, run
 
 import npdp

@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from launching import mpirun, needs_mpi
-from test_bad_input import refusal
-from test_train import fit, off
+from launching import mpirun, needs_mpi, refusal
+from training import fit, off
 
 from npdp import train
 from npdp.cli import main

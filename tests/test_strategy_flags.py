@@ -3,8 +3,8 @@
 import os
 
 import pytest
-from test_bad_input import refusal
-from test_train import fit
+from launching import refusal
+from training import fit
 
 from npdp import train
 

@@ -1,115 +1,20 @@
-"""npdp.train from flags to a trained model, in worlds of threads: exact on any number of ranks, and what it reports."""
+"""npdp.train from flags to a trained model, in worlds of threads: exact on any number of ranks, and it learns."""
 
-import errno
-import functools
-import json
 import math
-import os
-import re
 import sys
-import tempfile
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import pytest
+from training import BATCHES, DIGITS_TRAIN, DROPOUT, UNUSED, exact_flags, fit, off, on_one_rank
 
-from npdp import nn, train
-from npdp.collectives.algorithms import SCHEDULES
-from npdp.data import ArrayDataset, sources
-from npdp.evaluation import evaluate
-from npdp.parallel.world import init
-from npdp.report import metrics as metrics_module
-from npdp.report.metrics import Metrics
+from npdp.data import sources
 
 RANKS = (1, 2, 3, 4, 5)
-BATCHES = (1, 7, 32, 64, 100, 1437)
-DIGITS_TRAIN = 1437
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
-DROPOUT = """
-from npdp import nn
 
-def make(features, classes):
-    return nn.Sequential(nn.Linear(features, 24), nn.Tanh(), nn.Dropout(0.3), nn.Linear(24, classes))
-"""
-UNUSED = """
-from npdp import nn
-
-class Model(nn.Module):
-    def __init__(self, features, classes):
-        self.used, self.unused = nn.Linear(features, classes), nn.Linear(3, 3)
-
-    def forward(self, x):
-        return self.used(x)
-
-def make(features, classes):
-    return Model(features, classes)
-"""
-
-
-class Run(NamedTuple):
-    """How a training ended: its exit code, the metrics, the saved arrays by name."""
-
-    code: int
-    events: list[dict[str, Any]]
-    arrays: dict[str, np.ndarray]
-
-    @property
-    def end(self) -> dict[str, Any]:
-        return self.events[-1]
-
-    @property
-    def parameters(self) -> np.ndarray:
-        """All parameters in one row, in name order."""
-        return np.concatenate([self.arrays[name].ravel() for name in sorted(self.arrays) if name.startswith("param")])
-
-
-def read_run(code: int, folder: Path) -> Run:
-    """Read what `--metrics FOLDER/run.jsonl --save FOLDER/model.npz` left."""
-    with np.load(folder / "model.npz") as file:
-        arrays = dict(file)
-    return Run(code, strict_lines((folder / "run.jsonl").read_text()), arrays)
-
-
-def strict_lines(text: str) -> list[dict[str, Any]]:
-    """Parse a metrics file by JSON's own rules, which know no NaN."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-
-
-def fit(*flags: Any, ranks: int = 1) -> Run:
-    """Train in a world of threads; what it sets in the environment does not outlive it."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):
-        out = ("--metrics", f"{folder}/run.jsonl", "--save", f"{folder}/model.npz")
-        code = train.main([*map(str, flags), *out, "--transport", "threads", "--ranks", str(ranks)])
-        return read_run(code, Path(folder))
-
-
-def exact_flags(batch: int, dtype: str) -> tuple[str, ...]:
-    """Softmax, SGD with momentum; one epoch where a batch is one sample, else three."""
-    epochs, rate = ("1", "0.01") if batch == 1 else ("3", "0.1")
-    return ("--quiet", "--model", "softmax", "--momentum", "0.9", "--dtype", dtype, "--epochs", epochs,
-            "--learning-rate", rate, "--global-batch-size", str(batch))  # fmt: skip
-
-
-@functools.cache
-def on_one_rank(*flags: Any) -> Run:
-    """Train once for all tests that compare with it."""
-    return fit(*flags)
-
-
-def off(got: Run, wanted: Run) -> float:
-    """Return the relative distance of two models."""
-    return float(np.linalg.norm(got.parameters - wanted.parameters) / np.linalg.norm(wanted.parameters))
-
-
-# Exact on any number of ranks
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("ranks", RANKS)
 def test_any_number_of_ranks_trains_the_model_of_one_rank_and_uses_each_sample_once(ranks, batch):
@@ -196,12 +101,6 @@ def test_each_flag_changes_the_outcome(flag, other):
     assert off(run, on_one_rank(*flags)) > 1e-3
 
 
-@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("adam", None), ("adamw", None)])
-def test_metrics_have_a_momentum_where_the_optimizer_has_one(optimizer, momentum):
-    for given in ((), ("--momentum", "0.9")):
-        assert fit("--quiet", "--epochs", "0", "--optimizer", optimizer, *given).events[0]["momentum"] == momentum
-
-
 COUNTS = """import numpy as np
 from npdp import nn, random
 class Counts(nn.Module):
@@ -265,14 +164,10 @@ def test_synthetic_reaches_the_least_squares_solution(ranks):
     assert np.linalg.norm(got - wanted) <= 1e-3 * np.linalg.norm(wanted)
 
 
-@pytest.fixture(scope="module")
-def defaults() -> Run:
-    return fit("--quiet", ranks=4)
-
-
-def test_the_defaults_read_the_digits(defaults):
-    assert defaults.end["test_accuracy"] >= 0.93
-    assert defaults.end["epochs"] == 20 and defaults.end["samples_seen"] == 20 * DIGITS_TRAIN
+def test_the_defaults_read_the_digits():
+    end = fit("--quiet", ranks=4).end
+    assert end["test_accuracy"] >= 0.93
+    assert end["epochs"] == 20 and end["samples_seen"] == 20 * DIGITS_TRAIN
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"Debian's dataset-fashion-mnist is not installed ({FASHION})")
@@ -302,139 +197,3 @@ def test_a_file_of_ones_own_runs_as_a_script_does(tmp_path, monkeypatch):
         "    return npdp_tests_layers.Layer(sizes.features, sizes.classes)\n"
     )
     assert fit("--quiet", "--epochs", 1, "--model", f"{tmp_path}/own.py:make", ranks=2).code == 0
-
-
-# What it reports
-END = {
-    "world_size": int, "strategy": str, "algorithm": str, "backend": str, "epochs": int, "iterations": int,
-    "samples_seen": int, "train_loss": float, "test_loss": float, "test_accuracy": float, "parameters_sha256": str,
-    "wall_s": float, "samples_per_s": float, "compute_s": float, "communication_s": float, "wait_s": float,
-    "peak_memory_bytes": int, "recoveries": int,
-}  # fmt: skip
-
-
-def test_the_end_has_every_promised_field(defaults):
-    end = defaults.end
-    assert {name: type(end[name]) for name in END} == END
-    assert (end["strategy"], end["world_size"], end["recoveries"]) == ("allreduce", 4, 0)
-    assert end["backend"] in ("c", "numpy") and end["algorithm"] in (*SCHEDULES["allreduce"], "shared_memory")
-    assert (end["algorithm"] == "shared_memory") == (end["backend"] == "c")
-    assert re.fullmatch("[0-9a-f]{64}", end["parameters_sha256"])
-    assert 10e6 < end["peak_memory_bytes"] < 4e9
-    assert end["compute_s"] > 0 and end["communication_s"] > 0 and end["wait_s"] > 0
-    assert end["compute_s"] + end["communication_s"] + end["wait_s"] == pytest.approx(end["wall_s"], rel=0.1)
-    assert end["samples_per_s"] == pytest.approx(end["samples_seen"] / end["wall_s"])
-
-
-def test_events_come_in_order_with_epochs_counted(defaults):
-    kinds = [event["event"] for event in defaults.events]
-    assert kinds[0] == "start" and kinds[-1] == "end" and set(kinds[1:-1]) == {"iteration", "epoch"}
-    epochs = [event for event in defaults.events if event["event"] == "epoch"]
-    assert [event["epoch"] for event in epochs] == list(range(1, 21))
-    assert [event["iteration"] for event in epochs] == [23 * epoch for epoch in range(1, 21)]
-    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 5
-    counted = [event["iteration"] for event in defaults.events[1:-1]]
-    assert counted == sorted(counted)
-    assert all(0 <= event["learning_rate"] <= 0.1 for event in defaults.events if event["event"] == "iteration")
-    assert kinds.count("iteration") <= 10 * defaults.end["wall_s"] + 1
-
-
-def test_the_mean_loss_of_an_epoch_is_that_of_its_samples_on_any_number_of_ranks():
-    flags = ("--quiet", "--dtype", "float64", "--epochs", 2, "--global-batch-size", 50)
-    losses = [[event["train_loss"] for event in fit(*flags, ranks=ranks).events if event["event"] == "epoch"]
-              for ranks in (1, 3)]  # fmt: skip
-    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
-    still = fit(*flags, "--learning-rate", 0, ranks=3)  # the weights stay: the epoch's mean is the whole part's
-    assert still.events[-2]["train_loss"] == pytest.approx(still.end["train_loss"], rel=1e-10)
-
-
-@pytest.mark.parametrize("rate", [1e6, 0.01])
-def test_training_that_diverges_is_told_once_with_what_to_try_and_without_numpys_warnings(rate, capsys, recwarn):
-    flags = ["--data", "synthetic", "--model", "mlp", "--hidden", "8", "--epochs", "3", "--learning-rate", str(rate)]
-    train.main([*flags, "--transport", "threads", "--ranks", "2"])
-    assert capsys.readouterr().out.count("training has diverged: try a smaller --learning-rate") == (rate > 1)
-    assert not recwarn.list
-
-
-def test_a_regression_has_no_accuracy_and_data_without_a_test_part_no_test_loss():
-    run = fit("--quiet", "--data", "synthetic", "--test-fraction", 0, "--epochs", 1)
-    assert run.end["test_accuracy"] is None and run.end["test_loss"] is None
-    assert fit("--quiet", "--data", "synthetic", "--epochs", 1).end["test_loss"] > 0
-
-
-def test_metrics_are_at_most_ten_iterations_a_second(tmp_path, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(metrics_module.time, "monotonic", lambda: now[0])
-    due = []
-    with Metrics(str(tmp_path / "m")) as metrics:
-        for _ in range(1000):
-            now[0] += 0.003
-            due.append(metrics.due())
-    assert due[0] and 28 <= sum(due) <= 31
-    with Metrics(None) as nowhere:
-        assert not nowhere.due()
-
-
-def test_metrics_write_null_where_json_has_no_word(tmp_path):
-    with Metrics(str(tmp_path / "m")) as metrics:
-        metrics.write("end", train_loss=math.nan, test_loss=math.inf, wall_s=1.5, note=None)
-    [line] = strict_lines((tmp_path / "m").read_text())
-    assert line == {"event": "end", "train_loss": None, "test_loss": None, "wall_s": 1.5, "note": None}
-
-
-def test_metrics_of_a_run_that_is_cut_off_are_whole_lines(tmp_path):
-    metrics = Metrics(str(tmp_path / "m"))
-    metrics.write("start", world_size=1)
-    assert (tmp_path / "m").read_text() == '{"event": "start", "world_size": 1}\n'
-    metrics.__exit__(None, None, None)
-
-
-def full_disk(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_results_that_cannot_be_written_are_named_in_one_line_after_the_summary(ranks, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("os.fsync", full_disk)
-    flags = ("--strategy", "ps", "--servers", "0", "--staleness", "inf", "--epochs", "1", "--transport", "threads")
-    out = ("--save", f"{tmp_path}/m.npz", "--record-arrivals", f"{tmp_path}/a", "--metrics", f"{tmp_path}/m")
-    assert train.main([*flags, *out, "--ranks", str(ranks)]) == 1
-    said, error = capsys.readouterr()
-    assert said.splitlines()[-1].startswith("  sha256")
-    why = "could not be written: No space left on device"
-    rank = "rank 0: " * (ranks > 1)
-    assert error == f"npdp: error: {rank}--save: {tmp_path}/m.npz {why}; --record-arrivals: {tmp_path}/a {why}\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]  # which was written
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-def test_metrics_that_cannot_be_written_do_not_end_the_training(tmp_path, capsys):
-    assert train.main(["--epochs", "2", "--metrics", "/dev/full", "--save", f"{tmp_path}/m.npz"]) == 1
-    said, error = capsys.readouterr()
-    assert "epoch 2/2" in said and "done " in said and (tmp_path / "m.npz").exists()
-    assert error == "npdp: error: --metrics: /dev/full could not be written: No space left on device\n"
-
-
-def test_a_metrics_file_that_cannot_be_made_is_refused(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(metrics_module, "open", full_disk, raising=False)
-    assert train.main(["--metrics", f"{tmp_path}/m"]) == 2
-    why = "cannot be written: No space left on device"
-    assert capsys.readouterr().err == f"npdp: error: --metrics: {tmp_path}/m {why}\n"
-
-
-def test_a_model_is_scored_without_dropout_and_goes_on_with_it():
-    model = nn.Sequential(nn.Dropout(0.5, seed=1), nn.Linear(3, 2))
-    dataset = ArrayDataset(np.ones((20, 3), np.float32), np.zeros(20, np.int64))
-    first, second = (evaluate(init(), model, dataset, classes=2) for _ in range(2))
-    assert first == second  # dropout would draw two masks
-    assert all(module.training for module in model.modules())
-
-
-@pytest.mark.parametrize("features", [3, 4], ids=["", "after an exception"])
-def test_scoring_leaves_each_module_in_training_or_not_as_it_was(features):
-    model = nn.Sequential(nn.Dropout(0.5, seed=1), nn.Linear(3, 2))
-    model[0].eval()
-    dataset = ArrayDataset(np.ones((20, features), np.float32), np.zeros(20, np.int64))
-    with nullcontext() if features == 3 else pytest.raises(ValueError, match="3"):
-        evaluate(init(), model, dataset, classes=2)
-    assert [module.training for module in model.modules()] == [True, False, True]

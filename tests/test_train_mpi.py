@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from launching import PROGRAMS, SETTINGS, Outcome, end, mpirun, needs_mpi, python, started, wait_for_an_epoch
-from test_train import BATCHES, DIGITS_TRAIN, DROPOUT, UNUSED, exact_flags, off, on_one_rank, read_run, strict_lines
+from training import BATCHES, DIGITS_TRAIN, DROPOUT, UNUSED, exact_flags, off, on_one_rank, read_run, strict_lines
 
 from npdp import kernels
 

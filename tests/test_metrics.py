@@ -1,0 +1,107 @@
+"""Metrics: the events of a run, what each holds, and when they are written."""
+
+import math
+import re
+
+import pytest
+from training import Run, fit, strict_lines
+
+from npdp import train
+from npdp.collectives.algorithms import SCHEDULES
+from npdp.report import metrics as metrics_module
+from npdp.report.metrics import Metrics
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("adam", None), ("adamw", None)])
+def test_metrics_have_a_momentum_where_the_optimizer_has_one(optimizer, momentum):
+    for given in ((), ("--momentum", "0.9")):
+        assert fit("--quiet", "--epochs", "0", "--optimizer", optimizer, *given).events[0]["momentum"] == momentum
+
+
+END = {
+    "world_size": int, "strategy": str, "algorithm": str, "backend": str, "epochs": int, "iterations": int,
+    "samples_seen": int, "train_loss": float, "test_loss": float, "test_accuracy": float, "parameters_sha256": str,
+    "wall_s": float, "samples_per_s": float, "compute_s": float, "communication_s": float, "wait_s": float,
+    "peak_memory_bytes": int, "recoveries": int,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def defaults() -> Run:
+    return fit("--quiet", ranks=4)
+
+
+def test_the_end_has_every_promised_field(defaults):
+    end = defaults.end
+    assert {name: type(end[name]) for name in END} == END
+    assert (end["strategy"], end["world_size"], end["recoveries"]) == ("allreduce", 4, 0)
+    assert end["backend"] in ("c", "numpy") and end["algorithm"] in (*SCHEDULES["allreduce"], "shared_memory")
+    assert (end["algorithm"] == "shared_memory") == (end["backend"] == "c")
+    assert re.fullmatch("[0-9a-f]{64}", end["parameters_sha256"])
+    assert 10e6 < end["peak_memory_bytes"] < 4e9
+    assert end["compute_s"] > 0 and end["communication_s"] > 0 and end["wait_s"] > 0
+    assert end["compute_s"] + end["communication_s"] + end["wait_s"] == pytest.approx(end["wall_s"], rel=0.1)
+    assert end["samples_per_s"] == pytest.approx(end["samples_seen"] / end["wall_s"])
+
+
+def test_events_come_in_order_with_epochs_counted(defaults):
+    kinds = [event["event"] for event in defaults.events]
+    assert kinds[0] == "start" and kinds[-1] == "end" and set(kinds[1:-1]) == {"iteration", "epoch"}
+    epochs = [event for event in defaults.events if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == list(range(1, 21))
+    assert [event["iteration"] for event in epochs] == [23 * epoch for epoch in range(1, 21)]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 5
+    counted = [event["iteration"] for event in defaults.events[1:-1]]
+    assert counted == sorted(counted)
+    assert all(0 <= event["learning_rate"] <= 0.1 for event in defaults.events if event["event"] == "iteration")
+    assert kinds.count("iteration") <= 10 * defaults.end["wall_s"] + 1
+
+
+def test_the_mean_loss_of_an_epoch_is_that_of_its_samples_on_any_number_of_ranks():
+    flags = ("--quiet", "--dtype", "float64", "--epochs", 2, "--global-batch-size", 50)
+    losses = [[event["train_loss"] for event in fit(*flags, ranks=ranks).events if event["event"] == "epoch"]
+              for ranks in (1, 3)]  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+    still = fit(*flags, "--learning-rate", 0, ranks=3)  # the weights stay: the epoch's mean is the whole part's
+    assert still.events[-2]["train_loss"] == pytest.approx(still.end["train_loss"], rel=1e-10)
+
+
+@pytest.mark.parametrize("rate", [1e6, 0.01])
+def test_training_that_diverges_is_told_once_with_what_to_try_and_without_numpys_warnings(rate, capsys, recwarn):
+    flags = ["--data", "synthetic", "--model", "mlp", "--hidden", "8", "--epochs", "3", "--learning-rate", str(rate)]
+    train.main([*flags, "--transport", "threads", "--ranks", "2"])
+    assert capsys.readouterr().out.count("training has diverged: try a smaller --learning-rate") == (rate > 1)
+    assert not recwarn.list
+
+
+def test_a_regression_has_no_accuracy_and_data_without_a_test_part_no_test_loss():
+    run = fit("--quiet", "--data", "synthetic", "--test-fraction", 0, "--epochs", 1)
+    assert run.end["test_accuracy"] is None and run.end["test_loss"] is None
+    assert fit("--quiet", "--data", "synthetic", "--epochs", 1).end["test_loss"] > 0
+
+
+def test_metrics_are_at_most_ten_iterations_a_second(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(metrics_module.time, "monotonic", lambda: now[0])
+    due = []
+    with Metrics(str(tmp_path / "m")) as metrics:
+        for _ in range(1000):
+            now[0] += 0.003
+            due.append(metrics.due())
+    assert due[0] and 28 <= sum(due) <= 31
+    with Metrics(None) as nowhere:
+        assert not nowhere.due()
+
+
+def test_metrics_write_null_where_json_has_no_word(tmp_path):
+    with Metrics(str(tmp_path / "m")) as metrics:
+        metrics.write("end", train_loss=math.nan, test_loss=math.inf, wall_s=1.5, note=None)
+    [line] = strict_lines((tmp_path / "m").read_text())
+    assert line == {"event": "end", "train_loss": None, "test_loss": None, "wall_s": 1.5, "note": None}
+
+
+def test_metrics_of_a_run_that_is_cut_off_are_whole_lines(tmp_path):
+    metrics = Metrics(str(tmp_path / "m"))
+    metrics.write("start", world_size=1)
+    assert (tmp_path / "m").read_text() == '{"event": "start", "world_size": 1}\n'
+    metrics.__exit__(None, None, None)
