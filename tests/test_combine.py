@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_kernels import (
+from kernel_calls import (
     ADAM_FLAGS,
-    BETAS,
     FLOATS,
     INTEGERS,
     LARGE,
@@ -35,7 +34,7 @@ counts = st.one_of(st.integers(0, 40), st.sampled_from(LENGTHS), st.just(LARGE))
 
 
 def one_by_one(sources, op):
-    """Return source 0 op source 1 op ..., by accumulate, whose bits test_kernels.py knows."""
+    """Return source 0 op source 1 op ..., by accumulate, whose bits test_kernels_bits.py knows."""
     total = sources[0].copy()
     for source in sources[1:]:
         kernels.reference.accumulate(total, source, op)
@@ -154,7 +153,7 @@ def updated(kernel, function, arrays, gradient, **options):
 
 
 CASES = [(sgd_update, flags, 2) for flags in SGD_FLAGS]
-CASES += [(adam_update, BETAS | flags, 3) for flags in ADAM_FLAGS]
+CASES += [(adam_update, flags, 3) for flags in ADAM_FLAGS]
 
 
 @each_implementation
@@ -197,7 +196,7 @@ def test_a_range_updated_in_pieces_gives_the_bits_of_the_whole(kernel):
     rng = np.random.default_rng(2)
     sources = [rng.standard_normal(3000).astype(np.float32) for _ in range(3)]
     state = [rng.random(3000).astype(np.float32) for _ in range(3)]
-    adam = dict(lr=0.1, **BETAS, weight_decay=0.01, decoupled=False, step=3)
+    adam = dict(lr=0.1, weight_decay=0.01, step=3)
     whole = updated(kernel, adam_update, state, kernels.Sum(sources), **adam)
     cuts = (0, 16, 1040, 1041, 3000)
     for start, stop in pairwise(cuts):
@@ -215,5 +214,5 @@ def test_param_and_state_that_overlap_are_refused_from_a_sum_too(function):
     if function is sgd_update:
         assert sgd_update(kernels, param, gradient, param, **SGD | {"momentum": 0.9}) == 1
     else:
-        assert adam_update(kernels, param, gradient, state, state, lr=0.1, **BETAS, **ADAM_FLAGS[0]) == 1
+        assert adam_update(kernels, param, gradient, state, state, **ADAM_FLAGS[0]) == 1
     assert set(param.tolist()) == set(state.tolist()) == {1.0}

@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-from test_kernels import BETAS, adam_update, each_implementation, needs_compiled, sgd_update
+from kernel_calls import adam_update, each_implementation, needs_compiled, sgd_update
 
 from npdp import kernels
 
@@ -59,16 +59,14 @@ def test_an_unknown_op_is_refused():
 @each_implementation
 def test_arrays_that_overlap_are_reported_and_left_alone(kernel):
     memory = np.arange(30.0)
-    sgd = dict(lr=0.1, momentum=0.9, dampening=0.0, nesterov=False, weight_decay=0.0, first=False)
-    adam = dict(lr=0.1, **BETAS, weight_decay=0.0, decoupled=False, step=1)
     here, near, far, away = memory[:10], memory[9:19], memory[20:], np.ones(10)
     assert kernel.accumulate(here, near, "sum") == kernel.accumulate(near, here, "sum") == 1
     for arrays in [(here, near, far), (here, far, near), (far, here, near), (here, here, far)]:
-        assert sgd_update(kernel, *arrays, **sgd) == 1
+        assert sgd_update(kernel, *arrays, momentum=0.9) == 1
     for first, second in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]:
         arrays = [far, away, np.ones(10), np.ones(10)]
         arrays[first], arrays[second] = here, near
-        assert adam_update(kernel, *arrays, **adam) == 1
+        assert adam_update(kernel, *arrays) == 1
     np.testing.assert_array_equal(memory, np.arange(30.0))
     assert kernel.accumulate(here, memory[10:20], "sum") == 0  # neighbours do not overlap
 
@@ -148,7 +146,7 @@ def test_empty_arrays_are_taken_and_nothing_beside_them_is_written():
     empty = around[2:2]
     for op in kernels.OPS:
         kernels.accumulate(empty, empty[:], op)
-    adam_update(kernels, empty, empty, empty, empty, lr=1, **BETAS, weight_decay=0, decoupled=True, step=1)
+    adam_update(kernels, empty, empty, empty, empty, decoupled=True)
     assert around.tolist() == [1, 2, 3, 4]
 
 
