@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sparse_tables import sparse
 
 from npdp.data import ArrayDataset, DataLoader, SparseDataset, SparseRows
 from npdp.data.formats import sparse_npz
@@ -19,12 +20,6 @@ from npdp.errors import InputError
 def dense(count=23, columns=11, seed=3):
     generator = np.random.default_rng(seed)
     return np.round((generator.random((count, columns)) < 0.3) * generator.standard_normal((count, columns)), 3)
-
-
-def sparse(array):
-    rows, columns = np.nonzero(array)
-    indptr = np.searchsorted(rows, np.arange(len(array) + 1))
-    return SparseRows(indptr, columns, array[rows, columns], array.shape)
 
 
 def datasets(count=23, seed=3):

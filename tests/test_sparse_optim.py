@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_sparse import FLOATS, layers, row_gradient, seeds, sparse, table
+from sparse_tables import FLOATS, layers, row_gradient, seeds, sparse, table
 
 from npdp import nn, optim
 from npdp.autograd import Tensor
