@@ -1,5 +1,6 @@
-"""Where the C kernels are not compiled, tests and the programs they start use NumPy's by choice.
+"""What holds for all tests, and fixtures that several files need.
 
+Where the C kernels are not compiled, tests and the programs they start use NumPy's by choice.
 The warning that comes without a choice is what a test of its own expects (test_kernels_border.py); everywhere else it
 would stand in output that tests read.
 """
@@ -9,10 +10,13 @@ import os
 import shutil
 import signal
 import tempfile
+from pathlib import Path
+from unittest import mock
 
 import pytest
+from launching import exit_code
 
-from npdp import kernels, random
+from npdp import environment, kernels, launch, random
 
 if kernels.compiled is None:
     os.environ.setdefault("NPDP_KERNELS", "numpy")
@@ -29,3 +33,32 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _one_seed():
     """Orders and masks are those of a program that has just begun, whatever the test before has set."""
     random.manual_seed(0)
+
+
+@pytest.fixture
+def bare():
+    """Within, the environment says nothing about ranks, threads or MPI."""
+    of_launchers = {name for names in environment.LAUNCHERS for name in names}
+    ours = of_launchers | set(environment.BLAS_THREADS) | set(launch.settings())
+    ours.add("PRTE_MCA_rmaps_default_mapping_policy")
+    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("OMPI_")}
+    with mock.patch.dict(os.environ, kept, clear=True):
+        os.environ["HOME"] = "/home/somebody"
+        yield
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """What is measured in this file, beside other tests, is not to choose in others."""
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(tmp_path_factory.mktemp("cache"))):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory) -> Path:
+    """A model of the digits, saved."""
+    from npdp import cli
+
+    path = tmp_path_factory.mktemp("model") / "model.npz"
+    assert exit_code(cli.main, "train", "--quiet", "--epochs", "2", "--save", str(path)) == 0
+    return path

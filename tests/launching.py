@@ -145,6 +145,11 @@ def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int:
             return int(left.code or 0)
 
 
+def says(**variables: object) -> None:
+    """Put variables into the environment, within the fixture `bare`, which puts it back."""
+    os.environ.update({name: str(value) for name, value in variables.items()})
+
+
 def refusal(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *arguments: str) -> str:
     """Run a command's `main`; assert that it refuses in one line on standard error and nothing else, and return it."""
     with mock.patch.dict(os.environ):

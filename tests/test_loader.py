@@ -1,8 +1,7 @@
-"""The loader: each sample exactly once per epoch, whatever the number of ranks; order and tags are as promised."""
+"""The loader: each sample exactly once per epoch on any number of ranks, in order, with tags, and of any dataset."""
 
 import copy
 import pickle
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ from hypothesis import strategies as st
 from worlds import run
 
 import npdp
-from npdp.autograd import Tensor
+from npdp.autograd import Batch, Tensor
 from npdp.data import ArrayDataset, DataLoader, epoch_order, local_rows
-from npdp.partition import part
 
 numbers = st.integers(0, 60)
 few = st.integers(1, 6)
@@ -62,40 +60,6 @@ def test_every_rank_makes_the_same_number_of_steps(count, batch_size, world_size
     for loader in loaders(count, batch_size, world_size, accumulate=accumulate):
         assert len(labels(loader)) == len(loader) == loader.iterations_per_epoch * accumulate
         assert loader.iterations_per_epoch == -(-count // batch_size)
-
-
-@given(numbers, few, few, few)
-def test_local_rows_cut_a_ranks_part_into_pieces_that_follow_each_other(count, parts, pieces, rank):
-    rank %= parts
-    cuts = [local_rows(count, parts, rank, pieces, piece) for piece in range(pieces)]
-    assert (cuts[0][0], cuts[-1][1]) == part(count, parts, rank)
-    assert all(left[1] == right[0] for left, right in pairwise(cuts))
-    assert max(b - a for a, b in cuts) - min(b - a for a, b in cuts) <= 1
-
-
-@given(numbers, st.integers(0, 2**64 - 1), st.integers(0, 1000))
-def test_an_epochs_order_is_a_permutation_and_a_pure_function(count, seed, epoch):
-    order = epoch_order(count, seed, epoch)
-    assert sorted(order) == list(range(count))
-    np.random.default_rng(0).random(3)
-    assert np.array_equal(order, epoch_order(count, seed, epoch))
-    assert np.array_equal(epoch_order(count, seed, epoch, shuffle=False), np.arange(count))
-
-
-def test_orders_differ_between_epochs_and_seeds():
-    orders = {tuple(epoch_order(30, seed, epoch)) for seed in range(10) for epoch in range(10)}
-    assert len(orders) == 100
-
-
-def test_every_place_is_as_likely():
-    """Sample 0 comes at each of 5 places in about a fifth of 2000 epochs."""
-    places = [int(np.argmin(epoch_order(5, 7, epoch))) for epoch in range(2000)]
-    assert all(abs(places.count(place) - 400) < 5 * np.sqrt(2000 * 0.2 * 0.8) for place in range(5))
-
-
-def test_the_order_of_an_epoch_stays_as_it_is():
-    """An epoch is named by (seed, epoch) alone: another order would lose and repeat samples where a run goes on."""
-    assert epoch_order(10, seed=3, epoch=2).tolist() == [4, 3, 6, 5, 2, 9, 0, 1, 8, 7]
 
 
 def test_the_epoch_moves_on_by_itself_and_can_be_set():
@@ -177,6 +141,13 @@ def test_tags_say_which_rows_of_which_batch():
                     assert batch.iteration == epoch * 3 + number
                 assert x.data.shape == (stop - start, 2) and isinstance(x, Tensor)
                 assert np.array_equal(x.data[:, 0], y.data * 2)
+
+
+def test_the_position_in_the_global_batch_is_found_out_once_and_only_if_asked():
+    asked = []
+    batch = Batch(3, 0, lambda count: asked.append(count) or (6, 10))
+    assert asked == []
+    assert (batch.first_row, batch.global_count, batch.position, asked) == (6, 10, (6, 10), [3])
 
 
 def test_an_empty_part_has_the_shape_and_dtype_of_a_row():
