@@ -54,7 +54,7 @@ mutants: .venv/.dev
 
 emulate: .venv/.dev
 	CFLAGS=-DNPDP_EMULATED_TILES $(BIN)/python setup.py -q build --build-base build/emulated --build-lib build/emulated
-	PYTHONPATH=build/emulated $(BIN)/pytest tests/test_matmul.py
+	PYTHONPATH=build/emulated $(BIN)/pytest tests/test_matmul.py tests/test_matmul_taken.py
 
 sanitize:
 	@mkdir -p build

@@ -1,45 +1,26 @@
 """npdp's own products: whole numbers come out exactly, for any sizes, so a term that is missing or twice is seen."""
 
-import math
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import FORMS, KINDS, factors, for_any_size, matmul, whole
 
-from npdp import kernels, nn
+from npdp import kernels
 from npdp.nn import functional
 
-matmul = pytest.importorskip("npdp.kernels.matmul", reason="the C kernels are not compiled")
-KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX, "AVX2": matmul.AVX2}
-NARROW = {"AVX-512 for few outputs": matmul.AVX512_NARROW, "AVX2 for few outputs": matmul.AVX2_NARROW}
-KINDS |= NARROW
 pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="NumPy is asked for")
 
-FORMS = ("times", "times transposed", "transposed times")
 BORDERS = [(8, 1, 32), (41, 2, 94), (128, 256, 64), (129, 257, 95), (135, 513, 95), (519, 511, 32)]
 BORDERS += [(513, 300, 60), (64, 77, 1057)]
 # More than what stays in the cache
 LARGE = [(2100, 130, 64), (60, 9000, 60), (64, 40, 9000), (1030, 300, 1000), (61, 1100, 63)]
 
 
-def whole(shape, seed):
-    return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
-
-
 def normal(shape, seed):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def factors(form, m, k, n, make=whole):
-    """Return a (m, k) and b (k, n) in the order in memory that this form is for."""
-    a, b = make((m, k), 1), make((k, n), 2)
-    return (
-        np.asfortranarray(a) if form == "transposed times" else a,
-        np.asfortranarray(b) if form == "times transposed" else b,
-    )
 
 
 def few(array):
@@ -50,11 +31,7 @@ def few(array):
 
 @pytest.fixture(params=KINDS, scope="module")
 def tiles(request):
-    """What makes products of any size, also where it is slow."""
-    kind = KINDS[request.param]
-    if kind not in matmul.possible():
-        pytest.skip(f"this processor has no {request.param}")
-    return kind._replace(least_work=0, narrowest=sys.maxsize, largest_batch=sys.maxsize)
+    return for_any_size(request.param)
 
 
 @pytest.fixture(params=FORMS)
@@ -201,126 +178,3 @@ def test_a_rows_result_does_not_depend_on_which_rows_stand_beside_it(tiles, form
     for first, last in [(0, 32), (1, 60), (7, 150), (90, 1150)]:
         alone = matmul.dot([tiles], np.ascontiguousarray(a[first:last]), b)
         np.testing.assert_array_equal(alone, together[first:last])
-
-
-def test_what_it_cannot_do_is_left_to_others_untouched(tiles):
-    a, b = whole((64, 64), 1), whole((64, 64), 2)
-    out = np.full((64, 64), 5, np.float32)
-    assert matmul.dot([tiles._replace(least_work=64**3 + 1)], a, b, out) is None
-    for left, right in [(a.astype(np.float64), b), (a, b.astype(np.float64)), (a[:, ::2], b[:32]), (a, b[:, ::2])]:
-        assert matmul.dot([tiles], left, right) is None
-    assert matmul.dot([tiles], a, b[:32], out) is None  # np.dot says what is wrong
-    assert matmul.dot([tiles], a.T, b.T, out) is None
-    for wrong in (out[:32], out.astype(np.float64), out.T, out[:, ::2]):
-        assert matmul.dot([tiles], a, b, wrong) is None
-    assert (out == 5).all()
-
-
-@pytest.mark.parametrize(
-    ("settings", "quick", "taken"),
-    [({"OPENBLAS_NUM_THREADS": "1"}, True, True), ({"OPENBLAS_NUM_THREADS": "2"}, True, False),
-     ({"OPENBLAS_NUM_THREADS": "1"}, False, False)],
-    ids=["one thread", "two threads", "another processor"],
-)  # fmt: skip
-def test_it_is_taken_on_one_thread_where_it_is_quicker(tiles, monkeypatch, settings, quick, taken):
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    kinds = [tiles._replace(least_work=7), tiles._replace(least_work=5)]
-    monkeypatch.setattr(matmul, "quicker", lambda: kinds if quick else [])
-    own, least_work = functional._own_dot.__wrapped__()
-    assert least_work == (5 if taken else math.inf)
-    if taken:
-        assert own.func is matmul.dot and own.args == (kinds,)
-
-
-@pytest.mark.parametrize("more", [0, 1])
-def test_it_is_asked_for_products_that_are_large_enough(monkeypatch, more):
-    asked = []
-    monkeypatch.setattr(functional, "_own_dot", lambda: (lambda *factors: asked.append(factors), 4 * 3 * 2 + more))
-    layer = nn.Linear(3, 2)
-    layer(nn.Parameter(whole((4, 3), 3))).sum().backward()
-    assert len(asked) == (0 if more else 3)
-
-
-def test_what_is_quicker_is_what_was_measured_on_such_a_processor(monkeypatch):
-    class Processor:
-        NPDP_HAS_AVX512, NPDP_HAS_AMX, NPDP_WIDE_UNITS, NPDP_HAS_AVX2 = 1, 2, 4, 8
-
-        def npdp_processor(self):
-            return self.flags
-
-    processor = Processor()
-    monkeypatch.setattr(matmul, "lib", processor)
-    avx512 = [matmul.AVX512, matmul.AVX512_NARROW]
-    wide = [(15, [matmul.AMX, *avx512]), (13, avx512)]
-    halves = [(11, [matmul.AMX, *avx512, matmul.AVX2]), (9, [*avx512, matmul.AVX2])]
-    avx2 = [matmul.AVX2_NARROW, matmul.AVX2]
-    for flags, kinds in [*wide, *halves, (12, avx2), (8, avx2), (4, []), (0, [])]:
-        processor.flags = flags
-        assert matmul.quicker() == kinds
-
-
-@pytest.mark.parametrize("kind", NARROW)
-@pytest.mark.parametrize(
-    ("outputs", "taken"),
-    [(4, False), (5, True), (6, False), (7, False), (8, "AVX-512"), (9, True), (10, True), (12, "AVX-512"), (15, True),
-     (16, False), (30, False)],
-)  # fmt: skip
-def test_a_layer_with_few_outputs_takes_what_is_for_narrow_results(monkeypatch, outputs, taken, kind):
-    if NARROW[kind] not in matmul.possible():
-        pytest.skip(f"this processor has no {kind.split()[0]}")
-    taken = kind.startswith(taken) if isinstance(taken, str) else taken
-    made = []
-
-    def counting(a, b, out=None):
-        product = matmul.dot([NARROW[kind]._replace(least_work=1 << 17)], a, b, out)
-        made.append(product is not None)
-        return product
-
-    monkeypatch.setattr(functional, "_own_dot", lambda: (counting, 0))
-    layer = nn.Linear(784, outputs)
-    x, g = whole((128, 784), 3), whole((128, outputs), 4)
-    for gradient in (g, np.asfortranarray(g)):
-        (layer(x) * gradient).sum().backward()
-    np.testing.assert_array_equal(layer.weight.grad, 2 * g.T @ x)
-    assert made == [taken] * 4
-
-
-@pytest.mark.parametrize("rows", [256, 257])
-def test_a_small_batchs_backward_takes_what_is_for_it(rows):
-    """Where it is quicker; forward is BLAS's."""
-    if matmul.AVX2 not in matmul.possible():
-        pytest.skip("this processor has no AVX2")
-    for form, sizes in [("times", (rows, 600, 64)), ("times transposed", (rows, 600, 64)),
-                        ("transposed times", (600, rows, 64))]:  # fmt: skip
-        a, b = factors(form, *sizes)
-        assert (matmul.dot([matmul.AVX2], a, b) is not None) == (form != "times" and rows == 256)
-
-
-def test_what_one_kind_is_not_for_another_makes(tiles):
-    a, b = factors("transposed times", 64, 64, 64)
-    never = tiles._replace(least_work=64**3 + 1)
-    gives_up = tiles._replace(transposed_times=lambda *arguments: 1)
-    np.testing.assert_array_equal(matmul.dot([never, gives_up, tiles], a, b), a @ b)
-    assert matmul.dot([never, gives_up], a, b) is None
-
-
-def test_a_linear_layer_takes_it(tiles, monkeypatch):
-    made = []
-
-    def counting(a, b, out=None):
-        product = matmul.dot([tiles], a, b, out)
-        made.append(product is not None)
-        return product
-
-    layer = nn.Linear(90, 60)
-    x = nn.Parameter(whole((64, 90), 3))
-    (layer(x) * whole((64, 60), 4)).sum().backward()
-    wanted = [layer.weight.grad.copy(), x.grad.copy()]
-    layer.zero_grad()
-    x.grad = None
-    monkeypatch.setattr(functional, "_own_dot", lambda: (counting, 0))
-    (layer(x) * whole((64, 60), 4)).sum().backward()
-    assert made == [tiles.times is not None, True, True]
-    for got, expected in zip([layer.weight.grad, x.grad], wanted, strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
