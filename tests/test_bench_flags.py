@@ -1,12 +1,11 @@
 """npdp bench: its sizes and flags, and what it refuses."""
 
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from launching import exit_code
+from launching import exit_code, refusal
 
 from npdp import cli
 from npdp.bench import flags
@@ -83,10 +82,7 @@ def test_what_cannot_be_used_is_refused_in_one_line_before_any_rank_starts(argum
     monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr("npdp.bench.run.measure", lambda *_: pytest.fail("something was measured"))
     for main, before in ((bench.main, ()), (cli.main, ("bench",))):
-        assert exit_code(main, *before, *arguments.split()) == 2
-        out, error = capsys.readouterr()
-        assert out == "" and said in error
-        assert re.fullmatch(r"npdp: error: [^\n]+\n", error)
+        assert said in refusal(capsys, main, *before, *arguments.split())
 
 
 def test_a_plot_without_matplotlib_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
@@ -99,13 +95,12 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_runs(tmp_path, cap
 def test_one_file_for_both_is_refused(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = f"{tmp_path}/o.png"
-    assert exit_code(bench.main, "allreduce", "--sizes", "8", "--json", path, "--plot", path) == 2
-    assert f"--json and --plot name the same file, {path}" in capsys.readouterr().err
+    line = refusal(capsys, bench.main, "allreduce", "--sizes", "8", "--json", path, "--plot", path)
+    assert f"--json and --plot name the same file, {path}" in line
 
 
 def test_ranks_that_nobody_started_are_refused(capsys):
-    assert exit_code(bench.main, "allreduce", "--ranks", "3") == 2
-    said = capsys.readouterr().err
+    said = refusal(capsys, bench.main, "allreduce", "--ranks", "3")
     assert "--ranks 3, but this is a world of 1" in said and "npdp bench allreduce --ranks 3" in said
 
 
