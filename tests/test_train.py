@@ -52,7 +52,7 @@ def files(tmp_path_factory) -> Path:
 
 CASES = {
     "accumulate": "--accumulate 3",
-    "accumulate in more pieces than a part has": "--accumulate 40",
+    "accumulate in more pieces than a part has": "--accumulate 40 --epochs 1",
     "clip the norm": "--clip-norm 0.05",
     "accumulate and clip": "--accumulate 3 --clip-norm 0.05",
     "adam": "--optimizer adam --learning-rate 0.01",

@@ -13,7 +13,7 @@ import numpy as np
 from npdp import train
 
 DIGITS_TRAIN = 1437  # samples of the digits' training part
-BATCHES = (1, 7, 32, 64, 100, 1437)
+BATCHES = (1, 7, 32, 64, 100, DIGITS_TRAIN)  # from each sample alone to all at once; the last batch may be smaller
 
 DROPOUT = """
 from npdp import nn
