@@ -1,4 +1,4 @@
-"""Parameters, gradients and state lie in flat arrays, checked once, which may move and which users may replace."""
+"""Parameters, gradients and state lie in flat arrays: written in place, checked once, and again where they moved."""
 
 import weakref
 
