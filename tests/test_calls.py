@@ -9,17 +9,16 @@ import weakref
 import numpy as np
 import pytest
 from launching import is_intel_mpi, mpirun, needs_mpi
+from needs import needs_shared_memory, through_shared_memory
 from worlds import run
 
 import npdp
-from npdp import kernels
 from npdp.comm import calls
 from npdp.comm.calls import KEPT, Calls
 from npdp.comm.errors import CommunicationError
 from npdp.comm.threads import run_threads
 from npdp.parallel.world import init
 
-needs_c = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 NOT_THE_SAME = "do not call the same collective with the same count and dtype"
 
 # Each of these left ranks waiting for each other, with nothing on its way; by whom it is called, and how
@@ -45,7 +44,7 @@ def test_ranks_on_threads_that_call_different_collectives_are_told_so(what):
         run(ranks, lambda: program(npdp.rank()))
 
 
-@pytest.mark.parametrize("algorithm", ["ring", pytest.param("shared_memory", marks=needs_c)])
+@pytest.mark.parametrize("algorithm", ["ring", through_shared_memory])
 def test_a_barrier_is_called_a_barrier(algorithm):
     """And it is another collective than a sum of one number."""
 
@@ -58,7 +57,7 @@ def test_a_barrier_is_called_a_barrier(algorithm):
         run(2, program, hosts=None if algorithm == "shared_memory" else (0, 1))
 
 
-@needs_c
+@needs_shared_memory
 def test_taking_shared_memory_is_told_as_that():
     def program():
         npdp.barrier()
@@ -73,13 +72,13 @@ def test_a_first_collective_that_differs_is_told_as_that():
         run(2, lambda: npdp.allreduce(np.ones(9), algorithm="ring" if npdp.rank() else "auto"))
 
 
-@needs_c
+@needs_shared_memory
 def test_a_mean_does_not_meet_a_sum_in_shared_memory():
     with pytest.raises(CommunicationError, match=r"of 9 float32 \((mean|sum)\), rank . allreduce of 9 float32 \((m|s)"):
         run(2, lambda: npdp.allreduce(np.ones(9, np.float32), "mean" if npdp.rank() else "sum"))
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("shared_memory", marks=needs_c), "hierarchical"])
+@pytest.mark.parametrize("algorithm", [through_shared_memory, "hierarchical"])
 @pytest.mark.parametrize(
     "call",
     [npdp.allreduce, npdp.reduce_scatter, npdp.broadcast, lambda array: npdp.allgather(array.reshape(-1)[:6], array)],
@@ -195,7 +194,7 @@ def test_an_array_that_messages_may_still_write_to_is_kept(algorithm):
     run(2, program)
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize(("collective", "algorithm"), [
     ("allreduce", None), ("allreduce", "tree"), ("allreduce", "ring"), ("allreduce", "halving_doubling"),
     ("broadcast", None), ("broadcast", "tree"), ("reduce_scatter", None), ("reduce_scatter", "ring"),
@@ -216,7 +215,7 @@ def test_a_rank_that_shares_memory_while_others_call_by_messages_is_found(hosts,
         run(4, program, hosts=hosts)
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize("way", ["one", "any"])
 def test_a_rank_that_waits_for_a_message_from_one_that_shares_memory_is_told_so(way):
     def program():
@@ -256,7 +255,7 @@ def while_rank_0_waits(algorithm, do):
     run(2, program)
 
 
-by_each_way = pytest.mark.parametrize("algorithm", [pytest.param("shared_memory", marks=needs_c), "ring", "tree"])
+by_each_way = pytest.mark.parametrize("algorithm", [through_shared_memory, "ring", "tree"])
 
 
 @by_each_way

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs_shared_memory
 from worlds import FEATURES, Layers, assert_close, criterion, loader, mlp, parameters, record, run
 
 import npdp
@@ -19,7 +20,6 @@ from npdp import kernels, nn, optim
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import World
 
-needs_c = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 IN_RANK_ORDER = ["auto", "naive", "shared_memory"] if kernels.backend() == "c" else ["naive"]
 OPTIMIZERS = {
     "sgd": lambda parameters: optim.SGD(parameters, lr=0.2),
@@ -117,7 +117,7 @@ def test_on_several_hosts_it_gives_the_parameters_of_the_replicated_update(hosts
             )
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1, 1), (0, 1, 1, 0, 0, 1)], ids=str)
 def test_on_two_hosts_it_gives_the_bits_of_the_replicated_update(hosts):
     def both(optimizer, make):
@@ -130,7 +130,7 @@ def test_on_two_hosts_it_gives_the_bits_of_the_replicated_update(hosts):
         assert len({sha256 for of_rank in both(optimizer, make) for sha256 in of_rank}) == 1
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize(("hosts", "ranks"), [(2, 2), (3, 2), (2, 3)])
 def test_on_several_hosts_a_link_carries_what_the_all_reduce_would_and_a_host_holds_one_copy(hosts, ranks):
     where = tuple(host for host in range(hosts) for _ in range(ranks))
@@ -215,7 +215,7 @@ def test_any_plan_gives_the_same_bits(world_size, plan, optimizer, algorithm, ba
     assert_same(world_size, plan=plan, optimizer=optimizer, algorithm=algorithm, batch_size=batch_size)
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize(("hosts", "tolerance"), [((0, 0, 0), 0), ((0, 1, 1, 0), 1e-10)], ids=["one host", "two hosts"])
 @pytest.mark.parametrize("lacks", ["state", "parameters", "gradients"])
 def test_it_gives_the_same_parameters_where_there_is_no_room_for_all(lacks, hosts, tolerance, monkeypatch):
@@ -265,7 +265,7 @@ def test_it_gives_the_same_bits_whoever_comes_late(algorithm, late, monkeypatch)
     assert_same(3, algorithm=algorithm, **options)
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize("late", [0, 1, 3])
 def test_across_hosts_it_gives_the_same_parameters_whoever_comes_late(late, monkeypatch):
     options = dict(plan="zsuzouzsuzeuzsu", optimizer="adam")

@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from launching import mpirun, needs_mpi, python
+from needs import needs_shared_memory
 from training import UNUSED, fit, strict_lines
 from worlds import FEATURES, assert_close, criterion, dataset, loader, mlp, parameters, run, train
 
@@ -20,7 +21,6 @@ from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 from npdp.train import main
 
-needs_shared_memory = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 SHARED = "shared_memory" if kernels.backend() == "c" else "auto"
 algorithms = pytest.mark.parametrize("algorithm", [SHARED, "ring"])
 NOT_SEEN = 'with update="fused" the gradient is summed while the parameters are updated, and stored nowhere'

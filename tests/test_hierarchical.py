@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memories import MEMORIES, Arrays, do_in
+from needs import needs_shared_memory
 from worlds import DTYPES, do, record, run, segments_of
 
 import npdp
-from npdp import kernels
 from npdp.collectives import across_hosts, hierarchical, ring
 from npdp.collectives.across_hosts import AcrossHosts
 from npdp.collectives.algorithms import HIERARCHICAL, SCHEDULES, algorithms_of
@@ -30,7 +30,6 @@ PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if not (op == "mean" and 
 SHAPES = [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1, 1), (0, 1, 1, 1), (0, 1, 2), (2, 2, 0, 0, 1, 1), (0, 1, 2, 3, 3)]
 GATHERED, MORE, RING, PIECE, SEGMENT = 256, 64, 512, 1024, 128
 LONGEST = 4 * PIECE // 4 * 3 + 7  # float32 on 4 hosts: some pieces; of 8 bytes, twice as many
-needs_c = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +47,7 @@ def forget():
     across_hosts._steps_by_messages.cache_clear()
 
 
-@pytest.fixture(params=[pytest.param("c", marks=needs_c), "numpy"])
+@pytest.fixture(params=[pytest.param("c", marks=needs_shared_memory), "numpy"])
 def way(request, monkeypatch):
     """In memory, and by messages, as where there are no C kernels."""
     if request.param == "numpy":
@@ -187,7 +186,7 @@ def test_every_dtype_op_and_edge_gives_what_numpy_gives(hosts, way):
     assert wrong(hosts, calls) == []
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 0, 0, 1, 1)], ids=str)
 def test_it_gives_what_numpy_gives_wherever_arrays_lie(hosts, memory):
@@ -218,7 +217,7 @@ def test_any_sequence_on_any_hosts_and_whoever_is_late(hosts, sequence, late):
     assert wrong(hosts, sequence, late) == []
 
 
-@needs_c
+@needs_shared_memory
 @pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 1, 1, 2, 2, 2)], ids=str)
 @pytest.mark.parametrize("count", [20, 3000])
 def test_all_ranks_get_the_same_bits_each_time(hosts, count):
@@ -235,7 +234,7 @@ def test_all_ranks_get_the_same_bits_each_time(hosts, count):
     assert len({*first, *second}) == 1
 
 
-@needs_c
+@needs_shared_memory
 def test_a_host_sends_little_and_small_buffers_go_by_leaders_alone():
     def program(count):
         array = np.zeros(count, np.float32)
@@ -250,7 +249,7 @@ def test_a_host_sends_little_and_small_buffers_go_by_leaders_alone():
     assert [{peer for peer, _ in mine} for mine in sent] == [{2}, {3}, {0}, {1}]
 
 
-@needs_c
+@needs_shared_memory
 def test_pieces_change_hands_inside_while_another_crosses():
     """A piece is in before it crosses; the next is in, and the last one out, before it has crossed."""
     happened = []
@@ -280,7 +279,7 @@ def test_pieces_change_hands_inside_while_another_crosses():
 
 
 # In a world
-@needs_c
+@needs_shared_memory
 def test_auto_takes_it_where_hosts_have_several_ranks():
     def program():
         world = init()
@@ -308,7 +307,7 @@ def test_it_is_for_allreduce_alone_and_other_collectives_go_on_as_they_did():
     assert run(4, program, hosts=(0, 0, 1, 1)) == [[0.0, 16.0, 32.0, 48.0]] * 4
 
 
-@needs_c
+@needs_shared_memory
 def test_the_seconds_that_its_ranks_are_in_the_kernel_count_once():
     def program():
         world = init()
@@ -323,7 +322,7 @@ def test_the_seconds_that_its_ranks_are_in_the_kernel_count_once():
         assert (0.0 if number % 2 else 0.19) < collective_s < wall_s
 
 
-@needs_c
+@needs_shared_memory
 def test_on_one_host_it_is_shared_memory():
     assert run(3, lambda: init().chosen("allreduce", 8, HIERARCHICAL)) == ["shared_memory"] * 3
     assert run(1, lambda: npdp.allreduce(np.ones(3), algorithm=HIERARCHICAL)) == [None]

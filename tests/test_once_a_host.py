@@ -2,16 +2,14 @@
 
 import numpy as np
 import pytest
+from needs import needs_shared_memory
 from worlds import run
 
-import npdp
 from npdp.collectives.arena import Arena
 from npdp.data import ArrayDataset, sources
 from npdp.errors import InputError
 from npdp.parallel.once_a_host import load_once
 from npdp.parallel.world import init
-
-needs_memory = pytest.mark.skipif(npdp.kernels.backend() != "c", reason="sharing memory takes the C kernels")
 
 
 def dataset(x=None):
@@ -29,7 +27,7 @@ def loaded(load):
     return run(3, program)
 
 
-@needs_memory
+@needs_shared_memory
 def test_one_rank_loads_and_all_have_the_same():
     results = loaded(dataset)
     assert [calls for calls, _ in results] == [1, 0, 0]
@@ -38,7 +36,7 @@ def test_one_rank_loads_and_all_have_the_same():
         np.testing.assert_array_equal(got.take(np.array([5, 0]))[0], [[10, 11], [0, 1]])
 
 
-@needs_memory
+@needs_shared_memory
 def test_it_is_the_same_memory_and_nobody_can_change_it():
     def program():
         data = load_once(init(), dataset)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs_shared_memory
 from worlds import record, run
 
 import npdp
-from npdp import kernels
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.world import init
 
@@ -57,7 +57,7 @@ def test_it_gives_what_a_plain_one_gives_in_any_mix_of_calls(world_size, count, 
     assert all(seconds > 0 for seconds in run(world_size, program)) or world_size == 1
 
 
-@pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+@needs_shared_memory
 def test_it_goes_another_way_when_the_world_does():
     """What a world is told after the call was settled holds for it too."""
 
@@ -85,7 +85,7 @@ def test_it_goes_another_way_when_the_world_does():
     assert run(2, program) == [(["around"], 2, [8.0] * 8)] * 2
 
 
-@pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+@needs_shared_memory
 def test_it_is_chosen_anew_when_other_constants_are_used():
     def program():
         world = init()
@@ -102,7 +102,7 @@ def test_it_is_chosen_anew_when_other_constants_are_used():
     assert run(2, program) == [(0, True, True)] * 2
 
 
-@pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+@needs_shared_memory
 def test_a_rank_that_calls_something_else_is_told_so():
     def program():
         world = init()

@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+from needs import needs_shared_memory
 from worlds import run
 
 import npdp
-from npdp import kernels
 from npdp.collectives import arena
 from npdp.comm import room
 from npdp.comm import shared_memory as memory
@@ -97,10 +97,7 @@ def test_files_that_the_system_keeps_in_memory_make_room(line, write, system):
     assert room.room_bytes() == left(300 * MB, 90 * MB)
 
 
-needs_kernels = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
-
-
-@needs_kernels
+@needs_shared_memory
 def test_an_array_for_which_there_is_no_room_for_all_ranks_is_an_ordinary_one(monkeypatch):
     """And nothing of it is reserved: the system would end the process."""
     reserved, rooms = [], {}
@@ -122,7 +119,7 @@ def test_an_array_for_which_there_is_no_room_for_all_ranks_is_an_ordinary_one(mo
     assert MB + 4096 not in reserved and 3 * MB in reserved
 
 
-@needs_kernels
+@needs_shared_memory
 def test_ranks_do_without_shared_memory_where_there_is_no_room_for_its_header(monkeypatch):
     monkeypatch.setattr(memory, "room_bytes", lambda: MB)
     assert run(2, lambda: init().shares_memory) == [False, False]

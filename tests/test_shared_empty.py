@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs_shared_memory
 from worlds import DTYPES, run, values
 
 import npdp
-from npdp import kernels
 from npdp.comm import shared_memory as memory
 from npdp.comm.shared_memory import SharedMemory
 from npdp.parallel.world import init
 
-pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+pytestmark = needs_shared_memory
 
 
 def address(array):

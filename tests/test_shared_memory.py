@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launching import python
 from memories import MEMORIES, SMALL_BYTES, Arrays, do_in, edges
+from needs import needs_shared_memory
 from worlds import DTYPES, run
 
 import npdp
@@ -25,7 +26,7 @@ from npdp.parallel.checks import OPS
 from npdp.parallel.world import init
 from npdp.partition import part
 
-pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
+pytestmark = needs_shared_memory
 
 SLOT_BYTES = 2048
 PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if not (op == "mean" and dtype.startswith("int"))]

@@ -4,10 +4,9 @@ import time
 
 import pytest
 from launching import left_in_shared_memory, mpirun, needs_mpi, shared_memory
+from needs import needs_shared_memory
 
-from npdp import kernels
-
-pytestmark = [needs_mpi, pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")]
+pytestmark = [needs_mpi, needs_shared_memory]
 TRACEBACK = "Traceback (most recent call last)"
 SOON_S = 2
 
