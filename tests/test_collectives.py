@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import DTYPES, FOLD, do, folded, record, run, segments_of, values
+from worlds import DTYPES, FOLD, PAIRS, do, folded, record, run, segments_of, values
 
 import npdp
 from npdp.collectives import execute
@@ -21,7 +21,6 @@ from npdp.partition import part
 
 SEGMENT_BYTES = 64
 EVERY = [(collective, algorithm) for collective, makers in SCHEDULES.items() for algorithm in (*makers, "auto")]
-PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if not (op == "mean" and dtype.startswith("int"))]
 
 
 @pytest.fixture(scope="module", autouse=True)

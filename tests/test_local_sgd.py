@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training import DIGITS_TRAIN, fit, off, on_one_rank
-from worlds import CLASSES, FEATURES, Parallel, Plain, assert_close, criterion, loader, mlp, parameters, run, train
+from worlds import (
+    CLASSES,
+    FEATURES,
+    Parallel,
+    Plain,
+    TwoDtypes,
+    assert_close,
+    criterion,
+    loader,
+    mlp,
+    parameters,
+    run,
+    train,
+)
 
 import npdp
 from npdp import nn, optim
@@ -48,17 +61,6 @@ def without_momentum(way, model, batches):
 @given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 5), st.integers(1, 3))
 def test_with_h_1_it_is_synchronous_sgd_for_any_sizes(count, batch_size, world_size, dtypes):
     assert_synchronous(lambda way: without_momentum(way, mlp(), loader(batch_size, count)), [world_size])
-
-
-class TwoDtypes(nn.Module):
-    """A layer of float32, one of float64: two sets of flat arrays."""
-
-    def __init__(self):
-        npdp.manual_seed(3)
-        self.first, self.last = nn.Linear(FEATURES, 4, dtype=np.float32), nn.Linear(4, CLASSES, dtype=np.float64)
-
-    def forward(self, x):
-        return self.last(self.first(x).tanh())
 
 
 @pytest.mark.parametrize("batch_size", [4, 5, 13])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from servers import served
 from training import DROPOUT, UNUSED, exact_flags, fit, off, on_one_rank
-from worlds import CLASSES, FEATURES, Parallel, assert_close, criterion, loader, mlp, parameters, run
+from worlds import Parallel, TwoDtypes, assert_close, criterion, loader, mlp, parameters, run
 
 import npdp
 from npdp import kernels, nn, optim
@@ -104,15 +104,6 @@ def test_sgd_in_all_its_forms_trains_to_the_same_bits(options):
         return steps(way, [optim.SGD(model.parameters(), lr=0.2, weight_decay=0.01, **options)], model)
 
     assert_bits(program)
-
-
-class TwoDtypes(nn.Module):
-    def __init__(self):
-        npdp.manual_seed(3)
-        self.first, self.last = nn.Linear(FEATURES, 4, dtype=np.float32), nn.Linear(4, CLASSES, dtype=np.float64)
-
-    def forward(self, x):
-        return self.last(self.first(x).tanh())
 
 
 def test_a_model_of_two_dtypes_trains_to_the_same_bits():
@@ -408,5 +399,3 @@ def test_nobody_may_look_at_a_gradient_or_write_a_parameter():
             raise RuntimeError("it had")
 
     served(program, 1, 2)
-
-

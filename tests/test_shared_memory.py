@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from launching import python
 from memories import MEMORIES, SMALL_BYTES, Arrays, do_in, edges
 from needs import needs_shared_memory
-from worlds import DTYPES, run
+from worlds import DTYPES, PAIRS, run
 
 import npdp
 from npdp import kernels
@@ -29,7 +29,6 @@ from npdp.partition import part
 pytestmark = needs_shared_memory
 
 SLOT_BYTES = 2048
-PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if not (op == "mean" and dtype.startswith("int"))]
 EVERY = [(collective, algorithm) for collective in SCHEDULES for algorithm in (*SCHEDULES[collective], "shared_memory")]
 LONGEST = 2 * 5 * SLOT_BYTES // 4 + 100
 

@@ -16,12 +16,14 @@ import npdp
 from npdp import nn, optim
 from npdp.collectives import execute
 from npdp.data import ArrayDataset, DataLoader
+from npdp.parallel.checks import OPS
 from npdp.parallel.world import init
 from npdp.partition import part
 
 LIMIT_S = 20
 DTYPES = ("float32", "float64", "int32", "int64")
 FEATURES, CLASSES = 5, 3
+PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if not (op == "mean" and dtype.startswith("int"))]
 FOLD = {"sum": np.add, "mean": np.add, "min": np.minimum, "max": np.maximum, "prod": np.multiply}
 
 
@@ -231,6 +233,17 @@ class Layers(nn.Sequential):
         for layer in self[:last]:
             x = layer(x)
         return x
+
+
+class TwoDtypes(nn.Module):
+    """A layer of float32, one of float64: two sets of flat arrays."""
+
+    def __init__(self):
+        npdp.manual_seed(3)
+        self.first, self.last = nn.Linear(FEATURES, 4, dtype=np.float32), nn.Linear(4, CLASSES, dtype=np.float64)
+
+    def forward(self, x):
+        return self.last(self.first(x).tanh())
 
 
 def mlp(seed=1, dtype=np.float64, dropout=0.0):
