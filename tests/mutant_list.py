@@ -78,7 +78,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/comm/transport.py",
                " or _elsewhere(transport, peers, call)",
                "",
-               "tests/test_different_calls.py::test_a_rank_that_waits_for_a_message_from_one_that_shares_memory_is_told_so"),
+               "tests/test_different_calls.py::"
+               "test_a_rank_that_waits_for_a_message_from_one_that_shares_memory_is_told_so"),
         Mutant("npdp/comm/transport.py",
                " or transport.compare_calls()",
                "",
@@ -409,8 +410,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/comm/threads.py",
                "                channel.sends.append(message)",
                "                channel.sends.appendleft(message)",
-               "tests/test_thread_world.py::test_messages_between_two_ranks_arrive_in_the_order_in_which_they_"
-               "were_sent"),
+               "tests/test_thread_messages.py::"
+               "test_messages_between_two_ranks_arrive_in_the_order_in_which_they_were_sent"),
         Mutant("npdp/comm/threads.py",
                "next((peer for peer in peers if self._ranks[peer] in self.world.left), None)",
                "next(iter(self.world.left), None)",

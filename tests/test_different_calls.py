@@ -15,19 +15,24 @@ from npdp.parallel.world import init
 
 NOT_THE_SAME = "do not call the same collective with the same count and dtype"
 
-# Each of these left ranks waiting for each other, with nothing on its way; by whom it is called, and how
-DIFFERENT = {
+DIFFERENT = {  # in a world of how many ranks, and what each calls: not told, they would wait for each other for ever
     "algorithms": (3, lambda rank: npdp.allreduce(np.ones(10), "sum", "tree" if rank == 0 else "ring")),
     "schedules": (3, lambda rank: npdp.allreduce(np.ones(10), "sum", "naive" if rank == 2 else "ring")),
     "roots": (2, lambda rank: npdp.broadcast(np.ones(200_000), rank, "naive")),
     "roots of a tree": (3, lambda rank: npdp.broadcast(np.ones(200_000), rank % 2, "tree")),
     "counts": (3, lambda rank: npdp.allreduce(np.ones(10 if rank == 0 else 10**6), "sum", "ring")),
+    "counts of a naive sum": (3, lambda rank: npdp.allreduce(np.ones(12 + 3 * rank), "sum", "naive")),
+    "counts halved": (3, lambda rank: npdp.allreduce(np.ones(12 + 3 * rank), "sum", "halving_doubling")),
+    "counts in a tree": (3, lambda rank: npdp.allreduce(np.ones(12 + 3 * rank), "sum", "tree")),
     "ops": (3, lambda rank: npdp.allreduce(np.ones(10), "max" if rank else "sum", "naive")),
     "a mean": (3, lambda rank: npdp.allreduce(np.ones(10), "mean" if rank else "sum", "halving_doubling")),
     "dtypes": (2, lambda rank: npdp.allreduce(np.ones(10, "i8" if rank else "f8"), "sum", "ring")),
+    "dtypes of as many bytes": (2, lambda rank: npdp.allreduce(np.ones(4, "f4" if rank else "i4"), "sum", "tree")),
+    "dtypes of any algorithm": (2, lambda rank: npdp.allreduce(np.ones(6, "f8" if rank else "f4"))),
     "orders": (3, lambda rank: npdp.allreduce(np.ones((2, 5), order="F" if rank == 1 else "C"), "sum", "ring")),
     "orders of a broadcast": (2, lambda rank: npdp.broadcast(np.ones((2, 5), order="CF"[rank]), 0, "tree")),
     "collectives": (4, lambda rank: (npdp.allreduce if rank else npdp.reduce_scatter)(np.ones(500), "sum", "ring")),
+    "a broadcast": (3, lambda rank: (npdp.allreduce if rank else npdp.broadcast)(np.ones(12), algorithm="naive")),
 }
 
 
