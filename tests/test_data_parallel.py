@@ -1,8 +1,6 @@
 """Data parallel training is exact: every rank ends up with what one plain rank gets that sees the whole batch.
 
-Each program runs once on one unwrapped rank and then on 1 to 5 ranks (worlds.py), in float64, to 1e-12.
-"""
-
+Each program runs once on one unwrapped rank and then on 1 to 5 ranks (worlds.py), in float64, to 1e-12."""
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import (
     CLASSES,
-    FEATURES,
     Parallel,
     Plain,
     assert_as_on_one_rank,
@@ -132,148 +129,6 @@ def test_an_empty_part_counts_for_nothing_also_where_its_loss_is_no_number(optio
     assert_as_on_one_rank(program, (2, 5), Parallel(**options))
 
 
-# Several backwards
-def steps(way, model, plan, batch_size=4, seed=0):
-    """Run backwards as `plan` says, a letter each, and return the gradients seen after every synced one.
-
-    s: synced, n: under no_sync, z: zero_grad, S or N: the same with a loss that leaves out the last layer.
-    """
-    model = way.wrap(model)
-    batches = iter(loader(batch_size, seed=seed))
-    seen = {}
-    for place, letter in enumerate(plan):
-        if letter == "z":
-            model.zero_grad()
-            continue
-        inputs, labels = next(batches)
-        with way.no_sync(model) if letter in "nN" else Plain().no_sync(model):
-            loss = (model(inputs, 1) ** 2).mean() if letter.isupper() else criterion(model(inputs), labels)
-            (loss / 2).backward()
-        if letter in "sS":
-            seen |= {f"{place} {name}": g for name, g in gradients(model).items()}
-    return seen
-
-
-@pytest.mark.parametrize(
-    "plan",
-    ["ns", "nns", "ss", "sss", "sns", "snss", "nsns", "szns", "snzs", "nzs", "snznss", "Ss", "sS", "nS", "Ns", "sNs",
-     "SnS", "sNzs", "SnzS", "NNS", "SzS"],
-)  # fmt: skip
-def test_backwards_without_zero_grad_add_up_synced_or_not(plan):
-    assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=3))
-    assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=1), [4])
-    assert_as_on_one_rank(lambda way: steps(way, mlp(), plan, batch_size=3), [2], Parallel(bucket_cap_mb=1e-6))
-
-
-def test_no_sync_accumulation_trains_as_on_one_rank():
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-        model = way.wrap(model)
-        for _ in range(2):
-            for number, (inputs, labels) in enumerate(loader(3)):  # 5 batches, the last one of 1
-                last = number % 2 == 1 or number == 4
-                with Plain().no_sync(model) if last else way.no_sync(model):
-                    (criterion(model(inputs), labels) / 2).backward()
-                if last:
-                    optimizer.step()
-                    optimizer.zero_grad()
-        return parameters(model)
-
-    assert_as_on_one_rank(program)
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 13])
-@pytest.mark.parametrize("synced", [True, False], ids=["synced", "no_sync"])
-def test_the_pieces_of_an_accumulating_loader_add_up_to_the_whole_batch(batch_size, synced):
-    def program(way):
-        model = way.wrap(mlp())
-        optimizer = optim.SGD(model.parameters(), lr=0.3)
-        pieces = 1 if type(way) is Plain else 3
-        for number, (inputs, labels) in enumerate(loader(batch_size, accumulate=pieces), 1):
-            with Plain().no_sync(model) if synced or number % pieces == 0 else way.no_sync(model):
-                criterion(model(inputs), labels).backward()
-            if number % pieces == 0:
-                optimizer.step()
-                optimizer.zero_grad()
-        return parameters(model)
-
-    assert_as_on_one_rank(program)
-
-
-# Parameters that are special
-class Odd(nn.Module):
-    """Parameters that nobody, everybody, or only a row with a large first feature uses; one frozen; one tied."""
-
-    def __init__(self):
-        npdp.manual_seed(3)
-        linear = lambda: nn.Linear(FEATURES, FEATURES, dtype=np.float64)  # noqa: E731
-        self.always, self.sometimes, self.never, self.frozen, self.tied = (linear() for _ in range(5))
-        self.frozen.weight = nn.Parameter(self.frozen.weight.data, requires_grad=False)
-        self.tied_too = nn.Linear(FEATURES, FEATURES, bias=False, dtype=np.float64)
-        self.tied_too.weight = self.tied.weight
-        self.half = nn.Linear(FEATURES, CLASSES, dtype=np.float32)
-
-    def forward(self, x):
-        hidden = self.tied_too(self.tied(self.frozen(self.always(x)).tanh()).tanh())
-        if len(x) and x.data[:, 0].max() > 0.5:
-            hidden = hidden + self.sometimes(hidden) * ((x.data[:, :1] > 0.5) * 1.0)
-        return hidden
-
-
-@pytest.mark.parametrize("bucket_cap_mb", [1e-6, 3e-4, 25])
-@pytest.mark.parametrize("batch_size", [1, 3, 13])
-def test_unused_partly_used_frozen_and_tied_parameters_get_one_ranks_gradients(batch_size, bucket_cap_mb):
-    def program(way):
-        model = way.wrap(Odd())
-        seen = {}
-        for number, (x, y) in enumerate(loader(batch_size)):
-            ((model(x) - y.data[:, None]) ** 2).mean().backward()
-            seen |= {f"{number} {name}": g for name, g in gradients(model).items()}
-            if number % 2:
-                model.zero_grad()
-        return seen
-
-    assert_as_on_one_rank(program, way=Parallel(bucket_cap_mb=bucket_cap_mb, first_bucket_mb=bucket_cap_mb))
-    seen = run(3, program, Parallel())[0]
-    assert all(g is None for name, g in seen.items() if "never" in name or "frozen.weight" in name or "half" in name)
-    used = [g is not None for name, g in seen.items() if "sometimes" in name]
-    assert any(used) and (batch_size > 1 or not all(used))
-
-
-def test_flags_are_0_outside_an_exchange():
-    """They and what is sent behind them lie among the gradients: an optimiser runs over all."""
-
-    def program():
-        model = nn.DataParallel(Odd())
-        for x, y in loader(4):
-            ((model(x) - y.data[:, None]) ** 2).mean().backward()
-        flats = model.exchange.flats
-        return sum(np.count_nonzero(flat.grad[flag : flag + 3]) for flat in flats for flag in flat.flags)
-
-    assert run(3, program) == [0, 0, 0]
-
-
-def test_a_model_of_several_dtypes_meets_in_buckets_of_each():
-    class Mixed(nn.Module):
-        def __init__(self):
-            npdp.manual_seed(4)
-            self.wide, self.narrow = nn.Linear(FEATURES, 4, dtype=np.float64), nn.Linear(4, 2, dtype=np.float32)
-
-        def forward(self, x):
-            return self.wide(x) @ self.narrow.weight.transpose(1, 0) + self.narrow.bias
-
-    def program(way):
-        model = way.wrap(Mixed())
-        for x, y in loader(5):
-            ((model(x) - y.data[:, None]) ** 2).mean().backward()
-        return gradients(model)
-
-    got = run(3, program, Parallel(bucket_cap_mb=1e-6))
-    assert got[0]["wide.weight"].dtype == np.float64 and got[0]["narrow.weight"].dtype == np.float32
-    assert_as_on_one_rank(program, way=Parallel(bucket_cap_mb=1e-6), tolerance=1e-5)
-
-
 def test_a_penalty_on_the_parameters_counts_once():
     def program(way):
         model = way.wrap(mlp())
@@ -350,38 +205,3 @@ def test_a_hook_sees_the_local_gradient_before_the_exchange_and_may_replace_it()
         assert len(seen) == 1
         assert_close({"local": seen[0]}, {"local": alone(parts[rank])}, f"rank {rank}")
         assert_close({"global": global_gradient}, {"global": 2 * alone(slice(0, 6))}, f"rank {rank}")
-
-
-def test_one_loss_of_two_batches_of_different_sizes_is_refused():
-    def program():
-        model, criterion = nn.DataParallel(nn.Linear(2, 1)), nn.MSELoss()
-        losses = [criterion(model(np.ones((n, 2), np.float32)), np.ones((n, 1), np.float32)) for n in (2, 3)]
-        (losses[0] + losses[1]).backward()
-
-    with pytest.raises(ValueError, match="batches of different sizes"):
-        npdp.run_ranks(2, program)
-
-
-def test_a_loader_of_the_users_own_shard_weighs_by_what_each_rank_brings():
-    x = np.arange(5.0)[:, None]
-
-    def gradient(way):
-        model = nn.Linear(1, 1, dtype=np.float64, generator=np.random.default_rng(0))
-        mine = x if way == "whole" else x[:2] if npdp.rank() == 0 else x[2:]
-        model = model if way == "whole" else nn.DataParallel(model)
-        for inputs, labels in DataLoader(ArrayDataset(mine, 2 * mine), batch_size=8, rank=0, world_size=1):
-            nn.MSELoss()(model(inputs), labels).backward()
-        return next(model.parameters()).grad.copy()
-
-    wanted = npdp.run_ranks(1, gradient, "whole")[0]
-    for got in npdp.run_ranks(2, gradient, "shards"):
-        np.testing.assert_allclose(got, wanted, rtol=1e-12)
-
-
-def test_a_parameter_unfrozen_after_wrapping_is_refused():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    model[0].weight.requires_grad = False
-    wrapped = nn.DataParallel(model)
-    model[0].weight.requires_grad = True
-    with pytest.raises(RuntimeError, match="unfrozen after the model was wrapped"):
-        wrapped(np.ones((1, 2), np.float32))
