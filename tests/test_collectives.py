@@ -1,6 +1,7 @@
 """Collectives over threads, every algorithm, against NumPy: with whole numbers, so that routing is tested with ==.
 
-Segments are 64 bytes here, two under way, so that buffers of some dozens of elements travel in several."""
+Segments are 64 bytes here, two under way, so that buffers of some dozens of elements travel in several.
+"""
 
 import time
 

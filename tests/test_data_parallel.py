@@ -1,6 +1,7 @@
 """Data parallel training is exact: every rank ends up with what one plain rank gets that sees the whole batch.
 
-Each program runs once on one unwrapped rank and then on 1 to 5 ranks (worlds.py), in float64, to 1e-12."""
+Each program runs once on one unwrapped rank and then on 1 to 5 ranks (worlds.py), in float64, to 1e-12.
+"""
 
 import numpy as np
 import pytest
