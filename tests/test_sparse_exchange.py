@@ -1,24 +1,22 @@
 """Sparse gradients over the ranks: every rank ends with those of one rank that sees the whole batch."""
 
-import copy
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import served
-from worlds import Parallel, Plain, assert_as_on_one_rank, assert_close, criterion, parameters, run
+from sparse_models import COUNT, dataset, linear, word_data, words
+from worlds import Parallel, Plain, assert_as_on_one_rank, criterion, left, run
 
 import npdp
 from npdp import nn, optim
 from npdp.autograd.rows import RowGradient
-from npdp.data import DataLoader, SparseDataset, SparseRows
+from npdp.data import DataLoader, SparseRows
 from npdp.nn.parameter import Parameter
 from npdp.parallel.all_reduce import GradientExchange
 from npdp.parallel.world import init
 
-COLUMNS, CLASSES, COUNT = 30, 4, 13
 WORLD_SIZES = (1, 2, 3, 4, 5)
 
 
@@ -42,47 +40,6 @@ class Apart(Plain):
 
 
 WAYS = [Apart, Parallel]
-
-
-def dataset(count=COUNT):
-    generator = np.random.default_rng(count)
-    x = (generator.random((count, COLUMNS)) < 0.2) * generator.standard_normal((count, COLUMNS))
-    x[:, 0] = 1  # a feature that all samples have: a row that all ranks touch
-    rows, columns = np.nonzero(x)
-    indptr = np.searchsorted(rows, np.arange(count + 1))
-    return SparseDataset((indptr, columns, x[rows, columns], COLUMNS), generator.integers(0, CLASSES, count))
-
-
-def linear(dtype=np.float64):
-    layer = nn.SparseLinear(COLUMNS, CLASSES, dtype=dtype)
-    layer.weight.data[:] = np.random.default_rng(1).standard_normal(layer.weight.shape)
-    return layer
-
-
-def words(dtype=np.float64):
-    """Return a model whose first layer is an embedding: its weight is used twice a sample."""
-    npdp.manual_seed(2)
-
-    class Words(nn.Module):
-        def __init__(self):
-            self.embedding, self.top = nn.Embedding(11, 3, dtype=dtype), nn.Linear(6, CLASSES, dtype=dtype)
-
-        def forward(self, x):
-            return self.top(nn.Flatten()(self.embedding(x)))
-
-    return Words()
-
-
-def word_data(count=COUNT):
-    from npdp.data import ArrayDataset
-
-    generator = np.random.default_rng(count)
-    return ArrayDataset(generator.integers(0, 11, (count, 2)), generator.integers(0, CLASSES, count))
-
-
-def left(model):
-    found = {name: np.array(p.data) for name, p in model.named_parameters()}
-    return found | {f"grad {n}": None if p.grad is None else np.array(p.grad) for n, p in model.named_parameters()}
 
 
 MODELS = {"linear": (linear, dataset), "words": (words, word_data)}
@@ -299,91 +256,6 @@ def test_data_parallel_takes_rows_that_no_loader_made():
     wanted = run(1, program)[0]
     for got in run(3, program):
         np.testing.assert_allclose(got, wanted, atol=1e-14)
-
-
-def test_a_copy_of_a_model_that_servers_train_is_sparse_and_trains_by_itself():
-    def program(way):
-        model = linear()
-        optimizer = optim.SGD(model.parameters(), lr=0.1)
-        way.wrap(model)
-        again = copy.deepcopy(model)
-        x, y = dataset().take(slice(None))
-        criterion(again(x), y).backward()
-        return again.weight.sparse, type(again.weight.grad) is RowGradient, optimizer.iteration
-
-    assert served(program, servers=1, workers=2) == [(True, True, 0)] * 2
-
-
-@pytest.mark.parametrize("servers", [0, 1])
-def test_servers_count_a_step_without_a_gradient_as_one_rank_does(servers):
-    def program(way):
-        model = words()
-        optimizer = optim.SGD(model.parameters(), lr=optim.learning_rates.step(0.5, 2, 0.5))
-        wrapped = way.wrap(model)
-        for number, (x, labels) in enumerate(DataLoader(word_data(), 2)):
-            optimizer.zero_grad()
-            criterion(wrapped(x), labels).backward()
-            if number % 3 == 1:
-                optimizer.zero_grad()
-            optimizer.step()
-        if wrapped is not model:
-            wrapped.synchronize()
-        return parameters(model)
-
-    wanted = run(1, program, Plain())[0]
-    for got in served(program, servers, workers=3):
-        assert_close(got, wanted)
-
-
-def another_optimiser(model):
-    return optim.SGD(model.parameters(), lr=0.5)
-
-
-def replace(model):
-    model.weight.data = np.zeros(model.weight.shape)
-
-
-def copy_in_place(model):
-    with npdp.no_grad():
-        model.weight.copy_(np.zeros(model.weight.shape))
-
-
-def write(model):
-    model.weight.data[0] = 0
-
-
-def load(model):
-    model.load_state_dict({name: np.zeros(p.shape) for name, p in model.named_parameters()})
-
-
-NOT_TO_BE_DONE = {
-    "an optimiser made later": (None, another_optimiser, RuntimeError, "made after the model was wrapped"),
-    "two optimisers": (another_optimiser, None, RuntimeError, "another has its sparse parameter"),
-    "data replaced": (None, replace, RuntimeError, "was replaced after the model was wrapped"),
-    "copy_": (None, copy_in_place, ValueError, "read-only with .* a parameter server"),
-    "written": (None, write, ValueError, "read-only"),
-    "load_state_dict": (None, load, ValueError, "weight: read-only"),
-}
-
-
-@pytest.mark.parametrize("servers", [0, 1])
-@pytest.mark.parametrize("what", NOT_TO_BE_DONE)
-def test_what_servers_would_not_see_of_a_sparse_parameter_is_refused(what, servers):
-    before, after, error, said = NOT_TO_BE_DONE[what]
-
-    def program(way):
-        model = linear()
-        optimizers = [optim.SGD(model.parameters(), lr=0.5)] + ([before(model)] if before else [])
-        wrapped = way.wrap(model)
-        x, y = next(iter(DataLoader(dataset(), 5)))
-        with pytest.raises(error, match=said):
-            if after and (later := after(model)):
-                optimizers.insert(0, later)
-            criterion(wrapped(x), y).backward()
-            optimizers[0].step()
-        return optimizers
-
-    served(program, servers, workers=2)
 
 
 def test_data_parallel_refuses_to_fuse_a_sparse_update():

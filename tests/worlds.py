@@ -180,6 +180,11 @@ class Parallel(Plain):
         return model.no_sync()
 
 
+def averaging(local_iterations=1, **options):
+    """Return the way of local SGD."""
+    return Parallel(strategy=npdp.LocalSGD(local_iterations, **options))
+
+
 class HorovodStyle(Plain):
     """The same with the optimiser wrapped."""
 
@@ -214,6 +219,11 @@ def gradients(model):
 def parameters(model):
     """Return a copy of every parameter, by name."""
     return {name: np.array(p.data) for name, p in model.named_parameters()}
+
+
+def left(model):
+    """Return what training has left: a copy of every parameter and, as `grad ...`, of every gradient."""
+    return parameters(model) | {f"grad {name}": g for name, g in gradients(model).items()}
 
 
 # Something small to train
@@ -265,4 +275,4 @@ def train(way, model, batches, epochs=2, momentum=0.9):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return parameters(model) | {f"grad {name}": g for name, g in gradients(model).items()}
+    return left(model)
