@@ -7,10 +7,18 @@
 For tests on threads and for programs under mpirun, so it does without pytest.
 """
 
+import gc
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
 from worlds import do
 
 import npdp
+from npdp.collectives import host
 from npdp.collectives.cost import SMALL_BYTES, SMALL_DIRECT_BYTES  # where the kernel changes its way
+from npdp.parallel.world import init
 
 MEMORIES = ("ordinary", "shared", "part", "mixed", "crossed")
 OFFSET = 3  # elements before a part: it starts on no cache line
@@ -46,3 +54,28 @@ def edges(world_size, itemsize, slot_bytes):
     for limit_bytes in (SMALL_DIRECT_BYTES, SMALL_BYTES, slots, 2 * slots, 5 * slots):
         counts |= {limit_bytes // itemsize + off for off in (-1, 0, 1)}
     return sorted(counts)
+
+
+@contextmanager
+def slots_of(nbytes):
+    """Within, a world that begins has slots of so many bytes: buffers of some thousand elements take many segments."""
+    with mock.patch.object(host, "SLOT_BYTES", nbytes):
+        yield
+
+
+# What a process has of the memory
+def address(array):
+    """Return where an array lies in this rank's mapping: the same on all ranks, where it is one for all."""
+    return array.ctypes.data - init().host.arena._address
+
+
+def open_memories():
+    """Return the open files of this process that are memory of npdp, and how many mappings there are of such."""
+    gc.collect()
+    files = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink() and "memfd:npdp" in os.readlink(fd)]
+    return files, Path("/proc/self/maps").read_text().count("memfd:npdp")
+
+
+def reserved_bytes():
+    """Return how much of this rank's memory the system has really given."""
+    return os.fstat(init().host.arena._memory._fd).st_blocks * 512

@@ -2,12 +2,12 @@
 
 import copy
 import gc
-import os
 import pickle
 
 import numpy as np
 import pytest
 from fused import SHARED, algorithms, made
+from memories import reserved_bytes
 from needs import needs_shared_memory
 from worlds import FEATURES, assert_close, criterion, dataset, loader, parameters, run
 
@@ -78,7 +78,7 @@ def test_what_is_dropped_gives_its_memory_back(dropped):
             del optimizer
             gc.collect()
             init().barrier()
-            reserved.append(os.fstat(init().host.arena._memory._fd).st_blocks * 512)
+            reserved.append(reserved_bytes())
             init().barrier()
         return reserved
 

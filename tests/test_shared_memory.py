@@ -4,24 +4,18 @@ Slots are small here, so that buffers of some thousand elements travel in many s
 the ranks at any moment of each other is in test_shared_memory_kernel.py.
 """
 
-import json
-import threading
 import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launching import python
-from memories import MEMORIES, SMALL_BYTES, Arrays, do_in, edges
+from memories import MEMORIES, SMALL_BYTES, Arrays, do_in, edges, slots_of
 from needs import needs_shared_memory
 from worlds import DTYPES, PAIRS, run
 
 import npdp
-from npdp import kernels
-from npdp.collectives import host as host_module
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.comm.errors import CommunicationError
 from npdp.parallel.checks import OPS
 from npdp.parallel.world import init
 from npdp.partition import part
@@ -34,9 +28,8 @@ LONGEST = 2 * 5 * SLOT_BYTES // 4 + 100
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_slots():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host_module, "SLOT_BYTES", SLOT_BYTES)
+def _small_slots():
+    with slots_of(SLOT_BYTES):
         yield
 
 
@@ -164,9 +157,7 @@ def test_no_collective_of_thousands_of_small_ones_is_mistaken_for_another():
 
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("memory", ["ordinary", "mixed"])
-def test_both_ways_to_write_a_slot_give_what_numpy_gives(monkeypatch, world_size, memory):
-    monkeypatch.setattr(host_module, "SLOT_BYTES", 1 << 17)
-
+def test_both_ways_to_write_a_slot_give_what_numpy_gives(world_size, memory):
     def program():
         arrays = Arrays(200_003, ["float32"])
         calls = [(memory, "allreduce", "shared_memory", "float32", "sum", 200_003, 0, salt) for salt in range(20)]
@@ -174,7 +165,9 @@ def test_both_ways_to_write_a_slot_give_what_numpy_gives(monkeypatch, world_size
         host = init().host.kernel._host
         return [text for text in found if text], [*host.writes.byte_s, *host.sums.byte_s]
 
-    for found, byte_s in run(world_size, program):
+    with slots_of(1 << 17):
+        outcomes = run(world_size, program)
+    for found, byte_s in outcomes:
         assert found == []
         assert all(each > 0 for each in byte_s)
 
@@ -211,187 +204,3 @@ def test_an_algorithm_that_a_collective_lacks_is_refused_though_the_world_has_it
 
     with pytest.raises(ValueError, match="no algorithm 'tree'"):
         run(2, program)
-
-
-# Ranks that do not agree, leave, or fail
-CALLS = {
-    "allreduce of 40 float64 (sum)": lambda how: npdp.allreduce(np.ones(40), algorithm=how),
-    "allreduce of 41 float64 (sum)": lambda how: npdp.allreduce(np.ones(41), algorithm=how),
-    "allreduce of 40 float32 (sum)": lambda how: npdp.allreduce(np.ones(40, np.float32), algorithm=how),
-    "allreduce of 40 float64 (max)": lambda how: npdp.allreduce(np.ones(40), "max", how),
-    "allreduce of 4000 float64 (sum)": lambda how: npdp.allreduce(np.ones(4000), algorithm=how),
-    "allreduce of 4000 int64 (sum)": lambda how: npdp.allreduce(np.ones(4000, np.int64), algorithm=how),
-    "reduce_scatter of 4000 float64 (sum)": lambda how: npdp.reduce_scatter(np.ones(4000), algorithm=how),
-    "broadcast of 4000 float64 from rank 0": lambda how: npdp.broadcast(np.ones(4000), 0, how),
-    "broadcast of 4000 float64 from rank 2": lambda how: npdp.broadcast(np.ones(4000), 2, how),
-    "allgather of 3000 int32": lambda how: npdp.allgather(np.ones(1000, "i4"), np.ones(3000, "i4"), how),
-}
-
-
-def told(others, odd, how):
-    """Return what each of three ranks is told where rank 1 calls something else."""
-
-    def program():
-        npdp.barrier()
-        try:
-            CALLS[odd if npdp.rank() == 1 else others](how)
-        except CommunicationError as error:
-            return str(error)
-        return "nothing"
-
-    return run(3, program, limit_s=5)
-
-
-@pytest.mark.parametrize("odd", CALLS)
-@pytest.mark.parametrize("others", ["allreduce of 40 float64 (sum)", "allreduce of 4000 float64 (sum)"])
-def test_ranks_that_call_something_else_are_told_who_called_what(others, odd):
-    said = told(others, odd, "shared_memory")
-    if odd == others:
-        assert said == ["nothing"] * 3
-        return
-    end = ": the ranks do not call the same collective with the same count and dtype"
-    assert said[0] == f"rank 0 calls {others}, rank 1 {odd}{end}"
-    assert said[1] == f"rank 1 calls {odd}, rank 0 {others}{end}"
-    assert said[2] == f"rank 2 calls {others}, rank 1 {odd}{end}"
-
-
-@pytest.mark.parametrize("odd", list(CALLS)[1:])
-def test_so_they_are_where_auto_chooses_for_each(odd):
-    """It may not choose messages for one and shared memory for the other: they would wait for each other for ever."""
-    assert "nothing" not in told("allreduce of 40 float64 (sum)", odd, "auto")
-
-
-MIXED = """
-import numpy as np
-import npdp
-
-def program():
-    npdp.barrier()
-    try:
-        npdp.allreduce(np.ones(40), algorithm=("ring", "shared_memory")[npdp.rank()])
-    except Exception as error:
-        return type(error).__name__
-
-print(npdp.run_ranks(2, program))
-"""
-
-
-def test_a_rank_that_waits_for_messages_and_one_that_waits_in_shared_memory_are_told_so():
-    """So it is, too, where counts differ and `auto`, by what was measured, takes messages for one and not the other."""
-    code, stdout, stderr = python("-c", MIXED, timeout=5)  # ended from outside where they wait for ever
-    assert (code, stdout) == (0, "['CommunicationError', 'CommunicationError']\n"), stderr
-
-
-def test_a_rank_that_leaves_while_others_wait_for_it_is_named():
-    def program():
-        npdp.barrier()
-        if npdp.rank() != 1:
-            npdp.allreduce(npdp.rank() * np.ones(4000))
-
-    before = time.monotonic()
-    with pytest.raises(CommunicationError, match="rank [02] waits for rank 1, which has left"):
-        run(3, program)
-    assert time.monotonic() - before < 2
-
-
-def test_a_rank_may_leave_after_its_last_collective_while_others_are_still_in_it():
-    def program():
-        for count in (10, 4000):
-            if npdp.rank() == 0:
-                time.sleep(0.01)
-            npdp.allreduce(np.ones(count))
-
-    for _ in range(20):
-        run(3, program)
-
-
-def test_an_exception_of_one_rank_ends_those_that_wait_in_shared_memory():
-    ended = []
-
-    def program():
-        npdp.barrier()
-        if npdp.rank() == 1:
-            raise KeyError("the fault on purpose")
-        try:
-            npdp.allreduce(np.ones(4000))
-        finally:
-            ended.append(npdp.rank())
-
-    before = time.monotonic()
-    with pytest.raises(KeyError, match="the fault on purpose"):
-        run(3, program)
-    assert time.monotonic() - before < 2 and sorted(ended) == [0, 2]
-
-
-# Where memory cannot be had
-def this_rank():
-    """Return the number of the rank whose thread asks."""
-    return int(threading.current_thread().name.removeprefix("rank "))
-
-
-def on_rank(number, original, instead):
-    """Return `original`, but `instead` on one rank."""
-    return lambda *arguments: (instead if this_rank() == number else original)(*arguments)
-
-
-NOT_SHARED = "allreduce: shared_memory needs all ranks on one host, and npdp's C kernels"
-FAULTS = {
-    "make": lambda patch: patch.setattr(host_module, "make", lambda *_: None),
-    "find": lambda patch: patch.setattr(host_module, "find", on_rank(2, host_module.find, lambda *_: None)),
-    "numpy": lambda patch: patch.setattr(kernels, "backend", on_rank(1, kernels.backend, lambda: "numpy")),
-    "hosts": lambda patch: None,
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_all_ranks_go_back_to_messages_alike_where_one_cannot_share_memory(fault, monkeypatch):
-    """Ranks of several hosts: those of each share memory, but not all of them."""
-    FAULTS[fault](monkeypatch)
-
-    def program():
-        world = init()
-        array = npdp.shared_empty((40, 30), np.float64)
-        array[...] = npdp.rank() + np.arange(1200.0).reshape(40, 30)
-        npdp.allreduce(array)
-        out = npdp.shared_empty(7, np.int32)
-        npdp.allgather(np.full(len(range(*part(7, 3, npdp.rank()))), npdp.rank(), np.int32), out)
-        with pytest.raises(ValueError, match=NOT_SHARED):
-            npdp.allreduce(array, algorithm="shared_memory")
-        shared = (world.shares_memory, world.everyones(array), world.shared_once(10, array.dtype))
-        return array.tolist(), out.tolist(), shared, world.chosen("allreduce", 100) != "shared_memory"
-
-    wanted = (3 + 3 * np.arange(1200.0).reshape(40, 30)).tolist()
-    hosts = (0, 0, 1) if fault == "hosts" else (0, 0, 0)
-    assert run(3, program, hosts=hosts) == [(wanted, [0, 0, 0, 1, 1, 2, 2], (False, None, None), True)] * 3
-
-
-WITH_NUMPY = """
-import json
-import numpy as np
-import npdp
-from npdp.parallel.world import init
-
-def program():
-    array = npdp.shared_empty(5000)
-    array[:] = npdp.rank() + 1
-    npdp.allreduce(array)
-    try:
-        npdp.allreduce(array, algorithm="shared_memory")
-    except ValueError as error:
-        return init().chosen("allreduce", 100) == "shared_memory", float(array.sum()), str(error)
-
-print(json.dumps(npdp.run_ranks(2, program)))
-"""
-
-
-def test_with_numpys_kernels_auto_takes_messages_and_shared_memory_is_refused():
-    code, stdout, stderr = python("-c", WITH_NUMPY, NPDP_KERNELS="numpy")
-    assert code == 0, stderr
-    assert json.loads(stdout) == [[False, 15000.0, NOT_SHARED]] * 2
-
-
-def test_the_flag_is_refused_in_one_line_where_there_is_none():
-    flags = ("--transport", "threads", "--ranks", "2", "--algorithm", "shared_memory", "--epochs", "0")
-    code, _, stderr = python("-m", "npdp.train", *flags, NPDP_KERNELS="numpy")
-    assert code == 2, stderr
-    assert len(stderr.splitlines()) == 1 and "--algorithm shared_memory: " + NOT_SHARED in stderr
