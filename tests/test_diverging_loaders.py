@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from diverging import ODD_RANK
-from worlds import run
+from worlds import run, train_on
 
 import npdp
 from npdp import nn, optim
@@ -29,9 +29,7 @@ def trains_on_a_loader(differs, update: str = "replicated", strategy=None, shuff
     model = nn.DataParallel(nn.Linear(3, 2), update=update, strategy=strategy)
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     for inputs, labels in loader:
-        optimizer.zero_grad()
-        nn.MSELoss()(model(inputs), labels).backward()
-        optimizer.step()
+        train_on(model, optimizer, inputs, labels, nn.MSELoss())
 
 
 DIFFERS = {
@@ -87,9 +85,7 @@ def test_ranks_that_leave_out_their_empty_parts_are_told_so_before_long(kind, co
         wrapped, loader = nn.DataParallel(model, update=update, strategy=strategy), DataLoader(ArrayDataset(x, x), 4)
         batches = (batch for _ in range(9) for batch in loader if len(batch[0]))
         for _, (inputs, labels) in zip(range(2 * len(loader) + 1), batches):
-            optimizer.zero_grad()
-            nn.MSELoss()(wrapped(inputs), labels).backward()
-            optimizer.step()
+            train_on(wrapped, optimizer, inputs, labels, nn.MSELoss())
 
     with pytest.raises(RuntimeError, match="on its part, be it empty, differ between ranks: rank 1 has batch"):
         run(2, program, *kind)
@@ -110,9 +106,7 @@ def of_a_shard(world) -> None:
     model = nn.Linear(3, 3)
     optimizer = npdp.DistributedOptimizer(optim.SGD(model.parameters(), lr=0.1))
     for _, (inputs, labels) in zip(range(2), loader):
-        optimizer.zero_grad()
-        nn.MSELoss()(model(inputs), labels).backward()
-        optimizer.step()
+        train_on(model, optimizer, inputs, labels, nn.MSELoss())
 
 
 def without_a_batch(world) -> None:
@@ -125,9 +119,7 @@ def without_a_batch(world) -> None:
         for number, (inputs, labels) in enumerate(loader):
             if world.rank == ODD_RANK and (epoch, number) == (0, 1):
                 continue
-            optimizer.zero_grad()
-            nn.MSELoss()(model(inputs), labels).backward()
-            optimizer.step()
+            train_on(model, optimizer, inputs, labels, nn.MSELoss())
     model.synchronize()
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training import DIGITS_TRAIN, fit
-from worlds import assert_close, averaging, criterion, loader, mlp, parameters, run
+from worlds import assert_close, averaging, criterion, loader, mlp, parameters, run, train_on
 
 import npdp
 from npdp import nn, optim
@@ -105,9 +105,7 @@ def averaged(way, epochs=2, batch_size=5, lr=0.2):
     batches = loader(batch_size)
     for _ in range(epochs):
         for inputs, labels in batches:
-            optimizer.zero_grad()
-            criterion(model(inputs), labels).backward()
-            optimizer.step()
+            train_on(model, optimizer, inputs, labels)
     model.exchange.synchronize()
     return parameters(model)
 

@@ -13,11 +13,13 @@ from worlds import (
     assert_close,
     averaging,
     criterion,
+    each_batch,
     loader,
     mlp,
     parameters,
     run,
     train,
+    train_on,
 )
 
 import npdp
@@ -102,18 +104,13 @@ def test_batches_without_a_loader_weigh_by_their_samples():
 
 
 def test_two_losses_of_one_batch_add_up():
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.2)
-        model = way.wrap(model)
-        for inputs, labels in loader(4):
-            optimizer.zero_grad()
-            criterion(model(inputs), labels).backward()
-            (model(inputs) ** 2).mean().backward()
-            optimizer.step()
-        return parameters(model)
+    def iteration(model, optimizer, number, inputs, labels):
+        optimizer.zero_grad()
+        criterion(model(inputs), labels).backward()
+        (model(inputs) ** 2).mean().backward()
+        optimizer.step()
 
-    assert_synchronous(program)
+    assert_synchronous(each_batch(iteration, 4))
 
 
 def test_a_parameter_left_out_of_the_optimiser_stays_as_it_is():
@@ -122,9 +119,7 @@ def test_a_parameter_left_out_of_the_optimiser_stays_as_it_is():
         optimizer = optim.SGD([model[0].weight, model[2].weight, model[2].bias], lr=0.2)
         model = way.wrap(model)
         for inputs, labels in loader(4):
-            optimizer.zero_grad()
-            criterion(model(inputs), labels).backward()
-            optimizer.step()
+            train_on(model, optimizer, inputs, labels)
         return parameters(model)
 
     assert_synchronous(program)
@@ -134,19 +129,12 @@ def test_a_parameter_left_out_of_the_optimiser_stays_as_it_is():
 def test_a_gradient_that_is_thrown_away_counts_no_samples():
     """A backward to look at, on one layer or with zero_grad behind it, trains nothing."""
 
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.2)
-        model = way.wrap(model)
-        for inputs, labels in loader(4):
-            optimizer.zero_grad()
-            criterion(model(inputs), labels).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            (model(inputs, 1) ** 2).mean().backward()
-        return parameters(model)
+    def iteration(model, optimizer, number, inputs, labels):
+        train_on(model, optimizer, inputs, labels)
+        optimizer.zero_grad()
+        (model(inputs, 1) ** 2).mean().backward()
 
-    assert_synchronous(program)
+    assert_synchronous(each_batch(iteration, 4))
 
 
 def test_without_shared_memory_it_is_the_same():

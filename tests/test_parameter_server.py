@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from servers import assert_bits, served, steps
-from worlds import Parallel, TwoDtypes, assert_close, criterion, loader, mlp, parameters, run
+from servers import assert_bits, steps
+from worlds import TwoDtypes, criterion, each_batch, loader, mlp, parameters, train_on
 
 import npdp
 from npdp import nn, optim
@@ -51,68 +51,44 @@ def test_batches_of_two_loaders_before_one_step():
 
 
 def test_a_gradient_that_is_thrown_away_changes_nothing():
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.2)
-        model = way.wrap(model)
-        for x, y in loader(4):
-            (model(x) ** 2).mean().backward()
-            optimizer.zero_grad()
-            criterion(model(x), y).backward()
-            optimizer.step()
-        return parameters(model)
+    def iteration(model, optimizer, number, x, y):
+        (model(x) ** 2).mean().backward()
+        train_on(model, optimizer, x, y)
 
-    assert_bits(program)
+    assert_bits(each_batch(iteration, 4))
 
 
 def test_parameters_that_only_some_workers_use_get_the_same_bits():
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.2, momentum=0.9, weight_decay=0.1)
-        model = way.wrap(model)
-        for number, (x, y) in enumerate(loader(5)):
-            optimizer.zero_grad()
-            use_all = (npdp.rank() + number) % 2 == 0
-            (criterion(model(x), y) if use_all else (model(x, 1) ** 2).mean()).backward()
-            optimizer.step()
-        return parameters(model)
+    def iteration(model, optimizer, number, x, y):
+        optimizer.zero_grad()
+        use_all = (npdp.rank() + number) % 2 == 0
+        (criterion(model(x), y) if use_all else (model(x, 1) ** 2).mean()).backward()
+        optimizer.step()
 
-    assert_bits(program)
+    assert_bits(each_batch(iteration, 5, momentum=0.9, weight_decay=0.1))
 
 
 @pytest.mark.parametrize("zeroes", ["before", "never"])
 def test_gradients_add_up_where_nobody_zeroes_them_and_what_is_unused_stays(zeroes):
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
-        model = way.wrap(model)
-        for x, _ in loader(5):
-            if zeroes == "before":
-                optimizer.zero_grad()
-            (model(x, 1) ** 2).mean().backward()
+    def iteration(model, optimizer, number, x, y):
+        if zeroes == "before":
+            optimizer.zero_grad()
+        (model(x, 1) ** 2).mean().backward()
+        optimizer.step()
+
+    assert_bits(each_batch(iteration, 5, lr=0.1, weight_decay=0.1), bits=zeroes == "before")
+
+
+def test_no_sync_and_accumulation_by_hand_train_to_the_same_parameters():
+    def iteration(model, optimizer, number, x, y):
+        last = number % 2 == 1 or number == 4  # of two batches that make one step; the fifth is alone
+        with model.syncing(True) if last else model.no_sync():
+            (criterion(model(x), y) / 2).backward()
+        if last:
             optimizer.step()
-        return parameters(model)
+            optimizer.zero_grad()
 
-    assert_bits(program, bits=zeroes == "before")
-
-
-def test_no_sync_and_accumulation_by_hand_train_to_the_same_bits():
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-        model = way.wrap(model)
-        for number, (x, y) in enumerate(loader(3)):
-            with model.no_sync() if number % 2 == 0 and number < 4 else model.syncing(True):
-                (criterion(model(x), y) / 2).backward()
-            if number % 2 or number == 4:
-                optimizer.step()
-                optimizer.zero_grad()
-        return parameters(model)
-
-    for servers, workers in ((1, 2), (2, 3), (0, 2)):  # sums are made in another order there
-        wanted = run(workers, program, Parallel(), algorithm="naive")[0]
-        for got in served(program, servers, workers):
-            assert_close(got, wanted, "", 1e-12)
+    assert_bits(each_batch(iteration, 3, lr=0.3, momentum=0.9), bits=False)  # sums are made in another order
 
 
 @pytest.mark.parametrize("servers", [3, 5])
@@ -124,9 +100,7 @@ def test_a_model_smaller_than_the_number_of_servers(servers):
         optimizer = optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
         model = way.wrap(model)
         for inputs, labels in DataLoader(ArrayDataset(x, 3 * x), 4):
-            optimizer.zero_grad()
-            nn.MSELoss()(model(inputs), labels).backward()
-            optimizer.step()
+            train_on(model, optimizer, inputs, labels, nn.MSELoss())
         return parameters(model)
 
     assert_bits(program, [(servers, 2)])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from servers import handed_out, served, staleness_of
 from training import DIGITS_TRAIN, fit
-from worlds import CLASSES, criterion, loader, mlp, parameters, run
+from worlds import CLASSES, criterion, loader, mlp, parameters, run, train_on
 
 import npdp
 from npdp import nn, optim
@@ -68,9 +68,7 @@ def test_an_exception_on_a_worker_ends_all_ranks_and_is_what_is_raised(servers, 
         for step, (x, y) in enumerate(loader(5, 5000)):
             if npdp.rank() == workers - 1 and step == 3:
                 raise OnPurposeError("no step")
-            optimizer.zero_grad()
-            criterion(model(x), y).backward()
-            optimizer.step()
+            train_on(model, optimizer, x, y)
 
     fails_soon(program, servers, workers, "no step", staleness=staleness)
 
@@ -83,9 +81,7 @@ def leaves_early(way, steps_of_rank_1=2):
     for x, y in loader(5, 200):
         if npdp.rank() == 1 and taken == steps_of_rank_1:
             break
-        optimizer.zero_grad()
-        criterion(model(x), y).backward()
-        optimizer.step()
+        train_on(model, optimizer, x, y)
         taken += 1
     return taken
 
@@ -118,9 +114,7 @@ def breaks_off(way, collective, passes=10):
         for step, (x, y) in enumerate(loader(5)):
             if (npdp.rank(), number, step) == (1, 8, 2):
                 break
-            optimizer.zero_grad()
-            criterion(wrapped(x), y).backward()
-            optimizer.step()
+            train_on(wrapped, optimizer, x, y)
         COLLECTIVES[collective](wrapped)
 
 
@@ -140,9 +134,7 @@ def test_with_staleness_0_a_worker_in_one_more_of_many_collectives_is_an_error_a
         for x, y in loader(2):
             for _ in range(30 + npdp.rank()):
                 npdp.barrier()
-            optimizer.zero_grad()
-            criterion(wrapped(x), y).backward()
-            optimizer.step()
+            train_on(wrapped, optimizer, x, y)
 
     fails_soon(program, 1, 2, "worker 1 is in a collective.* while worker 0 takes a step", RuntimeError)
 

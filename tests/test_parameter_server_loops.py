@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from servers import numbers, served
-from worlds import criterion, loader, mlp, parameters, run
+from worlds import criterion, loader, mlp, parameters, run, train_on
 
 import npdp
 from npdp import nn, optim
@@ -21,12 +21,6 @@ def wrapped(strategy, lr=0.1):
     model = mlp()
     optimizer = optim.SGD(model.parameters(), lr=lr)
     return nn.DataParallel(model, strategy=strategy), optimizer
-
-
-def step(model, optimizer, x, y):
-    optimizer.zero_grad()
-    criterion(model(x), y).backward()
-    optimizer.step()
 
 
 @pytest.mark.parametrize(("first", "second"), [(None, PS(1)), (PS(1), PS(1))], ids=["after all-reduce", "twice"])
@@ -45,7 +39,7 @@ def test_two_models_may_be_served_by_all_ranks_and_meet_after_each_epoch(stalene
         for _ in range(2):
             for x, y in loader(3):
                 for model, optimizer in models:
-                    step(model, optimizer, x, y)
+                    train_on(model, optimizer, x, y)
                 time.sleep(0.01 * (npdp.rank() == 1))
             npdp.global_mean(1.0, 1)
         return True
@@ -63,10 +57,10 @@ def test_who_waits_in_a_collective_holds_nobody_up(servers):
         model = way.wrap(model)
         x, y = next(iter(loader(4)))
         for _ in range(5 * (1 + npdp.rank())):
-            step(model, optimizer, x.data, y.data)
+            train_on(model, optimizer, x.data, y.data)
         npdp.barrier()
         for _ in range(3):
-            step(model, optimizer, x.data, y.data)
+            train_on(model, optimizer, x.data, y.data)
         npdp.barrier()
         return True
 
@@ -105,7 +99,7 @@ def test_data_that_was_replaced_is_refused_or_trained(strategy):
         for parameter in model.parameters():
             parameter.data = np.full_like(parameter.data, 7.0)
         x, y = next(iter(loader(4)))
-        step(model, optimizer, x, y)
+        train_on(model, optimizer, x, y)
         return not all((values == 7.0).all() for values in parameters(model).values())
 
     if isinstance(strategy, PS):
@@ -124,7 +118,7 @@ def test_what_is_saved_is_the_newest_and_the_same_everywhere(strategy, late_s):
         model, optimizer = wrapped(strategy)
         time.sleep(late_s * (npdp.rank() == 0))
         for x, y in loader(4):
-            step(model, optimizer, x, y)
+            train_on(model, optimizer, x, y)
         with pytest.raises(RuntimeError, match="call model.synchronize"):
             model.state_dict()
         model.synchronize()
@@ -153,7 +147,7 @@ def test_a_loader_with_the_parts_of_all_ranks_is_refused():
         optimizer = optim.SGD(model.parameters(), lr=0.1)
         model = nn.DataParallel(model, strategy=PS(1))
         for x, y in own:
-            step(model, optimizer, x, y)
+            train_on(model, optimizer, x, y)
 
     with pytest.raises(ValueError, match="cut for 2 ranks, got one of 3"):
         run(3, program)

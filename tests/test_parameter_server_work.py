@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import handed_out, numbers, served, slow, staleness_of
 from training import DIGITS_TRAIN, fit
-from worlds import Parallel, assert_close, criterion, parameters, run
+from worlds import Parallel, assert_close, criterion, parameters, run, train_on
 
 import npdp
 from npdp import nn, optim
@@ -185,9 +185,7 @@ def test_two_steps_on_one_batch_are_both_applied_and_no_work_is_lost():
         for x, y in batches:
             seen += y.data.tolist()
             for _ in range(2):
-                optimizer.zero_grad()
-                criterion(model(x), y).backward()
-                optimizer.step()
+                train_on(model, optimizer, x, y)
         model.exchange.synchronize()
         return seen, model.exchange.end_training()["pushes"], len(seen)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse_models import COUNT, dataset, linear, word_data, words
-from worlds import Parallel, Plain, assert_as_on_one_rank, criterion, left, run
+from worlds import Parallel, Plain, assert_as_on_one_rank, criterion, left, run, train_on
 
 import npdp
 from npdp import nn, optim
@@ -56,10 +56,7 @@ def test_training_ends_as_on_one_rank(kind, way, batch_size):
         wrapped = way.wrap(model)
         for _ in range(2):
             for inputs, labels in DataLoader(data(), batch_size, shuffle=True):
-                loss = criterion(wrapped(inputs), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                train_on(wrapped, optimizer, inputs, labels)
         return left(model)
 
     assert_as_on_one_rank(program, WORLD_SIZES, way(), 1e-10)

@@ -265,14 +265,33 @@ def mlp(seed=1, dtype=np.float64, dropout=0.0):
 criterion = nn.CrossEntropyLoss()
 
 
+def train_on(model, optimizer, inputs, labels, criterion=criterion):
+    """Do one iteration of the user's loop."""
+    loss = criterion(model(inputs), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def each_batch(iteration, batch_size, lr=0.2, **sgd):
+    """Return a program that does `iteration(model, optimizer, number, inputs, labels)` for each batch of a pass."""
+
+    def program(way):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr=lr, **sgd)
+        model = way.wrap(model)
+        for number, (inputs, labels) in enumerate(loader(batch_size)):
+            iteration(model, optimizer, number, inputs, labels)
+        return parameters(model)
+
+    return program
+
+
 def train(way, model, batches, epochs=2, momentum=0.9):
-    """The user's loop; return the parameters it ends with and the gradients it leaves."""
+    """Train as the user's loop does; return what is left."""
     optimizer = way.wrap_optimizer(optim.SGD(model.parameters(), lr=0.2, momentum=momentum))
     model = way.wrap(model)
     for _ in range(epochs):
         for inputs, labels in batches:
-            loss = criterion(model(inputs), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            train_on(model, optimizer, inputs, labels)
     return left(model)
