@@ -6,6 +6,7 @@ A rank that is done with a collective spoils its array at once, and begins the n
 import mmap
 import signal
 from contextlib import contextmanager
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def short_sleeps():
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+
+
+def outcome(kind, op, array, inputs, rank, root=0):
+    """Return what a collective has left in a rank's array, all or its chunk, and what it must leave, by NumPy."""
+    chunks = [slice(*part(len(array), len(inputs), each)) for each in range(len(inputs))]
+    total = reduce(FOLD[op], inputs)
+    wanted = {
+        "allreduce": total,
+        "reduce_scatter": total[chunks[rank]],
+        "allgather": np.concatenate([each[chunk] for each, chunk in zip(inputs, chunks)]),
+        "broadcast": inputs[root],
+        "barrier": inputs[rank],
+    }[kind]
+    return array[chunks[rank]] if kind == "reduce_scatter" else array, wanted
 
 
 class Player:
@@ -70,18 +85,7 @@ class Player:
     def finish(self):
         kind, op, dtype, count, _ = call = self.calls[self.number]
         inputs = [values(rank, count, dtype, self.number) for rank in range(self.ranks)]
-        parts = [slice(*part(count, self.ranks, rank)) for rank in range(self.ranks)]
-        total = inputs[0]
-        for other in inputs[1:]:
-            total = FOLD[op](total, other)
-        wanted = {
-            "allreduce": total,
-            "reduce_scatter": total[parts[self.rank]],
-            "allgather": np.concatenate([array[part] for array, part in zip(inputs, parts)]),
-            "broadcast": inputs[self.root],
-            "barrier": inputs[self.rank],
-        }[kind]
-        got = self.array[parts[self.rank]] if kind == "reduce_scatter" else self.array
+        got, wanted = outcome(kind, op, self.array, inputs, self.rank, self.root)
         if not np.array_equal(got, wanted):
             self.wrong.append(f"rank {self.rank} of {self.ranks}, call {self.number} {call}: {got}, wanted {wanted}")
         self.array[...] = -99

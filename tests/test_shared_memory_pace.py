@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from kernel_play import memory_and_ranks, short_sleeps
-from worlds import FOLD, values
+from kernel_play import memory_and_ranks, outcome, short_sleeps
+from worlds import values
 
 from npdp.kernels.shared_memory import DONE, WAITING, HostRank, header_bytes
-from npdp.partition import part
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,24 +39,29 @@ def test_ranks_that_come_one_by_one_are_waited_for_no_longer_than_one():
     assert third.begin("barrier", np.ones(1), "sum") == first.go_on() == DONE
 
 
+def at_leisure(count, inside):
+    """Return two ranks that return after each piece of work, and an array of each, inside their memory or outside."""
+    slot_bytes = 1 << 17
+    first_byte = header_bytes(2, slot_bytes)
+    memory = mmap.mmap(-1, first_byte + 2 * 4 * count + 64)
+    ranks = [HostRank(memory, rank, 2, slot_bytes, looks=0, yields=0) for rank in range(2)]
+    for rank in ranks:
+        rank._host.longest_s = 0
+    places = [np.frombuffer(memory, np.float32, count, first_byte + 64 + rank * 4 * count) for rank in range(2)]
+    return ranks, places if inside else [np.empty(count, np.float32) for _ in range(2)]
+
+
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize(("kind", "op"), [("allreduce", "sum"), ("allreduce", "max"), ("reduce_scatter", "sum"),
                                           ("allgather", "sum"), ("broadcast", "sum")])  # fmt: skip
 def test_a_large_collective_returns_every_few_segments_and_goes_on(kind, op, inside):
     copies = inside and kind in ("allgather", "broadcast")
-    count, slot_bytes = ((20 if copies else 3) << 20) + 5, 1 << 17  # in two pieces, or many of half a megabyte
-    first_byte = header_bytes(2, slot_bytes)
-    memory = mmap.mmap(-1, first_byte + 2 * 4 * count + 64)
-    ranks = [HostRank(memory, rank, 2, slot_bytes, looks=0, yields=0) for rank in range(2)]
-    places = [np.frombuffer(memory, np.float32, count, first_byte + 64 + rank * 4 * count) for rank in range(2)]
-    arrays = places if inside else [np.empty(count, np.float32) for _ in range(2)]
-    inputs = [values(rank, count, np.float32) for rank in range(2)]
-    returns = [0, 0]
+    ranks, arrays = at_leisure(((20 if copies else 3) << 20) + 5, inside)  # two pieces, or many of half a megabyte
+    inputs = [values(rank, len(array), np.float32) for rank, array in enumerate(arrays)]
     for rank, array, mine in zip(ranks, arrays, inputs, strict=True):
-        rank._host.longest_s = 0
         array[...] = mine
         assert rank.begin(kind, array, op) == WAITING
-    unfinished = {0, 1}
+    returns, unfinished = [0, 0], {0, 1}
     while unfinished:
         for number in list(unfinished):
             phase = ranks[number]._host.phase
@@ -67,13 +71,8 @@ def test_a_large_collective_returns_every_few_segments_and_goes_on(kind, op, ins
             assert ranks[number]._host.phase - phase <= 4
     assert min(returns) >= (2 if copies else 3)
     assert not inside or [rank._host.posted for rank in ranks] == [2, 2]  # no more meetings
-    cut = slice(*part(count, 2, 0)), slice(*part(count, 2, 1))
     for number, array in enumerate(arrays):
-        if kind == "reduce_scatter":
-            np.testing.assert_array_equal(array[cut[number]], FOLD[op](*inputs)[cut[number]])
-        else:
-            gathered = inputs[0] if kind == "broadcast" else np.concatenate([inputs[r][cut[r]] for r in range(2)])
-            np.testing.assert_array_equal(array, FOLD[op](*inputs) if kind == "allreduce" else gathered)
+        np.testing.assert_array_equal(*outcome(kind, op, array, inputs, number))
 
 
 @pytest.mark.parametrize(("byte_s", "turns", "taken"), [
