@@ -431,7 +431,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/comm/transport.py",
                "if wanted.nbytes == got_bytes and same_dtype:",
                "if got_bytes is None or wanted.nbytes >= got_bytes:",
-               "tests/test_thread_messages.py::test_a_message_of_another_size_or_dtype_is_refused"),
+               "tests/test_thread_messages.py::test_a_message_of_another_size_or_dtype_is_an_error_on_both_sides"),
         Mutant("npdp/comm/mpi.py",
                "        if wanted is not None:\n",
                "        if False:\n",
