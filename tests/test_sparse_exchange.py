@@ -81,18 +81,19 @@ def test_all_ranks_have_the_same_bits_in_any_algorithm_and_twice(way, algorithm,
         assert bits == run(world_size, program, dtype, algorithm="auto")
 
 
+def rows_of(rank, number, found):
+    """Return a rank's gradient of a parameter, with other values in each of these rows; None for None."""
+    if found is None:
+        return None
+    values = np.array([[rank + 10 * row + 100 * number + 1.0] * 3 for row in sorted(found)]).reshape(-1, 3)
+    return RowGradient(np.array(sorted(found), np.int64), values, (9, 3))
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 5), st.data())
 def test_the_sum_is_that_of_arrays_whatever_each_rank_has(world_size, data):
     few = st.none() | st.sets(st.integers(0, 8))
     rows = [[data.draw(few) for _ in range(2)] for _ in range(world_size)]  # None: not used here
-
-    def gradient(rank, number):
-        found = rows[rank][number]
-        if found is None:
-            return None
-        values = np.array([[rank + 10 * row + 100 * number + 1.0] * 3 for row in sorted(found)]).reshape(-1, 3)
-        return RowGradient(np.array(sorted(found), np.int64), values, (9, 3))
 
     def program():
         parameters = [Parameter(np.zeros((9, 3)), sparse=True) for _ in range(2)]
@@ -100,21 +101,21 @@ def test_the_sum_is_that_of_arrays_whatever_each_rank_has(world_size, data):
         for _ in range(2):
             exchange.begin(None, True)
             for number, parameter in enumerate(parameters):
-                parameter.grad = gradient(npdp.rank(), number)
+                parameter.grad = rows_of(npdp.rank(), number, rows[npdp.rank()][number])
             exchange.finish()
             found = [p.grad for p in parameters]
             for p in parameters:
                 p.grad = None
-        return [None if g is None else (g.rows.tolist(), g.dense()) for g in found]
+        return found
 
     for result in run(world_size, program):
         for number, got in enumerate(result):
-            each = [gradient(rank, number) for rank in range(world_size)]
-            used = [g for g in each if g is not None]
+            each = [rows_of(rank, number, rows[rank][number]) for rank in range(world_size)]
+            used = [gradient for gradient in each if gradient is not None]
             assert (got is None) == (not used)
             if used:
-                assert got[0] == sorted(set().union(*(g.rows.tolist() for g in used)))
-                assert np.array_equal(got[1], sum(g.dense() for g in used))
+                assert got.rows.tolist() == sorted(set().union(*(gradient.rows.tolist() for gradient in used)))
+                assert np.array_equal(got.dense(), sum(gradient.dense() for gradient in used))
 
 
 @pytest.mark.parametrize("way", WAYS)
