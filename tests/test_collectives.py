@@ -70,7 +70,7 @@ def test_any_sequence_of_collectives_gives_what_numpy_gives(world_size, sequence
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), calls, st.integers(0, 150))
-def test_a_collective_twice_in_a_row_and_then_of_another_size(world_size, call, count):
+def test_a_collective_twice_in_a_row_and_then_of_another_size_gives_what_numpy_gives(world_size, call, count):
     assert wrong(world_size, [call, call, (*call[:4], count, *call[5:]), call]) == []
 
 

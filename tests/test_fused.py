@@ -37,7 +37,7 @@ def test_an_algorithm_without_a_reduce_scatter_is_refused(algorithm):
 
 @pytest.mark.parametrize("algorithm", IN_RANK_ORDER)
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
-def test_so_it_is_for_a_model_of_many_blocks(optimizer, algorithm):
+def test_a_model_of_many_blocks_gets_the_bits_of_the_replicated_update(optimizer, algorithm):
     for world_size in (2, 3):
         assert_same(world_size, plan="zsu" * 3, optimizer=optimizer, algorithm=algorithm, make=wide, dtype=np.float32)
 

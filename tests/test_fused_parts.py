@@ -70,7 +70,7 @@ def odd(update, algorithm, before, batch_size):
 
 @pytest.mark.parametrize("algorithm", IN_RANK_ORDER)
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_unused_frozen_and_tied_parameters_of_several_dtypes(before, algorithm):
+def test_unused_frozen_and_tied_parameters_of_several_dtypes_get_the_same_bits(before, algorithm):
     for world_size, batch_size in product((2, 3), (1, 3, 13)):
         assert_same(world_size, program=odd, before=before, batch_size=batch_size, algorithm=algorithm)
 
@@ -103,7 +103,7 @@ def test_a_gradient_of_the_users_own_is_this_ranks_share():
         assert_close(moved, {name: np.full_like(array, 6.0) for name, array in moved.items()})
 
 
-def test_two_models_each_with_its_own_update_behind_one_loss():
+def test_two_models_each_with_its_own_update_behind_one_loss_get_the_same_bits():
     def program(update, algorithm):
         npdp.init(algorithm)
         first, second = mlp(1), mlp(2)

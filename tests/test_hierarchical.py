@@ -99,7 +99,7 @@ calls = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(shapes_of_hosts, st.lists(calls, min_size=1, max_size=6), st.none() | st.integers(0, 6))
-def test_any_sequence_on_any_hosts_and_whoever_is_late(hosts, sequence, late):
+def test_any_sequence_on_any_hosts_gives_what_numpy_gives_whoever_is_late(hosts, sequence, late):
     assert wrong(hosts, sequence, late) == []
 
 

@@ -26,7 +26,7 @@ LOSSES = {"two": [whole, first_layer], "one": [first_layer], "same": [whole, who
 
 
 @pytest.mark.parametrize("losses", LOSSES)
-def test_several_losses_of_one_batch_and_parameters_that_nobody_uses(losses):
+def test_several_losses_of_one_batch_train_to_the_same_parameters_be_they_used_or_not(losses):
     def program(way):
         model = mlp()
         optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
@@ -35,7 +35,7 @@ def test_several_losses_of_one_batch_and_parameters_that_nobody_uses(losses):
     assert_bits(program, bits=losses == "one")  # several are added up here first, there over the ranks first
 
 
-def test_batches_of_two_loaders_before_one_step():
+def test_batches_of_two_loaders_before_one_step_train_to_the_same_parameters():
     def program(way):
         model = mlp()
         optimizer = optim.SGD(model.parameters(), lr=0.2)
@@ -92,7 +92,7 @@ def test_no_sync_and_accumulation_by_hand_train_to_the_same_parameters():
 
 
 @pytest.mark.parametrize("servers", [3, 5])
-def test_a_model_smaller_than_the_number_of_servers(servers):
+def test_a_model_smaller_than_the_number_of_servers_trains_to_the_same_bits(servers):
     def program(way):
         npdp.manual_seed(1)
         model = nn.Linear(1, 1, dtype=np.float64)

@@ -67,7 +67,7 @@ def test_an_optimiser_undoes_nothing_of_another_at_any_staleness(servers, stalen
     assert all(change > 1e-4 for change in served(both, servers, 2, staleness=staleness))
 
 
-def test_optimisers_of_which_one_steps_more_often():
+def test_optimisers_of_which_one_steps_more_often_train_to_the_same_bits():
     def program(way):
         model = mlp()
         halves = [optim.SGD(model[0].parameters(), lr=0.2), optim.SGD(model[2].parameters(), lr=0.1)]

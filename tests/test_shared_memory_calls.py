@@ -65,7 +65,7 @@ def test_ranks_that_call_something_else_are_told_who_called_what(others, odd):
 
 
 @pytest.mark.parametrize("odd", list(CALLS)[1:])
-def test_so_they_are_where_auto_chooses_for_each(odd):
+def test_where_auto_chooses_for_each_rank_they_are_told_so_too(odd):
     """It may not choose messages for one and shared memory for the other: they would wait for each other for ever."""
     assert "nothing" not in told("allreduce of 40 float64 (sum)", odd, "auto")
 
