@@ -11,7 +11,7 @@ from npdp.train import main
 
 IN_RANK_ORDER = () if kernels.backend() == "c" else ("--algorithm", "naive")  # shared memory adds so by itself
 FLAGS = ("--quiet", "--epochs", "2", "--global-batch-size", "50", *IN_RANK_ORDER)
-LARGE = ("--model", "mlp", "--hidden", "3600", "--epochs", "1")  # just above 1 MB
+LARGE = ("--model", "mlp", "--hidden", "3600", "--epochs", "1", "--global-batch-size", "150")  # just above 1 MB
 SETTINGS = {
     "sgd": (),
     "adamw": ("--optimizer", "adamw", "--learning-rate", "0.01"),
