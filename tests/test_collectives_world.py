@@ -23,6 +23,16 @@ def test_the_worlds_algorithm_is_taken_by_the_collectives_that_have_it(algorithm
     assert run(2, program) == [[0.0, 2.0, 4.0, 6.0]] * 2
 
 
+def test_an_algorithm_that_a_collective_lacks_is_refused_though_the_world_has_it():
+    def program():
+        npdp.init("tree")
+        npdp.reduce_scatter(np.zeros(4))  # the world's algorithm has none: the best is taken
+        npdp.reduce_scatter(np.zeros(4), algorithm="tree")
+
+    with pytest.raises(ValueError, match="no algorithm 'tree'"):
+        run(2, program)
+
+
 def test_the_worlds_algorithm_is_what_an_allreduce_uses():
     def program(algorithm):
         recorder = record()

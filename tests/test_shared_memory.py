@@ -194,13 +194,3 @@ def test_an_array_that_is_not_aligned_to_its_elements_is_refused(algorithm):
 def test_auto_takes_shared_memory_where_all_ranks_share_it():
     sizes = (0, SMALL_BYTES, 1 << 22)
     assert run(3, lambda: [init().chosen("allreduce", nbytes) for nbytes in sizes]) == [["shared_memory"] * 3] * 3
-
-
-def test_an_algorithm_that_a_collective_lacks_is_refused_though_the_world_has_it():
-    def program():
-        npdp.init("tree")
-        npdp.reduce_scatter(np.zeros(4))  # the world's algorithm has none: the best is taken
-        npdp.reduce_scatter(np.zeros(4), algorithm="tree")
-
-    with pytest.raises(ValueError, match="no algorithm 'tree'"):
-        run(2, program)
