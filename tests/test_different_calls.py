@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from launching import is_intel_mpi, mpirun, needs_mpi
 from needs import needs_shared_memory, through_shared_memory
-from worlds import run
+from worlds import NOT_THE_SAME, run
 
 import npdp
 from npdp.comm import calls
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.world import init
-
-NOT_THE_SAME = "do not call the same collective with the same count and dtype"
 
 DIFFERENT = {  # in a world of how many ranks, and what each calls: not told, they would wait for each other for ever
     "algorithms": (3, lambda rank: npdp.allreduce(np.ones(10), "sum", "tree" if rank == 0 else "ring")),

@@ -8,14 +8,12 @@ import weakref
 import numpy as np
 import pytest
 from needs import through_shared_memory
-from worlds import run
+from worlds import NOT_THE_SAME, run
 
 import npdp
 from npdp.comm.calls import Calls
 from npdp.comm.errors import CommunicationError
 from npdp.parallel.world import init
-
-NOT_THE_SAME = "do not call the same collective with the same count and dtype"
 
 
 @pytest.mark.parametrize("beside_the_program", [False, True])

@@ -87,6 +87,8 @@ def test_gradients_are_as_before_where_the_end_of_a_backward_fails(local_before)
 
     for before, failed in run(2, program):
         assert_close(failed, before)
+
+
 def test_flags_are_0_where_the_end_of_a_backward_fails():
     """After the exchange, and before anybody has looked at them: the last layer is unused on one rank."""
 

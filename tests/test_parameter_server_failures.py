@@ -280,4 +280,3 @@ def anything(seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_any_run_uses_each_sample_once_or_counts_it_as_unused(seed):
     anything(seed)
-

@@ -85,9 +85,7 @@ def test_three_ranks_refuse_together_in_one_line(flags, said):
 
 
 # The same loop
-@pytest.mark.parametrize(
-    "strategy", ["none", "ps 2 servers", "ps bounded", "ps colocated asynchronous", "local-sgd"]
-)
+@pytest.mark.parametrize("strategy", ["none", "ps 2 servers", "ps bounded", "ps colocated asynchronous", "local-sgd"])
 def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed(strategy):
     code, stdout, stderr = mpirun(4, PROGRAM, "loop", strategy)
     assert (code, stderr) == (0, "")

@@ -232,5 +232,3 @@ def test_without_a_loader_the_mean_gradient_of_a_workers_own_rows_is_applied(sta
     before = parameters(nn.Linear(2, 1, dtype=np.float64, generator=np.random.default_rng(0)))
     for got in served(program, 1, 2, staleness=staleness):
         assert_close({"bias": got["bias"]}, {"bias": before["bias"] - 0.4})
-
-

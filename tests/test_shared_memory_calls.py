@@ -7,7 +7,7 @@ import pytest
 from launching import python
 from memories import slots_of
 from needs import needs_shared_memory
-from worlds import run
+from worlds import NOT_THE_SAME, run
 
 import npdp
 from npdp.comm.errors import CommunicationError
@@ -58,7 +58,7 @@ def test_ranks_that_call_something_else_are_told_who_called_what(others, odd):
     if odd == others:
         assert said == ["nothing"] * 3
         return
-    end = ": the ranks do not call the same collective with the same count and dtype"
+    end = f": the ranks {NOT_THE_SAME}"
     assert said[0] == f"rank 0 calls {others}, rank 1 {odd}{end}"
     assert said[1] == f"rank 1 calls {odd}, rank 0 {others}{end}"
     assert said[2] == f"rank 2 calls {others}, rank 1 {odd}{end}"

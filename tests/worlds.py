@@ -24,6 +24,7 @@ LIMIT_S = 20
 DTYPES = ("float32", "float64", "int32", "int64")
 FEATURES, CLASSES = 5, 3
 PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if not (op == "mean" and dtype.startswith("int"))]
+NOT_THE_SAME = "do not call the same collective with the same count and dtype"
 FOLD = {"sum": np.add, "mean": np.add, "min": np.minimum, "max": np.maximum, "prod": np.multiply}
 
 
