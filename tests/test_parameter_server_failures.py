@@ -1,8 +1,7 @@
-"""Whatever fails, all ranks end; what cannot be meant is refused; the same loop runs under every strategy."""
+"""Whatever fails under a parameter server, all ranks end; what cannot be meant is refused."""
 
 import gc
 import math
-import random
 import sys
 import time
 from collections import Counter
@@ -10,13 +9,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from servers import handed_out, served, staleness_of
-from training import DIGITS_TRAIN, fit
-from worlds import CLASSES, criterion, loader, mlp, parameters, run, train_on
+from servers import handed_out, served
+from worlds import CLASSES, criterion, loader, mlp, run, train_on
 
 import npdp
 from npdp import nn, optim
-from npdp.data import ArrayDataset, DataLoader
+from npdp.data import DataLoader
 from npdp.parallel.parameter_server.messages import Idle
 from npdp.parallel.parameter_server.shard import DenseShard
 
@@ -206,34 +204,7 @@ def test_a_model_in_step_may_be_trained_beside_one_of_which_a_worker_has_enough(
     run(2, program)
 
 
-# The same loop
-def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed():
-    def program(strategy):
-        npdp.init()
-        model = nn.Linear(10, 1, dtype=np.float64, generator=np.random.default_rng(0))
-        criterion = nn.MSELoss()
-        optimizer = optim.SGD(model.parameters(), lr=0.01)
-        x = np.random.default_rng(1).standard_normal((100, 10))
-        dataloader = DataLoader(ArrayDataset(x, x.sum(axis=1, keepdims=True)), batch_size=32, shuffle=True)
-        model = npdp.DistributedDataParallel(model, strategy=strategy)
-        for _epoch in range(10):
-            for inputs, labels in dataloader:
-                outputs = model(inputs)
-                loss = criterion(outputs, labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        return float(np.abs(parameters(model)["weight"] - 1).max())
-
-    strategies = [None, npdp.LocalSGD(8), npdp.LocalSGD(1), npdp.LocalSGD(4, outer_momentum=0.5)]
-    strategies += [npdp.ParameterServer(servers, s) for servers in (0, 1, 2) for s in (0, 2, math.inf)]
-    strategies += [npdp.ParameterServer(1, backup_workers=1)]
-    for strategy in strategies:
-        errors = [error for error in run(4, program, strategy) if error is not None]
-        assert len(errors) == 4 - getattr(strategy, "servers", 0)
-        assert max(errors) < 1, strategy
-
-
+# Refused
 @pytest.mark.parametrize("options", [{"servers": -1}, {"staleness": -1}, {"staleness": 1.5}, {"staleness": math.nan},
                                      {"backup_workers": -1}, {"backup_workers": 1, "staleness": 1}, {"servers": 1.5},
                                      {"servers": "1"}, {"staleness": None}, {"backup_workers": 0.5}],
@@ -255,28 +226,3 @@ def test_a_world_that_is_too_small_is_refused(ranks, options, said):
 
     with pytest.raises(ValueError, match=said):
         run(ranks, program)
-
-
-# Anything
-def anything(seed):
-    """Train with flags drawn from a seed, and check what must hold for all of them."""
-    dice = random.Random(seed)
-    servers, workers = dice.choice([0, 1, 2]), dice.choice([1, 2, 3, 4])
-    backups = dice.choice([0, 0, 1]) if workers > 1 and servers == 1 else 0
-    staleness = "0" if backups else dice.choice(["0", "1", "2", "3", "inf"])
-    flags = ["--quiet", "--strategy", "ps", "--servers", servers, "--staleness", staleness, "--backup-workers", backups,
-             "--epochs", 2, "--global-batch-size", dice.choice([3, 7, 50, 64, 1437]), "--seed", seed % 7,
-             "--accumulate", dice.choice([1, 1, 3]), "--momentum", 0, "--learning-rate", 0.01]  # fmt: skip
-    if dice.random() < 0.5:
-        flags += ["--inject", f"slow@rank={dice.randrange(workers)},factor={dice.choice([2, 5])}"]
-    if dice.random() < 0.3:
-        flags += ["--model", "mlp", "--hidden", "30,20", "--optimizer", "adam", "--learning-rate", "0.001"]
-    one = fit(*flags, ranks=servers + workers)
-    assert one.end["samples_seen"] + one.end["unused_samples"] == 2 * DIGITS_TRAIN, flags
-    assert sum(staleness_of(one).values()) == one.end["pushes"], flags
-    assert one.end["train_loss"] < 3, flags
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_any_run_uses_each_sample_once_or_counts_it_as_unused(seed):
-    anything(seed)

@@ -1,9 +1,11 @@
-"""npdp.train under a parameter server with staleness 0 has the bits of all-reduce, whatever is trained."""
+"""npdp.train under a parameter server: the bits of all-reduce with staleness 0, and each sample once in any run."""
 
 import functools
+import random
 
 import pytest
-from training import DROPOUT, UNUSED, exact_flags, fit, off, on_one_rank
+from servers import staleness_of
+from training import DIGITS_TRAIN, DROPOUT, UNUSED, exact_flags, fit, off, on_one_rank
 
 LAYOUTS = [(1, 1), (1, 2), (2, 1), (2, 3), (0, 1), (0, 2), (0, 3)]  # servers (0: colocated), workers
 
@@ -55,3 +57,23 @@ def test_whatever_is_trained_it_has_the_bits_of_all_reduce(more, servers, worker
     (tmp_path / "unused.py").write_text(UNUSED)
     base = ("--quiet", "--dtype", "float64", "--epochs", "1", "--global-batch-size", "50")
     assert_as_all_reduce((*base, *(flag.format(folder=tmp_path) for flag in MORE[more])), servers, workers)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_run_uses_each_sample_once_or_counts_it_as_unused(seed):
+    """With flags drawn from a seed."""
+    dice = random.Random(seed)
+    servers, workers = dice.choice([0, 1, 2]), dice.choice([1, 2, 3, 4])
+    backups = dice.choice([0, 0, 1]) if workers > 1 and servers == 1 else 0
+    staleness = "0" if backups else dice.choice(["0", "1", "2", "3", "inf"])
+    flags = ["--quiet", "--strategy", "ps", "--servers", servers, "--staleness", staleness, "--backup-workers", backups,
+             "--epochs", 2, "--global-batch-size", dice.choice([3, 7, 50, 64, 1437]), "--seed", seed % 7,
+             "--accumulate", dice.choice([1, 1, 3]), "--momentum", 0, "--learning-rate", 0.01]  # fmt: skip
+    if dice.random() < 0.5:
+        flags += ["--inject", f"slow@rank={dice.randrange(workers)},factor={dice.choice([2, 5])}"]
+    if dice.random() < 0.3:
+        flags += ["--model", "mlp", "--hidden", "30,20", "--optimizer", "adam", "--learning-rate", "0.001"]
+    one = fit(*flags, ranks=servers + workers)
+    assert one.end["samples_seen"] + one.end["unused_samples"] == 2 * DIGITS_TRAIN, flags
+    assert sum(staleness_of(one).values()) == one.end["pushes"], flags
+    assert one.end["train_loss"] < 3, flags

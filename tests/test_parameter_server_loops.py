@@ -10,7 +10,7 @@ from worlds import criterion, loader, mlp, parameters, run, train_on
 
 import npdp
 from npdp import nn, optim
-from npdp.data import DataLoader
+from npdp.data import ArrayDataset, DataLoader
 from npdp.parallel.parameter_server.ledger import Ledger
 from npdp.parallel.parameter_server.messages import Push, Request, Unit
 
@@ -21,6 +21,33 @@ def wrapped(strategy, lr=0.1):
     model = mlp()
     optimizer = optim.SGD(model.parameters(), lr=lr)
     return nn.DataParallel(model, strategy=strategy), optimizer
+
+
+def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed():
+    def program(strategy):
+        npdp.init()
+        model = nn.Linear(10, 1, dtype=np.float64, generator=np.random.default_rng(0))
+        criterion = nn.MSELoss()
+        optimizer = optim.SGD(model.parameters(), lr=0.01)
+        x = np.random.default_rng(1).standard_normal((100, 10))
+        dataloader = DataLoader(ArrayDataset(x, x.sum(axis=1, keepdims=True)), batch_size=32, shuffle=True)
+        model = npdp.DistributedDataParallel(model, strategy=strategy)
+        for _epoch in range(10):
+            for inputs, labels in dataloader:
+                outputs = model(inputs)
+                loss = criterion(outputs, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return float(np.abs(parameters(model)["weight"] - 1).max())
+
+    strategies = [None, npdp.LocalSGD(8), npdp.LocalSGD(1), npdp.LocalSGD(4, outer_momentum=0.5)]
+    strategies += [npdp.ParameterServer(servers, s) for servers in (0, 1, 2) for s in (0, 2, math.inf)]
+    strategies += [npdp.ParameterServer(1, backup_workers=1)]
+    for strategy in strategies:
+        errors = [error for error in run(4, program, strategy) if error is not None]
+        assert len(errors) == 4 - getattr(strategy, "servers", 0)
+        assert max(errors) < 1, strategy
 
 
 @pytest.mark.parametrize(("first", "second"), [(None, PS(1)), (PS(1), PS(1))], ids=["after all-reduce", "twice"])
