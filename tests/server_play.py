@@ -82,14 +82,14 @@ class Play:
     def _may_begin(self, worker):
         return not self.barrier or all(other.number_of_pass >= worker.number_of_pass for other in self.workers)
 
-    def run(self, choose):
-        """Go on to the end."""
+    def run(self, choose, backups=0):
+        """Go on to the end, each time by the move that is chosen, and check that all is as it must be."""
         while moves := self.moves():
             move, what = choose(moves)
             move(what)
             self.check_progress()
         assert all(worker.state == "left" for worker in self.workers), [w.state for w in self.workers]
-        self.check_the_end()
+        self.check_the_end(backups)
 
     # What workers do
     def begin(self, number):
