@@ -63,7 +63,7 @@ def test_gradients_stay_where_a_later_backward_fails(counts):
             loss.backward()
         return all(np.array_equal(p.grad, g) for p, g in zip(model.parameters(), before))
 
-    assert npdp.run_ranks(2, program) == [True, True]
+    assert run(2, program) == [True, True]
 
 
 @pytest.mark.parametrize("local_before", [False, True])
