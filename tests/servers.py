@@ -63,13 +63,19 @@ def numbers(count):
     return ArrayDataset(np.arange(count * 2, dtype=np.float64).reshape(count, 2), np.arange(count))
 
 
+def wrapped_for_numbers(way, count, batch_size, **options):
+    """Return a model that has a class for each of so many numbers, wrapped, its optimiser, and batches of them."""
+    model = nn.Linear(2, count + 1, dtype=np.float64)
+    optimizer = optim.SGD(model.parameters(), lr=0.0)
+    batches = DataLoader(numbers(count), batch_size, **options)
+    return way.wrap(model), optimizer, batches
+
+
 def handed_out(way, count, batch_size, passes, breaks=None, accumulate=1, wait_s=0.0):
     """Return the labels that this worker gets in each pass, having made a step for each."""
     npdp.manual_seed(0)
-    model = nn.Linear(2, count + 1, dtype=np.float64)
-    optimizer = optim.SGD(model.parameters(), lr=0.0)
-    batches = DataLoader(numbers(count), batch_size, shuffle=True, seed=0, accumulate=accumulate)
-    model = way.wrap(model)
+    options = {"shuffle": True, "seed": 0, "accumulate": accumulate}
+    model, optimizer, batches = wrapped_for_numbers(way, count, batch_size, **options)
     seen = []
     for number in range(passes):
         seen.append([])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import handed_out, numbers, served, slow, staleness_of
+from servers import handed_out, numbers, served, slow, staleness_of, wrapped_for_numbers
 from training import DIGITS_TRAIN, fit
 from worlds import Parallel, assert_close, criterion, parameters, run, train_on
 
@@ -112,10 +112,7 @@ def test_a_pass_that_a_worker_breaks_off_is_finished_by_the_others_and_the_next_
 def short_passes(way, seed):
     """Go from pass to pass without a barrier, with pauses, and break some off."""
     dice = random.Random(seed * 10 + npdp.rank())
-    model = nn.Linear(2, 21, dtype=np.float64)
-    optimizer = optim.SGD(model.parameters(), lr=0.0)
-    batches = DataLoader(numbers(20), 4)
-    model = way.wrap(model)
+    model, optimizer, batches = wrapped_for_numbers(way, 20, 4)
     for _ in range(40):
         stop = dice.randint(1, 3) if dice.random() < 0.3 else None
         for step, (x, y) in enumerate(batches):
@@ -177,10 +174,7 @@ def test_a_loader_that_only_one_worker_has_does_not_make_others_train_twice():
 
 def test_two_steps_on_one_batch_are_both_applied_and_no_work_is_lost():
     def program(way):
-        model = nn.Linear(2, 61, dtype=np.float64)
-        optimizer = optim.SGD(model.parameters(), lr=0.0)
-        batches = DataLoader(numbers(60), 6, shuffle=True)
-        model = way.wrap(model)
+        model, optimizer, batches = wrapped_for_numbers(way, 60, 6, shuffle=True)
         seen = []
         for x, y in batches:
             seen += y.data.tolist()
@@ -198,10 +192,7 @@ def test_arrays_in_place_of_the_loaders_tensors_do_not_make_workers_wait_for_eac
     """A user's transformation may give plain arrays; workers then make different numbers of steps."""
 
     def program(way):
-        model = nn.Linear(2, 61, dtype=np.float64)
-        optimizer = optim.SGD(model.parameters(), lr=0.0)
-        batches = DataLoader(numbers(60), 6, shuffle=True)
-        model = way.wrap(model)
+        model, optimizer, batches = wrapped_for_numbers(way, 60, 6, shuffle=True)
         seen = []
         for x, y in batches:
             optimizer.zero_grad()
