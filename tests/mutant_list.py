@@ -2623,6 +2623,21 @@ MUTANTS: dict[str, list[Mutant]] = {
                "        if False:  # others",
                "tests/test_parameter_server_loops.py::test_what_is_saved_is_the_newest_and_the_same_everywhere"),
         Mutant("npdp/parallel/parameter_server/policies.py",
+               "newest = self._passes.get(request.loader)",
+               "newest = max(self._passes.values(), key=lambda one: one.request[:2], default=None)",
+               "tests/test_parameter_server_logic.py::test_with_backups_the_passes_of_several_loaders_follow_each_other_in_"
+               "any_order"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
+               "found = self._passes.get(push.unit.loader)",
+               "found = self._latest",
+               "tests/test_parameter_server_logic.py::test_with_backups_a_pass_to_look_within_one_to_train_is_handed_out_"
+               "whole_though_another_trains_on"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
+               "number = max(number, found.last[worker] + request.parts)",
+               "number = found.last[worker] + request.parts",
+               "tests/test_parameter_server_logic.py::test_with_backups_a_pass_to_look_within_one_to_train_is_handed_out_"
+               "whole_though_another_trains_on"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
                "for worker in sorted(self._round)], {}",
                "for worker in self._round], {}",
                "tests/test_parameter_server_logic.py::test_synchronous_pushes_are_added_in_worker_order_whatever_the_order"

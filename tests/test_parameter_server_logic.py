@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from npdp.parallel.parameter_server import wire
-from npdp.parallel.parameter_server.messages import Fetch, Idle, Leave, Pull, Push, Request, Resume, Start, Unit
+from npdp.parallel.parameter_server.messages import (
+    NONE_LEFT,
+    Fetch,
+    Idle,
+    Leave,
+    Pull,
+    Push,
+    Request,
+    Resume,
+    Start,
+    Unit,
+)
 from npdp.parallel.parameter_server.policies import policy_for
 from npdp.parallel.parameter_server.server import Server
 
@@ -55,6 +66,38 @@ def test_a_worker_that_may_still_be_in_a_collective_that_another_has_left_is_wai
     for message in messages if idle_last else reversed(messages):
         assert not list(logic.handle(message))
     assert len(list(logic.handle(push(1, 2)._replace(collectives=3)))) == 2 and len(applied) == 1
+
+
+TRAIN, LOOK = Request(0, 0, 8, 2), Request(1, 0, 6, 2)  # four batches to train, three to look at
+
+
+def test_with_backups_a_pass_to_look_within_one_to_train_is_handed_out_whole_though_another_trains_on():
+    logic, _ = server(backups=1)
+    for worker in (0, 1):
+        list(logic.handle(Start(worker, 1, 0, TRAIN)))
+    list(logic.handle(push(0, 2, loader=0, request=TRAIN)))
+    list(logic.handle(Start(1, 2, 0, LOOK)))  # waits: the other is at work
+    looked_at = [reply.unit for reply in logic.handle(Start(0, 3, 1, LOOK))]
+    for sequence in (4, 5):
+        looked_at += [reply.unit for reply in logic.handle(Start(0, sequence, 1, LOOK))]
+    (trains_on,) = logic.handle(push(0, 6, 2, 1, loader=0, request=TRAIN))
+    assert trains_on.unit == 4
+    for sequence in (3, 4):
+        looked_at += [reply.unit for reply in logic.handle(Start(1, sequence, 1, LOOK))]
+    assert sorted(looked_at) == [0, 1, 2, 3, 4, 5]
+    (comes_back,) = logic.handle(push(1, 5, 1, 0, loader=0, request=TRAIN))
+    assert comes_back.unit == 5  # its part of the batch of now
+
+
+@pytest.mark.parametrize("loaders", [(0, 1), (1, 0)])
+def test_with_backups_the_passes_of_several_loaders_follow_each_other_in_any_order(loaders):
+    logic, _ = server(backups=1)
+    passes = [Request(loader, epoch, 2, 2) for epoch in range(3) for loader in loaders]
+    for sequence, request in enumerate(passes):
+        replies = [reply for worker in (0, 1) for reply in logic.handle(Start(worker, 2 * sequence + 1, 0, request))]
+        assert sorted(reply.unit for reply in replies) == [0, 1], request
+        left = [reply for worker in (0, 1) for reply in logic.handle(Start(worker, 2 * sequence + 2, 0, request))]
+        assert [reply.unit for reply in left] == [NONE_LEFT, NONE_LEFT]
 
 
 def test_with_staleness_1_others_go_on_when_one_leaves():

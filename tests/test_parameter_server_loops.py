@@ -119,6 +119,37 @@ def test_with_backup_workers_a_pass_to_look_and_two_backwards_a_step_end():
         assert len(set(trained)) == len(trained)
 
 
+@pytest.mark.parametrize("look_at", ["the middle", "the end"])
+@pytest.mark.parametrize("made_first", ["batches", "held_out"])
+def test_with_backup_workers_each_epoch_is_trained_and_each_pass_to_look_sees_all(made_first, look_at):
+    def program(way):
+        model = nn.Linear(2, 61, dtype=np.float64)
+        optimizer = optim.SGD(model.parameters(), lr=0.0)
+        sizes = {"batches": (60, 6), "held_out": (20, 5)}
+        names = sorted(sizes, key=lambda name: name != made_first)
+        loaders = {name: DataLoader(numbers(sizes[name][0]), sizes[name][1]) for name in names}
+        model = way.wrap(model)
+
+        def look():
+            with npdp.no_grad():
+                return [label for x, y in loaders["held_out"] for label in (model(x), y.data.tolist())[1]]
+
+        epochs = []
+        for _ in range(3):
+            trained, looked_at = [], []
+            for x, y in loaders["batches"]:
+                train_on(model, optimizer, x * 0.01, y)
+                trained += y.data.tolist()
+                if look_at == "the middle" and not looked_at:
+                    looked_at = look()
+            epochs.append((trained, looked_at or look()))
+        return epochs
+
+    for (trained, looked_at), (more_trained, more_looked_at) in zip(*served(program, 1, 2, backup_workers=1)):
+        assert sorted(looked_at + more_looked_at) == list(range(20))
+        assert len({*trained, *more_trained}) == len(trained + more_trained) >= 30  # a part of each batch at least
+
+
 @pytest.mark.parametrize("strategy", [PS(1), PS(0, math.inf), npdp.LocalSGD(2)], ids=["ps", "inf", "local"])
 def test_data_that_was_replaced_is_refused_or_trained(strategy):
     def program():

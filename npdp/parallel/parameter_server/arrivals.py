@@ -87,7 +87,7 @@ class Replayed:
         self._served[worker] = upcoming.version == version
         return self._served[worker]
 
-    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+    def hand_out(self, worker: int, request: Request, workers: Workers) -> int:
         upcoming = self._upcoming(worker, request)
         if upcoming is not None:
             return upcoming.unit.number

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Push, Reply, Request, Start
@@ -73,7 +73,7 @@ class Policy(Protocol):
     def let_fetch(self, worker: int, version: int) -> bool:
         """Let a worker have rows of this version to compute a gradient on, if it may; return whether it gets them."""
 
-    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+    def hand_out(self, worker: int, request: Request, workers: Workers) -> int:
         """Return the unit that a worker gets, or NONE_LEFT; it is idle then."""
 
 
@@ -127,8 +127,27 @@ class Synchronous:
     def let_fetch(self, worker: int, version: int) -> bool:
         return True
 
-    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+    def hand_out(self, worker: int, request: Request, workers: Workers) -> int:
         raise RuntimeError("with staleness 0 every worker has its own part of each batch")
+
+
+@dataclass
+class _Pass:
+    """A loader's pass over the data, as it is handed out under `Backups`.
+
+    Attributes:
+        request: the first for work of it.
+        batches: how many of its batches are finished, by the last that was applied.
+        last: worker -> the unit that it got last.
+    """
+
+    request: Request
+    batches: int = 0
+    last: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        return self.batches * self.request.parts >= self.request.units
 
 
 class Backups(Synchronous):
@@ -140,38 +159,44 @@ class Backups(Synchronous):
     def __init__(self, workers: int, backups: int) -> None:
         super().__init__(workers)
         self._backups = backups
-        self._request: Request | None = None  # the epoch that is being worked on
-        self._began = 0  # the version at which it began
-        self._last: dict[int, int] = {}  # the unit that each worker got last, in this epoch
+        self._passes: dict[int, _Pass] = {}  # of each loader the newest: one may lie within another's
+        self._latest: _Pass | None = None  # of which work was handed out last
 
     def next_update(self, version: int, workers: Workers) -> list[Push]:
-        return super().next_update(version, [worker for worker in workers if not worker.left])
+        pushes = super().next_update(version, [worker for worker in workers if not worker.left])
+        for push in pushes:
+            found = self._passes.get(push.unit.loader)
+            if found is not None and push.unit.epoch == found.request.epoch:
+                found.batches = max(found.batches, push.unit.number // found.request.parts + 1)
+        return pushes
 
     def _needed(self, workers: Workers) -> int:
         at_work = sum(_at_work(worker) for worker in workers)
         return max(1, min(self._workers - self._backups, at_work))
 
     def let_go(self, worker: int, message: Push | Start, version: int, workers: Workers) -> bool:
-        """An epoch begins when the last one is done, or nobody else works on it."""
-        request = message.request
-        if request is None or self._request is None or request[:2] <= self._request[:2] or self._done(version):
+        """A pass begins when the latest one is done, or nobody else works on it."""
+        request, latest = message.request, self._latest
+        if request is None or latest is None or not self._is_new(request) or latest.is_done:
             return True
         return not any(_at_work(other) for number, other in enumerate(workers) if number != worker)
 
-    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
-        if self._request is None or request[:2] > self._request[:2]:
-            self._request, self._began, self._last = request, version, {}
-        number = (version - self._began) * request.parts + worker
-        if worker in self._last:  # it may ask for several before it pushes
-            number = max(number, self._last[worker] + request.parts)
-        if request[:2] == self._request[:2] and worker < request.parts and number < request.units:
-            self._last[worker] = number
+    def hand_out(self, worker: int, request: Request, workers: Workers) -> int:
+        if self._is_new(request):
+            self._passes[request.loader] = _Pass(request)
+        found = self._passes[request.loader]
+        number = found.batches * request.parts + worker
+        if worker in found.last:  # it may ask for several before it pushes
+            number = max(number, found.last[worker] + request.parts)
+        if request.epoch == found.request.epoch and worker < request.parts and number < request.units:
+            found.last[worker], self._latest = number, found
             return number
         workers[worker].active = False
         return NONE_LEFT
 
-    def _done(self, version: int) -> bool:
-        return self._request is not None and (version - self._began) * self._request.parts >= self._request.units
+    def _is_new(self, request: Request) -> bool:
+        newest = self._passes.get(request.loader)
+        return newest is None or request.epoch > newest.request.epoch
 
 
 def _at_work(worker: WorkerState) -> bool:
@@ -221,7 +246,7 @@ class Bounded:
     def let_fetch(self, worker: int, version: int) -> bool:
         return True
 
-    def hand_out(self, worker: int, request: Request, version: int, workers: Workers) -> int:
+    def hand_out(self, worker: int, request: Request, workers: Workers) -> int:
         key = (request.loader, request.epoch)
         if self._requests.setdefault(key, request) != request:
             raise RuntimeError(

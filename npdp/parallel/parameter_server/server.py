@@ -176,7 +176,7 @@ class Server:
         assert isinstance(message, (Push, Start, Pull, Fetch))
         unit = NOT_ASKED
         if isinstance(message, (Push, Start)) and message.request is not None and self._is_first:
-            unit = self._policy.hand_out(number, message.request, self.version, self.workers)
+            unit = self._policy.hand_out(number, message.request, self.workers)
         pulled = isinstance(message, Pull)
         worker.answer = Reply(number, self.version, message.version, unit, pulled, completed=worker.completed)
         return worker.answer
