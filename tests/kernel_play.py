@@ -14,7 +14,7 @@ from worlds import FOLD, values
 
 from npdp import kernels
 from npdp.collectives.cost import SMALL_BYTES, SMALL_DIRECT_BYTES
-from npdp.partition import part
+from npdp.partition import part, rounded_up
 
 if kernels.compiled is None:
     pytest.skip("the C kernels are not compiled here", allow_module_level=True)
@@ -33,9 +33,11 @@ def short_sleeps():
     """Within, a signal ends the kernel's sleep of 10 ms, which one thread alone would always sleep to its end."""
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def outcome(kind, op, array, inputs, rank, root=0):
@@ -58,7 +60,7 @@ class Player:
     def __init__(self, memory, rank, ranks, calls):
         self.rank, self.ranks, self.calls, self.wrong = rank, ranks, list(calls), []
         self.kernel = HostRank(memory, rank, ranks, SLOT_BYTES[ranks], looks=0, yields=0)
-        start = -(-header_bytes(ranks, SLOT_BYTES[ranks]) // 64) * 64
+        start = rounded_up(header_bytes(ranks, SLOT_BYTES[ranks]), 64)
         self.place = np.frombuffer(memory, np.uint8, 8 * LONGEST, start + 8 * LONGEST * rank)
         self.number, self.array = 0, None
 
