@@ -105,7 +105,9 @@ class Topology:
                 require(collective, algorithm)
                 if algorithm == SHARED_MEMORY and self.world_size > 1 and not self.shares_memory:
                     raise ValueError(f"{collective}: {algorithm} needs all ranks on one host, and npdp's C kernels")
-                found = SHARED_MEMORY if algorithm == HIERARCHICAL and self.shares_memory else algorithm  # on one host
+                found = algorithm
+                if algorithm == HIERARCHICAL and self.shares_memory:  # on one host it is that
+                    found = SHARED_MEMORY
             if len(self._chosen) == MOST_CHOSEN:
                 self._chosen.clear()
             self._chosen[key] = found

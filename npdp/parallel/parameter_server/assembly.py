@@ -56,8 +56,7 @@ def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World
     exchange = ServerExchange(parameters, world, strategy)
     shards = _lay_shards(strategy, roles, exchange)
     lines = Lines(world)
-    together = IN_STEP.setdefault(world, Together()) if strategy.in_step else Together()
-    service = shards.service(lines, together) if roles.is_server else None
+    service = shards.service(lines, world) if roles.is_server else None
     if service is not None and not roles.is_worker:
         service.serve()
         raise SystemExit(0)
@@ -132,9 +131,10 @@ class _Shards:
         """Of a worker's message."""
         return wire.header_length(max((len(k.numbers) for k in self.optimizers if isinstance(k, Slab)), default=0))
 
-    def service(self, lines: Lines, together: Together) -> Service:
+    def service(self, lines: Lines, world: World) -> Service:
         """Return what serves this rank's shards."""
         roles, strategy = self.roles, self.strategy
+        together = IN_STEP.setdefault(world, Together()) if strategy.in_step else Together()
         shards: list[tuple[Shard, Policy]] = []
         for number, (key, optimizer) in enumerate(self.optimizers.items()):
             among_all = number * len(roles.servers) + roles.server

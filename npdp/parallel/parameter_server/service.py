@@ -43,6 +43,8 @@ class Together:
 
     def require_progress(self) -> None:
         """Raise RuntimeError where each worker waits for an answer, at several servers: none will come."""
+        if len(self.servers) < 2:  # most models: this is asked with every message
+            return
         waiting = [workers for server in self.servers if (workers := server.waiting)]
         if len(waiting) > 1 and sum(map(len, waiting)) == len(self.servers[0].workers):
             one, other = waiting[0][0], waiting[1][0]
