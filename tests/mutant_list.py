@@ -1434,6 +1434,16 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if self.node is not None:",
                "tests/test_in_place.py::test_results_and_parameters_are_not_changed_while_recording"),
         Mutant("npdp/autograd/operators.py",
+               "if taken_once:",
+               "if False:",
+               "tests/test_operations.py::test_elements_that_are_taken_once_get_the_bits_of_a_sum_without_looking_for_"
+               "those_taken_twice"),
+        Mutant("npdp/autograd/operators.py",
+               "gradient[at] += g",
+               "gradient[at] = g",
+               "tests/test_operations.py::test_elements_that_are_taken_once_get_the_bits_of_a_sum_without_looking_for_"
+               "those_taken_twice"),
+        Mutant("npdp/autograd/operators.py",
                "np.add.at(gradient, at, g)",
                "gradient[at] += g",
                "tests/test_operations.py::test_rows_taken_repeatedly_get_every_gradient"),

@@ -164,6 +164,29 @@ def test_matmul_takes_any_batches_and_vectors(shapes, seed):
     gradcheck(operators.matmul, *inputs_of(case, seed=seed))
 
 
+class WithoutAddAt:
+    """NumPy, whose `np.add.at` must not be called."""
+
+    add = None
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+@pytest.mark.parametrize("at", INDICES, ids=repr)
+def test_elements_that_are_taken_once_get_the_bits_of_a_sum_without_looking_for_those_taken_twice(at, monkeypatch):
+    x = Tensor(np.zeros((3, 2, 2), np.float32), requires_grad=True)
+    y = x[at]
+    gradient = np.resize(np.array([-0.0, np.nan, np.inf, 1e-45, 0.1], np.float32), y.shape)
+    wanted = np.zeros_like(x.data)
+    np.add.at(wanted, at, gradient)
+    parts = at if isinstance(at, tuple) else (at,)
+    if all(part is None or isinstance(part, (int, slice, type(...))) for part in parts):
+        monkeypatch.setattr(operators, "np", WithoutAddAt())
+    y.backward(gradient)
+    assert x.grad.tobytes() == wanted.tobytes()
+
+
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(-3, 2), min_size=1, max_size=8), st.integers(0, 100))
 def test_rows_taken_repeatedly_get_every_gradient(rows, seed):

@@ -221,12 +221,16 @@ def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
 def index(x: Array, *, at: Any):
     def vjp(g: Array) -> Array:
         gradient = np.zeros_like(x)
-        np.add.at(gradient, at, g)  # an element that was taken twice gets both
+        if taken_once:
+            gradient[at] += g
+        else:
+            np.add.at(gradient, at, g)  # an element that was taken twice gets both
         return gradient
 
     y = x[at]
     if type(y) is not np.ndarray:  # an element, of which NumPy makes a number: a view, as a row is
         y = x[(*at, ...) if isinstance(at, tuple) else (at, ...)]
+    taken_once = np.may_share_memory(x, y)  # a view, as numbers, slices, ... and None make; index arrays copy
     return y, (vjp,)
 
 
@@ -264,10 +268,6 @@ def _reduction(op, default: Axis = None):
     )
 
 
-def _argmax(x: Tensor, *, axis: Axis, keepdims: bool) -> Tensor:
-    return result(np.asarray(x.data.argmax(axis=axis, keepdims=keepdims)), x.batch)
-
-
 def _shape_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
 
@@ -292,7 +292,7 @@ for _name, _method in {
     "softmax": lambda self, axis=-1, *, dim=None: softmax(self, axis=axis if dim is None else dim),
     "log_softmax": lambda self, axis=-1, *, dim=None: log_softmax(self, axis=axis if dim is None else dim),
     "logsumexp": _reduction(logsumexp, -1),
-    "argmax": _reduction(_argmax),
+    "argmax": _reduction(lambda x, **along: result(np.asarray(x.data.argmax(**along)), x.batch)),
     "reshape": lambda self, *shape: reshape(self, shape=_shape_of(shape)),
     "T": property(lambda self: transpose(self)),
 }.items():  # fmt: skip
