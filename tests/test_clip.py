@@ -36,6 +36,14 @@ def test_a_single_parameter_is_clipped_as_in_pytorch():
     np.testing.assert_allclose(parameter.grad, [0.6, 0.8], rtol=1e-6)
 
 
+def test_a_gradient_without_axes_that_was_scaled_by_hand_is_clipped_as_others_are():
+    params = with_gradients(np.array(6.0, np.float32), np.array([4.0], np.float32))
+    params[0].grad = params[0].grad * np.float32(0.5)  # a number, where NumPy makes no array of it
+    assert optim.clip_grad_norm_(params, 1.0) == 5.0
+    assert [p.grad.item() for p in params] == pytest.approx([0.6, 0.8], rel=1e-6)
+    assert [(p.grad.shape, p.grad.dtype) for p in params] == [((), np.float32), ((1,), np.float32)]
+
+
 def test_clipping_is_in_place_and_the_step_sees_it():
     model = nn.Linear(5, 3, generator=np.random.default_rng(5))
     optimizer = optim.SGD(model.parameters(), lr=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +27,21 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> f
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must be at least 0, got {max_norm}")
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters  # its rows have no gradients
-    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    gradients = [gradient.values if isinstance(gradient, RowGradient) else gradient for gradient in found]
+    gradients = [_array(parameter) for parameter in parameters if parameter.grad is not None]
     norm = math.sqrt(sum(_sum_of_squares(gradient.ravel(order="K")) for gradient in gradients))
     factor = max_norm / (norm + 1e-6)
     if factor < 1:
         for gradient in gradients:
             gradient *= gradient.dtype.type(factor)
     return norm
+
+
+def _array(parameter: Tensor) -> Array:
+    """Return the gradient as an array that can be changed in place; of a sparse parameter, the values of its rows."""
+    gradient: Any = parameter.grad
+    if isinstance(gradient, np.generic):  # a number, as NumPy makes of `p.grad * 0.5` where there are no axes
+        gradient = parameter.grad = np.asarray(gradient)
+    return gradient.values if isinstance(gradient, RowGradient) else gradient
 
 
 def _sum_of_squares(flat: Array) -> float:
