@@ -1,7 +1,6 @@
 """The tape: graphs of all forms, modes, mistakes that are noticed, and memory that is given back."""
 
 import gc
-import threading
 import weakref
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from arithmetic import leaf
 
 from npdp import nn, optim
-from npdp.autograd import Node, Tensor, is_grad_enabled, no_grad, operators
+from npdp.autograd import Node, Tensor, operators
 from npdp.nn import functional
 
 
@@ -163,55 +162,6 @@ def test_a_second_backward_needs_retain_graph():
 
 
 # Modes
-def test_nothing_is_recorded_under_no_grad():
-    x = leaf(1.0)
-    with no_grad():
-        with no_grad():
-            assert not is_grad_enabled()
-        assert not is_grad_enabled()
-        y = x * 2
-    assert is_grad_enabled() and y.node is None and not y.requires_grad
-    with pytest.raises(KeyError), no_grad():
-        raise KeyError
-    assert is_grad_enabled()
-
-
-def test_no_grad_on_one_thread_does_not_touch_another():
-    inside, done, seen = threading.Event(), threading.Event(), []
-
-    def other():
-        inside.wait(10)
-        seen.append((is_grad_enabled(), (leaf(1.0) * 2).requires_grad))
-        done.set()
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    with no_grad():
-        inside.set()
-        assert done.wait(10)
-    thread.join()
-    assert seen == [(True, True)]
-
-
-def test_no_grad_decorates_a_function():
-    x = Tensor([1.0], requires_grad=True)
-
-    @no_grad()
-    def double():
-        return x * 2
-
-    assert double().node is None and (x * 2).node is not None
-
-
-def test_a_function_under_no_grad_may_call_itself():
-    @no_grad()
-    def depth(rest):
-        return 1 + depth(rest - 1) if rest else 0
-
-    assert depth(3) == 3
-    assert is_grad_enabled()
-
-
 def test_detach_stops_the_gradient_and_shares_the_array():
     x = leaf(2.0)
     y = (x * 3).detach()

@@ -2,7 +2,8 @@
 
 from npdp.autograd.batch import Batch
 from npdp.autograd.engine import Exchange, backward
-from npdp.autograd.tensor import Node, Tensor, is_grad_enabled, no_grad
+from npdp.autograd.recording import is_grad_enabled, no_grad
+from npdp.autograd.tensor import Node, Tensor
 
 from npdp.autograd import numpy_functions, operators, pytorch_names  # isort: skip  (they give Tensor its arithmetic)
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npdp.autograd.tensor import Array, Tensor, no_grad
+from npdp.autograd.recording import no_grad
+from npdp.autograd.tensor import Array, Tensor
 
 STEP = 1e-5  # truncation grows as h^2, rounding as 1e-16 / h: they meet near here
 

@@ -2,6 +2,7 @@
 
     np.argmax(model(x), 1)        an array of integers, through which no gradient would pass
     np.concatenate([h, z])        TypeError where h or z has a gradient: what is made of the array would not train them
+    np.array([h, z])              their values, without a word: `Tensor.__array__` says why
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from npdp.autograd.given import changed, leaves
-from npdp.autograd.tensor import Tensor, is_grad_enabled
+from npdp.autograd.recording import is_grad_enabled
+from npdp.autograd.tensor import Tensor
 
 
 def _of_arrays(

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.batch import Batch, joined
-from npdp.autograd.tensor import Array, Node, Tensor, TensorLike, Vjp, _mode, result
+from npdp.autograd.recording import mode
+from npdp.autograd.tensor import Array, Node, Tensor, TensorLike, Vjp, result
 
 Rule = Callable[..., tuple[Any, tuple[Vjp | None, ...]]]
 
@@ -84,7 +85,7 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
             output = np.asarray(output)
         shared = view and np.may_share_memory(output, arrays[0])  # indexing may copy
         made = result(output, batch, tensors[0].version if shared else None)
-        if wanted and _mode.grad_enabled:
+        if wanted and mode.grad_enabled:
             made.requires_grad = True
             if None in vjps:  # no gradient comes from there, and nobody is to wait for one
                 parents = [parent if vjp else None for parent, vjp in zip(parents, vjps)]

@@ -11,11 +11,8 @@ all that `backward` (engine.py) walks; a node holds no result, so what nobody ne
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ContextDecorator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +20,7 @@ import numpy.typing as npt
 
 from npdp.autograd.batch import Batch, batch_of_rows
 from npdp.autograd.given import has_dtype, leaves
+from npdp.autograd.recording import is_grad_enabled
 
 if TYPE_CHECKING:
     from npdp.autograd.engine import Exchange
@@ -51,34 +49,6 @@ class Node:
     vjps: tuple[Vjp | None, ...] | None
     writes: bool
     kept: list[tuple[list[int], int]]
-
-
-class _Mode(threading.local):  # of this rank: ranks may be threads
-    grad_enabled = True
-
-
-_mode = _Mode()
-
-
-def is_grad_enabled() -> bool:
-    """Return whether operations are recorded on this thread."""
-    return _mode.grad_enabled
-
-
-class no_grad(ContextDecorator):  # noqa: N801  (PyTorch's name)
-    """Context, or decorator, in which nothing is recorded, for evaluation and for changing parameters by hand."""
-
-    def __enter__(self) -> None:
-        self._before = _mode.grad_enabled
-        _mode.grad_enabled = False
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _mode.grad_enabled = self._before
-
-    def _recreate_cm(self) -> no_grad:  # contextlib asks: a decorated function may call itself, or run on other threads
-        return no_grad()
 
 
 class Tensor:
@@ -165,6 +135,10 @@ class Tensor:
         return self.data.item()  # type: ignore[no-any-return]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the values; the gradient ends there, also of `np.array([h, z])`, which `stack(h, z)` keeps.
+
+        NumPy asks alike for that and for `np.asarray(h)`, by which a value is looked at: neither can be refused alone.
+        """
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __float__(self) -> float:
@@ -224,7 +198,7 @@ class Tensor:
     # In place: refused where it would make a recorded gradient wrong
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
         wanted = self.requires_grad or (isinstance(values, Tensor) and values.requires_grad)
-        if self.node is not None or (wanted and _mode.grad_enabled):
+        if self.node is not None or (wanted and is_grad_enabled()):
             raise RuntimeError(NOT_RECORDED)
         change(self.data)
         self.version[0] += 1
