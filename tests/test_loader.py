@@ -155,53 +155,6 @@ def test_an_empty_part_has_the_shape_and_dtype_of_a_row():
     assert (x.shape, x.dtype, y.shape, y.dtype) == ((0, 2), np.float32, (0,), np.int64)
 
 
-class Rows:
-    """A dataset as PyTorch's: a length and rows, no `take`."""
-
-    def __len__(self):
-        return 7
-
-    def __getitem__(self, row):
-        if not 0 <= row < 7:
-            raise IndexError(row)
-        return np.full((2, 3), row, np.float64), row
-
-
-def test_a_dataset_needs_only_a_length_and_rows():
-    loader = DataLoader(Rows(), 4, shuffle=True, rank=0, world_size=1)
-    batches = list(loader)
-    assert [x.shape for x, _ in batches] == [(4, 2, 3), (3, 2, 3)]
-    assert sorted(flat(y.data.tolist() for _, y in batches)) == list(range(7))
-    assert all((x.data == y.data[:, None, None]).all() for x, y in batches)
-    (x, y), *_ = DataLoader(Rows(), 1, rank=1, world_size=2)
-    assert (x.shape, x.dtype, y.shape, y.dtype.kind) == ((0, 2, 3), np.float64, (0,), "i")
-
-
-def test_a_list_of_pairs_is_a_dataset():
-    samples = [(np.full(3, row, np.float32), row) for row in range(5)]
-    (x, y), _ = DataLoader(samples, 4, rank=0, world_size=1)
-    assert x.shape == (4, 3) and y.data.tolist() == [0, 1, 2, 3]
-    assert list(DataLoader([], 4)) == []
-
-
-@pytest.mark.parametrize(
-    ("samples", "got"),
-    [
-        ((np.zeros((4, 3)), np.zeros(4)), "tuple of ndarray"),
-        ([Tensor([1.0, 2.0]), Tensor([1.0, 2.0])], "list of Tensor"),
-        (np.zeros((4, 2)), "ndarray"),
-        (Tensor([[1.0, 2.0]]), "Tensor"),
-        (iter([(1, 2)]), "list_iterator"),
-        (None, "NoneType"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_is_no_dataset_is_refused_before_the_first_batch(samples, got):
-    text = rf"^DataLoader: wanted a dataset, whose rows are \(features, label\), got {got}; ArrayDataset\(x, y\) makes"
-    with pytest.raises(TypeError, match=text):
-        DataLoader(samples, 1)
-
-
 def test_a_dataset_of_nothing_has_no_batches():
     assert list(loaders(0, 4, 2)[1]) == [] and len(loaders(0, 4, 2)[1]) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -19,7 +20,11 @@ from npdp.data.sampler import Rows, count_units, epoch_order, local_rows, number
 
 
 class Dataset(Protocol):
-    """Anything with a length and rows; one that has `take(rows)` too gives a whole batch at once."""
+    """Anything with a length and rows; one that has `take(rows)` too gives a whole batch at once.
+
+    It is known by the name of its argument: a `take(n)`, as Hugging Face's datasets have, means something else. Where
+    a class has `take` from one above it and rows of its own, these are read one by one.
+    """
 
     def __len__(self) -> int: ...
     def __getitem__(self, row: int) -> Any: ...
@@ -72,6 +77,7 @@ class DataLoader:
         _require_dataset(dataset)
         seed = random.current_seed() if seed is None else seed
         self.dataset, self.shuffle = dataset, shuffle
+        self._whole_batches = _gives_batches(dataset)
         self._labels = dataset.labels_checksum() if isinstance(dataset, ArrayDataset) else 0
         self.seed = seed_of(seed, "DataLoader: seed")
         self.global_batch_size = at_least_one(batch_size, "DataLoader: batch_size")
@@ -159,9 +165,8 @@ class DataLoader:
             yield divmod(unit, parts)
 
     def _take(self, rows: Rows) -> tuple[Array, Array]:
-        take = getattr(self.dataset, "take", None)
-        if take is not None:
-            return take(rows)  # type: ignore[no-any-return]
+        if self._whole_batches:
+            return self.dataset.take(rows)  # type: ignore[attr-defined,no-any-return]
         samples = [_pair(self.dataset[int(row)], row) for row in rows]
         if not samples:  # an empty part still needs the shape of a row
             x, y = _pair(self.dataset[0], 0)
@@ -171,6 +176,8 @@ class DataLoader:
 
 def _stacked(values: list[Any], what: str) -> Array:
     """Return the values of a batch as one array."""
+    if isinstance(values[0], SparseRows):
+        raise TypeError("DataLoader: sparse rows come a batch at once: override SparseDataset.take, not __getitem__")
     arrays = [np.asarray(value) for value in values]
     try:
         return np.stack(arrays)
@@ -193,7 +200,7 @@ def _pair(sample: Any, row: Any) -> tuple[Any, Any]:
 def _require_dataset(dataset: Any) -> None:
     """Raise TypeError where this has no rows of two, as far as can be told without reading one."""
     has_rows = hasattr(dataset, "take") or hasattr(dataset, "__getitem__")
-    is_array = isinstance(dataset, (np.ndarray, Tensor, SparseRows))
+    is_array = hasattr(dataset, "__array__") or isinstance(dataset, SparseRows)  # the first is a table of pandas's too
     first = dataset[:1] if isinstance(dataset, (tuple, list)) else ()
     are_pairs = all(isinstance(row, (tuple, list)) and len(row) == 2 for row in first)
     if not hasattr(dataset, "__len__") or not has_rows or is_array or not are_pairs:
@@ -202,6 +209,17 @@ def _require_dataset(dataset: Any) -> None:
             "DataLoader: wanted a dataset, whose rows are (features, label), got "
             f"{type(dataset).__name__}{of}; ArrayDataset(x, y) makes one of arrays"
         )
+
+
+def _gives_batches(dataset: Any) -> bool:
+    """Return whether batches are to be had by the dataset's `take(rows)`, and not row by row."""
+    has_rows = hasattr(dataset, "__getitem__")
+    for kind in type(dataset).__mro__:  # the first that has either says what the rows are
+        if "take" in vars(kind):
+            return not has_rows or "rows" in inspect.signature(vars(kind)["take"]).parameters
+        if "__getitem__" in vars(kind):
+            return False
+    return hasattr(dataset, "take")
 
 
 def _tensor(values: Any, batch: Batch) -> Any:
