@@ -31,7 +31,7 @@ FIRST, SECOND, INPUTS, OUTPUT = (0,), (1,), (0, 1), (-1,)
 
 
 def operation(
-    *, keeps: tuple[int, ...], writes: bool = False, view: bool = False
+    *, keeps: tuple[int, ...], writes: bool = False, view: bool = False, promotes: bool = False
 ) -> Callable[[Rule], Callable[..., Tensor]]:
     """Register a rule.
 
@@ -40,6 +40,7 @@ def operation(
             two; of an operation of one it is FIRST.
         writes: the vjps take (gradient, out), and may write into `out` if it is an array; then they return it.
         view: the result may be a view of the first input.
+        promotes: the last two inputs go element by element, in the dtype that `promoted` gives them.
 
     Raises:
         ValueError: the rule has fewer inputs than `keeps` names.
@@ -50,7 +51,7 @@ def operation(
         code = rule.__code__
         if max(keeps, default=-1) >= code.co_argcount and not code.co_flags & CO_VARARGS:
             raise ValueError(f"operation {name}: keeps {keeps}, but has inputs 0 to {code.co_argcount - 1}")
-        apply = _on_tensors(rule, keeps, writes, view)
+        apply = _on_tensors(rule, keeps, writes, view, promotes)
         apply.__name__ = apply.__qualname__ = name
         apply.__doc__ = rule.__doc__
         OPERATIONS[name] = apply
@@ -59,7 +60,9 @@ def operation(
     return register
 
 
-def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) -> Callable[..., Tensor]:
+def _on_tensors(
+    rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool, promotes: bool
+) -> Callable[..., Tensor]:
     """Return a rule as a function of tensors, arrays and numbers, which records it where a gradient is wanted."""
     name = rule.__name__
 
@@ -80,6 +83,8 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
                 parents.append(tensor.node or tensor)
             else:
                 parents.append(None)
+        if promotes and arrays[-1].dtype is not arrays[-2].dtype and (alike := promoted(*tensors[-2:])):
+            return apply(*tensors[:-2], *alike, **options)
         output, vjps = rule(*arrays, **options)
         if type(output) is not np.ndarray:
             output = np.asarray(output)
@@ -93,6 +98,22 @@ def _on_tensors(rule: Rule, keeps: tuple[int, ...], writes: bool, view: bool) ->
         return made
 
     return apply
+
+
+def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return both in the dtype that PyTorch gives their result; None where NumPy gives it the same.
+
+    Whole numbers do not widen floats, nor do floats without axes those that have some: float32 beside int64, or beside
+    a float64 without axes, stays float32. Of NumPy's float64 a whole backward would become float64.
+    """
+    floats = [x.data for x in (a, b) if x.data.dtype.kind == "f"]
+    if not floats or not {a.data.dtype.kind, b.data.dtype.kind} <= set("biuf"):
+        return None
+    dtype = np.result_type(*([x.dtype for x in floats if x.ndim] or [x.dtype for x in floats]))
+    if dtype == np.result_type(a.data.dtype, b.data.dtype):
+        return None
+    first, second = (x if x.data.dtype == dtype else astype(x, dtype=dtype) for x in (a, b))
+    return first, second
 
 
 def constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
@@ -146,3 +167,9 @@ def logistic(x: Array) -> Any:
     """Return 1 / (1 + exp(-x)), small results as precise as large ones: (1 + tanh(x / 2)) / 2 rounds them off to 0."""
     with np.errstate(over="ignore"):  # of exp, which is inf then, and the result 0
         return 1 / (1 + np.exp(-1.0 * x))
+
+
+@operation(keeps=NOTHING)
+def astype(x: Array, *, dtype: Any) -> tuple[Array, tuple[Vjp, ...]]:
+    """x in another dtype."""
+    return x.astype(dtype), (lambda g: g.astype(x.dtype),)

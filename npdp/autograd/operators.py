@@ -21,27 +21,27 @@ Axis = Any  # None, an int, or a tuple of ints
 
 
 # Arithmetic, with NumPy's broadcasting
-@operation(keeps=NOTHING)
+@operation(keeps=NOTHING, promotes=True)
 def add(a: Array, b: Array):
     return a + b, (lambda g: unbroadcast(g, a.shape), lambda g: unbroadcast(g, b.shape))
 
 
-@operation(keeps=NOTHING)
+@operation(keeps=NOTHING, promotes=True)
 def sub(a: Array, b: Array):
     return a - b, (lambda g: unbroadcast(g, a.shape), lambda g: unbroadcast(-g, b.shape))
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=INPUTS, promotes=True)
 def mul(a: Array, b: Array):
     return a * b, (lambda g: unbroadcast(g * b, a.shape), lambda g: unbroadcast(g * a, b.shape))
 
 
-@operation(keeps=INPUTS)
+@operation(keeps=INPUTS, promotes=True)
 def div(a: Array, b: Array):
     return a / b, (lambda g: unbroadcast(g / b, a.shape), lambda g: unbroadcast(-g * a / (b * b), b.shape))
 
 
-@operation(keeps=INPUTS + OUTPUT)
+@operation(keeps=INPUTS + OUTPUT, promotes=True)
 def pow(a: Array, b: Array):
     y = a**b
     return y, (
@@ -124,7 +124,7 @@ def clip(x: Array, *, low: float | None = None, high: float | None = None):
     return y, (lambda g: g * (x == y),)
 
 
-@operation(keeps=FIRST)
+@operation(keeps=FIRST, promotes=True)
 def where(condition: Array, a: Array, b: Array):
     return np.where(condition, a, b), (
         None,

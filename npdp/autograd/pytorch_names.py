@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp.autograd import operators
-from npdp.autograd.operation import NOTHING, operation
+from npdp.autograd.operation import NOTHING, astype, operation
 from npdp.autograd.operators import Axis
 from npdp.autograd.tensor import Array, Tensor, result
 
@@ -20,11 +20,6 @@ from npdp.autograd.tensor import Array, Tensor, result
 @operation(keeps=NOTHING)
 def clone(x: Array):
     return x.copy(order="K"), (lambda g: g,)
-
-
-@operation(keeps=NOTHING)
-def astype(x: Array, *, dtype: Any):
-    return x.astype(dtype), (lambda g: g.astype(x.dtype),)
 
 
 def _as_float(dtype: Any):
