@@ -4,11 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from worlds import run
 
 import npdp
 from npdp import nn
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.tensor import result
+from npdp.data import ArrayDataset, DataLoader
 
 
 class Holder(nn.Module):
@@ -105,6 +107,35 @@ def test_a_dropout_that_is_used_twice_has_two_masks():
     assert not np.array_equal(first, second)
     again = nn.Dropout(0.5, seed=1)
     assert np.array_equal(again(x).data, first) and np.array_equal(again(x).data, second)
+
+
+class Positions(nn.Module):
+    """Tokens and their positions, dropped as a sum, or the positions alone, numbered as (1, T)."""
+
+    def __init__(self, alone):
+        self.tokens, self.positions = nn.Embedding(9, 6, sparse=False), nn.Embedding(4, 6, sparse=False)
+        self.drop, self.alone = nn.Dropout(0.5, seed=1), alone
+
+    def forward(self, x):
+        tokens, positions = self.tokens(x), self.positions(np.arange(4)[None])
+        y = tokens + self.drop(positions) if self.alone else self.drop(tokens + positions)
+        return y.mean(1)
+
+
+@pytest.mark.parametrize(("alone", "batch_size"), [(False, 2), (False, 4), (False, 8), (True, 4), (True, 8)])
+def test_positions_are_dropped_as_one_rank_would_where_the_docs_say_so(alone, batch_size):
+    numbers = np.arange(16 * 4).reshape(16, 4) * 7 % 9
+
+    def program():
+        npdp.manual_seed(0)
+        model = nn.DataParallel(Positions(alone))
+        for x, y in DataLoader(ArrayDataset(numbers, np.ones((16, 6), np.float32)), batch_size):
+            nn.MSELoss()(model(x), y).backward()
+        return np.concatenate([parameter.grad.ravel() for parameter in model.parameters()])
+
+    (one,) = run(1, program)
+    for gradients in run(2, program):
+        np.testing.assert_allclose(gradients, one, rtol=1e-5, atol=1e-7)
 
 
 def test_dropout_does_nothing_in_evaluation():

@@ -207,6 +207,11 @@ class Dropout(Module):
     times in a forward has another mask each time. Rows are found where an input begins with the axis of the batch, or
     with that and others flattened, (batch * time, ...).
 
+    An array of forward's own with as many rows as the batch is taken for it, an embedding of T positions, (T, width),
+    say, where this rank's part has T samples: P ranks then do not drop as one would. Drop it with what has the axis of
+    the batch, `drop(tokens + positions)`; or number the positions as (1, T), which goes wrong only where a part of a
+    batch has one sample.
+
     Args:
         p: the probability of dropping, in [0, 1).
         seed: of the masks; this rank's (`npdp.manual_seed`) where None.
