@@ -59,7 +59,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     job = jobs.prepare(config, world)
     world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
-    opened = agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None))
+    opened = agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None, console))
     with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
         start = jobs.start_event(job)
         metrics.write("start", **start)
@@ -77,9 +77,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return end
 
 
-def _open_metrics(path: str | None) -> Metrics:
+def _open_metrics(path: str | None, console: Console) -> Metrics:
     try:
-        return Metrics(path)
+        return Metrics(path, lambda why: console.say(f"  --metrics: no more is written to {path}: {why}"))
     except OSError as error:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 

@@ -1,7 +1,9 @@
 """Metrics: the events of a run, what each holds, and when they are written."""
 
 import math
+import os
 import re
+import resource
 
 import pytest
 from training import Run, fit, strict_lines
@@ -105,3 +107,28 @@ def test_metrics_of_a_run_that_is_cut_off_are_whole_lines(tmp_path):
     metrics.write("start", world_size=1)
     assert (tmp_path / "m").read_text() == '{"event": "start", "world_size": 1}\n'
     metrics.__exit__(None, None, None)
+
+
+def test_a_line_for_which_there_is_no_room_is_taken_back_and_told_of_at_once(tmp_path):
+    told = []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    metrics = Metrics(str(tmp_path / "m"), told.append)
+    metrics.write("start", world_size=1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))  # a part of the next line is written
+        metrics.write("epoch", train_loss=0.123456789, iteration=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told == ["File too large"]
+    metrics.write("end")  # though there would be room again: what is between is missing
+    assert (tmp_path / "m").read_text() == '{"event": "start", "world_size": 1}\n' and len(told) == 1
+    with pytest.raises(OSError, match="File too large"):
+        metrics.close()
+
+
+def test_a_line_that_is_written_in_parts_is_whole(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(metrics_module.os, "write", lambda file, line: write(file, line[:7]))
+    with Metrics(str(tmp_path / "m")) as metrics:
+        metrics.write("start", world_size=1)
+    assert strict_lines((tmp_path / "m").read_text()) == [{"event": "start", "world_size": 1}]

@@ -37,6 +37,8 @@ def test_metrics_that_cannot_be_written_do_not_end_the_training(tmp_path, capsys
     assert train.main(["--epochs", "2", "--metrics", "/dev/full", "--save", f"{tmp_path}/m.npz"]) == 1
     said, error = capsys.readouterr()
     assert "epoch 2/2" in said and "done " in said and (tmp_path / "m.npz").exists()
+    told = "  --metrics: no more is written to /dev/full: No space left on device\n"
+    assert said.count(told) == 1 and said.index(told) < said.index("epoch 1/2")
     assert error == "npdp: error: --metrics: /dev/full could not be written: No space left on device\n"
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 ITERATION_EVERY_S = 0.1  # at most about ten iteration lines a second
 
@@ -14,11 +16,18 @@ ITERATION_EVERY_S = 0.1  # at most about ten iteration lines a second
 class Metrics:
     """Writes events as they come; a run that is killed leaves whole lines. Without a path it writes nothing.
 
-    Where a line cannot be written, as on a full disk, no more are, and who closes is told: training goes on.
+    Where a line cannot be written, as on a full disk, it is taken back, no more are written, and it is told: at once,
+    and again to who closes. Training goes on.
+
+    Args:
+        path: of the file, which is made anew.
+        tell: called, once, with why a line could not be written.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self._file: TextIO | None = open(path, "w", buffering=1, encoding="utf-8") if path else None  # noqa: SIM115
+    def __init__(self, path: str | None, tell: Callable[[str], object] = lambda why: None) -> None:
+        self._file = open(path, "wb", buffering=0) if path else None  # noqa: SIM115
+        self._tell = tell
+        self._whole = 0  # bytes of the lines that were written
         self._fault: OSError | None = None
         self._next = 0.0
 
@@ -31,9 +40,18 @@ class Metrics:
             for key, value in fields.items()
         }
         try:
-            self._file.write(json.dumps({"event": event, **fields}) + "\n")
+            self._write_line(self._file.fileno(), json.dumps({"event": event, **fields}).encode() + b"\n")
         except OSError as error:
             self._fault = error
+            with contextlib.suppress(OSError):  # of a pipe, say, nothing can be taken back
+                self._file.truncate(self._whole)
+            self._tell(error.strerror or str(error))
+
+    def _write_line(self, file: int, line: bytes) -> None:
+        written = 0
+        while written < len(line):  # a disk that becomes full takes a part first, and then refuses
+            written += os.write(file, line[written:])
+        self._whole += written
 
     def due(self) -> bool:
         """Return whether it is time for another iteration line."""
