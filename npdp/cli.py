@@ -12,7 +12,7 @@ from npdp.comm.ending import announce_failure, launcher_ends_all
 from npdp.errors import InputError, OutputError
 from npdp.flag_parser import Parser, number_of_ranks
 from npdp.on_ranks import RankFlags, interrupted
-from npdp.report.console import discard_output, refusal, refuse
+from npdp.report.console import discard_output, note, refusal, refuse
 
 EXAMPLES = """
 examples:
@@ -79,7 +79,8 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
-    parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 (last)")
+    parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 "
+                        "(that of training, by its name; the last without a header)")
     parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
     parser.add_argument("--test-fraction", type=config.FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
     parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",
@@ -90,13 +91,15 @@ def evaluate(arguments: Sequence[str]) -> int:
 def predict(arguments: Sequence[str]) -> int:
     """Print a saved model's answers."""
     parser = _parser("predict", "The classes, or numbers, that a saved model gives for samples, one line each. Classes "
-                     "are called as in the data that it was trained on: -1 and 1 where those were its labels.",
+                     "are called as in the data that it was trained on: -1 and 1 where those were its labels. Columns "
+                     "of a .csv with a header are found by their names, in any order.",
                      "  npdp predict model.npz samples.csv > answers.txt\n"
                      "  npdp predict model.npz x.npy --probabilities")
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("samples", help=".npy or .npz (x) of features, .csv of features (a target column is ignored), "
                                         ".svm where the model takes sparse data, or digits")
-    parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the last, if one more)")
+    parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the target of training, by its "
+                        "name; without a header the last, if one more)")
     parser.add_argument("--probabilities", action="store_true", help="each class's probability, comma-separated")
     from npdp import using
 
@@ -174,13 +177,14 @@ def _parser(name: str, description: str, examples: str) -> Parser:
 
 def _report(parser: Parser, arguments: Sequence[str], work: Callable[..., str]) -> int:
     """Print on rank 0 what `work` returns for the flags, or why it cannot be done; collective."""
+    from npdp import using
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
     world = init()
     try:
         flags = agree(world, lambda: parser.parse_args(arguments))
-        text = work(**vars(flags))
+        text = work(**vars(flags), say=note if world.rank == 0 else using.unsaid)
     except InputError as error:
         if world.rank == 0:
             refuse(str(error))

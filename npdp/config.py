@@ -65,6 +65,7 @@ class TrainConfig:
     target: str | None
     test_fraction: float
     standardize: bool
+    task: str
     sparse: bool
     model: str | None
     hidden: tuple[int, ...]
@@ -148,6 +149,8 @@ def _add_data(parser: Parser) -> None:
                       help="held out where the data has no test part (0.2)")
     data.add_argument("--standardize", action="store_true",
                       help="scale features by the training part's mean and deviation")
+    data.add_argument("--task", choices=("auto", "classification", "regression"), default="auto",
+                      help="whether targets are classes or numbers (auto: few whole numbers from 0 are classes)")
     data.add_argument("--sparse", action="store_true",
                       help="read .svm as sparse data, however many features (.npz says itself what it is)")
 

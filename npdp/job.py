@@ -63,7 +63,7 @@ def prepare(config: TrainConfig, world: World) -> Job:
             seed=config.seed,
             standardize=config.standardize,
             dtype=config.dtype,
-            task=models.task_of(config.model),
+            task=_task(config),
             sparse=config.sparse,
         ),
     )
@@ -90,6 +90,16 @@ def prepare(config: TrainConfig, world: World) -> Job:
         DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
         run,
     )
+
+
+def _task(config: TrainConfig) -> str:
+    """Return how targets are to be read; InputError where the flag says one thing and the model's name another."""
+    of_model = models.task_of(config.model)
+    if config.task == "auto":
+        return of_model
+    if of_model not in ("auto", config.task):
+        raise InputError(f"--task {config.task}: --model {config.model} is for {of_model}")
+    return config.task
 
 
 def _model(name: str, data: DataSplit, sparse: bool, config: TrainConfig) -> nn.Module:

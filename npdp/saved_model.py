@@ -3,7 +3,8 @@
     parameter/0.weight   (10, 64) float32        scaling/mean        (64,) float64, where --standardize was used
     parameter/0.bias     (10,)                   scaling/deviation   (64,)
     description          {"format": 1, "model": "softmax", "features": 64, "classes": 10, ...}; "labels": [-1, 1] too
-                         where these stood for the classes in the data
+                         where these stood for the classes in the data; "columns": ["age", ...], "target": "price"
+                         where the table that it was trained on had such names
 
 `npdp train --save` writes it. A program gets the model back by `saved_model.load("model.npz").model`, in evaluation;
 `.scaling` is what its features are to be scaled with. `load_state_dict` is for what `state_dict` gave.
@@ -21,6 +22,7 @@ import numpy as np
 
 from npdp import models, nn
 from npdp.autograd.tensor import Array
+from npdp.data.formats.raw import Columns
 from npdp.errors import InputError
 from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.whole_file import whole_file
@@ -50,12 +52,23 @@ def _is_one_a_class(labels: Any, classes: int | None) -> bool:
     return isinstance(labels, list) and len(labels) == classes and all(type(label) is int for label in labels)
 
 
+def _are_names(columns: Any, target: Any, features: int) -> bool:
+    names = [*columns, target] if isinstance(columns, list) else []
+    return len(names) == features + 1 and all(type(n) is str for n in names) and len(set(names)) == len(names)
+
+
 class SavedModel(NamedTuple):
     """A model with what is needed to use it: its description, and how its features are scaled, if they are."""
 
     model: nn.Module
     description: dict[str, Any]
     scaling: tuple[Array, Array] | None
+
+    @property
+    def columns(self) -> Columns | None:
+        """The columns that it was trained on, where these had names."""
+        names = self.description.get("columns")
+        return None if names is None else Columns(tuple(names), self.description["target"])
 
 
 def save(path: str, saved: SavedModel) -> None:
@@ -141,4 +154,7 @@ def _description(text: Array | None) -> dict[str, Any]:
     labels = description.get("labels")
     if labels is not None and not _is_one_a_class(labels, description["classes"]):
         raise ValueError(f"a description with labels {labels!r}")
+    columns, target = description.get("columns"), description.get("target")
+    if (columns, target) != (None, None) and not _are_names(columns, target, description["features"]):
+        raise ValueError(f"a description with columns {columns!r} and target {target!r}")
     return description

@@ -63,7 +63,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
         start = jobs.start_event(job)
         metrics.write("start", **start)
-        console.say(banner(start))
+        console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
         world.clear_times()
         before = time.perf_counter()
         progress = Progress(console, metrics, config.epochs, partial(job.model.exchange.updates, job.optimizer))
@@ -113,6 +113,8 @@ def _save(job: Job) -> None:
     }
     if job.data.labels is not None:
         description["labels"] = list(job.data.labels)
+    if job.data.columns is not None:
+        description["columns"], description["target"] = list(job.data.columns.features), job.data.columns.target
     assert config.save is not None
     saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling))
 

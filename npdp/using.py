@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,23 @@ from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.saved_model import SavedModel
 
 NO_ANSWER = "{} has no answer but NaN: are its parameters finite?"
+Say = Callable[[str], None]  # what tells a line that is no result
 
 
-def evaluate(model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int) -> str:
+def unsaid(line: str) -> None:
+    """Tell nobody."""
+
+
+def evaluate(
+    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int, say: Say = unsaid
+) -> str:
     """Return the scores of a saved model on the test part, the training part, or all of a data set; collective.
 
     Raises:
         InputError: the model or the data cannot be used, or does not fit the other; on all ranks alike.
     """
     world = init()
-    saved, chosen = agree(world, lambda: _model_and_parts(model, data, target, part, test_fraction, seed))
+    saved, chosen = agree(world, lambda: _model_and_parts(model, data, target, part, test_fraction, seed, say))
     classes, counts = saved.description["classes"], [len(dataset) for dataset in chosen]
     scores = [score(world, saved.model, dataset, classes) for dataset in chosen]
     loss = np.average([result.loss for result in scores], weights=counts)
@@ -45,7 +53,7 @@ def evaluate(model: str, data: str, target: str | None, part: str, test_fraction
 
 
 def _model_and_parts(
-    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int
+    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int, say: Say
 ) -> tuple[SavedModel, list[ArrayDataset]]:
     """Return a saved model, and the parts of a data set that it is to be scored on."""
     saved = saved_model.load(model)
@@ -53,8 +61,10 @@ def _model_and_parts(
     split = sources.load(
         data, target=target, test_fraction=test_fraction, seed=seed, task="regression" if classes is None
         else "classification", dtype="float64",  # as in training, scaling must not cost digits
-        sparse=_reads_sparse(saved, data),
+        sparse=_reads_sparse(saved, data), trained=saved.columns,
     )  # fmt: skip
+    for note in split.notes:
+        say(note)
     if classes is not None and (split.classes or 0) > classes:
         raise InputError(f"{data}: {split.classes} classes, but {model} was trained on {classes}")
     parts = {"train": split.train, "test": split.test}
@@ -64,21 +74,21 @@ def _model_and_parts(
     return saved, [_fitting(saved, dataset, data) for dataset in chosen]
 
 
-def predict(model: str, samples: str, target: str | None, probabilities: bool) -> str:
+def predict(model: str, samples: str, target: str | None, probabilities: bool, say: Say = unsaid) -> str:
     """Return a saved model's answers, a line a sample: its class or number, or the classes' probabilities; collective.
 
     Raises:
         InputError: the model or the samples cannot be used, or do not fit each other; on all ranks alike.
     """
-    return agree(init(), lambda: _answers(model, samples, target, probabilities))
+    return agree(init(), lambda: _answers(model, samples, target, probabilities, say))
 
 
-def _answers(model: str, samples: str, target: str | None, probabilities: bool) -> str:
+def _answers(model: str, samples: str, target: str | None, probabilities: bool, say: Say) -> str:
     saved = saved_model.load(model)
     classes, labels = saved.description["classes"], saved.description.get("labels")
     if probabilities and classes is None:
         raise InputError(f"--probabilities: {model} gives numbers, not classes")
-    dataset = _fitting(saved, _samples(saved, samples, target), samples)
+    dataset = _fitting(saved, _samples(saved, samples, target, say), samples)
     lines: list[str] = []
     with no_grad():
         for inputs, _ in blocks(dataset, 0, len(dataset)):
@@ -115,12 +125,12 @@ def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayData
     return SparseDataset((x.indptr, x.indices, x.values.astype(dtype), wanted), y)  # the last ones may not occur
 
 
-def _samples(saved: SavedModel, path: str, target: str | None) -> ArrayDataset:
+def _samples(saved: SavedModel, path: str, target: str | None, say: Say) -> ArrayDataset:
     """Return the samples in a file; what labels there are do not count."""
     if saved.description["model"] in models.SPARSE:
         sparse = _reads_sparse(saved, path)
         return sources.load(path, target=target, test_fraction=0, task="regression", sparse=sparse).train
-    x = _features(path, target, saved.description["features"])
+    x = _features(saved, path, target, say)
     return ArrayDataset(x, np.zeros(len(x)))
 
 
@@ -136,8 +146,8 @@ def _scaled(saved: SavedModel, x: Array, source: str) -> Array:
     return x.astype(saved.description["dtype"], copy=False)
 
 
-def _features(path: str, target: str | None, wanted: int) -> Array:
-    """Return the features in a file, (N, D); of a .csv all columns, without the target where there is one more."""
+def _features(saved: SavedModel, path: str, target: str | None, say: Say) -> Array:
+    """Return the features in a file, (N, D); of a .csv by name, or all columns without the target if it is there."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in (".npy", ".npz"):
         if target is not None:
@@ -146,10 +156,9 @@ def _features(path: str, target: str | None, wanted: int) -> Array:
     if suffix != ".csv":
         data = sources.load(path, target=target, test_fraction=0, dtype="float64")
         return data.train.take(slice(0, len(data.train)))[0]
-    table = csv.read(path, target, least_columns=1)
-    x = np.asarray(table.train.x, np.float64)
-    if x.shape[1] in (0, wanted - 1) and target is None:
-        return np.column_stack([x, table.train.y])
+    x, notes = csv.read_features(path, target, saved.columns, saved.description["features"])
+    for note in notes:
+        say(note)
     return x
 
 

@@ -83,6 +83,11 @@ def test_svmlight_reads_what_scikit_learn_writes(table: np.ndarray, comment: str
     np.testing.assert_allclose(part.x, table, rtol=1e-15)
 
 
+def test_a_number_may_have_any_space_around_it_and_names_any_letters(tmp_path: Path) -> None:
+    part = csv.read(in_file("d.csv", "größe,\u0663\n 1,\u00a02\u2003\n")(tmp_path)).train
+    assert part.x.tolist() == [[1]] and part.y.tolist() == [2]
+
+
 def test_names_of_months_are_a_header(tmp_path: Path) -> None:
     path = in_file("sales.csv", "2023_01,2023_02,2023_03\n1,2,3\n")(tmp_path)
     part = csv.read(path, "2023_02").train

@@ -120,6 +120,11 @@ NO_MODELS = {
     "unknown model": (GOOD | {"description": text_of(model="resnet")}, "got 'resnet'"),
     "a model file that is gone": (GOOD | {"description": text_of(model="gone.py:make")}, "no file gone.py"),
     "features beyond memory": (GOOD | {"description": text_of(features=10**14)}, "Unable to allocate"),
+    "columns too few": (
+        GOOD | {"description": text_of(columns=["a"], target="y")}, "a description with columns ['a'] and target 'y'"),
+    "columns alike": (GOOD | {"description": text_of(columns=list("aabcd"), target="y")}, "columns ['a', 'a', "),
+    "columns of numbers": (GOOD | {"description": text_of(columns=[1, 2, 3, 4, 5], target="y")}, "columns [1, 2, "),
+    "no columns beside a target": (GOOD | {"description": text_of(target="y")}, "columns None and target 'y'"),
     "parameter missing": ({"description": text_of()}, "missing: 0.weight"),
     "parameter too much": (WHOLE | {"parameter/9.bias": np.zeros(3)}, "not in this model: 9.bias"),
     "half of the scaling": (WHOLE | {"scaling/mean": np.zeros(5)}, "with 5 numbers as deviation, got none"),

@@ -237,8 +237,10 @@ def test_a_model_of_one_feature_reads_it_alone(folder):
     wanted = answers(folder, "line", folder / "line.csv")
     write_csv(folder / "feature.csv", np.arange(0.0, 40, 2)[:, None] / 10, header="a")
     assert answers(folder, "line", folder / "feature.csv") == wanted
-    with pytest.raises(InputError, match="feature.csv: the model takes 3 features, got 1$"):
-        answers(folder, "numbers", folder / "feature.csv")
+    write_csv(folder / "bare_feature.csv", np.arange(0.0, 40, 2)[:, None] / 10)
+    assert answers(folder, "line", folder / "bare_feature.csv") == wanted
+    with pytest.raises(InputError, match="bare_feature.csv: the model takes 3 features, got 1$"):
+        answers(folder, "numbers", folder / "bare_feature.csv")
     with pytest.raises(InputError, match=r"--target: only a \.csv has columns, got .*x\.npy"):
         answers(folder, "line", folder / "x.npy", target="a")
 

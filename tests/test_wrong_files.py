@@ -167,6 +167,8 @@ REFUSED = {
     "csv underscore": (in_file("d.csv", "1,2\n3,1_0\n"), "line 2, column 2: expected a number, got '1_0'"),
     "csv empty field": (in_file("d.csv", "1,2,3\n3,,4\n"), "line 2, column 2: expected a number, got an empty field"),
     "csv underscore above": (in_file("d.csv", "1_0,2\n3,4\n"), "line 1, column 1: expected a number, got '1_0'"),
+    "csv other digits": (in_file("d.csv", "a,b\n1,0.26\u0663\n"), "line 2, column 2 ('b'): expected a number, got "),
+    "csv other digits above": (in_file("d.csv", "1,\uff12\n3,4\n"), "line 1, column 2: expected a number, got"),
     "csv nan": (in_file("d.csv", "1,2\nnan,4\n"), "line 2, column 1: expected a finite number, got nan"),
     "csv inf": (in_file("d.csv", "a,b\n1,2\n3,-inf\n"), "line 3, column 2 ('b'): expected a finite number, got -inf"),
     "csv overflow": (in_file("d.csv", "1,2\n1e999,4\n"), "line 2, column 1: expected a finite number, got inf"),

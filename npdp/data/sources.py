@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.data import digits, formats
 from npdp.data.datasets import Array, ArrayDataset
-from npdp.data.formats.raw import Part, RawData
+from npdp.data.formats.raw import Columns, Part, RawData
 from npdp.data.scaling import Moments, ScaledDataset, moments
 from npdp.data.sparse import SparseDataset
-from npdp.data.targets import SIGNS, class_labels, is_classification, refuse_infinite, regression_targets
+from npdp.data.targets import SIGNS, class_labels, doubt, is_classification, refuse_infinite, regression_targets
 from npdp.errors import InputError
 
 DTYPES = ("float32", "float64")
@@ -42,6 +42,8 @@ class DataSplit:
         labels: what stands for each class in the file, where that is not its number: -1 and 1; else None.
         scaling: mean and deviation, (D,) float64 each, by which `standardize` scaled the features; else None.
         true_weights: weight (1, D) and bias (1,) that made `synthetic`, for its features as given here; else None.
+        columns: the names of features and target, where a .csv has them; else None.
+        notes: lines to be said of how the data was understood.
     """
 
     train: ArrayDataset
@@ -51,10 +53,13 @@ class DataSplit:
     labels: tuple[int, ...] | None = None
     scaling: Moments | None = None
     true_weights: TrueWeights | None = None
+    columns: Columns | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, seed: int = 0,
-         standardize: bool = False, dtype: str = "float32", task: str = "auto", sparse: bool = False) -> DataSplit:
+         standardize: bool = False, dtype: str = "float32", task: str = "auto", sparse: bool = False,
+         trained: Columns | None = None) -> DataSplit:
     """Load data, choose its test part where it has none, and scale it.
 
     Args:
@@ -66,6 +71,7 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
         dtype: "float32" or "float64", of features and targets.
         task: "classification", "regression", or "auto", by the rule in `npdp.data.targets`.
         sparse: read .svm and .libsvm as `SparseDataset`s, without making the table; an .npz file says what it is.
+        trained: columns that a model was trained on: those of a .csv with a header are put in their order, by name.
 
     Raises:
         InputError: anything that cannot be used, in one line: file, place, wanted, got.
@@ -76,7 +82,7 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
         raise InputError(f"seed: expected 0 or above, got {seed}")
     if not 0 <= test_fraction < 1:
         raise InputError(f"test fraction: expected a number from 0 to below 1, got {test_fraction}")
-    raw, true_weights = _read(spec, target, seed, sparse)
+    raw, true_weights = _read(spec, target, seed, sparse, trained)
     _check(raw, spec, dtype)
     if sparse or isinstance(raw.train.x, SparseRows):
         _check_sparse(raw, spec, standardize)
@@ -90,12 +96,14 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
         test = _dataset(raw.train, y, test_rows, raw.unit, scaling, dtype) if test_rows is not None else None
     labels = SIGNS if raw.signs and classes is not None else None
     return DataSplit(train, test, classes, _line(spec, train, test, classes, labels, bool(raw.test), seed), labels,
-                     scaling, _scaled_weights(true_weights, scaling))
+                     scaling, _scaled_weights(true_weights, scaling), raw.columns,
+                     raw.notes + doubt(raw, task, classes))
 
 
-def _read(spec: str, target: str | None, seed: int, sparse: bool) -> tuple[RawData, TrueWeights | None]:
+def _read(spec: str, target: str | None, seed: int, sparse: bool,
+          trained: Columns | None) -> tuple[RawData, TrueWeights | None]:
     if spec not in ("digits", "synthetic"):
-        return formats.read(spec, target, sparse), None
+        return formats.read(spec, target, sparse, trained), None
     if target is not None:
         raise InputError(f"{spec}: a target column ({target}) can be chosen in .csv files only")
     if spec == "synthetic":

@@ -52,6 +52,17 @@ def class_labels(raw: RawData) -> tuple[Array, Array | None, int]:
     return labels[0], labels[1] if raw.test else None, 1 + max(int(part.max(initial=0)) for part in labels)
 
 
+def doubt(raw: RawData, task: str, classes: int | None) -> tuple[str, ...]:
+    """Return the line that says that many whole numbers were taken for classes, which they need not be; or none."""
+    if task != "auto" or classes is None or classes <= FEW_VALUES:
+        return ()
+    values = len(np.unique(raw.train.y))
+    if values <= FEW_VALUES:
+        return ()
+    return (f"the target's {values} different whole numbers are taken for classes: --task regression takes them for "
+            "numbers, --task classification leaves this line out",)
+
+
 def regression_targets(part: Part, dtype: DTypeLike) -> Array:
     """Turn targets into a column.
 

@@ -166,6 +166,15 @@ def refusal(message: str) -> str:
 
 def refuse(message: str) -> None:
     """Print what went wrong, in one line, on standard error, where that is still there."""
+    _complain(refusal(message))
+
+
+def note(message: str) -> None:
+    """Print what is to be known beside a result, in one line, on standard error."""
+    _complain(f"npdp: note: {' '.join(message.split())}")
+
+
+def _complain(line: str) -> None:
     if sys.stderr is not None:  # as after 2>&-; print would take standard output
         with contextlib.suppress(OSError):
-            print(refusal(message), file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)

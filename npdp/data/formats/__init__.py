@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from npdp.data.formats import csv, idx, npz, svmlight
-from npdp.data.formats.raw import RawData, status
+from npdp.data.formats.raw import Columns, RawData, status
 from npdp.errors import InputError
 
 FILES: dict[str, Callable[[str], RawData]] = {
@@ -20,22 +20,23 @@ FILES: dict[str, Callable[[str], RawData]] = {
 SPARSE: dict[str, Callable[[str], RawData]] = {".svm": svmlight.read_sparse, ".libsvm": svmlight.read_sparse}
 
 
-def read(path: str, target: str | None = None, sparse: bool = False) -> RawData:
+def read(path: str, target: str | None = None, sparse: bool = False, trained: Columns | None = None) -> RawData:
     """Read a file or folder with the reader that its name asks for.
 
     Args:
         path: a folder (IDX or a pair of .npy) or a file of a known suffix.
         target: the target's column, for CSV only.
         sparse: whether a format that can be read either way is to be read as compressed rows.
+        trained: columns that a model was trained on, by whose names those of a CSV file are found.
 
     Raises:
         InputError: no reader for it, or the reader refuses it.
     """
     suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".csv":
+        return csv.read(path, target, trained)
     if target is not None:
-        if suffix != ".csv":
-            raise InputError(f"{path}: a target column ({target}) can be chosen in .csv files only")
-        return csv.read(path, target)
+        raise InputError(f"{path}: a target column ({target}) can be chosen in .csv files only")
     readers = FILES | SPARSE if sparse else FILES
     if suffix in readers:
         return readers[suffix](path)

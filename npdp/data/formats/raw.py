@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -16,6 +16,13 @@ from npdp.errors import InputError
 Array = NDArray[Any]
 
 DEFLATE_LIMIT = 1032  # no deflate stream grows by more (zlib's technical notes)
+
+
+class Columns(NamedTuple):
+    """The names of a table's columns: its features in their order, and its target."""
+
+    features: tuple[str, ...]
+    target: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class RawData:
         classes: whether `y` are class labels; None where the file leaves it open (whole numbers written in text).
         unit: features are to be divided by it (255 for pixels).
         signs: labels -1 and +1 stand for two classes (svmlight's custom).
+        columns: their names, where the file has one for each.
+        notes: lines to be said of how the file was read.
     """
 
     train: Part
@@ -50,6 +59,8 @@ class RawData:
     classes: bool | None = None
     unit: float = 1.0
     signs: bool = False
+    columns: Columns | None = None
+    notes: tuple[str, ...] = ()
 
 
 def shown(value: object) -> str:
