@@ -85,6 +85,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--test-fraction", type=config.FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
     parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",
                         help="as in training: it chose the test part (0)")  # fmt: skip
+    _add_trust(parser)
     return _report(parser, arguments, using.evaluate)
 
 
@@ -101,9 +102,15 @@ def predict(arguments: Sequence[str]) -> int:
     parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the target of training, by its "
                         "name; without a header the last, if one more)")
     parser.add_argument("--probabilities", action="store_true", help="each class's probability, comma-separated")
+    _add_trust(parser)
     from npdp import using
 
     return _report(parser, arguments, using.predict)
+
+
+def _add_trust(parser: Parser) -> None:
+    parser.add_argument("--trust", action="store_true",
+                        help="run the .py file that the model names, where --model was a file.py:function")
 
 
 def env(arguments: Sequence[str]) -> int:

@@ -117,14 +117,20 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
         setstate(pythons)
 
 
+def is_program(name: str) -> bool:
+    """Return whether a model is made by a program of the user's, which is run to make it."""
+    path, colon, _ = name.rpartition(":")
+    return bool(colon) and path.endswith(".py")
+
+
 def name_from_anywhere(name: str) -> str:
     """Return a model's name with the path of the user's file made absolute, for a saved model."""
     return name if name in MODELS else os.path.abspath(name)
 
 
 def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
-    path, colon, function = name.rpartition(":")
-    if not colon or not path.endswith(".py"):
+    path, _, function = name.rpartition(":")
+    if not is_program(name):
         raise InputError(f"--model: wanted {', '.join(MODELS)} or file.py:function, got {name!r}")
     if not os.path.isfile(path):
         raise InputError(f"--model: no file {path}")

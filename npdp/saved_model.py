@@ -7,7 +7,8 @@
                          where the table that it was trained on had such names
 
 `npdp train --save` writes it. A program gets the model back by `saved_model.load("model.npz").model`, in evaluation;
-`.scaling` is what its features are to be scaled with. `load_state_dict` is for what `state_dict` gave.
+`.scaling` is what its features are to be scaled with. `load_state_dict` is for what `state_dict` gave. Where `--model`
+was a file.py:function, the description has its path, and loading runs it: only if told to trust it.
 """
 
 from __future__ import annotations
@@ -81,13 +82,21 @@ def save(path: str, saved: SavedModel) -> None:
         np.savez(file, description=np.array(text), **arrays)  # type: ignore[arg-type]
 
 
-def load(path: str) -> SavedModel:
+def load(path: str, trust: bool = False) -> SavedModel:
     """Return a saved model, ready for evaluation.
 
+    Args:
+        path: the file.
+        trust: run the .py file that it names, where its model is the user's own: it may do anything.
+
     Raises:
-        InputError: no such file, not one of npdp's, or one whose parameters do not fit its model.
+        InputError: no such file, not one of npdp's, one whose parameters do not fit its model, or that names a .py file
+            without `trust`.
     """
     description, arrays = _read(path)
+    if models.is_program(description["model"]) and not trust:
+        raise InputError(f"{path}: its model is made by {description['model']!r}, a program that is not run unless you "
+                         "say that you trust it: --trust, or trust=True in Python")  # fmt: skip
     prefix = "parameter/"
     state = {name[len(prefix) :]: values for name, values in arrays.items() if name.startswith(prefix)}
     try:

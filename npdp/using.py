@@ -32,15 +32,17 @@ def unsaid(line: str) -> None:
 
 
 def evaluate(
-    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int, say: Say = unsaid
-) -> str:
+    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int,
+    trust: bool = False, say: Say = unsaid,
+) -> str:  # fmt: skip
     """Return the scores of a saved model on the test part, the training part, or all of a data set; collective.
 
     Raises:
         InputError: the model or the data cannot be used, or does not fit the other; on all ranks alike.
     """
     world = init()
-    saved, chosen = agree(world, lambda: _model_and_parts(model, data, target, part, test_fraction, seed, say))
+    saved = agree(world, lambda: saved_model.load(model, trust))
+    chosen = agree(world, lambda: _parts(saved, model, data, target, part, test_fraction, seed, say))
     classes, counts = saved.description["classes"], [len(dataset) for dataset in chosen]
     scores = [score(world, saved.model, dataset, classes) for dataset in chosen]
     loss = np.average([result.loss for result in scores], weights=counts)
@@ -52,11 +54,10 @@ def evaluate(
     return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}"
 
 
-def _model_and_parts(
-    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int, say: Say
-) -> tuple[SavedModel, list[ArrayDataset]]:
-    """Return a saved model, and the parts of a data set that it is to be scored on."""
-    saved = saved_model.load(model)
+def _parts(
+    saved: SavedModel, model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int, say: Say
+) -> list[ArrayDataset]:
+    """Return the parts of a data set that a saved model is to be scored on."""
     classes = saved.description["classes"]
     split = sources.load(
         data, target=target, test_fraction=test_fraction, seed=seed, task="regression" if classes is None
@@ -71,20 +72,22 @@ def _model_and_parts(
     chosen = [dataset for name, dataset in parts.items() if dataset is not None and part in (name, "all")]
     if not chosen:
         raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
-    return saved, [_fitting(saved, dataset, data) for dataset in chosen]
+    return [_fitting(saved, dataset, data) for dataset in chosen]
 
 
-def predict(model: str, samples: str, target: str | None, probabilities: bool, say: Say = unsaid) -> str:
+def predict(
+    model: str, samples: str, target: str | None, probabilities: bool, trust: bool = False, say: Say = unsaid
+) -> str:
     """Return a saved model's answers, a line a sample: its class or number, or the classes' probabilities; collective.
 
     Raises:
         InputError: the model or the samples cannot be used, or do not fit each other; on all ranks alike.
     """
-    return agree(init(), lambda: _answers(model, samples, target, probabilities, say))
+    return agree(init(), lambda: _answers(model, samples, target, probabilities, trust, say))
 
 
-def _answers(model: str, samples: str, target: str | None, probabilities: bool, say: Say) -> str:
-    saved = saved_model.load(model)
+def _answers(model: str, samples: str, target: str | None, probabilities: bool, trust: bool, say: Say) -> str:
+    saved = saved_model.load(model, trust)
     classes, labels = saved.description["classes"], saved.description.get("labels")
     if probabilities and classes is None:
         raise InputError(f"--probabilities: {model} gives numbers, not classes")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from npdp import models, saved_model
+from npdp import cli, models, saved_model
 from npdp.autograd import Tensor
 from npdp.errors import InputError
 from npdp.saved_model import SavedModel
@@ -94,6 +94,53 @@ def test_nobody_sees_a_file_that_is_half_written(tmp_path):
     assert state(saved_model.load(path)) == state(a_model(2))
 
 
+# A program in it
+MARKING = """
+from npdp import nn
+
+open({mark!r}, "w").close()
+
+def make(features, classes):
+    return nn.Linear(features, classes)
+"""
+
+
+@pytest.fixture
+def with_program(tmp_path):
+    """Return a saved model that names a program, and the file that this leaves where it is run."""
+    (tmp_path / "mine.py").write_text(MARKING.format(mark=f"{tmp_path}/has_run"))
+    description = {**DESCRIPTION, "model": f"{tmp_path}/mine.py:make"}
+    model = models.build("softmax", 5, 3, (), "float64")
+    saved_model.save(f"{tmp_path}/m.npz", SavedModel(model, description, None))
+    np.save(tmp_path / "x.npy", np.ones((2, 5)))
+    np.savez(tmp_path / "xy.npz", x=np.ones((2, 5)), y=[0, 2])
+    return f"{tmp_path}/m.npz", tmp_path / "has_run"
+
+
+def test_a_program_that_a_file_names_is_run_only_where_it_is_trusted(with_program):
+    path, has_run = with_program
+    said = r"m\.npz: its model is made by .*/mine\.py:make., a program that is not run .*: --trust, or trust=True"
+    with pytest.raises(InputError, match=said):
+        saved_model.load(path)
+    assert not has_run.exists()
+    assert saved_model.load(path, trust=True).description["features"] == 5
+    assert has_run.exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "--part=all", "--data={folder}/xy.npz"], ["predict", "{folder}/x.npy"]]
+)
+def test_commands_run_it_only_with_trust_and_say_so_in_one_line(command, with_program, capsys):
+    path, has_run = with_program
+    name, *flags = (word.format(folder=has_run.parent) for word in command)
+    assert cli.main([name, path, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "a program that is not run unless you say that you trust it: --trust" in error
+    assert not has_run.exists()
+    assert cli.main([name, path, *flags, "--trust"]) == 0
+    assert has_run.exists()
+
+
 # What is no model
 def text_of(**changes) -> np.ndarray:
     description = {"format": 1, **DESCRIPTION, **changes}
@@ -138,7 +185,7 @@ def test_a_file_that_is_no_model_is_refused_by_name(fault, tmp_path):
     arrays, said = NO_MODELS[fault]
     np.savez(tmp_path / "m.npz", **arrays)
     with pytest.raises(InputError, match=re.escape(said)) as raised:
-        saved_model.load(f"{tmp_path}/m.npz")
+        saved_model.load(f"{tmp_path}/m.npz", trust=True)
     assert "m.npz" in str(raised.value) or "--model" in str(raised.value)
 
 
