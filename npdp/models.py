@@ -82,7 +82,7 @@ def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...]
     if name in MODELS:
         try:
             model = MODELS[name](features, classes, hidden)
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:  # the latter of NumPy's, where no memory could be so large
             raise InputError(f"--model {name}: no room for it: {error}") from None
     else:
         model = _users_own(name, {"features": features, "classes": classes, "hidden": hidden})

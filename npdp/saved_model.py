@@ -8,27 +8,30 @@
 
 `npdp train --save` writes it. A program gets the model back by `saved_model.load("model.npz").model`, in evaluation;
 `.scaling` is what its features are to be scaled with. `load_state_dict` is for what `state_dict` gave. Where `--model`
-was a file.py:function, the description has its path, and loading runs it: only if told to trust it.
+was a file.py:function, the description has its path, and loading runs it: only if told to trust it. Arrays are not
+compressed: a file takes no more memory than it has bytes, before and after its model is made.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp import models, nn
 from npdp.autograd.tensor import Array
+from npdp.data.formats import npz
 from npdp.data.formats.raw import Columns
 from npdp.errors import InputError
-from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.whole_file import whole_file
 
 FORMAT = 1
+WANTED = f"a model saved by npdp (`npdp train --save`, format {FORMAT})"
+PARAMETER, SCALING = "parameter/", ("scaling/mean", "scaling/deviation")
+NUMBERS_FREE = 2**20  # a model of more than its file has is made up to this size, to tell by name what is missing
 
 
 def _is_count(value: Any) -> bool:
@@ -43,11 +46,6 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, 
     "hidden": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "dtype": lambda value: value in ("float32", "float64"),
 }
-
-UNREADABLE = (  # what NumPy and zipfile raise on a file that is something else, or damaged
-    ValueError, KeyError, AttributeError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-
 
 def _is_one_a_class(labels: Any, classes: int | None) -> bool:
     return isinstance(labels, list) and len(labels) == classes and all(type(label) is int for label in labels)
@@ -94,11 +92,11 @@ def load(path: str, trust: bool = False) -> SavedModel:
             without `trust`.
     """
     description, arrays = _read(path)
+    state = {name[len(PARAMETER) :]: values for name, values in arrays.items() if name.startswith(PARAMETER)}
     if models.is_program(description["model"]) and not trust:
         raise InputError(f"{path}: its model is made by {description['model']!r}, a program that is not run unless you "
                          "say that you trust it: --trust, or trust=True in Python")  # fmt: skip
-    prefix = "parameter/"
-    state = {name[len(prefix) :]: values for name, values in arrays.items() if name.startswith(prefix)}
+    _require_numbers(path, description, sum(values.size for values in state.values()))
     try:
         model = models.build(
             description["model"], description["features"], description["classes"], tuple(description["hidden"]),
@@ -121,27 +119,31 @@ def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array,
     for name, array in {"mean": mean, "deviation": deviation}.items():
         if array is None or array.shape != (features,) or array.dtype.kind != "f":
             got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
-            raise InputError(f"{path}: wanted a model saved by npdp, with {features} numbers as {name}, got {got}")
+            raise InputError(f"{path}: expected {WANTED}, with {features} numbers as {name}, got {got}")
     return arrays["scaling/mean"], arrays["scaling/deviation"]
 
 
+def _require_numbers(path: str, description: dict[str, Any], found: int) -> None:
+    """Raise InputError where a model of the described sizes is much larger than what the file holds of it."""
+    name = description["model"]
+    widths = [description["features"], *(description["hidden"] if name == "mlp" else ()), description["classes"] or 1]
+    needed = sum((wide + 1) * narrow for wide, narrow in pairwise(widths))
+    if name in models.MODELS and needed > max(found, NUMBERS_FREE):
+        raise InputError(f"{path}: expected the {needed} parameters of {name} with widths {widths}, got {found}")
+
+
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
-    wanted = f"{path}: wanted a model saved by npdp (`npdp train --save`, format {FORMAT})"
-    try:
-        with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except OSError as error:
-        raise InputError(f"{wanted}: {error.strerror or error}") from None
-    except UNREADABLE as error:
-        got = f"{type(error).__name__}: {error}" if zipfile.is_zipfile(path) else "no .npz file"
-        raise InputError(f"{wanted}, got {got}") from None
-    try:
-        return _description(arrays.pop("description", None)), arrays
-    except ValueError as error:
-        raise InputError(f"{wanted}, got {error}") from None
+    with npz.arrays_of(path, WANTED, growth=1) as arrays:
+        text = arrays.read("description", npz.TEXT) if "description" in arrays.names else None
+        try:
+            description = _description(None if text is None else str(text))
+        except ValueError as error:
+            raise InputError(f"{path}: expected {WANTED}, got {error}") from None
+        names = [name for name in arrays.names if name.startswith(PARAMETER) or name in SCALING]
+        return description, {name: arrays.read(name) for name in names}
 
 
-def _description(text: Array | None) -> dict[str, Any]:
+def _description(text: str | None) -> dict[str, Any]:
     """Return what a file says of its model.
 
     Raises:
@@ -150,7 +152,7 @@ def _description(text: Array | None) -> dict[str, Any]:
     if text is None:
         raise ValueError("arrays without a description of the model")
     try:
-        description = json.loads(str(text))
+        description = json.loads(text)
     except (ValueError, RecursionError):
         description = None
     if not isinstance(description, dict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -12,15 +11,13 @@ from npdp import models, saved_model
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
 from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
-from npdp.data.formats import csv
-from npdp.data.formats.npz import NUMBERS
+from npdp.data.formats import csv, npz
 from npdp.data.targets import refuse_infinite
 from npdp.errors import InputError
 from npdp.evaluation import blocks
 from npdp.evaluation import evaluate as score
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
-from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.saved_model import SavedModel
 
 NO_ANSWER = "{} has no answer but NaN: are its parameters finite?"
@@ -166,16 +163,14 @@ def _features(saved: SavedModel, path: str, target: str | None, say: Say) -> Arr
 
 
 def _from_numpy(path: str) -> Array:
-    try:
-        with ONE_AT_A_TIME:
-            loaded: Any = np.load(path, allow_pickle=False)
-            x = np.asarray(loaded["x"] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except saved_model.UNREADABLE as error:
-        raise InputError(f"{path}: wanted an array of numbers (in an .npz, named x), got {error}") from None
-    if x.dtype.kind not in NUMBERS:
-        raise InputError(f"{path}: wanted an array of numbers (in an .npz, named x), got {x.dtype}")
+    """Return the features in an .npy file, or those named x in an .npz."""
+    if path.lower().endswith(".npy"):
+        x: Array = np.array(npz.mapped(path))
+    else:
+        with npz.arrays_of(path) as arrays:
+            if "x" not in arrays.names:
+                raise InputError(f"{path}: expected the array 'x', found {', '.join(sorted(arrays.names)) or 'none'}")
+            x = arrays.read("x")
     if x.ndim < 2 or not x.size:
-        raise InputError(f"{path}: wanted an array (samples, features), got shape {x.shape}")
+        raise InputError(f"{path}: expected an array (samples, features), got shape {x.shape}")
     return x.reshape(len(x), -1).astype(np.float64, copy=False)

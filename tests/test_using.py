@@ -185,19 +185,19 @@ def damaged() -> bytes:
 
 # file -> what is in it, an array or bytes, and what the line must say
 UNUSABLE: dict[str, tuple[np.ndarray | bytes | None, str]] = {
-    "missing.npy": (None, "No such file"),
+    "missing.npy": (None, "missing.npy: expected an .npy file, found nothing of that name"),
     "row.npy": (np.zeros(64), r"got shape \(64,\)"),
     "narrow.npy": (np.zeros((2, 63)), "takes 64 features, got 63"),
-    "none.npy": (np.zeros((0, 64)), r"wanted an array \(samples, features\), got shape \(0, 64\)"),
-    "complex.npy": (np.ones((2, 64), complex), "numbers .* got complex128"),
-    "text.npy": (np.full((2, 64), "1"), "numbers .* got <U1"),
+    "none.npy": (np.zeros((0, 64)), r"expected samples, got an empty array of shape \(0, 64\)"),
+    "complex.npy": (np.ones((2, 64), complex), "expected numbers, got an array of complex128"),
+    "text.npy": (np.full((2, 64), "1"), "expected numbers, got an array of <U1"),
     "nan.npy": (np.where(np.arange(128).reshape(2, 64) == 70, np.nan, 1),
                 "nan.npy, row 1: expected finite features within float32, got nan"),
     "large.npy": (np.full((2, 64), 1e300), "row 0: expected finite features within float32, got 1e[+]300"),
-    "pickle.npy": (np.array([{}], object), "wanted an array of numbers"),
-    "words.npy": (b"words", "wanted an array of numbers"),
-    "words.npz": (zip_of("x", b"words"), "wanted an array of numbers"),
-    "z.npz": (npz_bytes(z=np.zeros((2, 64))), "named x"),
+    "pickle.npy": (np.array([{}], object), "expected numbers, got an array of objects"),
+    "words.npy": (b"words", "words.npy: expected an array in .npy format"),
+    "words.npz": (zip_of("x", b"words"), "expected the array 'x', found none"),
+    "z.npz": (npz_bytes(z=np.zeros((2, 64))), "expected the array 'x', found z"),
     "no zip.npz": (b"PK\3\4 and no more", "File is not a zip file"),
     "damaged.npz": (damaged(), "Bad CRC-32"),
 }  # fmt: skip
@@ -251,9 +251,9 @@ def test_a_model_of_one_feature_reads_it_alone(folder):
 def test_what_one_rank_cannot_use_is_refused_on_all(folder):
     def program():
         name = "digits" if init().rank == 0 else "missing"
-        with pytest.raises(InputError, match=r"^rank 1: .*missing/model\.npz: wanted a model"):
+        with pytest.raises(InputError, match=r"^rank 1: .*missing/model\.npz: expected a model"):
             scores(folder, name)
-        with pytest.raises(InputError, match=r"^rank 1: .*missing/model\.npz: wanted a model"):
+        with pytest.raises(InputError, match=r"^rank 1: .*missing/model\.npz: expected a model"):
             answers(folder, name, "digits")
 
     run_ranks(2, program)

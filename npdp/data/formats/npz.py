@@ -4,14 +4,18 @@
                 or sparse (sparse_npz.py)
     folder/     x.npy, y.npy and, if there is a test part, x_test.npy, y_test.npy
 
-Headers are checked against the size of the file before anything is allocated; pickled objects are never loaded.
+Headers are checked against the size of the file before anything is allocated; pickled objects are never loaded. An
+array of an .npz takes what its header declares, if that is what the zip has for it. All together declare no more than
+the file can unpack to: 1032 times its bytes; where they are not to be compressed, as in a saved model, its bytes.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -26,8 +30,9 @@ from npdp.parser_lock import ONE_AT_A_TIME
 if TYPE_CHECKING:
     import zipfile
 
+HEADER_BYTES_MAX = 12 + 10_000  # NumPy takes no longer ones: they are a program for Python's parser
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-NUMBERS = "buif"  # dtype kinds: bool, unsigned, signed, floating
+NUMBERS, TEXT = "buif", "U"  # dtype kinds: bool, unsigned, signed, floating; and text
 
 
 class _Header(NamedTuple):
@@ -37,24 +42,88 @@ class _Header(NamedTuple):
     nbytes: int  # of the header itself
 
 
+class Arrays:
+    """The arrays of an open .npz file; each is read when it is asked for.
+
+    Attributes:
+        names: theirs.
+    """
+
+    def __init__(self, path: str, archive: zipfile.ZipFile) -> None:
+        self._path, self._archive = path, archive
+        self.names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return what an array of numbers declares, which is as large as the zip says.
+
+        Raises:
+            InputError: it is none, or something else.
+        """
+        return self._header(name, NUMBERS).shape
+
+    def read(self, name: str, kinds: str = NUMBERS) -> Array:
+        """Return an array of these kinds, read-only.
+
+        Raises:
+            InputError: it is none, something else, or of another size than it declares.
+        """
+        header = self._header(name, kinds)
+        with self._archive.open(f"{name}.npy") as file:
+            file.read(header.nbytes)
+            nbytes = header.dtype.itemsize * prod(header.shape)
+            content = file.read(nbytes)  # of this length: without one the zip might unpack what it does not declare
+        if len(content) != nbytes:
+            raise InputError(f"{self._place(name)}: expected {nbytes} bytes of elements, got {len(content)}")
+        elements = np.frombuffer(content, header.dtype)
+        return elements.reshape(header.shape, order="F" if header.fortran_order else "C")
+
+    def _header(self, name: str, kinds: str) -> _Header:
+        info = self._archive.getinfo(f"{name}.npy")
+        with self._archive.open(info) as file:
+            return _header(file, self._place(name), info.file_size, kinds)
+
+    def _place(self, name: str) -> str:
+        return f"{self._path}, array {name}"
+
+
+@contextmanager
+def arrays_of(path: str, wanted: str = "an .npz file", growth: int = DEFLATE_LIMIT) -> Iterator[Arrays]:
+    """Open an .npz file.
+
+    Args:
+        path: the file.
+        wanted: what it should be, for messages.
+        growth: how many times the file's bytes its arrays may have together; 1 where they are not compressed.
+
+    Raises:
+        InputError: no zip file, damaged, or with larger arrays; also where they are read inside.
+    """
+    import zipfile
+
+    file, file_bytes = open_file(path, wanted)
+    with file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if {info.compress_type for info in archive.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                    raise InputError(f"{path}: expected {wanted}, stored or deflated as NumPy does it, got another zip")
+                declared = sum(info.file_size for info in archive.infolist())
+                if declared > growth * file_bytes:
+                    raise InputError(f"{path}: expected {wanted}: it declares {declared} bytes of arrays, more than "
+                                     f"{file_bytes} bytes {'can' if growth > 1 else 'that are not compressed'} hold")
+                yield Arrays(path, archive)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise InputError(f"{path}: expected {wanted} (a zip of arrays): {error}") from None
+
+
 def read_npz(path: str) -> RawData:
     """Read the arrays x, y (and x_test, y_test) of an .npz file into memory; or those of a sparse one.
 
     Raises:
         InputError: no zip file, an array missing, corrupt, of objects or of the wrong shape.
     """
-    import zipfile
-
-    file, file_bytes = open_file(path, "an .npz file")
-    with file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
-                parts = sparse_npz.parts if sparse_npz.is_sparse(names) else _parts
-                return parts(lambda name: f"{path}, array {name}", names, path,
-                             lambda name: _member(archive, path, name, file_bytes))
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-            raise InputError(f"{path}: expected an .npz file (a zip of arrays): {error}") from None
+    with arrays_of(path) as arrays:
+        parts = sparse_npz.parts if sparse_npz.is_sparse(arrays.names) else _parts
+        return parts(lambda name: f"{path}, array {name}", arrays.names, path, arrays.read)
 
 
 def read_pair(folder: str) -> RawData:
@@ -64,7 +133,7 @@ def read_pair(folder: str) -> RawData:
         InputError: a file is missing, of objects, too short or too long, or of the wrong shape.
     """
     names = [name for name in ("x", "y", "x_test", "y_test") if status(_npy(folder, name))]
-    return _parts(lambda name: _npy(folder, name), names, folder or ".", lambda name: _mapped(_npy(folder, name)))
+    return _parts(lambda name: _npy(folder, name), names, folder or ".", lambda name: mapped(_npy(folder, name)))
 
 
 def read_npy(path: str) -> RawData:
@@ -101,17 +170,12 @@ def _parts(place: Callable[[str], str], names: list[str], source: str, read: Cal
     return RawData(train, test, classes=train.y.dtype.kind in "bui")
 
 
-def _member(archive: zipfile.ZipFile, path: str, name: str, file_bytes: int) -> Array:
-    place, info = f"{path}, array {name}", archive.getinfo(f"{name}.npy")
-    if info.file_size > DEFLATE_LIMIT * file_bytes:
-        raise InputError(f"{place}: declares {info.file_size} bytes, more than a file of {file_bytes} bytes can hold")
-    with archive.open(info) as file:
-        header = _header(file, place, info.file_size)
-        elements = np.frombuffer(file.read(), header.dtype)
-    return elements.reshape(header.shape, order="F" if header.fortran_order else "C")
+def mapped(path: str) -> Array:
+    """Map an .npy file of numbers.
 
-
-def _mapped(path: str) -> Array:
+    Raises:
+        InputError: none, of objects, empty, too short or too long.
+    """
     file, file_bytes = open_file(path, "an .npy file")
     with file:
         header = _header(file, path, file_bytes)
@@ -120,21 +184,27 @@ def _mapped(path: str) -> Array:
     return np.memmap(path, header.dtype, "r", header.nbytes, header.shape, "F" if header.fortran_order else "C")
 
 
-def _header(file: IO[bytes], place: str, file_bytes: int) -> _Header:
-    """Read an array's header, leave the file at its first element, and see that the elements fill it exactly."""
+def _header(file: IO[bytes], place: str, file_bytes: int, kinds: str = NUMBERS) -> _Header:
+    """Read an array's header, and see that its elements fill the rest of the file exactly."""
+    head = io.BytesIO(file.read(HEADER_BYTES_MAX))
     try:
-        version = npy.read_magic(file)
+        version = npy.read_magic(head)
         with ONE_AT_A_TIME:
-            shape, fortran_order, dtype = HEADERS[version](file)
+            shape, fortran_order, dtype = HEADERS[version](head)
     except KeyError:
         raise InputError(f"{place}: expected version 1.0 or 2.0 of the .npy format, got {version}") from None
     except Exception as error:
         raise InputError(f"{place}: expected an array in .npy format: {error}") from None
-    if dtype.kind not in NUMBERS:
-        raise InputError(f"{place}: expected numbers, got an array of {'objects' if dtype.hasobject else dtype}")
-    header = _Header(shape, fortran_order, dtype, file.tell())
+    if dtype.kind not in kinds:
+        what = "text" if kinds == TEXT else "numbers"
+        raise InputError(f"{place}: expected {what}, got an array of {'objects' if dtype.hasobject else dtype}")
+    header = _Header(shape, fortran_order, dtype, head.tell())
     wanted = header.nbytes + dtype.itemsize * prod(shape)
     if wanted != file_bytes:
         raise InputError(f"{place}: expected {wanted} bytes ({header.nbytes} of header and {shape} of {dtype}), "
                          f"got {file_bytes}")
+    try:
+        np.broadcast_to(np.empty((), dtype), shape)  # takes no memory
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{place}: no array has the shape {shape}: {error}") from None
     return header

@@ -6,6 +6,9 @@
     shape    (2,)      integers   N and the number of features
     y        (N,)                 labels or targets
     and, if there is a test part, the same names with _test behind them
+
+Arrays are checked against the file's size before they are read (npz.py). The number of features in `shape` cannot be: a
+model has a row for each, and is refused where there is no room for it.
 """
 
 from __future__ import annotations

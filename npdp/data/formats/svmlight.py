@@ -25,6 +25,7 @@ NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 LINE = re.compile(rf"\s*{NUMBER}(?:\s+\d+:{NUMBER})*\s*", re.ASCII)
 LABEL = re.compile(NUMBER, re.ASCII)
 PAIR = re.compile(rf"\d+:{NUMBER}", re.ASCII)
+TOKEN = re.compile(r"\S+", re.ASCII)
 WHOLE = re.compile(r"[-+]?\d+", re.ASCII)
 DENSE_ELEMENTS_MAX = 2**28  # 2 GB in float64; sparse data beyond it needs `read_sparse`
 INDEX_MAX = 2**31 - 1
@@ -134,19 +135,19 @@ def _unpacked(path: str, values: NDArray[np.float64], lengths: NDArray[np.int64]
 
 
 def _check(path: str, labels: Array, indices: Array, features: Array, rows: Array, lines: Array) -> None:
+    for numbers, owner in ((labels, np.arange(len(labels))), (features, rows), (indices, rows)):
+        for wrong in np.flatnonzero(~np.isfinite(numbers))[:1]:
+            raise InputError(f"{path}, line {lines[owner[wrong]]}: expected finite numbers, got {numbers[wrong]}")
     for wrong in np.flatnonzero(indices < 1)[:1]:
         raise InputError(f"{path}, line {lines[rows[wrong]]}: expected indices from 1 up, got index 0")
     falls = (np.diff(indices) <= 0) & (np.diff(rows) == 0)
     for wrong in np.flatnonzero(falls)[:1]:
         raise InputError(f"{path}, line {lines[rows[wrong]]}: expected rising indices, "
                          f"got {indices[wrong + 1]:.0f} after {indices[wrong]:.0f}")
-    for numbers, owner in ((labels, np.arange(len(labels))), (features, rows)):
-        for wrong in np.flatnonzero(~np.isfinite(numbers))[:1]:
-            raise InputError(f"{path}, line {lines[owner[wrong]]}: expected finite numbers, got {numbers[wrong]}")
 
 
 def _refuse_line(path: str, line: int, body: str) -> NoReturn:
-    label, *pairs = body.split()
+    label, *pairs = TOKEN.findall(body)  # not `split`, which takes more for space than LINE does
     if not LABEL.fullmatch(label):
         raise InputError(f"{path}, line {line}: expected a number as label, got {shown(label)}")
     wrong = next(pair for pair in pairs if not PAIR.fullmatch(pair))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.tensor import Array
+from npdp.data.formats import npz
 from npdp.errors import InputError
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Push, Request, Start, Unit
 from npdp.parallel.parameter_server.policies import Workers
 from npdp.parallel.parameter_server.server import Arrival
-from npdp.parser_lock import ONE_AT_A_TIME
 from npdp.whole_file import whole_file
 
 FORMAT = 1
@@ -125,9 +124,9 @@ def load(path: str, run: Mapping[str, Any]) -> list[list[Arrival]]:
     """
     try:
         recorded, tables = _read(path)
-    except FileNotFoundError:
-        raise InputError(f"--replay-arrivals: no file {path}") from None
     except _DAMAGE as error:
+        if not os.path.exists(path):
+            raise InputError(f"--replay-arrivals: no file {path}") from None
         raise InputError(
             f"--replay-arrivals: {path} is no whole record of arrivals, as --record-arrivals writes it ({error})"
         ) from None
@@ -140,9 +139,7 @@ def load(path: str, run: Mapping[str, Any]) -> list[list[Arrival]]:
 
 
 # What reading a file raises that is something else, was cut, or had a byte changed
-_DAMAGE = (
-    OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error
-)  # fmt: skip
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def _digest(tables: Sequence[Array]) -> str:
@@ -155,8 +152,8 @@ def _read(path: str) -> tuple[dict[str, Any], list[Array]]:
     Raises:
         Exception: one of `_DAMAGE`.
     """
-    with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    with npz.arrays_of(path, "a record of arrivals") as file:
+        arrays = {name: file.read(name) for name in file.names}
     recorded = json.loads(arrays.pop("run").tobytes())
     tables = [arrays[f"shard{number}"] for number in range(len(arrays))]
     if not isinstance(recorded, dict):
