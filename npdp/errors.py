@@ -14,6 +14,13 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class DivergedError(ArithmeticError):
+    """Report training that ended without a finite loss: its results are written, and of no use.
+
+    The command line turns it into one line and exit code 1.
+    """
+
+
 class OutputError(OSError):
     """Report results that could not be written: each flag, its file, and why.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from npdp import environment
 from npdp.comm.ending import end_with_launcher
-from npdp.errors import InputError, OutputError
+from npdp.errors import DivergedError, InputError, OutputError
 from npdp.flag_parser import flag_of
 from npdp.report.console import refuse
 
@@ -42,7 +42,8 @@ Flags = TypeVar("Flags", bound=RankFlags)
 def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Callable[[Flags], str]) -> int:
     """Run a program on every rank; return this rank's exit code.
 
-    It is 2 where flags or input cannot be used, 1 where results cannot be written, else what the program returns.
+    It is 2 where flags or input cannot be used, 1 where results cannot be written or are no numbers, else what the
+    program returns.
 
     Args:
         parse: returns the flags, or raises InputError.
@@ -54,7 +55,7 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
         end_with_launcher()  # before anything is loaded: a launcher may die while its ranks begin
     try:
         return run(parse, program, command)
-    except (InputError, OutputError) as error:
+    except (InputError, OutputError, DivergedError) as error:
         if launched is None or launched.rank == 0:
             refuse(str(error))
         return _agreed(2 if isinstance(error, InputError) else 1)
@@ -86,6 +87,7 @@ def run(parse: Callable[[], Flags], program: Callable[[Flags], int], command: Ca
     Raises:
         InputError: flags or input that cannot be used; on all ranks alike, before any of them begins.
         OutputError: results that could not be written; on all ranks alike.
+        DivergedError: training ended without a finite loss; on all ranks alike.
     """
     given = _parsed(parse)
     launched = environment.launch()

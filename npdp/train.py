@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from npdp import addresses, on_ranks
 from npdp.config import TrainConfig, parse
-from npdp.errors import InputError, OutputError
+from npdp.errors import DivergedError, InputError, OutputError
 from npdp.report.console import Console, banner, summary
 from npdp.report.metrics import Metrics
 from npdp.report.progress import Progress
@@ -27,12 +28,17 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 if results are not written."""
+    """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 without usable results."""
     return on_ranks.main(lambda: parse(arguments), _train, lambda config: "npdp train")
 
 
 def _train(config: TrainConfig) -> int:
-    train(config)
+    loss = train(config)["train_loss"]  # the same on all ranks
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"training ended with a loss of {loss}, the model is of no use: try a smaller --learning-rate, "
+            "--clip-norm 1, or --standardize"
+        )
     return 0
 
 

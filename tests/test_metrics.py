@@ -6,7 +6,7 @@ import re
 import resource
 
 import pytest
-from training import Run, fit, strict_lines
+from training import Run, fit, read_run, strict_lines
 
 from npdp import train
 from npdp.collectives.algorithms import SCHEDULES
@@ -74,6 +74,19 @@ def test_training_that_diverges_is_told_once_with_what_to_try_and_without_numpys
     train.main([*flags, "--transport", "threads", "--ranks", "2"])
     assert capsys.readouterr().out.count("training has diverged: try a smaller --learning-rate") == (rate > 1)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("strategy", [(), ("--strategy=ps",), ("--strategy=local-sgd",)])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_training_that_ends_in_no_finite_loss_ends_with_code_1_in_one_line(strategy, ranks, tmp_path, capsys):
+    flags = ["--quiet", "--data=synthetic", "--epochs=20", "--learning-rate=1e9", "--transport=threads", *strategy]
+    if ranks == 1 and "ps" in str(strategy):
+        flags.append("--servers=0")
+    out = [f"--metrics={tmp_path}/run.jsonl", f"--save={tmp_path}/model.npz"]
+    assert train.main([*flags, f"--ranks={ranks}", *out]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch("npdp: error: training ended with a loss of (nan|inf), .*--learning-rate, .*\n", error)
+    assert read_run(1, tmp_path).end["train_loss"] is None
 
 
 def test_a_regression_has_no_accuracy_and_data_without_a_test_part_no_test_loss():
