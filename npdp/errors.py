@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+MESSAGE_CHARACTERS_MAX = 400  # what is longer quotes a file: its beginning says where, its end what was got
+
 
 class InputError(ValueError):
     """Report unusable input: a file, a flag or an array that npdp cannot work with.
 
     The command line turns it into one line and exit code 2. The message is one line whatever it quotes: file,
-    line or byte, what was wanted, what came.
+    line or byte, what was wanted, what came. Of a longer message than 400 characters the middle is left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        message = " ".join(message.splitlines())
+        if len(message) > MESSAGE_CHARACTERS_MAX:
+            message = f"{message[: MESSAGE_CHARACTERS_MAX * 3 // 4]} ... {message[-MESSAGE_CHARACTERS_MAX // 5 :]}"
+        super().__init__(message)
 
 
 class DivergedError(ArithmeticError):

@@ -111,7 +111,7 @@ def arrays_of(path: str, wanted: str = "an .npz file", growth: int = DEFLATE_LIM
                     raise InputError(f"{path}: expected {wanted}: it declares {declared} bytes of arrays, more than "
                                      f"{file_bytes} bytes {'can' if growth > 1 else 'that are not compressed'} hold")
                 yield Arrays(path, archive)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeError) as error:
             raise InputError(f"{path}: expected {wanted} (a zip of arrays): {error}") from None
 
 

@@ -127,8 +127,9 @@ def load(path: str, run: Mapping[str, Any]) -> list[list[Arrival]]:
     except _DAMAGE as error:
         if not os.path.exists(path):
             raise InputError(f"--replay-arrivals: no file {path}") from None
+        why = str(error).removeprefix(f"{path}: ")
         raise InputError(
-            f"--replay-arrivals: {path} is no whole record of arrivals, as --record-arrivals writes it ({error})"
+            f"--replay-arrivals: {path} is no whole record of arrivals, as --record-arrivals writes it ({why})"
         ) from None
     for name, wanted in {"format": FORMAT, **run}.items():
         if recorded.get(name) != json.loads(json.dumps(wanted)):
