@@ -5,7 +5,8 @@ PYTHON ?= python3
 RANKS ?= 4
 FLAGS ?=
 BIN := .venv/bin
-BUILD_INPUTS := pyproject.toml setup.py MANIFEST.in npdp/kernels/_build.py $(wildcard csrc/*.c csrc/*.h)
+BUILD_INPUTS := pyproject.toml setup.py MANIFEST.in npdp/kernels/_build.py $(wildcard csrc/*.[ch] csrc/gemm/*.[ch])
+C_FILES := $(wildcard csrc/*.c csrc/gemm/*.c)
 C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
@@ -43,7 +44,7 @@ test: .venv/.dev
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict npdp
-	@if command -v $(CC) >/dev/null; then set -x; $(CC) $(C_FLAGS) -O3 $(WARNINGS) -fsyntax-only csrc/*.c; \
+	@if command -v $(CC) >/dev/null; then set -x; $(CC) $(C_FLAGS) -O3 $(WARNINGS) -fsyntax-only $(C_FILES); \
 	else echo "no C compiler: the C code was not checked"; fi
 
 bench: .venv/.compare
@@ -58,9 +59,9 @@ emulate: .venv/.dev
 
 sanitize:
 	@mkdir -p build
-	$(CC) $(C_FLAGS) $(SANITIZERS) csrc/*.c -lm -pthread -o build/sanitize
+	$(CC) $(C_FLAGS) $(SANITIZERS) $(C_FILES) -lm -pthread -o build/sanitize
 	build/sanitize
-	$(CC) $(C_FLAGS) $(SANITIZERS) -DNPDP_EMULATED_TILES csrc/*.c -lm -pthread -o build/sanitize-emulated
+	$(CC) $(C_FLAGS) $(SANITIZERS) -DNPDP_EMULATED_TILES $(C_FILES) -lm -pthread -o build/sanitize-emulated
 	build/sanitize-emulated products
 
 clean:

@@ -8,7 +8,7 @@
  *   - arrays are contiguous, aligned to their element and `count` elements long, where no shape is given;
  *   - threads may call it at the same time, where none writes what another uses.
  *
- * For all but the last three parts (products, npdp_processor, npdp_has_fast_strings):
+ * For all but the last two parts (npdp_processor, npdp_has_fast_strings):
  *   - each element, in cross entropy each row, is worked on by itself, in the order of operations written here, every
  *     operation rounded to the array's type, scalars too: vector width, alignment and cutting into ranges change no
  *     bit;
@@ -117,42 +117,8 @@ void npdp_cross_entropy_gradient_f64(const double *powers, const double *totals,
                                      double *gradient, size_t rows, size_t classes, double share, double everywhere,
                                      double at_label);
 
-/* The products of a linear layer, on one thread. All arrays are C-contiguous: x, its gradient too, is (rows, in), w
- * (in, out), y and g (rows, out), none of them empty. The result does not overlap the factors. NaN and infinities go where
- * the sums take them. With AVX-512, in whole tiles:
- *   times              y = x w                      rows >= 8,  out >= 32
- *   times_transposed   x = g w'                     rows >= 32, in >= 8
- *   transposed_times   w = x' g                     in >= 8,    out >= 32
- * and with AMX, for any sizes, as exact as adding up float32 products one by one is; but numbers below 2^-100 lose bits,
- * since their pieces (matmul_amx.c), and products of these, become 0 below the smallest normal number, 2^-126.
- * With AVX2 and FMA, in whole tiles, those of backward:
- *   avx2_times_transposed     x = g w'     rows >= 16, in >= 6
- *   avx2_transposed_times     w = x' g     in >= 6,    out >= 16
- * and, quick for a result that is narrow, in whole strips, with AVX-512; as avx2_narrow_... with AVX2, for half of 32 and 4:
- *   narrow_times              y = x w      rows >= 5, out >= 32
- *   narrow_times_transposed   x = g w'     rows >= 4, in >= 5
- *   narrow_transposed_times   w = x' g     in >= 5,   out >= 32
- * All but the narrow ones allocate memory for panels and free it; how large the cache is, they ask once. They return 0;
- * or 1 where the caller must make the product otherwise, and what is in the result then is of no use: there is no
- * memory for panels; a narrow result has few rows and a depth of more than 1024; or, with AMX, the result has an
- * infinity or NaN (some pieces have where float32 arithmetic does not). */
-int npdp_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
-int npdp_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
-int npdp_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
-int npdp_amx_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
-int npdp_amx_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
-int npdp_amx_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
-int npdp_avx2_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
-int npdp_avx2_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
-int npdp_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
-int npdp_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
-int npdp_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
-int npdp_avx2_narrow_times_f32(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out);
-int npdp_avx2_narrow_times_transposed_f32(const float *g, const float *w, float *x, size_t rows, size_t in, size_t out);
-int npdp_avx2_narrow_transposed_times_f32(const float *x, const float *g, float *w, size_t rows, size_t in, size_t out);
-
-/* What of the above this processor can do (and Linux allows), and whether it works on 512 bits at once: flags. It must be
- * called before any of the products with AMX: it asks Linux to keep the tiles of this process's threads and children. */
+/* Which products (gemm/npdp_gemm.h) this processor can do (and Linux allows), and whether it works on 512 bits at once:
+ * flags. It must be called before any with AMX: it asks Linux to keep the tiles of this process's threads and children. */
 enum { NPDP_HAS_AVX512 = 1, NPDP_HAS_AMX = 2, NPDP_WIDE_UNITS = 4, NPDP_HAS_AVX2 = 8 };
 int npdp_processor(void);
 

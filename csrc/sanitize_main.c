@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "gemm/npdp_gemm.h"
 #include "npdp_kernels.h"
 #include "npdp_mailbox.h"
 #include "npdp_shared_memory.h"
@@ -464,10 +465,8 @@ static void expect_products(const float *a, size_t a_row, size_t a_step, const f
         }
 }
 
-typedef int product(const float *, const float *, float *, size_t, size_t, size_t);
-
 typedef struct {
-    product *times, *times_transposed, *transposed_times;
+    npdp_product *times, *times_transposed, *transposed_times;
 } products;
 
 static void call_products(const products *make, size_t rows, size_t in, size_t out)

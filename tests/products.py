@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-matmul = pytest.importorskip("npdp.kernels.matmul", reason="the C kernels are not compiled")
-KINDS = {"AVX-512": matmul.AVX512, "AMX": matmul.AMX, "AVX2": matmul.AVX2}
-NARROW = {"AVX-512 for few outputs": matmul.AVX512_NARROW, "AVX2 for few outputs": matmul.AVX2_NARROW}
+gemm = pytest.importorskip("npdp.kernels.gemm", reason="the C kernels are not compiled")
+KINDS = {"AVX-512": gemm.AVX512, "AMX": gemm.AMX, "AVX2": gemm.AVX2}
+NARROW = {"AVX-512 for few outputs": gemm.AVX512_NARROW, "AVX2 for few outputs": gemm.AVX2_NARROW}
 KINDS |= NARROW
 FORMS = ("times", "times transposed", "transposed times")
 
@@ -28,7 +28,7 @@ def factors(form, m, k, n, make=whole):
 
 def possible(name):
     """Return a kind of tiles; skip the test where this processor does not have it."""
-    if KINDS[name] not in matmul.possible():
+    if KINDS[name] not in gemm.possible():
         pytest.skip(f"this processor has no {name}")
     return KINDS[name]
 
@@ -42,7 +42,7 @@ def counting(made, tiles):
     """Return a product with tiles that notes in `made` whether it was made."""
 
     def product(a, b, out=None):
-        result = matmul.dot([tiles], a, b, out)
+        result = gemm.dot([tiles], a, b, out)
         made.append(result is not None)
         return result
 

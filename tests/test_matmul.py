@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import FORMS, KINDS, factors, for_any_size, matmul, whole
+from products import FORMS, KINDS, factors, for_any_size, gemm, whole
 
 from npdp import kernels
-from npdp.nn import functional
+from npdp.kernels import products
 
 pytestmark = pytest.mark.skipif(kernels.backend() != "c", reason="NumPy is asked for")
 
@@ -63,7 +63,7 @@ def left_to_others(tiles, form, m, k, n):
 
 def assert_exact(tiles, form, m, k, n):
     a, b = factors(form, m, k, n)
-    got = matmul.dot([tiles], a, b)
+    got = gemm.dot([tiles], a, b)
     if min(m, k, n) > 1:
         assert (got is None) == (left_to_others(tiles, form, m, k, n) or not fits(tiles, form, m, k, n))
     if got is not None:
@@ -90,7 +90,7 @@ def test_numbers_of_many_bits_come_out_exactly(tiles, form, bits):
     a, b = (rng.integers(-(2**many), 2**many, shape) for many, shape in zip(bits, [(m, k), (k, n)], strict=True))
     b = few(b)
     made = iter([a, b])
-    got = matmul.dot([tiles], *factors(form, m, k, n, lambda shape, seed: next(made).astype(np.float32)))
+    got = gemm.dot([tiles], *factors(form, m, k, n, lambda shape, seed: next(made).astype(np.float32)))
     np.testing.assert_array_equal(got, a @ b.astype(np.int64))
 
 
@@ -116,12 +116,12 @@ MAKE_NUMBERS = {
 def test_it_is_as_exact_as_adding_up_float32_products_one_by_one(tiles, form, depth, make):
     a, b = factors(form, 100, depth, 90, make)
     if left_to_others(tiles, form, 100, depth, 90):
-        assert matmul.dot([tiles], a, b) is None
+        assert gemm.dot([tiles], a, b) is None
         return
     exact = a.astype(np.float64) @ b.astype(np.float64)
     room = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64) * np.finfo(np.float32).eps
     error, error_one_by_one = (
-        np.abs(product - exact) / room for product in (matmul.dot([tiles], a, b), one_by_one(a, b))
+        np.abs(product - exact) / room for product in (gemm.dot([tiles], a, b), one_by_one(a, b))
     )
     assert error.max() < 1.5 * error_one_by_one.max()
     assert np.square(error).mean() < 1.3 * np.square(error_one_by_one).mean()
@@ -131,7 +131,7 @@ def test_a_result_is_written_where_it_is_wanted_and_nowhere_else(tiles, form):
     a, b = factors(form, 60, 77, 61)
     memory = np.full(61 * 61 + 3, 7, np.float32)
     out = memory[3:-61].reshape(60, 61)  # on no cache line
-    assert matmul.dot([tiles], a, b, out) is out
+    assert gemm.dot([tiles], a, b, out) is out
     np.testing.assert_array_equal(out, a @ b)
     assert (memory[:3] == 7).all() and (memory[-61:] == 7).all()
 
@@ -147,26 +147,26 @@ def test_factors_may_lie_anywhere(tiles, form):
         moved.flags.writeable = False
         return moved
 
-    np.testing.assert_array_equal(matmul.dot([tiles], shifted(a), shifted(b)), a @ b)
+    np.testing.assert_array_equal(gemm.dot([tiles], shifted(a), shifted(b)), a @ b)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.finfo(np.float32).max], ids=str)
 def test_what_is_no_number_goes_where_the_sums_take_it_and_no_further(tiles, monkeypatch, form, value):
-    monkeypatch.setattr(functional, "_own_dot", lambda: (partial(matmul.dot, [tiles]), 0))
+    monkeypatch.setattr(products, "_own_dot", lambda: (partial(gemm.dot, [tiles]), 0))
     a, b = factors(form, 60, 520, 62, lambda shape, seed: np.abs(whole(shape, seed)) + 1)
     a[3, 519], b[519, :] = value, 1
     out = np.empty((60, 62), np.float32)
     with np.errstate(over="ignore"):
-        assert functional._dot(a, b, out) is out
+        assert kernels.matmul(a, b, out) is out
         np.testing.assert_array_equal(out, a @ b)
     assert np.isfinite(np.delete(out, 3, axis=0)).all()
 
 
 def test_a_result_that_is_nearly_too_large_is_finite(tiles, monkeypatch, form):
-    monkeypatch.setattr(functional, "_own_dot", lambda: (partial(matmul.dot, [tiles]), 0))
+    monkeypatch.setattr(products, "_own_dot", lambda: (partial(gemm.dot, [tiles]), 0))
     a, b = factors(form, 60, 64, 62, lambda shape, seed: np.zeros(shape, np.float32))
     a[:, 0], b[0, :] = 1.6906425e19, 2.01273982e19
-    product = functional._dot(a, b)
+    product = kernels.matmul(a, b)
     assert np.isfinite(product).all() and product.max() > 0.99 * np.finfo(np.float32).max
 
 
@@ -174,7 +174,7 @@ def test_a_result_that_is_nearly_too_large_is_finite(tiles, monkeypatch, form):
 def test_a_rows_result_does_not_depend_on_which_rows_stand_beside_it(tiles, form):
     a, b = factors(form, 1150, 1000, 64, normal)
     tiles = tiles._replace(largest=a.size)
-    together = matmul.dot([tiles], a, b)
+    together = gemm.dot([tiles], a, b)
     for first, last in [(0, 32), (1, 60), (7, 150), (90, 1150)]:
-        alone = matmul.dot([tiles], np.ascontiguousarray(a[first:last]), b)
+        alone = gemm.dot([tiles], np.ascontiguousarray(a[first:last]), b)
         np.testing.assert_array_equal(alone, together[first:last])

@@ -1,4 +1,4 @@
-"""Arithmetic on flat arrays, for both halves of npdp: accumulate for the collectives, updates for the optimisers.
+"""Arithmetic on arrays, for both halves of npdp: accumulate for the collectives, updates for the optimisers.
 
     accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
     combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
@@ -6,11 +6,13 @@
     shifted_logits, cross_entropy_gradient                  the same; around exp and log, which are NumPy's
     sgd_updater     param, velocity from grad, in place     float32, float64; from the sum of several in one pass
     adam_updater    param, m, v from grad, in place         the same
+    matmul          a @ b of two matrices                   float32, float64
 
 Two implementations give the same bits, but for a zero's sign in cross entropy: `compiled` (C, `csrc/`; None where it
 was not built) and `reference` (NumPy).
-Products of matrices (matmul.py) are C's alone, for processors on which they are quicker than NumPy's BLAS, and so are
-rows of bytes, scaled (rows.py), which `data/scaling.py` otherwise makes in three passes.
+`matmul` (products.py) is made by whatever is quickest: C of npdp's own (gemm.py, `csrc/gemm/`) or NumPy's BLAS, whose
+sums come in another order. Rows of bytes, scaled (rows.py), are C's alone: `data/scaling.py` otherwise makes three
+passes.
 NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice is made at the first call.
 """
 
@@ -28,9 +30,11 @@ from npdp import environment
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 from npdp.kernels.implementation import Kernels
+from npdp.kernels.products import NARROW, matmul
 
-__all__ = ["OPS", "Sum", "accumulate", "adam_updater", "backend", "combine", "compiled", "cross_entropy_gradient",
-           "reference", "relu_gradient", "sgd_updater", "shifted_logits"]  # fmt: skip
+__all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "backend", "combine", "compiled",
+           "cross_entropy_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
+           "shifted_logits"]  # fmt: skip
 
 Array = NDArray[Any]
 

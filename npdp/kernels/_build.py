@@ -22,7 +22,7 @@ from pathlib import Path
 import cffi  # type: ignore[import-untyped,unused-ignore]
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-HEADERS = ("npdp_kernels.h", "npdp_shared_memory.h", "npdp_mailbox.h")
+HEADERS = ("npdp_kernels.h", "gemm/npdp_gemm.h", "npdp_shared_memory.h", "npdp_mailbox.h")
 
 ffibuilder = cffi.FFI()
 for header in HEADERS:
@@ -39,15 +39,15 @@ ffibuilder.set_source(
         "csrc/update.c",
         "csrc/combine.c",
         "csrc/cross_entropy.c",
-        "csrc/matmul.c",
-        "csrc/matmul_amx.c",
-        "csrc/matmul_avx2.c",
+        "csrc/gemm/amx.c",
+        "csrc/gemm/avx2.c",
+        "csrc/gemm/avx512.c",
         "csrc/processor.c",
         "csrc/shared_memory.c",
         "csrc/mailbox.c",
     ],
     include_dirs=["csrc"],
-    depends=[str(header.relative_to(CSRC.parent)) for header in CSRC.glob("*.h")],
+    depends=[str(header.relative_to(CSRC.parent)) for header in CSRC.rglob("*.h")],
     libraries=["m"],
     extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
 )

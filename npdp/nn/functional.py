@@ -9,23 +9,17 @@ takes part like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
-from math import inf
 from typing import Any
 
 import numpy as np
 
-from npdp import environment, kernels
+from npdp import kernels
 from npdp.autograd import operators
 from npdp.autograd.operation import FIRST, INPUTS, NOTHING, SECOND, logistic, operation
 from npdp.autograd.operators import relu as relu
 from npdp.autograd.operators import sigmoid as sigmoid
 from npdp.autograd.operators import tanh as tanh
 from npdp.autograd.tensor import Array, Tensor, TensorLike, Vjp
-
-NARROW = 16  # outputs: up to here a layer's weight lies in memory as (out, in), above as (in, out)
-SMALL_PRODUCT = 2**19  # multiply-adds up to which OpenBLAS is sure to take its quicker kernel for small matrices
 
 
 @operation(keeps=INPUTS, writes=True)
@@ -47,65 +41,22 @@ def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]
 
 def _linear_of_rows(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, Vjp, Vjp]]:
     """x (rows, in) -> (rows, out)."""
-    y = _times_weight(x, weight)
+    y = kernels.matmul(x, weight, trans_b=True)
     y += bias
 
     def to_x(g: Array, out: Array | None = None) -> Array:
-        return _dot(g, weight)
+        return kernels.matmul(g, weight)
 
     def to_weight(g: Array, out: Array | None = None) -> Array:
         if weight.flags.c_contiguous:
-            return _dot(g.T, x, out)
-        gradient = _dot(x.T, g, None if out is None else out.T).T  # stored (in, out)
+            return kernels.matmul(g.T, x, out)
+        gradient = kernels.matmul(x.T, g, None if out is None else out.T).T  # stored (in, out)
         return gradient if out is None else out  # itself: who owns it knows it by identity
 
     def to_bias(g: Array, out: Array | None = None) -> Array:
         return np.add.reduce(g, axis=0, out=out)
 
     return y, (to_x, to_weight, to_bias)
-
-
-def _times_weight(rows: Array, weight: Array) -> Array:
-    """Return rows @ weight.T, by whoever is quicker at it."""
-    own, least_work = _own_dot()
-    product = own(rows, weight.T) if rows.shape[0] * weight.size >= least_work else None
-    if product is not None:
-        return product
-    if len(weight) > NARROW or len(rows) * weight.size <= SMALL_PRODUCT:
-        return np.dot(rows, weight.T)
-    return _times_narrow_weight(rows, weight)
-
-
-def _dot(a: Array, b: Array, out: Array | None = None) -> Array:
-    """Return a @ b, by whoever is quicker at it."""
-    own, least_work = _own_dot()
-    product = own(a, b, out) if a.size * b.shape[1] >= least_work else None
-    return np.dot(a, b, out=out) if product is None else product
-
-
-@cache
-def _own_dot() -> tuple[Callable[..., Array | None], float]:
-    """Return npdp's own product, and from how many multiply-adds on it may be quicker than BLAS.
-
-    On several threads, and on some processors, BLAS always is.
-    """
-    if kernels.backend() == "numpy" or environment.blas_threads_in_use() > 1:
-        return np.dot, inf
-    from npdp.kernels import matmul  # there is one where there is a compiler
-
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-    kinds = matmul.quicker() if "openblas" in blas else []
-    return partial(matmul.dot, kinds), min((tiles.least_work for tiles in kinds), default=inf)
-
-
-def _times_narrow_weight(rows: Array, weight: Array) -> Array:
-    """Return rows @ weight.T, made of products so small that BLAS is quick at them."""
-    products = -(-len(rows) * weight.size // SMALL_PRODUCT)
-    y = np.empty((len(rows), len(weight)), np.result_type(rows, weight))
-    length = -(-len(rows) // products)
-    for start in range(0, len(rows), length):
-        np.dot(rows[start : start + length], weight.T, out=y[start : start + length])
-    return y
 
 
 def require_same_shape(name: str, outputs: Array, targets: Array) -> None:

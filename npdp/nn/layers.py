@@ -12,7 +12,8 @@ from npdp.arguments import at_least_one, require_number, seed_of
 from npdp.autograd import Batch, Tensor, operators
 from npdp.autograd.batch import MIXED
 from npdp.autograd.tensor import Array
-from npdp.nn.functional import NARROW, leaky_relu, linear, log_softmax, scale_by, softmax
+from npdp.kernels import NARROW
+from npdp.nn.functional import leaky_relu, linear, log_softmax, scale_by, softmax
 from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter

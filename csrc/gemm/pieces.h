@@ -1,4 +1,4 @@
-/* Factors of a product in pieces of 8 bits, packed for AMX's tiles; what it is for stands in matmul_amx.c.
+/* Factors of a product in pieces of 8 bits, packed for AMX's tiles; what it is for stands in amx.c.
  *
  * A float32 x is, exactly, high + middle + low, three bfloat16 numbers. A tile is 16 rows of 16 pairs of pieces. A panel is
  * 32 rows of a left factor, or 32 columns of a right one, by steps of 32 numbers of depth; a step is high, middle and low
@@ -9,8 +9,6 @@
 #define NPDP_PIECES_H
 
 #include <immintrin.h>
-#include <stddef.h>
-#include <stdint.h>
 
 #include "internal.h"
 

@@ -1,4 +1,4 @@
-"""Products of float32 matrices by `csrc/matmul*.c`, through cffi.
+"""Products of float32 matrices by `csrc/gemm/`, through cffi.
 
 Where the C code was not compiled, importing this raises ImportError. On one thread, a layer's product takes 0.4 to 0.8
 of OpenBLAS's time with AMX, 0.5 to 1 with AVX-512; one of few outputs 0.25 to 1.1 with AVX-512, 0.35 to 0.8 with AVX2;

@@ -1,4 +1,4 @@
-/* The products of a layer with few outputs, float32; the contract is in npdp_kernels.h.
+/* The products of a layer with few outputs, float32; the contract is in npdp_gemm.h.
  *
  * A classifier's last layer has as many outputs as there are classes. BLAS copies the other, large factor for them, which
  * takes as long as to multiply. Here it is read where it lies, once, and what is narrow stays in the first-level cache:

@@ -1,7 +1,7 @@
 /* The products of a linear layer with AVX-512: 16 of its 32 registers are a tile. */
 #define _POSIX_C_SOURCE 200112L
 #include "internal.h"
-#include "npdp_kernels.h"
+#include "npdp_gemm.h"
 
 #ifdef NPDP_WITH_X86
 #include <immintrin.h>

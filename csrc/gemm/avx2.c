@@ -1,7 +1,7 @@
 /* The products of a layer's backward with AVX2, and those of one with few outputs: 12 of its 16 registers are a tile. */
 #define _POSIX_C_SOURCE 200112L
 #include "internal.h"
-#include "npdp_kernels.h"
+#include "npdp_gemm.h"
 
 #ifdef NPDP_WITH_X86
 #include <immintrin.h>

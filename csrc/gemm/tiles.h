@@ -1,4 +1,4 @@
-/* Products of a linear layer, float32, by tiles; the contract is in npdp_kernels.h.
+/* Products of a linear layer, float32, by tiles; the contract is in npdp_gemm.h.
  *
  * They are made of tiles of ROWS x COLUMNS results, which stay in registers during one walk along the depth:
  *

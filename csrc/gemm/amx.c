@@ -1,4 +1,4 @@
-/* The products of a linear layer, float32, by the tiles of AMX; the contract is in npdp_kernels.h.
+/* The products of a linear layer, float32, by the tiles of AMX; the contract is in npdp_gemm.h.
  *
  * AMX multiplies numbers of 8 significant bits (bfloat16) and adds up in float32. A float32 has 24 bits: it is, exactly,
  * the sum of three such numbers,
@@ -15,11 +15,10 @@
  * computations, 2019. Measured: docs/measurements.md.
  */
 #define _POSIX_C_SOURCE 200112L
-#include <stdint.h>
 #include <stdlib.h>
 
 #include "internal.h"
-#include "npdp_kernels.h"
+#include "npdp_gemm.h"
 
 #ifdef NPDP_WITH_AMX
 #include "ahead.h"
