@@ -26,6 +26,38 @@ def test_notes_are_compared_by_number():
     assert mine.compare(1, f"{KEPT + 3} b") is not None and mine.compare(1, "4 b") is not None
 
 
+def test_all_calls_are_compared_by_their_number_and_a_hash():
+    mine, theirs = Calls(0), Calls(1)
+    for what in "abc":
+        mine.begin(what), theirs.begin(what)
+    assert mine.compare_all(1, theirs.last_note()) is None
+    mine.begin("d")
+    wanted = "rank {} leaves after {} collectives by messages, rank {} after {}; number 4 is d: the ranks have not"
+    assert str(mine.compare_all(1, theirs.last_note())).startswith(wanted.format(0, 4, 1, 3))
+    assert str(theirs.compare_all(0, mine.last_note())).startswith(wanted.format(1, 3, 0, 4))
+    theirs.begin("x")
+    assert "rank 0 calls d, rank 1 x" in str(mine.compare_all(1, theirs.last_note()))
+    for _ in range(KEPT):
+        mine.begin("a"), theirs.begin("a")
+    assert f"after {KEPT + 4}; they differ before the last" in str(mine.compare_all(1, theirs.last_note()))
+
+
+def test_their_order_counts_too():
+    mine, theirs = Calls(0), Calls(1)
+    for what in "ab":
+        mine.begin(what)
+    for what in "ba":
+        theirs.begin(what)
+    assert mine.history != theirs.history
+
+
+def test_a_rank_that_was_told_of_a_failure_compares_nothing_when_it_leaves():
+    mine, theirs = Calls(0), Calls(1)
+    mine.begin("a")
+    mine.fail(ValueError("told"))
+    assert theirs.compare_all(0, mine.last_note()) is None and mine.compare_all(1, theirs.last_note()) is None
+
+
 def test_messages_of_calls_in_a_row_are_told_apart():
     made = Calls(0)
     tags = [made.begin("the same").tag for _ in range(3)]

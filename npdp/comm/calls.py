@@ -4,7 +4,8 @@
     rank 1   1: allreduce of 10 float32 (sum) by ring   2: broadcast of 8 int64 from rank 1 by tree     they differ
 
 Messages of different calls never meet: a receive takes those of its own call alone, so nothing is written where it was
-not wanted. A rank that waits for more than a second tells the others what it is in (`note`), and they compare.
+not wanted. A rank that waits for more than a second tells the others what it is in (`note`), and they compare. One that
+only sends may never wait: so ranks compare all their calls, by a hash, when they leave (`last_note`).
 
 Cost: about a microsecond a collective.
 """
@@ -27,6 +28,8 @@ KEPT = 4096  # calls that a rank remembers, for ranks that are behind: a root ma
 HEARS_EVERY = 64  # calls after which it reads notes though it does not wait, lest they pile up among its messages
 BARRIER, GIVING_OUT = 2**32 - 1, 2**32 - 2  # instead of a bucket's number: what an all-reduce is part of
 PART_OF = {BARRIER: "barrier", GIVING_OUT: "shared_empty, or something else that takes shared memory"}
+KEPT_AT_END = 64  # of its latest calls, a rank tells what they were when it leaves: some kilobytes
+HASHED_BELOW = 2**61 - 1  # a prime, so that a hash depends on every call and their order
 NOTE_AFTER_S = 1.0  # of waiting in one call; a note that nobody reads for long would be in the way of messages
 
 Heard = Callable[[], "CommunicationError | None"]
@@ -51,11 +54,12 @@ class Calls:
 
     Attributes:
         begun: how many this rank has begun.
+        history: a hash of all of them, in their order.
     """
 
     def __init__(self, rank: int, tags: range = range(2**31), heard: Heard = lambda: None) -> None:
         self._rank, self._tags, self._heard = rank, tags, heard
-        self.begun = 0
+        self.begun = self.history = 0
         self._latest: deque[Call] = deque(maxlen=KEPT)
         self._failure = ""
         self._kept_arrays: list[Any] = []
@@ -71,7 +75,9 @@ class Calls:
         if self._failure:
             raise CommunicationError(f"rank {self._rank} calls {what} after a collective that failed: {self._failure}")
         number = self.begun = self.begun + 1
-        call = Call(number, what, self._tags.start + (_code(what) + number) % len(self._tags))
+        code = _code(what)
+        self.history = (self.history * 1_000_003 + code) % HASHED_BELOW
+        call = Call(number, what, self._tags.start + (code + number) % len(self._tags))
         self._latest.append(call)
         if number % HEARS_EVERY == 0 and (error := self._heard()) is not None:
             self.fail(error)
@@ -118,6 +124,34 @@ class Calls:
         number, what = note.split(" ", 1)
         mine = self._kept(int(number))
         return None if mine is None or mine.what == what else different(self._rank, mine.what, rank, what)
+
+    def last_note(self) -> str:
+        """Return what tells other ranks, when this one leaves, all that it has called; empty where one has failed."""
+        notes = [f"{call.number} {call.what}" for call in list(self._latest)[-KEPT_AT_END:]]
+        return "" if self._failure else "\n".join([f"{self.begun} {self.history}", *notes])
+
+    def compare_all(self, rank: int, last_note: str) -> CommunicationError | None:
+        """Return the error to raise where a rank that leaves, as this one does, has not called all that it has."""
+        if self._failure or not last_note:
+            return None
+        first, *notes = last_note.split("\n")
+        number, history = map(int, first.split())
+        if (number, history) == (self.begun, self.history):
+            return None
+        error = next(filter(None, (self.compare(rank, note) for note in notes)), None)
+        return error or CommunicationError(
+            f"rank {self._rank} leaves after {self.begun} collectives by messages, rank {rank} after {number}; "
+            f"{self._first_more(number, notes)}: the ranks have not called the same collectives"
+        )
+
+    def _first_more(self, number: int, notes: list[str]) -> str:
+        """Return in words where one that leaves after so many differs, of whose latest calls none is another here."""
+        if number == self.begun:
+            return f"they differ before the last {len(notes)}"
+        more = self._kept(number + 1)
+        known = [f"{more.number} {more.what}"] if more else notes
+        what = dict(note.split(" ", 1) for note in known).get(str(min(number, self.begun) + 1))
+        return f"number {min(number, self.begun) + 1} is {what or 'forgotten'}"
 
     def _kept(self, number: int) -> Call | None:
         latest = self._latest.copy()  # at once, for another thread may begin one

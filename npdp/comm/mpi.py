@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from npdp import environment
-from npdp.comm.calls import Call, Calls
+from npdp.comm.calls import Call, Calls, different
 from npdp.comm.ending import (
     announce_failure,
     end_on_exceptions,
@@ -31,6 +31,7 @@ from npdp.comm.waiting import MESSAGES, wait_until
 
 TAG_LEFT = 1
 FIRST_TAG_OF_CALLS = 2**14  # above the numbers of dtypes; MPI has tags up to 2^15 - 1 at least
+CALL_BYTES = 128  # of what a rank says of a call before MPI carries it out
 MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
 
 
@@ -104,6 +105,7 @@ class MpiTransport:
         self.find_elsewhere: FindElsewhere = nobody
         self.wait_s = 0.0
         self.calls = Calls(self.rank, self._tags, self._heard)
+        self._worlds = [(self._ranks, self.calls)]  # this one, and all that are made of it: compared at the end
         self._notes: list[Any] = []  # requests of those that this rank has sent, kept until the next are sent
         end_on_exceptions(self.rank, self._abort)
         end_with_launcher()
@@ -161,9 +163,11 @@ class MpiTransport:
         made.rank, made.world_size = list(ranks).index(self.rank), len(ranks)
         made.find_elsewhere, made.wait_s = nobody, 0.0
         made.calls, made._notes = Calls(made.rank, self._tags, made._heard), []
+        self._worlds.append((made._ranks, made.calls))
         return refused_after_fork(made)
 
     def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
+        self._require_same(call)
         for start in range(0, buffer.size, MOST_ELEMENTS):
             part = buffer[start : start + MOST_ELEMENTS]
             request = self._data.Iallreduce(self._mpi.IN_PLACE, part, self._ops[op])
@@ -173,6 +177,23 @@ class MpiTransport:
             except BaseException:
                 self.calls.keep(part, request)
                 raise
+
+    def _require_same(self, call: Call) -> None:
+        """Raise CommunicationError where ranks are about to call MPI in different calls: it would add what comes."""
+        mine = f"{call.number} {call.what}".encode().ljust(CALL_BYTES)[:CALL_BYTES]
+        everyones = bytearray(CALL_BYTES * self.world_size)
+        request = self._data.Iallgather(mine, everyones)
+        try:
+            self._wait(request.Test, list(range(self.world_size)), call)
+        except BaseException:
+            self.calls.keep(mine, everyones, request)
+            raise
+        for rank in range(self.world_size):
+            theirs = bytes(everyones[rank * CALL_BYTES : (rank + 1) * CALL_BYTES])
+            if theirs != mine:
+                (my_number, my_what), (number, what) = (note.decode().strip().split(" ", 1) for note in (mine, theirs))
+                which = ("", "") if my_what != what else (f" as number {my_number}", f" as number {number}")
+                raise different(self.rank, my_what + which[0], rank, what + which[1])
 
     def blocking_allreduce(self, buffer: Buffer, op: str) -> Callable[[], object]:
         """Return a call of MPI_Allreduce on a buffer, in place, for comparison: nothing can interrupt it."""
@@ -215,16 +236,26 @@ class MpiTransport:
         return None
 
     def _leave(self) -> None:
-        """At the normal end of the program: tell the others, and wait for them, using no core."""
+        """At the normal end of the program: tell the others, and wait for them, using no core; compare all calls."""
         if self._mpi.Is_finalized():
             return
-        notices = [self._control.Isend(b"", peer, TAG_LEFT) for peer in range(self.world_size) if peer != self.rank]
+        others = [peer for peer in range(self.world_size) if peer != self.rank]
+        notices = [self._control.isend(self._last_notes(peer), peer, TAG_LEFT) for peer in others]
         barrier = self._control.Ibarrier()
         wait_until(barrier.Test, MESSAGES.shared_core)
-        for peer in range(self.world_size):
-            if peer != self.rank:
-                self._control.Recv(bytearray(0), peer, TAG_LEFT)
+        errors = [self._compared(peer, self._control.recv(source=peer, tag=TAG_LEFT)) for peer in others]
         self._mpi.Request.Waitall(notices)
+        if (error := next(filter(None, errors), None)) is not None:
+            self.fail(error)
+
+    def _last_notes(self, peer: int) -> list[str]:
+        return [calls.last_note() for ranks, calls in self._worlds if peer in ranks]
+
+    def _compared(self, peer: int, notes: list[str]) -> CommunicationError | None:
+        """Return the error to raise where a rank that leaves has called something else, in a world that it shares."""
+        shared = [(ranks.index(peer), calls) for ranks, calls in self._worlds if peer in ranks]
+        found = (calls.compare_all(rank, note) for (rank, calls), note in zip(shared, notes))
+        return next(filter(None, found), None)
 
     def _abort(self, text: str) -> None:
         """End all ranks; the first to fail prints its traceback."""

@@ -201,6 +201,41 @@ def mpi_on_one():
     npdp.allreduce(np.ones(10), algorithm="mpi" if npdp.rank() == 0 else "shared_memory")
 
 
+def own_roots():
+    """Each rank broadcasts what leaves before anybody wants it, by an algorithm: all send, nobody receives."""
+    npdp.broadcast(np.ones(8), npdp.rank(), sys.argv[2])
+    print("numbers", flush=True)
+
+
+def last_extra_call():
+    """A rank does a collective more than the others, by an algorithm, and waits for nobody there if it can."""
+    npdp.barrier()
+    if npdp.rank() == int(sys.argv[3]):
+        npdp.broadcast(np.ones(8), npdp.rank(), sys.argv[2])
+
+
+def last_extra_call_of_workers():
+    """The same among the workers of a parameter server, who are a world of their own."""
+    model = npdp.nn.Linear(2, 1)
+    optimizer = npdp.optim.SGD(model.parameters(), 0.1)
+    npdp.nn.DataParallel(model, strategy=npdp.ParameterServer()), optimizer  # the server leaves here
+    if npdp.rank() == 0:
+        npdp.broadcast(np.ones(8), 0, "naive")
+
+
+def mpi_unlike():
+    """Rank 1 calls MPI's all-reduce otherwise than the others, with as many elements: MPI would sum what comes."""
+    array, op = np.ones((4, 2)), "sum"
+    if npdp.rank() == 1:
+        array, op = {
+            "dtype": (np.ones((4, 2), np.int64), "sum"),
+            "op": (array, "max"),
+            "order": (np.ones((4, 2), order="F"), "sum"),
+        }[sys.argv[2]]
+    npdp.allreduce(array, op, "mpi")
+    print("numbers", flush=True)
+
+
 def larger_than_wanted():
     """Rank 0 sends more than rank 1 has room for."""
     memory, room = np.zeros(300_000), 100
