@@ -2821,10 +2821,24 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_parameter_server_orders.py::"
                "test_no_order_of_arrival_loses_a_unit_or_brings_workers_to_a_stop"),
         Mutant("npdp/parallel/parameter_server/policies.py",
-               "            self._handed_out[key] = number + 1\n",
-               "            self._handed_out[key] = number + 2\n",
+               "            self._handed_out[key] += 1\n",
+               "            self._handed_out[key] += 2\n",
                "tests/test_parameter_server_orders.py::"
                "test_no_order_of_arrival_loses_a_unit_or_brings_workers_to_a_stop"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
+               "            self._left_behind.append(before)\n",
+               "            pass\n",
+               "tests/test_parameter_server_logic.py::test_the_unit_that_a_worker_had_in_hand_when_it_broke_a_pass_off_is_"
+               "handed_out_again"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
+               "left = [mine for mine in self._in_hand if workers[mine[0]].left]",
+               "left = [mine for mine in self._in_hand if False]",
+               "tests/test_parameter_server_work.py::test_what_a_worker_had_in_hand_when_it_left_in_the_midst_of_a_pass_is_"
+               "done_by_the_others"),
+        Mutant("npdp/parallel/parameter_server/policies.py",
+               "            del self._in_hand[push.worker, push.unit.loader]\n",
+               "            pass\n",
+               "tests/test_parameter_server_logic.py::test_a_unit_that_was_pushed_or_gone_past_is_not_handed_out_again"),
         Mutant("npdp/parallel/parameter_server/server.py",
                "                self._ledger.add(push)\n",
                "                pass\n",

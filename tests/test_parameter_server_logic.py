@@ -110,6 +110,33 @@ def test_with_staleness_1_others_go_on_when_one_leaves():
     assert len(applied) == 5
 
 
+@pytest.mark.parametrize("how", ["leaves", "begins the next pass"])
+def test_the_unit_that_a_worker_had_in_hand_when_it_broke_a_pass_off_is_handed_out_again(how):
+    logic, _ = server(math.inf)
+    request = Request(0, 0, 3, 2)
+    for worker in (0, 1):
+        list(logic.handle(Start(worker, 1, 0, request)))
+    (reply,) = logic.handle(push(1, 2, 1, 0, request, 0))  # unit 1 is done, and with the answer comes unit 2
+    assert reply.unit == 2
+    list(logic.handle(Leave(1, 3) if how == "leaves" else Start(1, 3, 0, Request(0, 1, 3, 2))))
+    (reply,) = logic.handle(push(0, 2, 0, 0, request, 0))
+    assert reply.unit == 2
+    (reply,) = logic.handle(push(0, 3, 2, 0, request, 0))
+    assert reply.unit == NONE_LEFT
+
+
+def test_a_unit_that_was_pushed_or_gone_past_is_not_handed_out_again():
+    logic, _ = server(math.inf)
+    request = Request(0, 0, 3, 2)
+    for sequence, worker in ((1, 0), (1, 1), (2, 1)):  # worker 1 looks at unit 1, and asks for the next
+        (reply,) = logic.handle(Start(worker, sequence, 0, request))
+    assert reply.unit == 2
+    list(logic.handle(push(1, 3, 2, 0, None, 0)))
+    list(logic.handle(Leave(1, 4)))
+    (reply,) = logic.handle(push(0, 2, 0, 0, request, 0))
+    assert reply.unit == NONE_LEFT
+
+
 def test_a_worker_may_be_as_far_ahead_as_the_bound_says_and_no_further():
     for staleness in (1, 2, 5):
         logic, _ = server(staleness)

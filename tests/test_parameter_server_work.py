@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 import time
 from collections import Counter
 
@@ -107,6 +108,29 @@ def test_a_pass_that_a_worker_breaks_off_is_finished_by_the_others_and_the_next_
         seen = Counter(label for one in got for label in one[number])
         assert max(seen.values()) == 1
         assert len(seen) >= 60 - 2 * (number == at[1]), "more was lost than what the worker had in hand"
+
+
+@pytest.mark.parametrize("staleness", [1, math.inf])
+def test_what_a_worker_had_in_hand_when_it_left_in_the_midst_of_a_pass_is_done_by_the_others(staleness):
+    has_left = threading.Event()
+
+    def program(way):
+        model, optimizer, batches = wrapped_for_numbers(way, 60, 6)
+        seen = []
+        for step, (x, y) in enumerate(batches):
+            if npdp.rank() == 1 and step == 2:
+                model.exchange.leave()
+                has_left.set()
+                return seen
+            criterion(model(x), y).backward()
+            optimizer.step()
+            seen += y.data.tolist()
+            if npdp.rank() == 0 and len(seen) == 6:  # units of three: one more than the bound lets it go ahead
+                assert has_left.wait(20)
+        return seen
+
+    got = served(program, 1, 2, staleness=staleness)
+    assert Counter(label for seen in got for label in seen) == Counter(range(60))
 
 
 def short_passes(way, seed):

@@ -16,7 +16,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Push, Reply, Request, Start
+from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Push, Reply, Request, Start, Unit
 
 
 @dataclass
@@ -217,6 +217,8 @@ class Bounded:
         self._arrived: deque[Push] = deque()
         self._handed_out: dict[tuple[int, int], int] = defaultdict(int)
         self._requests: dict[tuple[int, int], Request] = {}
+        self._in_hand: dict[tuple[int, int], Unit] = {}  # (worker, loader) -> what it got last, until it is pushed
+        self._left_behind: list[Unit] = []  # where a worker broke a pass off
 
     def activate(self, worker: int, completed: int | None, workers: Workers) -> None:
         """A worker that was idle begins level with the slowest, or s behind the quickest: it held up nobody."""
@@ -232,6 +234,8 @@ class Bounded:
 
     def take(self, push: Push) -> None:
         self._arrived.append(push)
+        if self._in_hand.get((push.worker, push.unit.loader)) == push.unit:
+            del self._in_hand[push.worker, push.unit.loader]
 
     def holds(self, push: Push) -> bool:
         return push in self._arrived
@@ -253,12 +257,29 @@ class Bounded:
                 f"worker {worker} wants work of loader {request.loader} in {request.units} units, another worker did "
                 f"in {self._requests[key].units}: their loaders differ; give one that not all have rank and world_size"
             )
-        number = self._handed_out[key]
-        if number < request.units:
-            self._handed_out[key] = number + 1
-            return number
-        workers[worker].active = False
-        return NONE_LEFT
+        before = self._in_hand.pop((worker, request.loader), None)
+        if before is not None and before.epoch != request.epoch:
+            self._left_behind.append(before)
+        number = self._next_unit(request, workers)
+        if number == NONE_LEFT:
+            workers[worker].active = False
+        else:
+            self._in_hand[worker, request.loader] = Unit(*key, number)
+        return number
+
+    def _next_unit(self, request: Request, workers: Workers) -> int:
+        """Return the next unit of a pass; then those that workers had in hand when they broke it off."""
+        key = (request.loader, request.epoch)
+        if self._handed_out[key] < request.units:
+            self._handed_out[key] += 1
+            return self._handed_out[key] - 1
+        left = [mine for mine in self._in_hand if workers[mine[0]].left]
+        self._left_behind += [self._in_hand.pop(mine) for mine in left]
+        found = next((unit for unit in self._left_behind if unit[:2] == key), None)
+        if found is None:
+            return NONE_LEFT
+        self._left_behind.remove(found)
+        return found.number
 
 
 def policy_for(workers: int, staleness: float, backups: int) -> Policy:
