@@ -16,7 +16,7 @@ from npdp.autograd.batch import UNSHUFFLED
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
 from npdp.data.datasets import ArrayDataset
-from npdp.data.sampler import Rows, count_units, epoch_order, local_rows, number_loader, shard, this_rank
+from npdp.data.sampler import Rows, Shard, count_units, epoch_order, local_rows, number_loader, shard, this_rank
 
 
 class Dataset(Protocol):
@@ -43,7 +43,8 @@ class DataLoader:
 
     Each pass moves on to the order of the next epoch by itself. Every rank gives its loader the whole dataset, not its
     shard of it. To evaluate on one rank alone, say rank=0, world_size=1. Ranks on threads may have one loader between
-    them, made before they began: each counts its own passes.
+    them, made before they began: each counts its own passes. A loader that a rank on threads has made gives that rank's
+    part in threads beside it too; one that was made before, all samples: there say rank and world_size.
 
     Args:
         dataset: samples, whose rows are (features, label); the same on every rank.
@@ -84,11 +85,11 @@ class DataLoader:
         self.accumulate = at_least_one(accumulate, "DataLoader: accumulate")
         if (rank is None) != (world_size is None):
             raise ValueError(f"DataLoader: rank and world_size go together, got {rank} and {world_size}")
-        self._shard = (rank, world_size) if rank is not None and world_size is not None else None
+        self._shard = Shard(rank, world_size) if rank is not None and world_size is not None else None
+        self._maker = self._shard or shard()
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
-        self._maker = self.rank, self.world_size
-        self._passes = {self._maker: _Passes(0)}
+        self._passes = {self._maker.begun: _Passes(0)}
         self._number = number_loader() if self._shard is None else -1  # for who hands out work: the same on all ranks
 
     def __getstate__(self) -> dict[str, Any]:  # a copy counts for itself
@@ -97,12 +98,12 @@ class DataLoader:
     @property
     def rank(self) -> int:
         """Whose part: this rank's number, among the workers where there are servers too."""
-        return (self._shard or shard())[0]
+        return self._part.rank
 
     @property
     def world_size(self) -> int:
         """Into how many parts each batch is cut."""
-        return (self._shard or shard())[1]
+        return self._part.world_size
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -127,8 +128,13 @@ class DataLoader:
     @property
     def _of_this_rank(self) -> _Passes:
         """This rank's passes; who has made none, a thread or a worker among servers, begins where the maker is."""
-        mine = self.rank, self.world_size
-        return self._passes.setdefault(mine, _Passes(self._passes[self._maker].epoch))
+        return self._passes.setdefault(self._part.begun, _Passes(self._passes[self._maker.begun].epoch))
+
+    @property
+    def _part(self) -> Shard:
+        """Whose part: what was said, else this rank's; in a thread that a rank on threads started, its maker's."""
+        is_rank = this_rank.shard is not None and this_rank.shard.on_thread
+        return self._shard or (self._maker if self._maker.on_thread and not is_rank else shard())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, self.epoch = self.epoch, self.epoch + 1

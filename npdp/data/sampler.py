@@ -27,17 +27,31 @@ Rows = npt.NDArray[np.int64]
 HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, units, units in a batch) -> this rank's units
 
 
+class Shard:
+    """Which part of the data is a rank's: it is one object as long as the rank lives, though its world may change.
+
+    Attributes:
+        rank, world_size: as they are now.
+        begun: as they were at first, by which the rank is known from then on.
+        on_thread: whether the rank is a thread, at work; other threads that it starts are no ranks.
+    """
+
+    def __init__(self, rank: int, world_size: int, on_thread: bool = False) -> None:
+        self.rank, self.world_size, self.on_thread = rank, world_size, on_thread
+        self.begun = rank, world_size
+
+
 class _OfThisRank(threading.local):
     """What the loaders of a rank are told.
 
     Attributes:
-        shard: (rank, world size), as `npdp.init()` says it.
+        shard: this rank's, as `npdp.init()` says it; None where nobody has asked, as in a thread that is no rank.
         hand_out: what gives them their units of work; None where each rank takes its own part of each batch.
         pieces: in how many pieces a loader gives the batch that it is at; 1 outside of a pass.
         loaders: how many were made: the same program numbers them alike on every rank.
     """
 
-    shard: tuple[int, int] | None = None
+    shard: Shard | None = None
     hand_out: HandOut | None = None
     pieces = 1
     loaders = 0
@@ -52,13 +66,13 @@ def number_loader() -> int:
     return this_rank.loaders - 1
 
 
-def shard() -> tuple[int, int]:
-    """Return (rank, world size) of this rank, making its world first if nobody has."""
+def shard() -> Shard:
+    """Return this rank's shard, making its world first if nobody has."""
     if this_rank.shard is None:
         from npdp.parallel.world import init  # the one look across: a loader needs a world as much as a model does
 
-        world = init()
-        this_rank.shard = world.rank, world.world_size  # a helper thread has its process's world, which it did not make
+        this_rank.shard = init().shard  # a helper thread has its process's world, which it did not make
+    assert this_rank.shard is not None
     return this_rank.shard
 
 

@@ -24,7 +24,7 @@ from npdp.comm.calls import BARRIER
 from npdp.comm.forked import refuse
 from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.comm.transport import NoTransport, Transport
-from npdp.data.sampler import this_rank
+from npdp.data.sampler import Shard, this_rank
 from npdp.nn.parameter import allocate
 from npdp.parallel.checks import Array, checked, compared, same_order
 from npdp.partition import part
@@ -39,7 +39,10 @@ class World(Carrier):
         closing: called, in this order, when this rank's program ends well.
         exchanges: how many exchanges of gradients it has.
         buckets: how many buckets these have.
+        shard: what its loaders go by; the same though it narrows.
     """
+
+    shard: Shard | None = None
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
         super().__init__(transport, algorithm)
@@ -188,11 +191,14 @@ def _made() -> World:
 def become(world: World) -> None:
     """Make this the world of this rank: of its process, or of its thread in a world of threads."""
     global _process_world
+    before = _here.world or _process_world
     if _here.world is None:
         _process_world = world
     else:
         _here.world = world
-    this_rank.shard = world.rank, world.world_size
+    shard = (before and before.shard) or Shard(world.rank, world.world_size, on_thread=_here.world is not None)
+    shard.rank, shard.world_size = world.rank, world.world_size
+    world.shard = this_rank.shard = shard
 
 
 def _close(process: int) -> None:
@@ -250,16 +256,18 @@ def run_ranks(
         raise ValueError(f"run_ranks: no algorithm {algorithm!r} among threads; there are {', '.join(known)}")
 
     def run(transport: ThreadTransport) -> T:
-        _here.world = World(transport, algorithm)
-        this_rank.shard = transport.rank, transport.world_size
+        world = _here.world = World(transport, algorithm)
+        become(world)
         try:
             result = program(*arguments)
+            world.close()
+            return result
         except SystemExit as leaving:
             if not leaving.code:
-                _here.world.close()
+                world.close()
             raise
-        _here.world.close()
-        return result
+        finally:
+            world.shard.on_thread = False  # type: ignore[union-attr]
 
     return run_threads(whole(world_size, "run_ranks: world_size must be a whole number, at least 1"), run, hosts)
 
