@@ -1,6 +1,7 @@
 """The constants of prices: from times, from a file, measured."""
 
 import json
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -159,6 +160,14 @@ def test_a_broken_file_is_as_good_as_none(text, cache):
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert constants_here() == (built_in("threads", 3), None)
     assert keep(KNOWN).file == str(file) and constants_here().machine == KNOWN
+
+
+def test_a_pipe_in_its_place_is_as_good_as_none_and_not_written(cache):
+    file = Path(keep(KNOWN).file)
+    file.unlink()
+    os.mkfifo(file)
+    assert constants_here() == (built_in("threads", 3), None)
+    assert keep(KNOWN) == (KNOWN, None) and file.is_fifo()
 
 
 @pytest.mark.parametrize("place", ["a file", "a file/below", "no room"])

@@ -163,7 +163,7 @@ def test_where_address_space_is_short_the_mapping_is_smaller(monkeypatch):
 
 
 def test_a_limit_on_address_space_leaves_half_of_it_to_the_program(monkeypatch):
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda limit: (1 << 30, 1 << 40))
+    monkeypatch.setattr("resource.getrlimit", lambda limit: (1 << 30, 1 << 40))
     assert memory.make(4096)[1].nbytes == 1 << 29
 
 

@@ -120,7 +120,7 @@ def _found(transport: Transport, hosts: Hosts) -> dict[str, Any]:
     wanted = key(transport, hosts)
     path = _path(wanted)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        document = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        document = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
         if document["key"] == wanted and from_json(document["machine"]).cores >= 1:
             return {"machine": document["machine"], "file": str(path)}
     return {"machine": as_json(built_in(transport.name, max(wanted["ranks of each host"]))), "file": None}
@@ -142,6 +142,8 @@ def _write(path: Path | None, document: dict[str, Any]) -> str | None:
     if path is None:
         return None
     try:
+        if path.exists() and not path.is_file():  # a pipe, say: one would wait for a reader
+            return None
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(str(path)) as file:
             file.write((json.dumps(document, indent=1) + "\n").encode())

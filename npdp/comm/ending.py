@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from typing import Any
 MPI_SEGMENT = re.compile(r" (/dev/shm/(?:sm_segment\.\S+\.|mpich_shm_\S+_))\d+( \(deleted\))?$")
 PR_SET_PDEATHSIG = 1
 ENDS_ITS_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # launchers whose ranks are children of theirs: Open MPI, MPICH
+MOST_FAIL_TOGETHER = 4096  # ranks of a host, of which each asks who was first
 SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first, but not for ever
 
 _claim: socket.socket | None = None  # kept until this process ends
@@ -148,12 +150,29 @@ def _is_first() -> bool:
 
 
 def _takes_the_name() -> bool:
-    """Return whether this process took the job's name first; on systems without such names, always."""
+    """Return whether no other process of this user took the job's name first; without such names, always True.
+
+    Another user may take it too, but is not to silence this one: whoever takes it listens, which tells who that is.
+    """
     global _claim
+    if not sys.platform.startswith("linux"):
+        return True
     job = os.environ.get("PMIX_NAMESPACE") or os.environ.get("PMI_JOBID") or f"child of {os.getppid()}"
+    name = f"\0npdp failure of {job}"
     try:
-        _claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        _claim.bind(f"\0npdp failure of {job}")
+        _claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _claim.bind(name)
+        _claim.listen(MOST_FAIL_TOGETHER)
     except OSError:
-        return not sys.platform.startswith("linux")
+        return _user_who_has(name) != os.geteuid()
     return True
+
+
+def _user_who_has(name: str) -> int | None:
+    """Return the user whose process listens under a name; None where none does."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.setblocking(False)  # where more ask than it lets wait, nobody is known
+        other.connect(name)
+        _, user, _ = struct.unpack("3i", other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        return int(user)
+    return None

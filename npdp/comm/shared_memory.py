@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import resource
 import weakref
 from typing import NamedTuple
 
@@ -64,6 +63,8 @@ class SharedMemory:
 
 def _most_bytes() -> int:
     """Return as many as the host's memory has; at most half of the addresses that this process may use."""
+    import resource  # not everywhere: a world of threads by messages does without
+
     memory, (limit, _) = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE, resource.getrlimit(resource.RLIMIT_AS)
     return memory if limit == resource.RLIM_INFINITY else min(memory, limit // 2)
 
