@@ -163,3 +163,9 @@ def test_the_proof_itself_sees_each_promise():
     refused(gathered[:-1], "allgather")
     refused(gathered, "broadcast")
     refused(gathered, "reduce_scatter")
+
+
+def test_a_name_of_no_collective_is_refused_with_those_that_there_are():
+    said = "prove: no collective 'all_reduce'; there are allreduce, reduce_scatter, allgather, broadcast"
+    with pytest.raises(ValueError, match=said):
+        prove(list(SCHEDULES["allreduce"]["ring"](4)), "all_reduce", 4)

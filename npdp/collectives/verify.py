@@ -40,11 +40,12 @@ def prove(schedule: Schedule, collective: str, world_size: int, root: int = 0) -
 
     Raises:
         WrongSchedule: what is wrong first.
+        ValueError: there is no such collective.
     """
+    state, wanted = _before_and_after(collective, world_size, root)
     for number, step in enumerate(schedule):
         _check_step(number, step, world_size)
     _check_progress(schedule, world_size)
-    state, wanted = _before_and_after(collective, world_size, root)
     for step in schedule:
         sent = [state[move.source, move.start : move.stop].copy() for move in step]
         for move, content in zip(step, sent):
@@ -81,6 +82,8 @@ def _before_and_after(collective: str, world_size: int, root: int) -> tuple[Stat
         "allgather": np.where(contributor == chunk, 1, 0),
         "broadcast": np.where(contributor == root, 1, 0),
     }
+    if collective not in after:
+        raise ValueError(f"prove: no collective {collective!r}; there are {', '.join(after)}")
     own = np.where(contributor == rank, 1, 0)
     return np.broadcast_to(own, shape).copy(), np.broadcast_to(after[collective], shape)
 
