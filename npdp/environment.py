@@ -102,14 +102,14 @@ def cores_of_job() -> int:
         return cores()
     process = os.getpid()
     try:
-        while _has(process, names[0]):  # a rank, or a script that it runs in
+        while has_variable(process, names[0]):  # a rank, or a script that it runs in
             process = _parent(process)
         return len(os.sched_getaffinity(process))
     except (OSError, AttributeError):
         return os.cpu_count() or 1
 
 
-def _has(process: int, variable: str) -> bool:
+def has_variable(process: int, variable: str) -> bool:
     """Return whether a process was started with this variable in its environment."""
     with open(f"/proc/{process}/environ", "rb") as file:
         return any(entry.startswith(variable.encode() + b"=") for entry in file.read().split(b"\0"))

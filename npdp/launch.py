@@ -27,6 +27,7 @@ from npdp import addresses, environment
 from npdp.comm.ending import signal_when_parent_dies
 from npdp.errors import InputError
 from npdp.report.console import TERMINAL, own_terminal_width, refuse
+from npdp.subreaper import orphans_ended
 
 # Where Open MPI's mpirun keeps its files, in a directory named by its process id. One that was killed leaves them, and
 # a later mpirun with the same id does not start ("listener thread failed to start"): so each gets its own.
@@ -114,6 +115,7 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
 
     Those who agreed have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
     What ends this process ends all ranks: mpirun gets a SIGTERM, and is waited for where this process lives to do so.
+    What ranks have started ends too (subreaper.py), but not in a session of its own where this process is killed.
 
     Args:
         program: what Python is given: a file, or -m and a module, and its arguments.
@@ -137,7 +139,7 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
             stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,
             preexec_fn=before_mpirun(ranks),
         )  # fmt: skip
-        with _handed_on(process.stdout):
+        with _handed_on(process.stdout), orphans_ended(process.pid):
             code = _wait(process)
         with contextlib.suppress(OSError, ValueError):  # none was left
             code = int(Path(verdict).read_text())
