@@ -148,7 +148,7 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
 
 def before_mpirun(ranks: int) -> Callable[[], object]:
     """Return the `preexec_fn` of an mpirun: it ends with this thread; ranks that share cores get the same addresses."""
-    calls: list[Callable[[], object]] = [signal_when_parent_dies(signal.SIGTERM)]
+    calls: list[Callable[[], object]] = [signal_when_parent_dies(signal.SIGTERM, os.getpid())]
     if ranks > environment.cores():
         calls.append(addresses.fixer())
     return lambda: [call() for call in calls]

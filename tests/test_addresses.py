@@ -159,7 +159,7 @@ def test_only_a_yes_keeps_them_random(said, keeps, monkeypatch):
 def test_before_mpirun_addresses_are_fixed_where_cores_do_not_suffice(monkeypatch):
     asked = []
     monkeypatch.setattr(addresses, "fixer", lambda: lambda: asked.append("fixed"))
-    monkeypatch.setattr(launch, "signal_when_parent_dies", lambda number: lambda: None)
+    monkeypatch.setattr(launch, "signal_when_parent_dies", lambda number, parent: lambda: None)
     launch.before_mpirun(environment.cores())()
     assert asked == []
     launch.before_mpirun(CROWD)()

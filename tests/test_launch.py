@@ -182,6 +182,25 @@ def test_an_mpirun_that_does_not_end_is_killed(monkeypatch):
     assert process.told and process.killed.is_set()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system tells no child of its parent's death")
+def test_an_mpirun_whose_launcher_has_died_already_does_not_begin():
+    """As where that is killed just after its fork."""
+    prepare = launch.before_mpirun(1)
+    assert ended(prepare) == 0
+    assert ended(lambda: os._exit(ended(prepare))) == 128 + signal.SIGTERM  # another is its parent
+
+
+def ended(function) -> int:
+    """Call a function in a child of this process and return the child's exit code."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def run_that_writes(folder: Path, is_own: bool = True) -> subprocess.Popen[str]:
     """Start what writes a line, waits for the file `heard`, and writes much: more than a pipe takes at once."""
     script = Path(make_mpirun(folder))

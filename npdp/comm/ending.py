@@ -69,20 +69,30 @@ def end_with_launcher() -> None:
     train on unseen.
     """
     if any(name in os.environ for name in ENDS_ITS_RANKS):
-        signal_when_parent_dies(signal.SIGKILL)()
+        signal_when_parent_dies(signal.SIGKILL, os.getppid())()
 
 
-def signal_when_parent_dies(number: signal.Signals) -> Callable[[], None]:
+def signal_when_parent_dies(number: signal.Signals, parent: int) -> Callable[[], None]:
     """Return what a process calls to get this signal when the thread that started it ends; outside Linux, a no-op.
 
     It lasts through exec. A `preexec_fn` may call it: all that must not be done between fork and exec is done here.
+    A process whose parent has died already ends at once: nobody would signal it any more.
+
+    Args:
+        parent: the process id of the calling process's parent.
     """
     if not sys.platform.startswith("linux"):
         return lambda: None
     import ctypes
 
     prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(PR_SET_PDEATHSIG, int(number))
+
+    def arrange() -> None:
+        prctl(PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:
+            os._exit(128 + number)
+
+    return arrange
 
 
 def announce_failure(text: str) -> None:
