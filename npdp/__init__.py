@@ -7,11 +7,21 @@ MPI, and can still set the number of BLAS threads, which NumPy's BLAS reads once
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from npdp.environment import set_blas_threads
+from npdp.environment import is_one_of_several, set_blas_threads
 
 __version__ = "0.1.0"
 
 set_blas_threads()
+
+
+def _end_all_ranks_on_exceptions() -> None:
+    from npdp.comm.ending import end_on_exceptions_before_init
+
+    end_on_exceptions_before_init()
+
+
+if is_one_of_several():
+    _end_all_ranks_on_exceptions()
 
 _HOME = {  # public name -> the module that defines it
     "Tensor": "npdp.autograd",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where one line says it all; set by launch.py
+JOB_FOLDER = "NPDP_JOB_FOLDER"  # a directory of this job's ranks, removed when it ends; set by launch.py
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 CPUINFO = "/proc/cpuinfo"
@@ -79,6 +80,16 @@ def _line() -> str:
     except (KeyError, ValueError, OSError):
         return ""
     return str(status.st_ino) if stat.S_ISSOCK(status.st_mode) else ""
+
+
+def job_folder() -> str | None:
+    """Return a directory that this host's ranks of this job alone use: its launcher's, or None where there is none."""
+    return os.environ.get("PMIX_SERVER_TMPDIR") or os.environ.get(JOB_FOLDER)
+
+
+def job_name() -> str:
+    """Return what this job's ranks on this host have in common, and no other's that run now have."""
+    return os.environ.get("PMIX_NAMESPACE") or os.environ.get("PMI_JOBID") or f"child of {os.getppid()}"
 
 
 def is_one_of_several() -> bool:

@@ -130,6 +130,7 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
     with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder
+        variables[environment.JOB_FOLDER] = folder
         verdict = os.path.join(folder, "verdict")
         variables.pop(environment.VERDICT, None)
         if is_own:

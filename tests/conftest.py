@@ -40,7 +40,7 @@ def bare():
     """Within, the environment says nothing about ranks, threads or MPI."""
     of_launchers = {name for names in environment.LAUNCHERS for name in names}
     ours = of_launchers | set(environment.BLAS_THREADS) | set(launch.settings())
-    ours.add("PRTE_MCA_rmaps_default_mapping_policy")
+    ours |= {"PRTE_MCA_rmaps_default_mapping_policy", environment.JOB_FOLDER}
     kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("OMPI_")}
     with mock.patch.dict(os.environ, kept, clear=True):
         os.environ["HOME"] = "/home/somebody"

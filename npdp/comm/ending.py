@@ -23,6 +23,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from npdp import environment
+
 # As /proc/self/maps writes them: sm_segment.HOST.USER.JOB.RANK of Open MPI, mpich_shm_JOB_NUMBER of MPICH
 MPI_SEGMENT = re.compile(r" (/dev/shm/(?:sm_segment\.\S+\.|mpich_shm_\S+_))\d+( \(deleted\))?$")
 PR_SET_PDEATHSIG = 1
@@ -52,6 +54,21 @@ def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
 
     sys.excepthook = fail
     threading.excepthook = fail_in_thread
+
+
+def end_on_exceptions_before_init() -> None:
+    """Make an uncaught exception end all ranks before there is a world, too, where the launcher would not.
+
+    The others would wait for this rank in `init()`, for ever. MPICH's launcher ends them where a signal has ended one.
+    """
+    launched = environment.launch()
+    if launched is not None and not launcher_ends_all():
+        end_on_exceptions(launched.rank, _be_killed)
+
+
+def _be_killed(text: str) -> None:
+    announce_failure(text)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def launcher_ends_all() -> bool:
@@ -147,11 +164,11 @@ def _mpi_segments() -> tuple[set[str], set[str]]:
 
 def _is_first() -> bool:
     """Return whether this process is the first of its job, on this host, to ask."""
-    folder, job = os.environ.get("PMIX_SERVER_TMPDIR"), os.environ.get("PMIX_NAMESPACE")
-    if folder is None or job is None:
+    folder = environment.job_folder()
+    if folder is None:
         return _takes_the_name()
     try:
-        os.close(os.open(os.path.join(folder, f"npdp failure of {job}"), os.O_CREAT | os.O_EXCL))
+        os.close(os.open(os.path.join(folder, f"npdp failure of {environment.job_name()}"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     except OSError:
@@ -167,8 +184,7 @@ def _takes_the_name() -> bool:
     global _claim
     if not sys.platform.startswith("linux"):
         return True
-    job = os.environ.get("PMIX_NAMESPACE") or os.environ.get("PMI_JOBID") or f"child of {os.getppid()}"
-    name = f"\0npdp failure of {job}"
+    name = f"\0npdp failure of {environment.job_name()}"
     try:
         _claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _claim.bind(name)

@@ -26,6 +26,7 @@ from npdp.comm.ending import (
 )
 from npdp.comm.errors import CommunicationError
 from npdp.comm.forked import refused_after_fork
+from npdp.comm.missing import say_who_is_missing
 from npdp.comm.transport import Buffer, FindElsewhere, check_message, nobody, why_in_vain
 from npdp.comm.waiting import MESSAGES, wait_until
 
@@ -80,6 +81,8 @@ class MpiTransport:
         launched = environment.launch()
         if launched:
             _prepare_open_mpi(launched)
+            if "mpi4py.MPI" not in sys.modules:  # which begins MPI
+                say_who_is_missing(launched)
         self._mpi = mpi = _load_mpi()
         self.rank, self.world_size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
         if launched and launched.world_size != self.world_size:
