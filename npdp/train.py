@@ -72,7 +72,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
         world.clear_times()
         before = time.perf_counter()
-        progress = Progress(console, metrics, config.epochs, partial(job.model.exchange.updates, job.optimizer))
+        updates = partial(job.model.exchange.updates, job.optimizer)
+        progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         iterations, samples = train_epochs(job, progress)
         job.model.exchange.synchronize()
         wall_s = time.perf_counter() - before

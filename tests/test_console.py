@@ -4,19 +4,25 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Callable
+from unittest import mock
 
 import pytest
-from launching import exit_code
+from launching import exit_code, needs_mpi
 
 from npdp import train
 from npdp.report import console
 from npdp.report.console import TERMINAL
+from npdp.report.progress import Progress
 
-BACK_TO_THE_START = "\r\x1b[K"
+LIMIT_S = 40
+BACK = "\x1b[A\r\x1b[K"
 
 
 def fit(*flags: str) -> int:
@@ -72,24 +78,48 @@ def test_a_regression_names_no_accuracy(capsys):
 
 def live_lines(out: str) -> list[str]:
     """Return what the live line showed, one after the other."""
-    return [shown for shown in re.split(r"\r\x1b\[K|\n", out) if re.match(r"epoch \d+/\d+", shown)]
+    return re.findall(r"epoch \d+/\d+  iterat[^\n]*", out)
 
 
-@pytest.mark.parametrize("width", [20, 60])
+def screen(out: str, columns: int) -> list[str]:
+    """Return the lines that a terminal shows in the end, without spaces at their ends."""
+    lines, row, column = [""], 0, 0
+    for piece in re.findall(r"\x1b\[.|.|\n", out):
+        if piece == "\x1b[A":
+            row -= 1
+        elif piece == "\x1b[K":
+            lines[row] = lines[row][:column]
+        elif piece == "\r":
+            column = 0
+        elif piece == "\n" or column == columns:
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        if piece[0] not in "\r\n\x1b":
+            lines[row] = lines[row][:column].ljust(column) + piece + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("width", [23, 60])
 def test_the_live_line_is_never_longer_than_the_terminal_that_the_launcher_named(width, capsys, monkeypatch):
     monkeypatch.setenv(TERMINAL, str(width))
     monkeypatch.setattr(console, "LINE_EVERY_S", 0)
     assert fit("--ranks", "2", "--epochs", "3") == 0
     out = capsys.readouterr().out
-    assert out.count(BACK_TO_THE_START) >= 3
-    *live, last = live_lines(out)
+    live = live_lines(out)
     assert len(live) >= 3 and max(map(len, live)) < width
-    assert last.startswith("epoch 3/3  mean loss ")
-    assert out.split("done ")[0].count("\nepoch") == 1  # one line, written again and again
+    assert out.count(BACK) == len(live)
 
 
-def on_a_terminal(columns: int, *arguments: str) -> str:
-    """Return what `python arguments` writes on a terminal of so many columns."""
+def epochs_alone(lines: list[str], epochs: int) -> bool:
+    """Return whether a screen shows each epoch once, one after the other, and no live line."""
+    shown = [line.split("  ")[:2] for line in lines if line.startswith("epoch")]
+    wanted = [f"epoch {number}/{epochs}" for number in range(1, epochs + 1)]
+    return [epoch for epoch, _ in shown] == wanted and all(what.startswith("mean loss") for _, what in shown)
+
+
+def on_a_terminal(columns: int, *arguments: str, seen: Callable[[str], object] = len) -> str:
+    """Return what `python arguments` writes on a terminal of so many columns; `seen` is told all of it so far."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     variables = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", TERMINAL)}
@@ -97,7 +127,11 @@ def on_a_terminal(columns: int, *arguments: str) -> str:
                                env=variables | {"TERM": "xterm"})  # fmt: skip
     os.close(theirs)
     written = b""
+    until = time.monotonic() + LIMIT_S
     while True:
+        if not select.select([ours], [], [], max(0, until - time.monotonic()))[0]:
+            process.kill()  # mpirun then ends its ranks
+            pytest.fail(f"{arguments} did not end within {LIMIT_S} s; shown so far:\n{written.decode()}")
         try:
             piece = os.read(ours, 65536)
         except OSError:  # Linux says so where the other side is closed
@@ -105,6 +139,7 @@ def on_a_terminal(columns: int, *arguments: str) -> str:
         if not piece:
             break
         written += piece
+        seen(written.decode(errors="replace"))
     os.close(ours)
     assert process.wait() == 0, written.decode()
     return written.decode().replace("\r\n", "\n")
@@ -112,10 +147,63 @@ def on_a_terminal(columns: int, *arguments: str) -> str:
 
 def test_on_a_terminal_progress_is_one_live_line_within_its_width():
     out = on_a_terminal(30, "-m", "npdp.train", "--epochs", "40", "--global-batch-size", "8")
-    *live, last = live_lines(out)
+    live = live_lines(out)
     assert len(live) >= 3 and max(map(len, live)) < 30
-    assert last.startswith("epoch 40/40  mean loss ")
-    assert out.split("done ")[0].count("\nepoch") == 1
+    assert epochs_alone(screen(out, 30), 40)
+
+
+WAITS = """
+import os, time
+from npdp import nn
+
+class Model(nn.Linear):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        while self.calls == 30 and not os.path.exists("{go}"):
+            time.sleep(0.02)
+        return super().forward(x)
+
+def make():
+    return Model(64, 10)
+"""
+
+
+@needs_mpi
+@pytest.mark.parametrize("columns", [25, 100])
+def test_ranks_of_mpirun_show_how_training_goes_while_it_goes_on(columns, tmp_path):
+    """They wait in the second epoch until the live line has been seen."""
+    (tmp_path / "waits.py").write_text(WAITS.format(go=tmp_path / "go"))
+    flags = ("--ranks", "2", "--epochs", "4", "--global-batch-size", "72", "--model", f"{tmp_path}/waits.py:make")
+
+    def seen(out: str) -> None:
+        if "epoch 1/4  mean loss" in out and live_lines(out):
+            (tmp_path / "go").touch()
+
+    out = on_a_terminal(columns, "-m", "npdp", "train", *flags, seen=seen)
+    assert live_lines(out) and max(map(len, live_lines(out))) < columns
+    assert epochs_alone(screen(out, columns), 4)
+
+
+@pytest.mark.parametrize(("took_s", "epoch", "iterations", "left"), [
+    (10, 1, 1, "0:03:10"), (10, 1, 5, "0:00:30"), (3600, 2, 5, "0:20:00"), (36000, 1, 1, "7 days, 22:00:00"),
+    (60, 2, 12, "0:00:00"),
+])  # fmt: skip
+def test_the_time_left_is_as_the_pace_so_far(took_s, epoch, iterations, left, monkeypatch):
+    now = iter([0.0, took_s])
+    monkeypatch.setattr("npdp.report.progress.time.perf_counter", lambda: next(now))
+    shown = mock.Mock()
+    told = Progress(shown, mock.Mock(due=lambda: False), 2, 10, lambda: 7)
+    shown.due.return_value = False
+    for finished in range(1, epoch):
+        told.iteration(finished, 1.0, 0.1)
+        told.epoch(finished, 1.0)
+    for _ in range(iterations - 1):
+        told.iteration(epoch, 1.0, 0.1)
+    shown.due.return_value = True
+    told.iteration(epoch, 1.0, 0.1)
+    shown.live.assert_called_once_with(f"epoch {epoch}/2  iteration 7  loss 1.0000  {left} left")
 
 
 def test_a_quiet_run_is_silent_on_a_terminal_too():

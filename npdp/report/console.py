@@ -1,6 +1,8 @@
 """What rank 0 says: what it will do, how it goes, what came out.
 
-On a terminal progress is one line that is written again and again; in a log it is a line an epoch.
+Progress is a line an epoch. On a terminal there is a live line below them, which is written again and again. It ends in
+a newline, as Open MPI's mpirun hands on whole lines only; the next goes up and takes its place. Where the user's model,
+or a warning, has printed since, the next takes the place of that one's last line.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 from npdp import environment
 
 LINE_EVERY_S = 0.1
-CLEAR = "\r\x1b[K"  # back to the first column, and nothing in the line
+BACK = "\x1b[A\r\x1b[K"  # up to the line above, to its first column, and nothing in the line
 TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks print, set by what starts them
 
 
@@ -48,20 +50,13 @@ class Console:
         """Show the state of things, on a terminal."""
         if self._width:
             self._next = time.monotonic() + LINE_EVERY_S
-            self._write(text[: self._width - 1])
+            self._write(text[: self._width - 1] + "\n")
             self._live = True
-
-    def epoch(self, text: str, last: bool) -> None:
-        """Say how an epoch went: on a terminal in the live line."""
-        if self._width and not last:
-            self.live(text)
-        else:
-            self.say(text)
 
     def _write(self, text: str) -> None:
         """Write in the place of the live line; a reader who has gone (`| head`), or a full disk, ends no training."""
         try:
-            sys.stdout.write(_escaped(CLEAR * self._live + text))
+            sys.stdout.write(_escaped(BACK * self._live + text))
             sys.stdout.flush()
         except OSError as error:
             self.speaks, self._width = False, 0
