@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from unittest import mock
 
@@ -29,6 +31,56 @@ def test_what_was_kept_before_survives_a_disk_that_is_full(writer, tmp_path):
     assert (tmp_path / name).read_text() == "the last run" and os.listdir(tmp_path) == [name]
     write(f"{tmp_path}/{name}")
     assert (tmp_path / name).stat().st_size > 100 and os.listdir(tmp_path) == [name]
+
+
+SAVES = """
+import sys, time
+from npdp.whole_file import whole_file
+with whole_file(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next_and_what_another_writes_is_not(tmp_path):
+    (tmp_path / "npdp-mine.part").touch()
+    (tmp_path / "model.npz").write_text("the last run")
+    runs = []
+    for _ in range(2):
+        command = [sys.executable, "-c", SAVES, f"{tmp_path}/model.npz"]
+        runs.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert runs[-1].stdout.readline() == "begun\n"
+    assert len(os.listdir(tmp_path)) == 4
+    try:
+        runs[0].kill()
+        runs[0].wait()
+        with whole_file(f"{tmp_path}/model.npz") as file:
+            file.write(b"whole")
+        assert len(os.listdir(tmp_path)) == 3
+    finally:
+        for run in runs:
+            run.kill()
+            run.wait()
+            run.stdout.close()
+    with whole_file(f"{tmp_path}/model.npz") as file:
+        file.write(b"whole")
+    assert {*os.listdir(tmp_path)} == {"npdp-mine.part", "model.npz"}
+
+
+def test_what_takes_its_place_may_not_be_removed_until_it_has(tmp_path):
+    replace = os.replace
+
+    def replace_late(new: str, path: str) -> None:
+        os.replace = replace
+        with whole_file(f"{tmp_path}/another") as file:  # which removes what it finds
+            file.write(b"another")
+        replace(new, path)
+
+    with mock.patch("os.replace", replace_late), whole_file(f"{tmp_path}/model.npz") as file:
+        file.write(b"whole")
+    assert (tmp_path / "model.npz").read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("linked", [False, True])
