@@ -42,13 +42,32 @@ ON_ONE_HOST = {
     "OMPI_MCA_mtl": "^ofi",
     "OMPI_MCA_btl_sm_eager_limit": "32768",  # 4096 by default; an exchange of 8 KB then takes 11 us, not 18
 }
-# And where they do not: a segment of 256 KB leaves at once, without asking whether it may come (65536 by default)
+# And where /dev/shm has room for all ranks' memory, twice, to be safe: without tcp no rank listens on the network. Open
+# MPI reaches another job by tcp alone, so for MPI_Comm_spawn, or a rank's own mpirun on several hosts, users set ^ofi.
+SHARED_MEMORY_ALONE = {"OMPI_MCA_btl": "^ofi,tcp"}
+SEGMENT_BYTES = 2**24  # a rank's memory in /dev/shm, unless the user sets OMPI_MCA_btl_sm_segment_size
+# And where they do not share one: a segment of 256 KB leaves at once, without asking whether it may come (by default
+# 65536)
 ACROSS_HOSTS = {"OMPI_MCA_btl_tcp_eager_limit": "524288"}
 
 
 def _prepare_open_mpi(launched: environment.Launch) -> None:
-    for name, value in (ON_ONE_HOST if launched.local_size == launched.world_size else ACROSS_HOSTS).items():
+    wanted = ON_ONE_HOST if launched.local_size == launched.world_size else ACROSS_HOSTS
+    if wanted is ON_ONE_HOST and _shared_memory_suffices(launched.world_size):
+        wanted = ON_ONE_HOST | SHARED_MEMORY_ALONE
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)
+
+
+def _shared_memory_suffices(ranks: int) -> bool:
+    """Return whether Open MPI has room for its segments in /dev/shm; not where the user has set where, or how large."""
+    if any(name.startswith("OMPI_MCA_btl_sm_") for name in os.environ):
+        return False
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:  # not Linux
+        return False
+    return found.f_bavail * found.f_frsize >= 2 * ranks * SEGMENT_BYTES
 
 
 def _load_mpi() -> Any:
