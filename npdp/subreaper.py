@@ -7,7 +7,8 @@ below it that has lost its own. Those it ends.
     launcher ── mpirun ── rank ── worker        the rank dies:        launcher ── mpirun
                                                                           └────── worker     to be ended
 
-Elsewhere than on Linux, and on other hosts than the launcher's, what ranks leave behind stays.
+Elsewhere than on Linux, and on other hosts than the launcher's, what ranks leave behind stays. A rank that itself waits
+for its child at its end, as for a process of multiprocessing's that is no daemon, still runs, and is waited for.
 """
 
 from __future__ import annotations
