@@ -2,6 +2,8 @@
 
 import json
 import os
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -14,17 +16,16 @@ import npdp
 from npdp import kernels
 from npdp.collectives import constants, cost
 from npdp.collectives.arena import Arena
-from npdp.collectives.auto import price
-from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts
-from npdp.collectives.defaults import built_in
+from npdp.collectives.cost import posts
 from npdp.collectives.fit import SEVERAL, fit
+from npdp.collectives.machine import Kernel, Link, Machine, Rate, Way, built_in, from_json
 from npdp.parallel import calibrate as measuring
-from npdp.parallel.calibrate import LEAST_BYTES, LONG_S, SIZES, Kind, Stopwatch, calibrate
+from npdp.parallel.calibrate import LEAST_BYTES, LONG_S, SIZES, Kind, Stopwatch, calibrate, messages_among
 from npdp.parallel.world import World, init
 
 
 # From times to constants
-def times_of(wanted, hosts, tree=1.0, ring=1.0):
+def times_of(wanted, hosts):
     """Return the times that a machine of one core a rank has, as calibrate measures them."""
     sizes = (8, 1 << 14, 1 << 16, 1 << 20)
     times = {"call": {0: wanted.call_s}, "add": {0: wanted.add_s}}
@@ -34,9 +35,7 @@ def times_of(wanted, hosts, tree=1.0, ring=1.0):
             times[kind] = {n: way.alpha_s + (n > 8) * n * flows * way.beta.at(n * flows) for n in sizes}
         times[f"{name} several"] = {8: which.one_way.alpha_s + (SEVERAL - 1) * which.further_s}
     adding = {n: wanted.add_s + n * wanted.gamma.at(n) for n in sizes[1:]}
-    times["near added"] = {8: 2 * times["near"][8], **{n: 2 * times["near"][n] + adding[n] for n in adding}}
-    for name, factor in (("tree", tree), ("ring", ring)):
-        times[name] = {512: factor * price("allreduce", name, 512, hosts, wanted, False)}
+    times["near added"] = {8: times["near"][8], **{n: times["near"][n] + adding[n] for n in adding}}
     kernel, ranks = wanted.kernel, max(map(hosts.count, hosts))
     for name, staged in (("direct", False), ("staged", True)):
         beta = kernel.staged if staged else kernel.direct
@@ -69,7 +68,7 @@ def assert_prices_alike(one, other, hosts):
 
 @pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 0, 1)])
 def test_constants_are_found_again_in_the_times_that_they_give(hosts):
-    found = fit(times_of(KNOWN, hosts), hosts, MANY, machine())
+    found = fit(times_of(KNOWN, hosts), hosts, machine())
     assert found.inside.one_way.alpha_s == pytest.approx(KNOWN.inside.one_way.alpha_s, rel=1e-3)
     assert found.across.both_ways.beta.at(S) == pytest.approx(9e-9)
     assert found.across.further_s == pytest.approx(4e-6, rel=1e-3)
@@ -79,21 +78,11 @@ def test_constants_are_found_again_in_the_times_that_they_give(hosts):
     assert_prices_alike(found, KNOWN, hosts)
 
 
-def test_latencies_are_those_of_whole_collectives():
-    found = fit(times_of(KNOWN, (0, 0), tree=3.0), (0, 0), MANY, machine())
-    assert seconds("allreduce", "tree", (0, 0), found, 512) == pytest.approx(
-        3 * seconds("allreduce", "tree", (0, 0), KNOWN, 512), rel=1e-3
-    )
-    assert seconds("allreduce", "ring", (0, 0), found, 512) == pytest.approx(
-        seconds("allreduce", "ring", (0, 0), KNOWN, 512), rel=1e-3
-    )
-
-
 def test_what_is_lost_in_the_noise_says_nothing():
     times = times_of(KNOWN, (0, 0))
     times["near"][1 << 14] = times["near"][8] / 2  # quicker than the smallest message
     times["near added"] = {n: 0.0 for n in times["near added"]}
-    found = fit(times, (0, 0), MANY, machine())
+    found = fit(times, (0, 0), machine())
     assert found.inside.one_way.beta.nbytes == (1 << 16, 1 << 20)
     assert 0 < found.gamma.at(S) < 1e-12
 
@@ -191,7 +180,7 @@ def test_the_cache_is_in_the_home_directory_unless_the_environment_says_where(tm
 
 
 def test_constants_come_from_rank_0_whatever_others_find(monkeypatch):
-    found = mock.Mock(side_effect=lambda *_: {"machine": constants.as_json(KNOWN), "file": None})
+    found = mock.Mock(side_effect=lambda *_: constants.Constants(KNOWN, None))
     monkeypatch.setattr(constants, "_found", found)
     assert constants_here(5).machine == KNOWN and found.call_count == 1
 
@@ -222,11 +211,28 @@ def test_a_world_measures_itself_and_then_chooses_by_it(world_size, hosts, cache
     results = run(world_size, program, hosts=[rank * hosts // world_size for rank in range(world_size)])
     assert results == [results[0]] * world_size
     found, _, _ = results[0]
-    assert found.file is not None and constants.from_json(constants.as_json(found.machine)) == found.machine
+    assert found.file is not None and from_json(json.loads(json.dumps(asdict(found.machine)))) == found.machine
     without = built_in("threads", -(-world_size // hosts))
     measured = [found.machine.inside.one_way.beta != without.inside.one_way.beta,
                 found.machine.across.one_way.beta != without.across.one_way.beta]  # fmt: skip
     assert measured == [world_size > hosts, hosts > 1]
+
+
+@pytest.mark.parametrize("ranks", [[0, 1], [3, 5, 4], [0, 2, 4, 6], [1, 0, 2, 3, 4]])
+def test_each_message_that_is_timed_waits_for_the_one_before(ranks):
+    """As in a collective, where a rank waits for one that waits for others, and passes on what it got."""
+    found = messages_among(ranks)
+    for what in ("", " several", " added"):
+        assert [len(step) for step in found[what]] == [SEVERAL if what == " several" else 1] * len(ranks)
+        assert [step[0].target for step in found[what]] == [*ranks[1:], ranks[0]]
+        assert all(one[0].target == other[0].source for one, other in pairwise(found[what]))
+        assert {move.accumulate for step in found[what] for move in step} == {what == " added"}
+    first, second = found[" both ways"]
+    for step in (first, second):
+        assert sorted(move.source for move in step) == sorted(move.target for move in step) == sorted(ranks)
+        sent = {move.source: move.start for move in step}
+        assert all(sent[move.target] != move.start for move in step)  # nobody receives where it sends from
+    assert {(move.target, move.start) for move in first} == {(move.source, move.start) for move in second}
 
 
 class Played:
@@ -235,10 +241,10 @@ class Played:
     def __init__(self, seconds, until):
         self.seconds, self.until, self.taken, self.is_over = seconds, until, [], until == 0
 
-    def rounds(self, nbytes):
+    def slowest(self, nbytes, calls):
         self.taken.append(nbytes)
         self.is_over = len(self.taken) >= self.until
-        return [self.seconds.get(nbytes, 0.001)]
+        return self.seconds.get(nbytes, 0.001)
 
 
 def kinds_of(*sizes):
@@ -264,23 +270,23 @@ def test_what_takes_long_ends_its_kind_unless_the_fit_needs_more():
 def test_time_that_is_over_on_one_rank_is_over_on_all():
     def program():
         clock, calls = Stopwatch(init()), []
-        rounds = [len(clock.rounds(lambda: calls.append(0)))]
+        clock.slowest(lambda: calls.append(0), 2)
+        before = clock.is_over
         if npdp.rank() == 1:
             clock._start -= 1000
-        rounds += [len(clock.rounds(lambda: calls.append(0))) for _ in range(2)]
-        return rounds, clock.is_over
+        clock.slowest(lambda: calls.append(0), 3)
+        return len(calls), before, clock.is_over
 
     with mock.patch.object(measuring, "ENOUGH_S", 1000):
-        assert run(3, program) == [([2, 1, 1], True)] * 3
+        assert run(3, program) == [(5, False, True)] * 3
 
 
 @pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")
 def test_many_ranks_of_a_host_take_no_more_memory_than_a_few(cache, monkeypatch):
     monkeypatch.setattr(measuring, "ENOUGH_S", 0.0)
-    monkeypatch.setattr(measuring, "HOST_BYTES", 3 << 18)
-    monkeypatch.setattr(measuring, "KERNEL_HOST_BYTES", 3 << 16)
+    monkeypatch.setattr(measuring, "HOST_BYTES", 3 << 16)
     found = run(3, lambda: calibrate(init()))[0].machine
-    assert max(found.inside.one_way.beta.nbytes) <= 1 << 18 and max(found.kernel.staged.nbytes) <= 1 << 16
+    assert max(found.inside.one_way.beta.nbytes) <= 1 << 16 and max(found.kernel.staged.nbytes) <= 1 << 18
 
 
 def test_where_a_host_has_no_room_for_the_kernels_arrays_no_rank_times_them(cache, monkeypatch):

@@ -15,10 +15,10 @@ import npdp
 from npdp.collectives import auto, constants, cost, topology
 from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.auto import candidates, cheapest, price
-from npdp.collectives.cost import Kernel, Link, Machine, Rate, Way, posts, price_of_kernel, shapes
-from npdp.collectives.defaults import built_in
+from npdp.collectives.cost import posts, price_of_kernel, shapes
 from npdp.collectives.execute import SEGMENT_BYTES
-from npdp.parallel.calibrate import KERNEL_SIZES
+from npdp.collectives.machine import Kernel, Link, Machine, Rate, Way, built_in
+from npdp.parallel.calibrate import SIZES
 from npdp.parallel.world import init
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +60,14 @@ def test_a_rate_is_interpolated_in_the_logarithms_and_stays_as_it_is_outside():
     assert [rate.at(nbytes) for nbytes in (0, 1, 100, 10_000, 10**9)] == [4, 4, 4, 1, 1]
     assert rate.at(1000) == pytest.approx(2)
     assert Rate((1, 2, 4), (0.0, 0.0, 0.0)).at(3) == 0
+
+
+@pytest.mark.parametrize(("nbytes", "rates"), [
+    ((), ()), ((2, 1), (1.0, 1.0)), ((1, 1), (1.0, 1.0)), ((1,), (1.0, 2.0)), ((1, 2), (0.0, 1.0)),
+])  # fmt: skip
+def test_what_can_be_no_rate_is_refused(nbytes, rates):
+    with pytest.raises(ValueError, match="a rate"):
+        Rate(nbytes, rates)
 
 
 # The textbook
@@ -154,24 +162,25 @@ def test_prices_of_shared_memory_and_hierarchical_grow_with_bytes(hosts, per_hos
 @pytest.mark.parametrize("pair", EVERY, ids="-".join)
 @pytest.mark.parametrize("hosts", [one_host(1), one_host(7), a_host_each(6), (0, 0, 1, 1, 1)])
 def test_the_shapes_of_a_schedule_are_its_steps(pair, hosts):
-    steps = [step for step in SCHEDULES[pair[0]][pair[1]](len(hosts)) if step]
-    found = shapes(steps, hosts)
+    maker = SCHEDULES[pair[0]][pair[1]]
+    steps, found = [step for step in maker(len(hosts)) if step], shapes(hosts, maker, len(hosts))
     assert sum(found.values()) == len(steps)
     chunks = sum(move.stop - move.start for step in steps for move in step if hosts[move.source] != hosts[move.target])
     if len(set(hosts)) == len(hosts) == 6 and pair[1] == "ring":
-        assert sum(times * load.out for shape, times in found.items() for load in shape) * len(hosts) == chunks
+        counted = [times * load.sent_across for shape, times in found.items() for ((load, _),) in shape]
+        assert sum(counted) * len(hosts) == chunks
 
 
 def test_a_ring_is_two_shapes_however_many_ranks_there_are():
     for hosts in (one_host(64), a_host_each(64)):
-        assert sorted(shapes(SCHEDULES["allreduce"]["ring"](64), hosts).values()) == [63, 63]
+        assert sorted(shapes(hosts, SCHEDULES["allreduce"]["ring"], 64).values()) == [63, 63]
 
 
 def test_sizes_at_which_the_kernel_changes_its_way_are_those_that_are_priced():
     kernel = "".join((ROOT / "csrc" / name).read_text() for name in ("layout.h", "shared_memory.c"))
     for name in ("SMALL_BYTES", "SMALL_DIRECT_BYTES"):
         assert re.findall(rf"\b{name} = (\d+)", kernel) == [str(getattr(cost, name))]
-    assert KERNEL_SIZES[0] <= cost.SMALL_DIRECT_BYTES < KERNEL_SIZES[1]
+    assert SIZES[0] <= cost.SMALL_DIRECT_BYTES < SIZES[1]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 from npdp import __version__
 from npdp.bench.flags import CalibrateConfig
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.collectives.constants import as_json, key
-from npdp.collectives.cost import Kernel, Link, Rate
+from npdp.collectives.constants import key
+from npdp.collectives.machine import Kernel, Link, Rate
 from npdp.errors import OutputError
 from npdp.parallel.agreement import agree
 from npdp.parallel.calibrate import calibrate
@@ -47,7 +48,7 @@ def measure(config: CalibrateConfig, command: str) -> int:
 
 def _keep(config: CalibrateConfig, world: World, command: str) -> None:
     assert config.json is not None
-    key_of_world, machine = key(world.transport, world.hosts), as_json(world.constants.machine)
+    key_of_world, machine = key(world.transport, world.hosts), asdict(world.constants.machine)
     keep(config.json, command, key=key_of_world, constants=machine)
 
 

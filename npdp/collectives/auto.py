@@ -7,13 +7,10 @@ about as slow as messages, while messages, where they do, take several times as 
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import lru_cache
-
 from npdp.collectives import hierarchical
 from npdp.collectives.algorithms import HIERARCHICAL, SCHEDULES, SHARED_MEMORY
-from npdp.collectives.cost import Hosts, Machine, Shape, price_of_kernel, price_of_steps, shapes
-from npdp.collectives.hierarchical import Phases
+from npdp.collectives.cost import Hosts, price_of_kernel, price_of_steps, shapes
+from npdp.collectives.machine import Machine
 
 ALIKE = 1.15  # times the least price: a smaller difference says nothing, for prices are off by as much
 MARGIN_OF_MEMORY = 2.0  # no schedule came near shared memory in measurements; and its sums have one order at all sizes
@@ -64,42 +61,25 @@ def price(
         return price_of_kernel(collective, nbytes, len(hosts), staged, machine)
     if algorithm == HIERARCHICAL:
         return machine.call_s + _hierarchical(nbytes, hosts, machine, shares_memory, staged)
-    return machine.call_s + price_of_steps(_shapes(collective, algorithm, hosts), nbytes / len(hosts), machine)
+    steps = shapes(hosts, SCHEDULES[collective][algorithm], len(hosts))
+    return machine.call_s + price_of_steps(steps, nbytes / len(hosts), machine)
 
 
 def _hierarchical(nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bool, staged: bool) -> float:
     """Return the seconds of its phases; while one piece crosses, others are added inside."""
     phases = hierarchical.phases_of(nbytes, hosts, shares_memory)
     if not shares_memory:
-        return price_of_steps(_by_messages(hosts, phases), nbytes / len(hosts), machine)
-    ranks, others = max(hosts.count(host) for host in set(hosts)), len(phases.columns[0]) - 1
+        return price_of_steps(shapes(hosts, hierarchical.by_messages, hosts, phases), nbytes / len(hosts), machine)
+    ranks, columns, count = max(map(hosts.count, hosts)), len(phases.columns), len(phases.columns[0])
     size, staged = nbytes / phases.pieces, staged or phases.gathered
 
     def inside(collective: str) -> float:
         return price_of_kernel(collective, round(size), ranks, staged, machine) if ranks > 1 else 0.0
 
     before, after = inside(phases.before), inside(phases.after)
-    steps = _across(hosts, phases.columns, phases.across, phases.algorithm)
+    steps = shapes(hosts, hierarchical.across, phases._replace(pieces=1), ((0, count),) * columns)
     if phases.gathered:
-        add_s = others * (machine.add_s + nbytes * machine.gamma.at(nbytes))
+        add_s = (count - 1) * (machine.add_s + nbytes * machine.gamma.at(nbytes))
         return before + price_of_steps(steps, nbytes, machine) + add_s + after
-    across = price_of_steps(steps, size / len(phases.columns) / (1 + others), machine)
+    across = price_of_steps(steps, size / columns / count, machine)
     return before + across + (phases.pieces - 1) * max(across, before + after) + after
-
-
-@lru_cache(maxsize=256)
-def _shapes(collective: str, algorithm: str, hosts: Hosts) -> Counter[Shape]:
-    return shapes(SCHEDULES[collective][algorithm](len(hosts)), hosts)
-
-
-@lru_cache(maxsize=64)
-def _across(hosts: Hosts, columns: tuple[tuple[int, ...], ...], collective: str, algorithm: str) -> Counter[Shape]:
-    """Return what crosses, all columns at once; its chunks are those of what one rank carries."""
-    maker = SCHEDULES[collective][algorithm]
-    renamed = (hierarchical.renamed(maker(len(ranks)), ranks, range(len(ranks) + 1)) for ranks in columns)
-    return shapes(hierarchical.together(renamed), hosts)
-
-
-@lru_cache(maxsize=64)
-def _by_messages(hosts: Hosts, phases: Phases) -> Counter[Shape]:
-    return shapes(hierarchical.by_messages(hosts, phases), hosts)

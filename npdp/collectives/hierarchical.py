@@ -122,13 +122,19 @@ def groups(hosts: Sequence[int]) -> Groups:
 
 def by_messages(hosts: Sequence[int], phases: Phases) -> Iterator[Step]:
     """Every rank ends with the sum, where a host's ranks share no memory."""
-    across, slices = SCHEDULES[phases.across][phases.algorithm], bounds(len(hosts), len(phases.columns))
+    slices = bounds(len(hosts), len(phases.columns))
     yield from _inside(INSIDE[phases.before], hosts)
-    yield from together(
-        renamed(across(len(column)), column, [start + cut for cut in bounds(stop - start, len(column))])
-        for column, (start, stop) in zip(phases.columns, pairwise(slices))
-    )
+    yield from across(phases, pairwise(slices))
     yield from _inside(INSIDE[phases.after], hosts)
+
+
+def across(phases: Phases, slices: Iterable[tuple[int, int]]) -> Iterator[Step]:
+    """Yield the steps among hosts: the ranks of each column carry its slice, chunks [start, stop)."""
+    maker = SCHEDULES[phases.across][phases.algorithm]
+    return together(
+        renamed(maker(len(column)), column, [start + cut for cut in bounds(stop - start, len(column))])
+        for column, (start, stop) in zip(phases.columns, slices)
+    )
 
 
 def _inside(collective: Maker, hosts: Sequence[int]) -> Iterator[Step]:

@@ -1,16 +1,18 @@
-"""Measures what this machine costs (collectives/cost.py), on the ranks that there are, in one to two seconds.
+"""Measures what this machine costs (collectives/machine.py), on the ranks that there are, in one to two seconds.
 
-What is timed are steps as `execute` carries them out, by all ranks at once that can take part:
+    name            what is timed, by bytes; of messages a step
+    call, add       a collective without messages; an addition of next to nothing (bytes 0)
+    near, far       a message to the next rank, one after the other: 0 → 1, 1 → 2, 2 → 0
+      both ways     all to their right at once, then on what they got
+      several       SEVERAL messages in a row, of the smallest size
+      added         a message that is added
+    direct, staged  an all-reduce through shared memory, of arrays that lie there, and of others
 
-    near, far    0 → 1, then 1 → 0: pairs of a host's ranks; far: of a column, which has one of each host
-    both ways    all to their right, then on what they got; far: in a column, to the next host
-    added        near, but the first message is added
-    direct       an all-reduce through shared memory, of arrays that lie there; staged: of others
-
-What is sent was received or added just before, as in a collective: another core's cache has it. All sizes and kinds
-take turns, some times over, so that what else the machine does meets all alike; of the slowest rank's times the lower
-quartile counts, since what disturbs only adds. A size that takes long is taken once, and none above it. Many ranks take
-no more memory between them than four or eight; where time is over before all has had its turn, the rest is taken once.
+near is among the ranks of a host, far among those of a column, which has one of each host; all groups at once. What is
+sent was received or added just before, as in a collective: another core's cache has it. All sizes and kinds take turns,
+some times over, so that what else the machine does meets all alike; of the slowest rank's times the lower quartile
+counts, since what disturbs only adds. A size that takes long is taken once a turn, and none above it. Many ranks take
+no more memory between them than eight. Where time is over before all has had a turn, the rest is taken once.
 """
 
 from __future__ import annotations
@@ -22,42 +24,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp import environment, kernels
+from npdp import kernels
 from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.constants import Constants, keep
-from npdp.collectives.defaults import built_in
-from npdp.collectives.execute import SEGMENT_BYTES, RankStep, Segment, execute, rank_steps
+from npdp.collectives.execute import cut_steps, execute
 from npdp.collectives.fit import ADDED_FROM, SEVERAL, Times, fit
-from npdp.collectives.hierarchical import Groups, groups
+from npdp.collectives.hierarchical import groups, together
+from npdp.collectives.machine import built_in
+from npdp.collectives.schedule import Schedule, add, put
 from npdp.parallel.world import World
 
 SIZES = (8, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
-KERNEL_SIZES = (*SIZES, 1 << 24)
-HOST_BYTES, KERNEL_HOST_BYTES = 1 << 25, 1 << 27  # of all ranks of a host, at most
-SWEEPS, ROUNDS, ROUND_S, MOST_CALLS = 6, 2, 0.002, 100
+HOST_BYTES = 1 << 25  # of one message of all ranks of a host, at most; of one array in the kernel four times that
+SWEEPS, ROUND_S, MOST_CALLS = 12, 0.002, 100
 ENOUGH_S = 1.3  # nothing is taken again after so long
 LONG_S, LEAST_BYTES = 0.05, ADDED_FROM  # what takes longer ends its kind, from so many bytes on: the fit needs them
-WHOLE_BYTES = 512  # of an all-reduce of which the messages count
 
 Work = Callable[[], Any]
-
-
-def lower_quartile(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[len(seconds) // 4]
+Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Kind(NamedTuple):
-    """What is timed: `work(nbytes)` makes it.
-
-    Attributes:
-        halves: whether it is two of the same.
-        typical: what counts of some times: the least, where no rank waits for another.
-    """
+    """A kind of work that is timed: `work(nbytes)` makes it; it takes so many steps, and the time of one counts."""
 
     sizes: Sequence[int]
     work: Callable[[int], Work]
-    halves: bool = False
-    typical: Callable[[Sequence[float]], float] = lower_quartile
+    steps: int = 1
 
 
 def calibrate(world: World) -> Constants:
@@ -68,171 +60,103 @@ def calibrate(world: World) -> Constants:
     """
     if world.world_size == 1:
         raise ValueError("constants are measured between ranks; this world has one")
-    without = built_in(world.transport.name, _most_ranks(world))
-    times = _times(Stopwatch(world), _kinds(world))
-    machine = fit(times, world.hosts, environment.cores_of_job(), without)
-    found = keep(world.transport, world.hosts, machine)
+    most_ranks = max(map(world.hosts.count, world.hosts))
+    sizes = tuple(size for size in SIZES if size <= max(HOST_BYTES // most_ranks, LEAST_BYTES))
+    times = _times(Stopwatch(world), _kinds(world, sizes))
+    found = keep(world.transport, world.hosts, fit(times, world.hosts, built_in(world.transport.name, most_ranks)))
     world.use(found)
     return found
 
 
-def _most_ranks(world: World) -> int:
-    return max(map(world.hosts.count, world.hosts))
-
-
-def _up_to(sizes: Sequence[int], nbytes: int) -> tuple[int, ...]:
-    return tuple(size for size in sizes if size <= max(nbytes, LEAST_BYTES))
-
-
 # What is timed
-def _kinds(world: World) -> dict[str, Kind]:
-    per_host = groups(world.hosts)
-    sizes = _up_to(SIZES, HOST_BYTES // _most_ranks(world))
-    buffer = np.empty(2 * sizes[-1] // 4, np.float32)
-    buffer.fill(0)
-
-    def kind(sizes: Sequence[int], steps: Callable[[int], list[RankStep]], halves: bool = True) -> Kind:
-        what = "calibration"
-        return Kind(sizes, lambda nbytes: partial(execute, steps(nbytes), world.transport, buffer, "sum", what), halves)
-
-    def allreduce(sizes: Sequence[int], algorithm: str) -> Kind:
-        return Kind(sizes, lambda nbytes: partial(world.allreduce, buffer[: nbytes // 4], "sum", algorithm))
-
+def _kinds(world: World, sizes: Sequence[int]) -> dict[str, Kind]:
+    buffer = np.full(sizes[-1], 0, np.float32)  # three messages; an array of the kernel
     kinds = {
-        "call": allreduce((0,), "tree")._replace(typical=min),
-        "tree": allreduce((WHOLE_BYTES,), "tree"),
-        "ring": allreduce((WHOLE_BYTES,), "ring"),
-        "add": Kind((0,), lambda nbytes: lambda: kernels.accumulate(buffer[:2], buffer[2:4]), typical=min),
+        "call": Kind((0,), lambda nbytes: partial(world.allreduce, buffer[:0], "sum", "tree")),
+        "add": Kind((0,), lambda nbytes: partial(kernels.accumulate, buffer[:2], buffer[2:4])),
     }
-    columns = [[host[index] for host in per_host] for index in range(min(map(len, per_host)))]
-    for name, together in (("near", per_host), ("far", columns)):
-        if pairs := _pairs(together):
-            there_and_back = partial(_there_and_back, world.rank, pairs)
-            kinds[name] = kind(sizes, there_and_back)
-            kinds[f"{name} both ways"] = kind(sizes, partial(_around, world.rank, together))
-            kinds[f"{name} several"] = kind(sizes[:1], partial(there_and_back, times=SEVERAL))
-            if name == "near":
-                kinds["near added"] = kind(sizes, partial(there_and_back, accumulate=True), halves=False)
-    if "near" not in kinds:
-        kinds["alone"] = Kind(sizes, lambda nbytes: partial(_add_alone, buffer[: nbytes // 4]), typical=min)
-    return kinds | _kernel_kinds(world)
+    hosts = groups(world.hosts)
+    columns = [[host[index] for host in hosts] for index in range(min(map(len, hosts)))]
+    for name, ranks_of_groups in (("near", hosts), ("far", columns)):
+        per_group = [messages_among(ranks) for ranks in ranks_of_groups if len(ranks) > 1]
+        for what in per_group[0] if per_group else ():
+            schedule = list(together(schedules[what] for schedules in per_group))
+            few = sizes[:1] if what == " several" else sizes
+            kinds[name + what] = Kind(few, partial(_messages, world, schedule, buffer), len(schedule))
+    return kinds | _kernel_kinds(world, (*sizes, 4 * sizes[-1]), buffer)
 
 
-def _pairs(groups: Groups) -> list[tuple[int, int]]:
-    return [pair for group in groups for pair in zip(group[::2], group[1::2])]
+def messages_among(ranks: list[int]) -> dict[str, Schedule]:
+    """Return the schedules of messages that are timed among some ranks; chunks 0, 1 and 2 have one size."""
+    right = dict(zip(ranks, ranks[1:] + ranks[:1]))
+    own = {rank: index % 2 for index, rank in enumerate(ranks)} | {ranks[-1]: 1 + len(ranks) % 2}  # no neighbour's
+    return {
+        "": [[put(rank, right[rank], 0)] for rank in ranks],
+        " several": [[put(rank, right[rank], 0)] * SEVERAL for rank in ranks],
+        " added": [[add(rank, right[rank], 0)] for rank in ranks],
+        " both ways": [
+            [put(rank, right[rank], own[rank]) for rank in ranks],
+            [put(right[rank], right[right[rank]], own[rank]) for rank in ranks],
+        ],
+    }
 
 
-def _there_and_back(
-    rank: int, pairs: list[tuple[int, int]], nbytes: int, accumulate: bool = False, times: int = 1
-) -> list[RankStep]:
-    """Return this rank's steps: the first of a pair sends, and gets back what it sent."""
-    for first, second in pairs:
-        if rank == first:
-            segments = _segments(second, 0, nbytes) * times
-            return [RankStep(segments, []), RankStep([], segments)]
-        if rank == second:
-            there, back = _segments(first, 0, nbytes, accumulate), _segments(first, 0, nbytes)
-            return [RankStep([], there * times), RankStep(back * times, [])]
-    return []
+def _messages(world: World, schedule: Schedule, buffer: Array, nbytes: int) -> Work:
+    cuts = range(0, nbytes, nbytes // 4)
+    steps = cut_steps(schedule, world.rank, cuts, buffer.itemsize, range(world.world_size))
+    return partial(execute, steps, world.transport, buffer, "sum", "calibration")
 
 
-def _around(rank: int, groups: Groups, nbytes: int) -> list[RankStep]:
-    """Return this rank's steps: it sends to its right, gets from its left, and passes that on."""
-    for group in groups:
-        if rank in group and len(group) > 1:
-            index = group.index(rank)
-            left, right = group[index - 1], group[(index + 1) % len(group)]
-            return [
-                RankStep(_segments(right, start, nbytes), _segments(left, nbytes - start, nbytes))
-                for start in (0, nbytes)
-            ]
-    return []
-
-
-def _segments(peer: int, start: int, nbytes: int, accumulate: bool = False) -> list[Segment]:
-    """Return the segments, of float32, that go to a peer or come from it."""
-    first, last, length = start // 4, (start + nbytes) // 4, SEGMENT_BYTES // 4
-    return [Segment(peer, at, min(at + length, last), accumulate) for at in range(first, last, length)]
-
-
-def _add_alone(buffer: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    """Add segment by segment what has just arrived."""
-    arrived = buffer[: SEGMENT_BYTES // 4]
-    for start in range(arrived.size, buffer.size, arrived.size):
-        kernels.accumulate(buffer[start : start + arrived.size], arrived[: buffer.size - start])
-    kernels.accumulate(arrived, arrived)
-
-
-def _kernel_kinds(world: World) -> dict[str, Kind]:
+def _kernel_kinds(world: World, sizes: Sequence[int], outside: Array) -> dict[str, Kind]:
     host = world.host
-    if host is None or _most_ranks(world) == 1:
+    if host is None or len(set(world.hosts)) == world.world_size:
         return {}
-    sizes = _up_to(KERNEL_SIZES, KERNEL_HOST_BYTES // _most_ranks(world))
-    count = sizes[-1] // 4
-    inside, outside = host.arena.empty(count, np.dtype(np.float32)), np.empty(count, np.float32)
+    inside = host.arena.empty(outside.size, outside.dtype)
     have_room = world.sum(inside is not None) == world.world_size  # a host may have none, and all time the same kinds
     if inside is None or not have_room:
         return {}
-    kinds = {}
-    for name, array in (("direct", inside), ("staged", outside)):
-        array.fill(0)
-        kinds[name] = Kind(sizes, partial(_kernel_work, world, array))
-    return kinds
-
-
-def _kernel_work(world: World, array: np.ndarray[Any, np.dtype[np.float32]], nbytes: int) -> Work:
-    part = array[: nbytes // 4]
-    if world.shares_memory:
-        return partial(world.allreduce, part, "sum", SHARED_MEMORY)
-    assert world.host is not None
-    return partial(world.host.collective, "allreduce", part)
+    inside.fill(0)
+    in_host = partial(host.collective, "allreduce")
+    allreduce = partial(world.allreduce, algorithm=SHARED_MEMORY) if world.shares_memory else in_host
+    return {
+        "direct": Kind(sizes, lambda nbytes: partial(allreduce, inside[: nbytes // 4])),
+        "staged": Kind(sizes, lambda nbytes: partial(allreduce, outside[: nbytes // 4])),
+    }
 
 
 # How it is timed
 class Stopwatch:
-    """Times work on all ranks at once: what it finds is the same on all of them, also whether time is over.
-
-    Attributes:
-        is_over: nothing is to be timed again.
-    """
+    """Times work on all ranks at once; what it finds, also whether time is over, is the same on all of them."""
 
     def __init__(self, world: World) -> None:
         self._world, self._start, self.is_over = world, time.perf_counter(), False
 
-    def rounds(self, work: Work) -> list[float]:
-        """Return the seconds a call in some rounds, of the slowest rank; collective."""
-        first_s = self._slowest(work, 1)
-        if first_s >= LONG_S or self.is_over:
-            return [first_s]
-        calls = max(1, min(MOST_CALLS, int(ROUND_S / self._slowest(work, 1))))
-        return [self._slowest(work, calls) for _ in range(ROUNDS)]
-
-    def _slowest(self, work: Work, calls: int) -> float:
+    def slowest(self, work: Work, calls: int) -> float:
         """Return the slowest rank's seconds a call; none goes on before all have come."""
         start = time.perf_counter()
         for _ in range(calls):
             work()
-        now, world = time.perf_counter(), self._world
+        now = time.perf_counter()
         largest = np.array([(now - start) / calls, now - self._start])
-        steps = rank_steps("allreduce", "tree", world.world_size, world.rank, largest.size, largest.itemsize)
-        execute(steps, world.transport, largest, "max", "calibration's slowest rank")
+        self._world.allreduce(largest, "max", "tree")
         self.is_over = bool(largest[1] > ENOUGH_S)
         return float(largest[0])
 
 
 def _times(stopwatch: Stopwatch, kinds: dict[str, Kind]) -> dict[str, Times]:
-    """Return the seconds that each kind takes at each size, half of them where it is two of the same."""
+    """Return the seconds that a step of each kind takes at each size."""
     samples: dict[str, dict[int, list[float]]] = {name: {} for name in kinds}
     for _ in range(SWEEPS):
         for name, kind in kinds.items():
             for nbytes in kind.sizes:
-                if stopwatch.is_over and nbytes in samples[name]:
+                taken = samples[name].setdefault(nbytes, [])
+                if stopwatch.is_over and taken:
                     break
-                seconds = stopwatch.rounds(kind.work(nbytes))
-                samples[name].setdefault(nbytes, []).extend(seconds)
-                if seconds[0] >= LONG_S and nbytes >= LEAST_BYTES:
+                calls = max(1, min(MOST_CALLS, int(ROUND_S / min(taken)))) if taken else 1
+                taken.append(stopwatch.slowest(kind.work(nbytes), calls))
+                if taken[-1] >= LONG_S and nbytes >= LEAST_BYTES:
                     break
     return {
-        name: {n: kinds[name].typical(seconds) / (1 + kinds[name].halves) for n, seconds in sizes.items()}
+        name: {nbytes: sorted(taken)[len(taken) // 4] / kinds[name].steps for nbytes, taken in sizes.items()}
         for name, sizes in samples.items()
     }
