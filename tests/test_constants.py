@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +18,9 @@ from npdp import kernels
 from npdp.collectives import constants, cost
 from npdp.collectives.arena import Arena
 from npdp.collectives.cost import posts
-from npdp.collectives.fit import SEVERAL, fit
 from npdp.collectives.machine import Kernel, Link, Machine, Rate, Way, built_in, from_json
 from npdp.parallel import calibrate as measuring
-from npdp.parallel.calibrate import LEAST_BYTES, LONG_S, SIZES, Kind, Stopwatch, calibrate, messages_among
+from npdp.parallel.calibrate import LEAST_BYTES, LONG_S, SEVERAL, SIZES, Kind, calibrate, fit, messages_among
 from npdp.parallel.world import World, init
 
 
@@ -236,49 +236,57 @@ def test_each_message_that_is_timed_waits_for_the_one_before(ranks):
 
 
 class Played:
-    """A stopwatch by which a call of each size takes so long, and time is over after so many."""
+    """A clock by which a call of each size takes so long, and time is over after so many."""
 
     def __init__(self, seconds, until):
-        self.seconds, self.until, self.taken, self.is_over = seconds, until, [], until == 0
+        self.seconds, self.until, self.taken = seconds, until, []
 
-    def slowest(self, nbytes, calls):
+    def slowest(self, world, nbytes, calls, until):
         self.taken.append(nbytes)
-        self.is_over = len(self.taken) >= self.until
-        return self.seconds.get(nbytes, 0.001)
+        return self.seconds.get(nbytes, 0.001), len(self.taken) >= self.until
 
 
-def kinds_of(*sizes):
-    return {f"kind {number}": Kind(each, lambda nbytes: nbytes) for number, each in enumerate(sizes)}
+def played(monkeypatch, seconds, until, *sizes):
+    """Return the times of kinds that have these sizes, and what was timed in which order."""
+    clock = Played(seconds, until)
+    monkeypatch.setattr(measuring, "_slowest", clock.slowest)
+    kinds = {f"kind {number}": Kind(each, lambda nbytes: nbytes) for number, each in enumerate(sizes)}
+    return measuring._times(None, kinds), clock.taken
 
 
-@pytest.mark.parametrize("until", [0, 1, 4, 5, 7, 10])
-def test_all_is_timed_at_least_once_and_nothing_again_when_time_is_over(until):
-    clock = Played({}, until)
-    times = measuring._times(clock, kinds_of((1, 2, 3), (4, 5)))
+@pytest.mark.parametrize("until", [1, 4, 5, 7, 10])
+def test_all_is_timed_at_least_once_and_nothing_again_when_time_is_over(until, monkeypatch):
+    times, taken = played(monkeypatch, {}, until, (1, 2, 3), (4, 5))
     assert times == {"kind 0": dict.fromkeys((1, 2, 3), 0.001), "kind 1": dict.fromkeys((4, 5), 0.001)}
-    assert clock.taken == ([1, 2, 3, 4, 5] * 2)[: max(5, until)]
+    assert taken == ([1, 2, 3, 4, 5] * 2)[: max(5, until)]
 
 
-def test_what_takes_long_ends_its_kind_unless_the_fit_needs_more():
-    clock = Played(dict.fromkeys(SIZES, LONG_S), 0)
-    times = measuring._times(clock, kinds_of(SIZES, SIZES))
+def test_what_takes_long_ends_its_kind_unless_the_fit_needs_more(monkeypatch):
+    times, _ = played(monkeypatch, dict.fromkeys(SIZES, LONG_S), 1, SIZES, SIZES)
     assert [max(sizes) for sizes in times.values()] == [LEAST_BYTES] * 2 and min(times["kind 0"]) == SIZES[0]
-    measuring._times(clock := Played({SIZES[-2]: LONG_S}, 20), kinds_of(SIZES))
-    assert SIZES[-1] not in clock.taken and clock.taken.count(SIZES[-2]) == 3
+    _, taken = played(monkeypatch, {SIZES[-2]: LONG_S}, 20, SIZES)
+    assert SIZES[-1] not in taken and taken.count(SIZES[-2]) == 3
+
+
+def test_of_many_calls_in_a_row_and_steps_the_time_of_one_counts(monkeypatch):
+    made = []
+    kinds = {"kind": Kind((8,), lambda nbytes: made.append(nbytes), steps=4)}
+    monkeypatch.setattr(measuring, "_slowest", lambda world, work, calls, until: (calls, len(made) == 3))
+    assert measuring._times(None, kinds) == {"kind": {8: 1 / 4}} and len(made) == 3
 
 
 def test_time_that_is_over_on_one_rank_is_over_on_all():
     def program():
-        clock, calls = Stopwatch(init()), []
-        clock.slowest(lambda: calls.append(0), 2)
-        before = clock.is_over
-        if npdp.rank() == 1:
-            clock._start -= 1000
-        clock.slowest(lambda: calls.append(0), 3)
-        return len(calls), before, clock.is_over
+        calls = []
+        for ends_s in (1000, 1000 if npdp.rank() != 1 else -1000):
+            taken = measuring._slowest(init(), lambda: calls.append(0), 3, time.perf_counter() + ends_s)
+            calls.append(taken)
+        return calls
 
-    with mock.patch.object(measuring, "ENOUGH_S", 1000):
-        assert run(3, program) == [(5, False, True)] * 3
+    found = run(3, program)
+    assert found == [found[0]] * 3
+    assert [type(each) for each in found[0]] == [int, int, int, tuple] * 2
+    assert [is_over for _, is_over in (found[0][3], found[0][7])] == [False, True]
 
 
 @pytest.mark.skipif(kernels.backend() != "c", reason="shared memory needs the C kernels")

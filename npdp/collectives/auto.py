@@ -1,8 +1,7 @@
-"""Which algorithm `auto` takes: the cheapest or one as good, by what cost.py says of schedules and the kernel.
+"""The choice of `auto`: the cheapest algorithm, or one as good, by the prices of cost.py.
 
-All ranks take the same, for they ask with the same numbers: constants.py has them from rank 0. Arrays are priced as if
-they lay in shared memory, where there is some. Those of training do; and where others do not, shared memory is at worst
-about as slow as messages, while messages, where they do, take several times as long.
+All ranks choose alike, since constants.py has the numbers from rank 0. Arrays are priced as if they lay in shared
+memory, where there is some. Those of training do. For others shared memory is at worst about as slow as messages.
 """
 
 from __future__ import annotations
@@ -78,8 +77,7 @@ def _hierarchical(nbytes: int, hosts: Hosts, machine: Machine, shares_memory: bo
 
     before, after = inside(phases.before), inside(phases.after)
     steps = shapes(hosts, hierarchical.across, phases._replace(pieces=1), ((0, count),) * columns)
-    if phases.gathered:
-        add_s = (count - 1) * (machine.add_s + nbytes * machine.gamma.at(nbytes))
-        return before + price_of_steps(steps, nbytes, machine) + add_s + after
-    across = price_of_steps(steps, size / columns / count, machine)
+    across = price_of_steps(steps, size if phases.gathered else size / columns / count, machine)
+    if phases.gathered:  # in one piece
+        across += (count - 1) * (machine.add_s + nbytes * machine.gamma.at(nbytes))
     return before + across + (phases.pieces - 1) * max(across, before + after) + after

@@ -63,12 +63,7 @@ Hosts = tuple[int, ...]  # each rank's host
 
 @lru_cache(maxsize=512)
 def shapes(hosts: Hosts, maker: Callable[..., Iterable[Step]], *arguments: Any) -> Counter[Shape]:
-    """Return the shapes of a schedule's steps, and how often each occurs: a whole ring is two.
-
-    Args:
-        hosts: each rank's host.
-        maker, arguments: the call that makes the schedule.
-    """
+    """Return the shapes of the steps of `maker(*arguments)`, and how often each occurs: a whole ring is two."""
     found: Counter[Shape] = Counter()
     receivers = set(range(len(hosts)))  # nothing is early in the first step
     for step in filter(None, maker(*arguments)):
@@ -135,11 +130,9 @@ def _across_s(host: HostLoad, chunk_bytes: float, machine: Machine) -> float:
 
 
 def price_of_kernel(collective: str, nbytes: int, ranks: int, staged: bool, machine: Machine) -> float:
-    """Return the seconds of the shared-memory kernel: its posts, and the bytes that a rank reads and writes.
+    """Return the seconds of the shared-memory kernel: its posts, and the bytes that a rank of the host touches.
 
     Args:
-        nbytes: of the buffer.
-        ranks: of the host.
         staged: whether arrays lie outside the shared memory.
     """
     kernel, staged = machine.kernel, staged or nbytes <= SMALL_DIRECT_BYTES

@@ -1,9 +1,9 @@
 """The constants of a machine: what one host, and the links between hosts, cost. Measured, or the built-in ones.
 
-The built-in constants are those of 2 cores of an Intel Xeon, 2 MB of cache each, with Open MPI 5, rounded from what
-`npdp calibrate` found on 2 ranks, 4 ranks, 2 threads, and two emulated hosts with a link of 1 Gbit/s (later runs, of up
-to 1.6 times as much: benchmarks/results/constants-*.json). They hold for what matters first: shared memory is quickest,
-messages are dear where ranks outnumber cores, and a network is dearer still.
+The built-in ones are of 2 cores of an Intel Xeon, 2 MB of cache each, with Open MPI 5, rounded from what `npdp
+calibrate` found on 2 ranks, 4 ranks, 2 threads, and two emulated hosts with a link of 1 Gbit/s (later runs, up to 1.6
+times as much: benchmarks/results/constants-*.json). What matters first they have right everywhere: shared memory is
+quickest, messages are dear where ranks outnumber cores, and a network is dearer still.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from npdp import environment
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds per byte at ascending numbers of bytes; constant before the first and after the last.
-
-    Raises:
-        ValueError: sizes do not ascend, or there are not as many rates, or only some of these are 0.
-    """
+    """Seconds per byte at ascending numbers of bytes; constant before the first and after the last."""
 
     nbytes: tuple[int, ...]
     seconds: tuple[float, ...]
@@ -64,8 +60,7 @@ class Link:
 class Kernel:
     """The cost of the shared-memory kernel: a call with its first post; each further post; a byte read or written.
 
-    A byte has one rate where arrays lie in shared memory (direct), and another where they pass through the kernel's
-    slots (staged), each by the size of the buffer.
+    A byte has one rate where arrays lie in shared memory (direct), another where they pass through its slots (staged).
     """
 
     first_s: float
@@ -98,7 +93,7 @@ def from_json(found: Any, kind: Any = Machine) -> Any:
     """Return the constants, or a part of them, that `dataclasses.asdict` made a tree of.
 
     Raises:
-        ValueError, TypeError, KeyError, OverflowError: they are none: a count is at least 1, seconds at least 0.
+        ValueError, TypeError, KeyError, OverflowError: they are none. A count is at least 1, seconds at least 0.
     """
     if kind in (int, float):
         number = kind(found)
@@ -117,12 +112,7 @@ THREADS = (40.0, 43.0, 1.0, 23.0, 3.0)  # Python's lock goes from one to another
 
 
 def built_in(transport: str, ranks_of_a_host: int) -> Machine:
-    """Return the built-in constants of a world.
-
-    Args:
-        transport: its name.
-        ranks_of_a_host: of the host that has most.
-    """
+    """Return the built-in constants for a transport's name, and the number of ranks of the host that has most."""
     cores, wire = environment.cores_of_job(), _rate({1: 8.4})
     near = THREADS if transport.startswith("threads") else SHARED_CORE if ranks_of_a_host > cores else OWN_CORE
     one_s, both_s, further_s, first_s, post_s = (each * 1e-6 for each in near)

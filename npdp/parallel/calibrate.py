@@ -1,6 +1,6 @@
-"""Measures what this machine costs (collectives/machine.py), on the ranks that there are, in one to two seconds.
+"""Measures the constants of a machine (collectives/machine.py) on the ranks that there are, in one to two seconds.
 
-    name            what is timed, by bytes; of messages a step
+    name            what is timed, by bytes; of messages one step
     call, add       a collective without messages; an addition of next to nothing (bytes 0)
     near, far       a message to the next rank, one after the other: 0 → 1, 1 → 2, 2 → 0
       both ways     all to their right at once, then on what they got
@@ -9,16 +9,17 @@
     direct, staged  an all-reduce through shared memory, of arrays that lie there, and of others
 
 near is among the ranks of a host, far among those of a column, which has one of each host; all groups at once. What is
-sent was received or added just before, as in a collective: another core's cache has it. All sizes and kinds take turns,
-some times over, so that what else the machine does meets all alike; of the slowest rank's times the lower quartile
-counts, since what disturbs only adds. A size that takes long is taken once a turn, and none above it. Many ranks take
-no more memory between them than eight. Where time is over before all has had a turn, the rest is taken once.
+sent was received or added just before, as in a collective: another core's cache has it. Sizes and kinds take turns, so
+that what else the machine does meets all alike; of the slowest rank's times the lower quartile counts, since what
+disturbs only adds. alpha is the time of the smallest message; beta, at each other size, what is left per byte; gamma
+what adding adds.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,21 +28,24 @@ import numpy as np
 from npdp import kernels
 from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.constants import Constants, keep
+from npdp.collectives.cost import Hosts, bytes_touched, posts
 from npdp.collectives.execute import cut_steps, execute
-from npdp.collectives.fit import ADDED_FROM, SEVERAL, Times, fit
 from npdp.collectives.hierarchical import groups, together
-from npdp.collectives.machine import built_in
+from npdp.collectives.machine import Kernel, Link, Machine, Rate, Way, built_in
 from npdp.collectives.schedule import Schedule, add, put
 from npdp.parallel.world import World
 
 SIZES = (8, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
 HOST_BYTES = 1 << 25  # of one message of all ranks of a host, at most; of one array in the kernel four times that
-SWEEPS, ROUND_S, MOST_CALLS = 12, 0.002, 100
-ENOUGH_S = 1.3  # nothing is taken again after so long
+SWEEPS, ROUND_S, MOST_CALLS, SEVERAL = 12, 0.002, 100, 4
+ENOUGH_S = 1.3  # nothing is taken again after so long, but the rest once
+ADDED_FROM = 1 << 14  # bytes; below, what adding adds is lost in the noise
 LONG_S, LEAST_BYTES = 0.05, ADDED_FROM  # what takes longer ends its kind, from so many bytes on: the fit needs them
+NOISE, LEAST = 0.1, 1e-13  # of a latency: bytes must add more to be seen; seconds per byte where they never do
 
-Work = Callable[[], Any]
 Array = np.ndarray[Any, np.dtype[np.float32]]
+Times = dict[int, float]  # seconds, by bytes, ascending
+Work = Callable[[], Any]
 
 
 class Kind(NamedTuple):
@@ -61,15 +65,15 @@ def calibrate(world: World) -> Constants:
     if world.world_size == 1:
         raise ValueError("constants are measured between ranks; this world has one")
     most_ranks = max(map(world.hosts.count, world.hosts))
-    sizes = tuple(size for size in SIZES if size <= max(HOST_BYTES // most_ranks, LEAST_BYTES))
-    times = _times(Stopwatch(world), _kinds(world, sizes))
+    sizes = [size for size in SIZES if size <= max(HOST_BYTES // most_ranks, LEAST_BYTES)]
+    times = _times(world, _kinds(world, sizes))
     found = keep(world.transport, world.hosts, fit(times, world.hosts, built_in(world.transport.name, most_ranks)))
     world.use(found)
     return found
 
 
 # What is timed
-def _kinds(world: World, sizes: Sequence[int]) -> dict[str, Kind]:
+def _kinds(world: World, sizes: list[int]) -> dict[str, Kind]:
     buffer = np.full(sizes[-1], 0, np.float32)  # three messages; an array of the kernel
     kinds = {
         "call": Kind((0,), lambda nbytes: partial(world.allreduce, buffer[:0], "sum", "tree")),
@@ -83,7 +87,7 @@ def _kinds(world: World, sizes: Sequence[int]) -> dict[str, Kind]:
             schedule = list(together(schedules[what] for schedules in per_group))
             few = sizes[:1] if what == " several" else sizes
             kinds[name + what] = Kind(few, partial(_messages, world, schedule, buffer), len(schedule))
-    return kinds | _kernel_kinds(world, (*sizes, 4 * sizes[-1]), buffer)
+    return kinds | _kernel_kinds(world, [*sizes, 4 * sizes[-1]], buffer)
 
 
 def messages_among(ranks: list[int]) -> dict[str, Schedule]:
@@ -107,7 +111,7 @@ def _messages(world: World, schedule: Schedule, buffer: Array, nbytes: int) -> W
     return partial(execute, steps, world.transport, buffer, "sum", "calibration")
 
 
-def _kernel_kinds(world: World, sizes: Sequence[int], outside: Array) -> dict[str, Kind]:
+def _kernel_kinds(world: World, sizes: list[int], outside: Array) -> dict[str, Kind]:
     host = world.host
     if host is None or len(set(world.hosts)) == world.world_size:
         return {}
@@ -125,38 +129,86 @@ def _kernel_kinds(world: World, sizes: Sequence[int], outside: Array) -> dict[st
 
 
 # How it is timed
-class Stopwatch:
-    """Times work on all ranks at once; what it finds, also whether time is over, is the same on all of them."""
-
-    def __init__(self, world: World) -> None:
-        self._world, self._start, self.is_over = world, time.perf_counter(), False
-
-    def slowest(self, work: Work, calls: int) -> float:
-        """Return the slowest rank's seconds a call; none goes on before all have come."""
-        start = time.perf_counter()
-        for _ in range(calls):
-            work()
-        now = time.perf_counter()
-        largest = np.array([(now - start) / calls, now - self._start])
-        self._world.allreduce(largest, "max", "tree")
-        self.is_over = bool(largest[1] > ENOUGH_S)
-        return float(largest[0])
-
-
-def _times(stopwatch: Stopwatch, kinds: dict[str, Kind]) -> dict[str, Times]:
-    """Return the seconds that a step of each kind takes at each size."""
+def _times(world: World, kinds: dict[str, Kind]) -> dict[str, Times]:
+    """Return the seconds that a step of each kind takes at each size; collective."""
     samples: dict[str, dict[int, list[float]]] = {name: {} for name in kinds}
+    until, is_over = time.perf_counter() + ENOUGH_S, False
     for _ in range(SWEEPS):
         for name, kind in kinds.items():
             for nbytes in kind.sizes:
                 taken = samples[name].setdefault(nbytes, [])
-                if stopwatch.is_over and taken:
+                if is_over and taken:
                     break
                 calls = max(1, min(MOST_CALLS, int(ROUND_S / min(taken)))) if taken else 1
-                taken.append(stopwatch.slowest(kind.work(nbytes), calls))
-                if taken[-1] >= LONG_S and nbytes >= LEAST_BYTES:
+                seconds, is_over = _slowest(world, kind.work(nbytes), calls, until)
+                taken.append(seconds)
+                if seconds >= LONG_S and nbytes >= LEAST_BYTES:
                     break
     return {
         name: {nbytes: sorted(taken)[len(taken) // 4] / kinds[name].steps for nbytes, taken in sizes.items()}
         for name, sizes in samples.items()
     }
+
+
+def _slowest(world: World, work: Work, calls: int, until: float) -> tuple[float, bool]:
+    """Return the slowest rank's seconds a call, and whether time is over on any rank; none goes on before all come."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    now = time.perf_counter()
+    largest = np.array([(now - start) / calls, now - until])
+    world.allreduce(largest, "max", "tree")
+    return float(largest[0]), bool(largest[1] > 0)
+
+
+# From times to constants
+def fit(times: Mapping[str, Times], hosts: Hosts, without: Machine) -> Machine:
+    """Return the constants. Rates are those of a rank that shares no core or link: cost.py multiplies by the others.
+
+    Args:
+        times: by name, as above; those that this world does not have are missing.
+        hosts: each rank's host.
+        without: has the cores of a host, and the constants that this world does not have.
+    """
+    ranks = [hosts.count(host) for host in set(hosts)]
+    crowd = max(1.0, max(ranks) / without.cores)  # ranks that share a core
+    found: dict[str, Any] = {"call_s": times["call"][0], "add_s": times["add"][0]}
+    if "near" in times:
+        plain, added = times["near"], times["near added"]
+        more = {n: added[n] - plain[n] - found["add_s"] for n in added if n >= ADDED_FROM and n in plain}
+        found |= {"inside": _link(times, "near", crowd, 1), "gamma": _rate(more, plain[min(plain)])}
+    if "far" in times:  # all ranks of a host send at once: a link's sizes are those of all together
+        found["across"] = _link(times, "far", 1.0, min(ranks))
+    if "direct" in times:
+        found["kernel"] = _kernel(times["direct"], times["staged"], max(ranks), crowd)
+    return replace(without, **found)
+
+
+def _link(times: Mapping[str, Times], name: str, crowd: float, flows: int) -> Link:
+    one_way, several = times[name], times[f"{name} several"]
+    further_s = (several[min(several)] - one_way[min(one_way)]) / (SEVERAL - 1)
+    return Link(_way(one_way, 1.0, flows), _way(times[f"{name} both ways"], crowd, flows), max(0.0, further_s))
+
+
+def _way(times: Times, crowd: float, flows: int) -> Way:
+    alpha_s = times[min(times)]
+    more = {n * flows: seconds - alpha_s for n, seconds in times.items() if n > min(times)}
+    return Way(alpha_s, _rate(more, alpha_s, crowd))
+
+
+def _kernel(direct: Times, staged: Times, ranks: int, crowd: float) -> Kernel:
+    first, second = sorted(direct)[:2]  # below and above SMALL_DIRECT_BYTES
+    first_s = min(direct[first], staged[first])  # arrays so small go with one post wherever they lie
+    post_s = max(0.0, direct[second] - first_s)
+
+    def rate(times: Times, is_staged: bool) -> Rate:
+        more = {n: times[n] - first_s - post_s * (posts("allreduce", n, is_staged) - 1) for n in times if n > first}
+        return _rate(more, first_s, bytes_touched("allreduce", ranks, is_staged) * crowd)
+
+    return Kernel(first_s, post_s, rate(direct, False), rate(staged, True))
+
+
+def _rate(more: Times, latency_s: float, shared_by: float = 1.0) -> Rate:
+    """Return seconds per byte from the time that bytes add; sizes at which the noise hides it are left out."""
+    known = {n: seconds for n, seconds in more.items() if seconds > NOISE * latency_s} or {max(more): LEAST * max(more)}
+    return Rate(tuple(known), tuple(max(LEAST, seconds / n / shared_by) for n, seconds in known.items()))
