@@ -241,7 +241,7 @@ class Played:
     def __init__(self, seconds, until):
         self.seconds, self.until, self.taken = seconds, until, []
 
-    def slowest(self, world, nbytes, calls, until):
+    def turn(self, world, nbytes, taken, until):
         self.taken.append(nbytes)
         return self.seconds.get(nbytes, 0.001), len(self.taken) >= self.until
 
@@ -249,7 +249,7 @@ class Played:
 def played(monkeypatch, seconds, until, *sizes):
     """Return the times of kinds that have these sizes, and what was timed in which order."""
     clock = Played(seconds, until)
-    monkeypatch.setattr(measuring, "_slowest", clock.slowest)
+    monkeypatch.setattr(measuring, "_turn", clock.turn)
     kinds = {f"kind {number}": Kind(each, lambda nbytes: nbytes) for number, each in enumerate(sizes)}
     return measuring._times(None, kinds), clock.taken
 
@@ -268,11 +268,19 @@ def test_what_takes_long_ends_its_kind_unless_the_fit_needs_more(monkeypatch):
     assert SIZES[-1] not in taken and taken.count(SIZES[-2]) == 3
 
 
-def test_of_many_calls_in_a_row_and_steps_the_time_of_one_counts(monkeypatch):
+def test_of_steps_in_a_row_the_time_of_one_counts(monkeypatch):
+    monkeypatch.setattr(measuring, "_turn", lambda *_: (1.0, True))
+    assert measuring._times(None, {"kind": Kind((8,), lambda nbytes: nbytes, steps=4)}) == {"kind": {8: 1 / 4}}
+
+
+@pytest.mark.parametrize(("first_s", "taken", "calls"), [
+    (measuring.ROUND_S / 5, [], [1, 5]), (LONG_S / 2, [1.0, measuring.ROUND_S / 7], [1, 7]), (1e-9, [], [1, 100]),
+    (LONG_S / 2, [], [1, 1]), (LONG_S, [], [1]),
+])  # fmt: skip
+def test_what_is_quick_is_called_often_after_a_call_that_may_have_been_cold(first_s, taken, calls, monkeypatch):
     made = []
-    kinds = {"kind": Kind((8,), lambda nbytes: made.append(nbytes), steps=4)}
-    monkeypatch.setattr(measuring, "_slowest", lambda world, work, calls, until: (calls, len(made) == 3))
-    assert measuring._times(None, kinds) == {"kind": {8: 1 / 4}} and len(made) == 3
+    monkeypatch.setattr(measuring, "_slowest", lambda *of: made.append(of[2]) or (first_s, False))
+    assert measuring._turn(None, None, taken, 0.0) == (first_s, False) and made == calls
 
 
 def test_time_that_is_over_on_one_rank_is_over_on_all():

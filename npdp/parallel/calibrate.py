@@ -139,8 +139,7 @@ def _times(world: World, kinds: dict[str, Kind]) -> dict[str, Times]:
                 taken = samples[name].setdefault(nbytes, [])
                 if is_over and taken:
                     break
-                calls = max(1, min(MOST_CALLS, int(ROUND_S / min(taken)))) if taken else 1
-                seconds, is_over = _slowest(world, kind.work(nbytes), calls, until)
+                seconds, is_over = _turn(world, kind.work(nbytes), taken, until)
                 taken.append(seconds)
                 if seconds >= LONG_S and nbytes >= LEAST_BYTES:
                     break
@@ -148,6 +147,14 @@ def _times(world: World, kinds: dict[str, Kind]) -> dict[str, Times]:
         name: {nbytes: sorted(taken)[len(taken) // 4] / kinds[name].steps for nbytes, taken in sizes.items()}
         for name, sizes in samples.items()
     }
+
+
+def _turn(world: World, work: Work, taken: list[float], until: float) -> tuple[float, bool]:
+    """Return what `_slowest` does, of as many calls as their times so far say, after one that may have been cold."""
+    seconds, is_over = _slowest(world, work, 1, until)
+    if seconds >= LONG_S or is_over:
+        return seconds, is_over
+    return _slowest(world, work, max(1, min(MOST_CALLS, int(ROUND_S / min(taken, default=seconds)))), until)
 
 
 def _slowest(world: World, work: Work, calls: int, until: float) -> tuple[float, bool]:
