@@ -80,8 +80,7 @@ def _kinds(world: World, sizes: list[int]) -> dict[str, Kind]:
         "add": Kind((0,), lambda nbytes: partial(kernels.accumulate, buffer[:2], buffer[2:4])),
     }
     hosts = groups(world.hosts)
-    columns = [[host[index] for host in hosts] for index in range(min(map(len, hosts)))]
-    for name, ranks_of_groups in (("near", hosts), ("far", columns)):
+    for name, ranks_of_groups in (("near", hosts), ("far", zip(*hosts))):
         per_group = [messages_among(ranks) for ranks in ranks_of_groups if len(ranks) > 1]
         for what in per_group[0] if per_group else ():
             schedule = list(together(schedules[what] for schedules in per_group))
@@ -90,9 +89,9 @@ def _kinds(world: World, sizes: list[int]) -> dict[str, Kind]:
     return kinds | _kernel_kinds(world, [*sizes, 4 * sizes[-1]], buffer)
 
 
-def messages_among(ranks: list[int]) -> dict[str, Schedule]:
+def messages_among(ranks: Sequence[int]) -> dict[str, Schedule]:
     """Return the schedules of messages that are timed among some ranks; chunks 0, 1 and 2 have one size."""
-    right = dict(zip(ranks, ranks[1:] + ranks[:1]))
+    right = dict(zip(ranks, [*ranks[1:], ranks[0]]))
     own = {rank: index % 2 for index, rank in enumerate(ranks)} | {ranks[-1]: 1 + len(ranks) % 2}  # no neighbour's
     return {
         "": [[put(rank, right[rank], 0)] for rank in ranks],
