@@ -1,6 +1,7 @@
 """An all-reduce that is settled beforehand does, each time, what the world would do at that time."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_it_is_chosen_anew_when_other_constants_are_used():
         recorder = record()
         allreduce()
         before = len(recorder.sent)
-        dear = machine._replace(kernel=machine.kernel._replace(first_s=1e3))
+        dear = replace(machine, kernel=replace(machine.kernel, first_s=1e3))
         world.use(world.constants._replace(machine=dear))
         allreduce()
         return before, world.chosen("allreduce", 32) != "shared_memory", len(recorder.sent) > 0
