@@ -8,7 +8,7 @@ from arithmetic import each_optimizer, give_gradients, model_of, parameters
 
 from npdp import kernels, nn, optim
 from npdp.nn.parameter import FlatParameters, allocate, lay_flat
-from npdp.optim.optimizer import MOST_SETTLED, Run
+from npdp.optim.groups import MOST_CACHED, Span
 
 
 def test_parameters_keep_values_shapes_and_order_when_laid_flat():
@@ -16,10 +16,10 @@ def test_parameters_keep_values_shapes_and_order_when_laid_flat():
     frozen = nn.Parameter(np.arange(3, dtype=np.float32), requires_grad=False)
     before, layouts = model.state_dict(), [parameter.data.strides for parameter in model.parameters()]
     optimizer = optim.SGD([*model.parameters(), frozen], lr=0.1)
-    (slab,) = optimizer.slabs
+    (group,) = optimizer.groups
     for name, parameter in model.named_parameters():
         np.testing.assert_array_equal(parameter.data, before[name])
-        assert np.shares_memory(parameter.data, slab.flat.data)
+        assert np.shares_memory(parameter.data, group.flat.data)
         assert parameter.data.ctypes.data % 64 == 0
     assert layouts == [parameter.data.strides for parameter in model.parameters()]
     np.testing.assert_array_equal(frozen.data, [0, 1, 2])
@@ -28,11 +28,11 @@ def test_parameters_keep_values_shapes_and_order_when_laid_flat():
 def test_backward_writes_gradients_straight_into_the_flat_array():
     model = model_of(5, 40, 2)
     optimizer = optim.SGD(model.parameters())
-    (slab,) = optimizer.slabs
+    (group,) = optimizer.groups
     for accumulated in (1, 2):
         model(np.ones((4, 5), np.float32)).sum().backward()
         for parameter in model.parameters():
-            assert parameter.grad is parameter.grad_buffer and np.shares_memory(parameter.grad, slab.flat.grad)
+            assert parameter.grad is parameter.grad_buffer and np.shares_memory(parameter.grad, group.flat.grad)
         np.testing.assert_array_equal(model[1].bias.grad, [4 * accumulated] * 2)
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -40,15 +40,15 @@ def test_backward_writes_gradients_straight_into_the_flat_array():
     np.testing.assert_array_equal(model[1].bias.grad, [4, 4])
 
 
-def test_all_parameters_with_a_gradient_are_one_run():
+def test_all_parameters_with_a_gradient_are_one_span():
     model = model_of(5, 40, 2)
-    optimizer, runs = optim.SGD(model.parameters(), momentum=0.9), []
+    optimizer, spans = optim.SGD(model.parameters(), momentum=0.9), []
     update = optimizer.update
-    optimizer.update = lambda slab, run: runs.append(run) or update(slab, run)
+    optimizer.update = lambda group, span: spans.append(span) or update(group, span)
     for _ in range(2):
         model(np.ones((4, 5), np.float32)).sum().backward()
         optimizer.step()
-    assert runs == [(0, optimizer.slabs[0].flat.data.size, step) for step in (1, 2)]
+    assert spans == [(0, optimizer.groups[0].flat.data.size, step) for step in (1, 2)]
 
 
 @each_optimizer
@@ -59,18 +59,18 @@ def test_arrays_are_checked_once_and_again_where_they_moved(make, monkeypatch):
     for moves in (False, True):
         params = parameters(3, 2)
         optimizer = make(params)
-        (slab,) = optimizer.slabs
+        (group,) = optimizer.groups
         for step in range(6):
             if moves and step == 2:
-                slab.flat.move_data(slab.flat.data.copy())
+                group.flat.move_data(group.flat.data.copy())
             if moves and step == 3:
-                slab.flat.move_grad(slab.flat.grad.copy())
+                group.flat.move_grad(group.flat.grad.copy())
             if moves and step == 4:
-                slab.move_state({name: array.copy() for name, array in slab.state.items()})
+                group.move_state({name: array.copy() for name, array in group.state.items()})
             give_gradients(params, 2, 3)
             optimizer.step()
-            slab.flat.data[slab.flat.flags] = 0
-        flats.append(slab.flat.data)
+            group.flat.data[group.flat.flags] = 0
+        flats.append(group.flat.data)
         assert len(checks) == (4 if moves else 1)
         checks.clear()
     np.testing.assert_array_equal(*flats)
@@ -82,13 +82,13 @@ def test_state_is_told_apart_by_its_name(make):
     for turned in (False, True):
         params = parameters(3)
         optimizer = make(params)
-        (slab,) = optimizer.slabs
+        (group,) = optimizer.groups
         for _ in range(3):
             give_gradients(params, 2)
             optimizer.step()
             if turned:
-                slab.move_state({name: slab.state[name].copy() for name in reversed(slab.state)})
-        data.append(slab.flat.data.copy())
+                group.move_state({name: group.state[name].copy() for name in reversed(group.state)})
+        data.append(group.flat.data.copy())
     np.testing.assert_array_equal(*data)
 
 
@@ -96,27 +96,27 @@ def test_state_is_told_apart_by_its_name(make):
 def test_arrays_that_overlap_are_refused_and_left_alone(make):
     params = parameters(3, 2)
     optimizer = make(params)
-    (slab,) = optimizer.slabs
-    before = slab.flat.data.copy()
+    (group,) = optimizer.groups
+    before = group.flat.data.copy()
     with pytest.raises(ValueError, match="parameters, gradient and the optimiser's state overlap, wanted separate"):
-        optimizer.update(slab, Run(0, before.size, 1), slab.flat.data)
-    np.testing.assert_array_equal(slab.flat.data, before)
+        optimizer.update(group, Span(0, before.size, 1), group.flat.data)
+    np.testing.assert_array_equal(group.flat.data, before)
 
 
 def test_arrays_that_moved_away_are_let_go():
     params = parameters(300)
     optimizer = optim.SGD(params, momentum=0.9)
-    (slab,) = optimizer.slabs
+    (group,) = optimizer.groups
     give_gradients(params, 2)
     optimizer.step()
-    size, before = slab.flat.data.size, weakref.ref(slab.flat.data)
-    slab.flat.move_data(slab.flat.data.copy())
-    optimizer.update(slab, Run(0, size // 2, 2))
+    size, before = group.flat.data.size, weakref.ref(group.flat.data)
+    group.flat.move_data(group.flat.data.copy())
+    optimizer.update(group, Span(0, size // 2, 2))
     assert before() is None
-    for start in range(200):  # of runs that do not come again, few are kept
-        optimizer.update(slab, Run(start % size, size, 3))
-        optimizer.update(slab, Run(0, size - start % size, 3))
-    assert len(slab._settled) <= MOST_SETTLED
+    for start in range(200):  # of spans that do not come again, few are kept
+        optimizer.update(group, Span(start % size, size, 3))
+        optimizer.update(group, Span(0, size - start % size, 3))
+    assert len(group._cached) <= MOST_CACHED
 
 
 def test_momentum_cannot_come_later():

@@ -49,10 +49,10 @@ def test_on_several_hosts_a_link_carries_what_the_all_reduce_would_and_a_host_ho
         follow("zsu", model, [optimizer], batches)
         recorder = record()
         follow("zsu", model, [optimizer], batches)
-        (flat,), (slab,) = model.exchange.flats, optimizer.slabs
+        (flat,), (group,) = model.exchange.flats, optimizer.groups
         sent = sum(nbytes for peer, nbytes in recorder.sent if where[peer] != where[npdp.rank()])
         memory = npdp.init().host.arena._address  # mapped elsewhere by each rank
-        at = [array.ctypes.data - memory for array in (flat.data, slab.state["m"], slab.state["v"])]
+        at = [array.ctypes.data - memory for array in (flat.data, group.state["m"], group.state["v"])]
         return sent, flat.data.nbytes, at, model.exchange.algorithm
 
     sent, nbytes, at, algorithm = zip(*run(hosts * ranks, program, hosts=where))

@@ -26,9 +26,9 @@ def test_parameters_and_state_lie_once_in_memory_and_gradients_once_a_rank():
 
     def program():
         model, optimizer = made()
-        (slab,) = optimizer.slabs
-        flat = slab.flat
-        arrays = [flat.data, *slab.state.values()]
+        (group,) = optimizer.groups
+        flat = group.flat
+        arrays = [flat.data, *group.state.values()]
         init().barrier()
         if npdp.rank() == 1:
             for number, array in enumerate(arrays):
@@ -51,12 +51,12 @@ def test_all_start_on_a_cache_line(algorithm, world_size):
 
     def program():
         _, optimizer = made(algorithm)
-        (slab,) = optimizer.slabs
-        arrays = [slab.flat.data, slab.flat.grad, *slab.state.values()]
+        (group,) = optimizer.groups
+        arrays = [group.flat.data, group.flat.grad, *group.state.values()]
         updated, update = [], optimizer.update
-        optimizer.update = lambda slab, run, *grads: updated.append(run) or update(slab, run, *grads)
+        optimizer.update = lambda group, span, *grads: updated.append(span) or update(group, span, *grads)
         optimizer.step()
-        lines = [run.start * slab.flat.dtype.itemsize % 64 for run in updated]
+        lines = [span.start * group.flat.dtype.itemsize % 64 for span in updated]
         return [array.ctypes.data % 64 for array in arrays], lines if algorithm == "shared_memory" else [0]
 
     assert all(set(starts) == set(lines) == {0} for starts, lines in run(world_size, program))

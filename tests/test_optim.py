@@ -152,7 +152,7 @@ def test_an_optimiser_moves_only_its_own_part_of_memory_that_others_laid_flat():
 def test_parameters_of_two_dtypes_keep_theirs():
     params = parameters(3) + parameters(2, dtype=np.float32)
     optimizer = optim.Adam(params, lr=0.5)
-    assert len(optimizer.slabs) == 2
+    assert len(optimizer.groups) == 2
     (params[0].sum() + params[1].sum()).backward()
     optimizer.step()
     assert [p.dtype for p in params] == [p.grad.dtype for p in params] == [np.float64, np.float32]
@@ -173,7 +173,7 @@ def test_a_step_is_the_steppers_where_flat_arrays_have_one():
     params[0].flat.stepper = lambda *arguments: seen.append(arguments)
     params[0].sum().backward()
     optimizer.step()
-    assert seen == [(optimizer, optimizer.slabs[0])] and optimizer.slabs[0].steps == [0]
+    assert seen == [(optimizer, optimizer.groups[0])] and optimizer.groups[0].steps == [0]
     np.testing.assert_array_equal(params[0].data, [1, 2, 3])
 
 
@@ -184,7 +184,7 @@ def test_a_step_refuses_gradients_that_were_not_exchanged_before_anything_is_cha
     local.flat.unsynced = lambda: None if local.grad is None else "not exchanged"
     with pytest.raises(RuntimeError, match=r"SGD\.step: not exchanged"):
         optimizer.step()
-    assert (exchanged.data == 1).all() and optimizer.slabs[0].steps == [0]
+    assert (exchanged.data == 1).all() and optimizer.groups[0].steps == [0]
     optimizer.zero_grad()
     optimizer.step()
 
@@ -256,4 +256,4 @@ def test_a_learning_rate_that_is_none_is_refused_before_anything_is_changed(make
     parameter.grad = np.ones(3, np.float32)
     with pytest.raises(ValueError, match="lr of iteration 0 must be a finite number, at least 0, got"):
         optimizer.step()
-    assert parameter.data.tolist() == [1, 1, 1] and optimizer.slabs[0].steps == [0]
+    assert parameter.data.tolist() == [1, 1, 1] and optimizer.groups[0].steps == [0]

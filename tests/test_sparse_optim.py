@@ -69,7 +69,7 @@ def test_sparse_parameters_are_never_laid_flat():
     layer = nn.SparseLinear(4, 2)
     flats = lay_flat(layer.parameters())
     assert [flat.parameters for flat in flats] == [[layer.bias]] and layer.weight.flat is None
-    assert optim.SGD([layer.weight], lr=0.1).slabs == [] and lay_flat([layer.weight]) == []
+    assert optim.SGD([layer.weight], lr=0.1).groups == [] and lay_flat([layer.weight]) == []
 
 
 def test_zero_grad_and_a_step_without_a_gradient():

@@ -151,7 +151,7 @@ class FlatParameters:
         flags: where each parameter's flag is in `grad`, with two places behind it; 0 except during an exchange.
         grad_shared: whether `grad` lies where the ranks of a host share memory.
         unsynced: returns why some of these gradients are not ready for an update, if any is not; None where all are.
-        stepper: carries out an optimiser's whole step on them, `stepper(optimizer, slab)`, where that is not left to
+        stepper: carries out an optimiser's whole step on them, `stepper(optimizer, group)`, where that is not left to
             the optimiser: the gradients are still to be summed then.
         optimizers: weak references to the optimisers that have some of these parameters.
         moves: how often `data` or `grad` became another array.

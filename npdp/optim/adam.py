@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from npdp import kernels
 from npdp.nn.parameter import Allocate, Parameter, allocate
 from npdp.optim.checks import checked, not_negative, refuse_sparse
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab
+from npdp.optim.groups import ParameterGroup, Span
+from npdp.optim.optimizer import LearningRate, Optimizer
 
 
 class Adam(Optimizer):
@@ -42,17 +43,17 @@ class Adam(Optimizer):
         refuse_sparse(parameters, type(self).__name__)
         super().__init__(parameters, lr, weight_decay, allocate)
 
-    def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
-        slab.apply(
+    def update(self, group: ParameterGroup, span: Span, grad: kernels.Gradient | None = None) -> None:
+        group.apply(
             kernels.adam_updater,
-            run,
+            span,
             grad,
             self.current_lr,
             *self.betas,
             self.eps,
             self.weight_decay,
             self.decoupled,
-            run.step,
+            span.step,
         )
 
 

@@ -21,7 +21,8 @@ from npdp.autograd.rows import Rows
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
 from npdp.optim.checks import checked, not_negative, refuse_sparse
-from npdp.optim.optimizer import LearningRate, Optimizer, Run, Slab
+from npdp.optim.groups import ParameterGroup, Span
+from npdp.optim.optimizer import LearningRate, Optimizer
 
 BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in the cache, 2 to 3 times as quick
 
@@ -52,19 +53,19 @@ class SGD(Optimizer):
                 refuse_sparse(parameters, f"SGD with {name}")
         super().__init__(parameters, lr, weight_decay, allocate)
 
-    def update(self, slab: Slab, run: Run, grad: kernels.Gradient | None = None) -> None:
-        if self.momentum and not slab.state:
+    def update(self, group: ParameterGroup, span: Span, grad: kernels.Gradient | None = None) -> None:
+        if self.momentum and not group.state:
             raise ValueError("SGD was made without momentum, so it has no velocity: make a new one for momentum")
-        slab.apply(
+        group.apply(
             kernels.sgd_updater,
-            run,
+            span,
             grad,
             self.current_lr,
             self.momentum,
             1 - self.dampening,
             self.weight_decay,
             self.nesterov,
-            run.step == 1,
+            span.step == 1,
         )
 
     def update_rows(self, parameter: Parameter, rows: Rows, values: Array) -> None:

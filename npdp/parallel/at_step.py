@@ -14,7 +14,8 @@ from typing import Any
 from npdp.autograd import Batch
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter, put_in
-from npdp.optim.optimizer import Optimizer, Slab
+from npdp.optim.groups import ParameterGroup
+from npdp.optim.optimizer import Optimizer
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.weight import loss_weight
 from npdp.parallel.world import World
@@ -83,22 +84,22 @@ class ExchangeAtStep(Exchange):
         self._show_gradients(False)
 
     # What the optimiser calls
-    def step(self, optimizer: Optimizer, slab: Slab) -> None:
-        """Sum and update, in place of the optimiser's own step on this slab.
+    def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+        """Sum and update, in place of the optimiser's own step on this group.
 
         Raises:
             RuntimeError: a parameter's data is another array now, which nobody here would update.
         """
-        for parameter in slab.parameters:
+        for parameter in group.parameters:
             require_not_replaced(parameter)
         self._show_gradients(True)
         try:
-            self._step(optimizer, slab)
-            slab.mark_changed()
+            self._step(optimizer, group)
+            group.mark_changed()
         finally:
             self._show_gradients(False)
 
-    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
+    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
         raise NotImplementedError
 
 
@@ -111,10 +112,10 @@ def require_not_replaced(parameter: Parameter) -> None:
         )
 
 
-def move_in(slab: Slab) -> list[int]:
-    """Put the gradients of a slab's parameters where they belong; return the indices of those that have none."""
+def move_in(group: ParameterGroup) -> list[int]:
+    """Put the gradients of a group's parameters where they belong; return the indices of those that have none."""
     unused = []
-    for index, parameter in enumerate(slab.parameters):
+    for index, parameter in enumerate(group.parameters):
         gradient = parameter.grad
         if gradient is None:
             unused.append(index)

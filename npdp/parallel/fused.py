@@ -29,7 +29,8 @@ from npdp.autograd.tensor import Array
 from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
 from npdp.kernels import Sum, combine
 from npdp.nn.parameter import FlatParameters, Parameter
-from npdp.optim.optimizer import Optimizer, Run, Slab, within
+from npdp.optim.groups import ParameterGroup, Span, within
+from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers, settings_of
 from npdp.parallel.at_step import ExchangeAtStep, move_in, refuse_sparse
 from npdp.parallel.world import World
@@ -52,8 +53,8 @@ class FusedExchange(ExchangeAtStep):
         self._everyones: dict[FlatParameters, list[Array] | None] = {}
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
         self._totals: dict[FlatParameters, Array] = {}  # of this host's ranks, before they cross to others
-        # Slabs whose state is where it is held once: which it is, and what reads by which settings it is updated
-        self._ready: WeakKeyDictionary[Slab, tuple[int, Callable[[Optimizer], Any]]] = WeakKeyDictionary()
+        # Groups whose state is where it is held once: which it is, and what reads by which settings it is updated
+        self._ready: WeakKeyDictionary[ParameterGroup, tuple[int, Callable[[Optimizer], Any]]] = WeakKeyDictionary()
         for flat in self.flats:
             self._share(flat)
 
@@ -75,28 +76,28 @@ class FusedExchange(ExchangeAtStep):
             shared[:] = values  # the same on all ranks
         return shared
 
-    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
-        ready = self._ready.get(slab)
+    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+        ready = self._ready.get(group)
         if ready is None:
             require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
-            self._share_state(slab)
-            key = hash((self.number, self.flats.index(slab.flat), slab.numbers[0]))
-            ready = self._ready[slab] = key, attrgetter("weight_decay", *optimizer.settings)  # one at least
+            self._share_state(group)
+            key = hash((self.number, self.flats.index(group.flat), group.numbers[0]))
+            ready = self._ready[group] = key, attrgetter("weight_decay", *optimizer.settings)  # one at least
         key, settings = ready
-        if self._meet(optimizer, slab, (key, settings(optimizer))):
-            self._zeros_for_unused(slab)
+        if self._meet(optimizer, group, (key, settings(optimizer))):
+            self._zeros_for_unused(group)
         self._count_exchange()
-        runs = slab.next_runs()  # the same on all ranks
-        self.exchanged_bytes += slab.flat.grad.nbytes
-        grads = self._everyones[slab.flat]
+        spans = group.next_spans()  # the same on all ranks
+        self.exchanged_bytes += group.flat.grad.nbytes
+        grads = self._everyones[group.flat]
         if grads is None:
-            self._update_own(optimizer, slab, runs)
+            self._update_own(optimizer, group, spans)
         elif self.world.spans_hosts:
-            self._update_across(optimizer, slab, runs, grads)
+            self._update_across(optimizer, group, spans, grads)
         else:
-            self._update_shared(optimizer, slab, runs, grads)
+            self._update_shared(optimizer, group, spans, grads)
 
-    def _meet(self, optimizer: Optimizer, slab: Slab, settings: Any) -> int:
+    def _meet(self, optimizer: Optimizer, group: ParameterGroup, settings: Any) -> int:
         """Wait until every rank's gradients are there; return how many there lack, over all ranks.
 
         Raises:
@@ -104,7 +105,7 @@ class FusedExchange(ExchangeAtStep):
         """
         lr = float(optimizer.current_lr)
         mark = hash((lr, settings)) & 0xFFFF  # of numbers, not of texts: the same in all processes
-        marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(slab))), _MARK)
+        marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(group))), _MARK)
         if marks != self.world.world_size * mark:
             mine = ", ".join(f"{name} {value}" for name, value in {"lr": lr, **settings_of(optimizer)}.items())
             raise RuntimeError(
@@ -113,48 +114,52 @@ class FusedExchange(ExchangeAtStep):
             )
         return unused
 
-    def _zeros_for_unused(self, slab: Slab) -> None:
+    def _zeros_for_unused(self, group: ParameterGroup) -> None:
         """Make zeros of the gradients that only other ranks have; collective."""
-        used = np.array([parameter.grad is not None for parameter in slab.parameters], np.int32)
+        used = np.array([parameter.grad is not None for parameter in group.parameters], np.int32)
         self.world.allreduce(used, algorithm="auto")
-        for parameter, ranks in zip(slab.parameters, used):
+        for parameter, ranks in zip(group.parameters, used):
             if parameter.grad is None and ranks:
                 parameter.grad_buffer[...] = 0  # type: ignore[index]
                 parameter.grad = parameter.grad_buffer
         self.world.barrier()  # the zeros are there
 
-    def _update_shared(self, optimizer: Optimizer, slab: Slab, runs: list[Run], grads: list[Array]) -> None:
+    def _update_shared(
+        self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span], grads: list[Array]
+    ) -> None:
         """Update this rank's chunk of the parameters that all have in common."""
-        for mine in within(runs, *slab.flat.part_in_lines(self.world.world_size, self.world.rank)):
-            optimizer.update(slab, mine, self._sum(slab.flat, grads, mine.start, mine.stop))
+        for mine in within(spans, *group.flat.part_in_lines(self.world.world_size, self.world.rank)):
+            optimizer.update(group, mine, self._sum(group.flat, grads, mine.start, mine.stop))
         self.world.barrier()
 
-    def _update_across(self, optimizer: Optimizer, slab: Slab, runs: list[Run], grads: list[Array]) -> None:
+    def _update_across(
+        self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span], grads: list[Array]
+    ) -> None:
         """Update this rank's chunk of its slice, and bring the others' of it to this host, which has all once."""
-        flat, ranks = slab.flat, self.world.column
+        flat, ranks = group.flat, self.world.column
         first, last = flat.part_in_lines(len(grads), self.world.host.rank)  # type: ignore[union-attr]
         if flat not in self._totals:
             self._totals[flat] = np.empty(last - first, flat.dtype)
         total = self._totals[flat]
-        if runs:
+        if spans:
             combine([total], [grad[first:last] for grad in grads])
             self.world.run_in_column("reduce_scatter", total, flat.data.size)
             start, stop = part(total.size, len(ranks), ranks.index(self.world.rank))
-            for mine in within(runs, first + start, first + stop):
-                optimizer.update(slab, mine, total[mine.start - first : mine.stop - first])
+            for mine in within(spans, first + start, first + stop):
+                optimizer.update(group, mine, total[mine.start - first : mine.stop - first])
             self.world.run_in_column("allgather", flat.data[first:last], flat.data.size)
         self.world.barrier()
 
-    def _update_own(self, optimizer: Optimizer, slab: Slab, runs: list[Run]) -> None:
+    def _update_own(self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span]) -> None:
         """Reduce-scatter, update this rank's chunk, allgather: every rank has its own parameters."""
-        if not runs:
+        if not spans:
             return
-        flat = slab.flat
+        flat = group.flat
         total = flat.grad.copy()  # what is not zeroed is added to
         self.world.reduce_scatter(total)
         start, stop = part(total.size, self.world.world_size, self.world.rank)
-        for mine in within(runs, start, stop):
-            optimizer.update(slab, mine, total[mine.start : mine.stop])
+        for mine in within(spans, start, stop):
+            optimizer.update(group, mine, total[mine.start : mine.stop])
         self.world.allgather(flat.data[start:stop], flat.data)
 
     def _sum(self, flat: FlatParameters, grads: list[Array], start: int, stop: int) -> Sum:
@@ -164,16 +169,16 @@ class FusedExchange(ExchangeAtStep):
             found = self._sums[flat, start, stop] = Sum([grad[start:stop] for grad in grads])
         return found
 
-    def _share_state(self, slab: Slab) -> None:
+    def _share_state(self, group: ParameterGroup) -> None:
         """Move the optimiser's state where it is held once; collective."""
-        if self._everyones[slab.flat] is None:
+        if self._everyones[group.flat] is None:
             return
-        state = dict(slab.state)
+        state = dict(group.state)
         for name, values in state.items():
             shared = self._once(values)
             if shared is not None:
                 state[name] = shared
-        slab.move_state(state)
+        group.move_state(state)
         self.world.barrier()
 
     @property

@@ -26,7 +26,8 @@ from npdp.arguments import at_least_one, require_number
 from npdp.autograd import Batch
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import FlatParameters, Parameter
-from npdp.optim.optimizer import Optimizer, Slab
+from npdp.optim.groups import ParameterGroup
+from npdp.optim.optimizer import Optimizer
 from npdp.parallel.at_step import refuse_sparse, require_own_arrays
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.strategy import require_not_exchanged
@@ -80,11 +81,11 @@ class ParameterAveraging(Exchange):
         refuse_sparse(parameters)
         super().__init__(parameters, world)
         self._strategy = strategy
-        self._steps: Counter[Slab] = Counter()  # since the last averaging
+        self._steps: Counter[ParameterGroup] = Counter()  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
-        self._averaged: set[Slab] = set()  # at least once
+        self._averaged: set[ParameterGroup] = set()  # at least once
         self._samples = SampleCount()
-        self._used: Counter[Slab] = Counter()  # samples of this rank since the last averaging
+        self._used: Counter[ParameterGroup] = Counter()  # samples of this rank since the last averaging
         for flat in self.flats:
             if world.world_size > 1:
                 flat.move_data(world.shared_empty(flat.data.size, flat.dtype))
@@ -113,41 +114,41 @@ class ParameterAveraging(Exchange):
         """Gradients stay here."""
 
     # What the optimiser calls
-    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
-        if self._has_outer and not self._steps[slab]:
-            for start, stop in _spans(slab):  # the user may have set other values since
-                self._outer[slab.flat][0][start:stop] = slab.flat.data[start:stop]
-        for run in slab.next_runs():
-            optimizer.update(slab, run)
+    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+        if self._has_outer and not self._steps[group]:
+            for start, stop in _spans(group):  # the user may have set other values since
+                self._outer[group.flat][0][start:stop] = group.flat.data[start:stop]
+        for span in group.next_spans():
+            optimizer.update(group, span)
         self._samples.mark_used()
-        self._steps[slab] += 1
-        self._used[slab] += self._samples.mine
-        if self._steps[slab] == self._strategy.local_iterations:
-            self._average(slab)
-        slab.mark_changed()
+        self._steps[group] += 1
+        self._used[group] += self._samples.mine
+        if self._steps[group] == self._strategy.local_iterations:
+            self._average(group)
+        group.mark_changed()
 
     def synchronize(self) -> None:
         """Average what has been trained since the last time; collective."""
-        for slab, steps in self._steps.items():
+        for group, steps in self._steps.items():
             if steps:
-                self._average(slab)
+                self._average(group)
 
     @property
     def is_current(self) -> bool:
         return self.world.world_size == 1 or not any(self._steps.values())
 
-    def _average(self, slab: Slab) -> None:
-        flat, samples = slab.flat, self._used[slab]
-        self._steps[slab] = self._used[slab] = 0
+    def _average(self, group: ParameterGroup) -> None:
+        flat, samples = group.flat, self._used[group]
+        self._steps[group] = self._used[group] = 0
         weight = flat.dtype.type(self._share(samples))
-        for start, stop in _spans(slab):
+        for start, stop in _spans(group):
             mine = flat.data[start:stop]
             mine *= weight
             self.world.allreduce(mine)
             self.exchanged_bytes += mine.nbytes
             if self._has_outer:
-                self._outer_step(flat, start, stop, first=slab not in self._averaged)
-        self._averaged.add(slab)
+                self._outer_step(flat, start, stop, first=group not in self._averaged)
+        self._averaged.add(group)
         self._count_exchange()
 
     def _share(self, samples: int) -> float:
@@ -164,11 +165,11 @@ class ParameterAveraging(Exchange):
         mean[:] = before
 
 
-def _spans(slab: Slab) -> Iterator[tuple[int, int]]:
-    """Yield [start, stop) of the slab's parameters in its flat arrays, neighbours together."""
-    starts = slab.flat.starts
-    first = slab.numbers[0]
-    for number, following in zip(slab.numbers, [*slab.numbers[1:], -1]):
+def _spans(group: ParameterGroup) -> Iterator[tuple[int, int]]:
+    """Yield [start, stop) of the group's parameters in its flat arrays, neighbours together."""
+    starts = group.flat.starts
+    first = group.numbers[0]
+    for number, following in zip(group.numbers, [*group.numbers[1:], -1]):
         if following != number + 1:
             yield starts[first], starts[number + 1]
             first = following

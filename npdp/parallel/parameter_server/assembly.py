@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from npdp.autograd.tensor import Array
 from npdp.data.sampler import this_rank
 from npdp.nn.parameter import FlatParameters, Parameter
-from npdp.optim.optimizer import Optimizer, Slab
+from npdp.optim.groups import ParameterGroup
+from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers
 from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.client import Client
@@ -26,7 +27,7 @@ from npdp.parallel.parameter_server.policies import Policy
 from npdp.parallel.parameter_server.roles import Roles
 from npdp.parallel.parameter_server.rows import RemoteRows, RowShard, lay_lanes
 from npdp.parallel.parameter_server.service import IN_STEP, Service, Together
-from npdp.parallel.parameter_server.shard import DenseShard, Rate, RemoteSlab, Shard
+from npdp.parallel.parameter_server.shard import DenseShard, Rate, RemoteDense, Shard
 from npdp.parallel.parameter_server.worker import ServerExchange
 from npdp.parallel.world import World, become
 
@@ -72,7 +73,7 @@ def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World
 def _lay_shards(strategy: ParameterServer, roles: Roles, exchange: ServerExchange) -> _Shards:
     """Find the optimisers, and lay out the memory; collective."""
     world, sparse = exchange.world, exchange.sparse_parameters
-    optimizers: dict[Slab | Parameter, Optimizer] = {}
+    optimizers: dict[ParameterGroup | Parameter, Optimizer] = {}
     for flat in exchange.flats:
         optimizers.update(_optimizers_of(flat).items())
     optimizers.update((parameter, _optimizer_of(parameter)) for parameter in sparse)
@@ -110,26 +111,27 @@ def _begin_to_work(exchange: ServerExchange, shards: _Shards, lines: Lines) -> N
 
 @dataclass(frozen=True)
 class _Shards:
-    """Both ends of every shard: a server has one of each slab and sparse parameter, numbered as these come.
+    """Both ends of every shard: a server has one of each group and sparse parameter, numbered as these come.
 
     Attributes:
         strategy: what the user wants.
         roles: which rank is what.
-        optimizers: of each slab and each sparse parameter.
+        optimizers: of each group and each sparse parameter.
         layouts: where flat arrays lie.
         lanes: each rank's memory for rows of a sparse parameter.
     """
 
     strategy: ParameterServer
     roles: Roles
-    optimizers: dict[Slab | Parameter, Optimizer]
+    optimizers: dict[ParameterGroup | Parameter, Optimizer]
     layouts: dict[FlatParameters, Layout]
     lanes: dict[Parameter, list[Array | None]]
 
     @property
     def header_length(self) -> int:
         """Of a worker's message."""
-        return wire.header_length(max((len(k.numbers) for k in self.optimizers if isinstance(k, Slab)), default=0))
+        groups = [key for key in self.optimizers if isinstance(key, ParameterGroup)]
+        return wire.header_length(max((len(group.numbers) for group in groups), default=0))
 
     def service(self, lines: Lines, world: World) -> Service:
         """Return what serves this rank's shards."""
@@ -143,34 +145,34 @@ class _Shards:
         first, records = roles.server == 0, strategy.record
         return Service(*lines.for_a_thread(), self.header_length, roles.workers, shards, first, records, together)
 
-    def _shard(self, key: Slab | Parameter, optimizer: Optimizer) -> Shard:
+    def _shard(self, key: ParameterGroup | Parameter, optimizer: Optimizer) -> Shard:
         roles, strategy, whole_batches = self.roles, self.strategy, self.strategy.whole_batches
         rate = Rate(optimizer, 1 if whole_batches else roles.workers, strategy.damped, strategy.in_step)
-        if isinstance(key, Slab):
+        if isinstance(key, ParameterGroup):
             return DenseShard(rate, key, self.layouts[key.flat], whole_batches)
         lanes = self.lanes[key][: roles.workers]
         return RowShard(rate, key, lanes, len(roles.servers), roles.server, whole_batches)
 
-    def remote(self) -> tuple[dict[Slab, list[RemoteSlab]], dict[Parameter, list[RemoteRows]]]:
-        """Return a worker's ends of each slab's shards, and of each sparse parameter's."""
-        slabs: dict[Slab, list[RemoteSlab]] = {}
+    def remote(self) -> tuple[dict[ParameterGroup, list[RemoteDense]], dict[Parameter, list[RemoteRows]]]:
+        """Return a worker's ends of each group's shards, and of each sparse parameter's."""
+        groups: dict[ParameterGroup, list[RemoteDense]] = {}
         rows: dict[Parameter, list[RemoteRows]] = {}
         servers = self.roles.servers
         for number, key in enumerate(self.optimizers):
-            if isinstance(key, Slab):
+            if isinstance(key, ParameterGroup):
                 layout = self.layouts[key.flat]
-                slabs[key] = [RemoteSlab(rank, number, server, layout) for server, rank in enumerate(servers)]
+                groups[key] = [RemoteDense(rank, number, server, layout) for server, rank in enumerate(servers)]
             else:
                 there = key, self.lanes[key][self.roles.rank], len(servers)
                 rows[key] = [RemoteRows(rank, number, *there, server) for server, rank in enumerate(servers)]
-        return slabs, rows
+        return groups, rows
 
 
-def _optimizers_of(flat: FlatParameters) -> dict[Slab, Optimizer]:
-    """Return the optimiser of each slab of these parameters, in the order in which they were made."""
+def _optimizers_of(flat: FlatParameters) -> dict[ParameterGroup, Optimizer]:
+    """Return the optimiser of each group of these parameters, in the order in which they were made."""
     alive = [optimizer for reference in flat.optimizers if (optimizer := reference()) is not None]
-    found = {slab: optimizer for optimizer in alive for slab in optimizer.slabs if slab.flat is flat}
-    optimized = {number for slab in found for number in slab.numbers}
+    found = {group: optimizer for optimizer in alive for group in optimizer.groups if group.flat is flat}
+    optimized = {number for group in found for number in group.numbers}
     without = sum(p.requires_grad for number, p in enumerate(flat.parameters) if number not in optimized)
     if without:
         raise ValueError(NO_OPTIMIZER.format(without))

@@ -18,9 +18,9 @@ from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.messages import Message, Reply
 from npdp.parallel.parameter_server.rows import RemoteRows
-from npdp.parallel.parameter_server.shard import Outgoing, RemoteSlab
+from npdp.parallel.parameter_server.shard import Outgoing, RemoteDense
 
-RemoteShard = RemoteSlab | RemoteRows
+RemoteShard = RemoteDense | RemoteRows
 S = TypeVar("S", bound=RemoteShard)
 Make = Callable[[S, int], Outgoing]  # the message to a shard, of this sequence number
 

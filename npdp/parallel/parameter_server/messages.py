@@ -40,7 +40,7 @@ class Push(NamedTuple):
         batch_samples: those of the whole batch, of which this is a part; with staleness 0 the gradient is weighted by
             its part of it, else it is the mean over its own samples.
         lr: the worker's learning rate; None: a schedule, which the server keeps.
-        unused: which of the slab's parameters have no gradient, by index; they have zeros instead.
+        unused: which of the group's parameters have no gradient, by index; they have zeros instead.
         request: the next unit is asked for.
         rows: of a sparse parameter, how many the gradient has.
         completed: iterations that the worker has completed, with this one; the same number to all shards.

@@ -3,7 +3,7 @@
     worker 0's gradient  |....[shard]....|  ┐
     worker 1's gradient  |....[shard]....|  ┼ added in this order → optimiser → data |....[shard]....|
 
-A worker has a `RemoteSlab` of it. Of a sparse parameter only the rows travel that a worker has touched: see rows.py.
+A worker has a `RemoteDense` of it. Of a sparse parameter only the rows travel that a worker has touched: see rows.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.kernels import Sum
-from npdp.optim.optimizer import Optimizer, Run, Slab, within
+from npdp.optim.groups import ParameterGroup, Span, within
+from npdp.optim.optimizer import Optimizer
 from npdp.parallel.parameter_server.layout import COPIED, SENT, Layout
 from npdp.parallel.parameter_server.messages import Message, Push, Reply
 
@@ -85,21 +86,21 @@ def missing_weight(pushes: Sequence[Push], workers: int) -> float:
 
 
 class DenseShard:
-    """A range of a slab: its parameters, the optimiser's state for them, and every worker's gradient.
+    """A range of a group: its parameters, the optimiser's state for them, and every worker's gradient.
 
     Args:
         rate: the optimiser with its learning rate.
-        slab: its parameters and state.
+        group: its parameters and state.
         layout: where its arrays lie.
         whole_batches: whether an update is made of all workers' gradients, each weighted by its part of the batch.
     """
 
-    def __init__(self, rate: Rate, slab: Slab, layout: Layout, whole_batches: bool) -> None:
+    def __init__(self, rate: Rate, group: ParameterGroup, layout: Layout, whole_batches: bool) -> None:
         self.start, self.stop = layout.own_range
         self.data, self.gradients, self._copies = layout.data, layout.gradients_in(), layout.copies()
         self.version = 0
         self._rate, self._layout, self._whole_batches = rate, layout, whole_batches
-        self._slab = _range_of(slab, self.start, self.stop, self.data)
+        self._group = _range_of(group, self.start, self.stop, self.data)
         self._sums: dict[tuple[int, ...], Sum] = {}
 
     def take(self, message: Message, receive: Receive) -> None:
@@ -110,11 +111,11 @@ class DenseShard:
         self._rate.set(pushes, self.version)
         grad = self._gradient(pushes)
         everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
-        used = [index for index in range(len(self._slab.numbers)) if index not in everywhere_unused]
-        for run in within(self._slab.next_runs_of(used), self.start, self.stop):
-            mine = run._replace(start=run.start - self.start, stop=run.stop - self.start)
+        used = [index for index in range(len(self._group.numbers)) if index not in everywhere_unused]
+        for span in within(self._group.next_spans_of(used), self.start, self.stop):
+            mine = span._replace(start=span.start - self.start, stop=span.stop - self.start)
             whole = mine.start == 0 and mine.stop == self.data.size
-            self._rate.optimizer.update(self._slab, mine, grad if whole else _cut(grad, mine))
+            self._rate.optimizer.update(self._group, mine, grad if whole else _cut(grad, mine))
         self.version += 1
 
     def answer(self, reply: Reply) -> Iterator[Array]:
@@ -140,7 +141,7 @@ class DenseShard:
         return summed
 
 
-class RemoteSlab:
+class RemoteDense:
     """Such a shard, as a worker sees it.
 
     Args:
@@ -177,17 +178,17 @@ class RemoteSlab:
         return self.parameters.nbytes
 
 
-def _range_of(slab: Slab, start: int, stop: int, data: Array) -> Slab:
-    """Return a slab whose arrays begin with the shard: its state is that of this range alone."""
-    mine = copy.copy(slab)
-    mine.flat = copy.copy(slab.flat)
+def _range_of(group: ParameterGroup, start: int, stop: int, data: Array) -> ParameterGroup:
+    """Return a group whose arrays begin with the shard: its state is that of this range alone."""
+    mine = copy.copy(group)
+    mine.flat = copy.copy(group.flat)
     mine.flat.data = data
-    mine.steps = list(slab.steps)
-    mine.move_state({name: values[start:stop] for name, values in slab.state.items()})
+    mine.steps = list(group.steps)
+    mine.move_state({name: values[start:stop] for name, values in group.state.items()})
     return mine
 
 
-def _cut(grad: Array | Sum, run: Run) -> Array | Sum:
+def _cut(grad: Array | Sum, span: Span) -> Array | Sum:
     if isinstance(grad, Sum):
-        return Sum([array[run.start : run.stop] for array in grad.arrays])
-    return grad[run.start : run.stop]
+        return Sum([array[span.start : span.stop] for array in grad.arrays])
+    return grad[span.start : span.stop]

@@ -98,7 +98,7 @@ class ParameterServer:
         """Return what a shard goes by.
 
         Args:
-            shard: its number: all servers' shards of the first slab come first, then those of the second, ...
+            shard: its number: all servers' shards of the first group come first, then those of the second, ...
             fetched: whether it is one of a sparse parameter.
         """
         if self.replay:

@@ -67,7 +67,7 @@ _NO_REQUEST = (NONE, 0, 0, 0)
 
 
 def header_length(parameters: int) -> int:
-    """Return how many numbers a worker's header has, for slabs of at most so many parameters."""
+    """Return how many numbers a worker's header has, for groups of at most so many parameters."""
     return FIXED + -(-parameters // BITS)
 
 

@@ -50,7 +50,7 @@ class Work:
         A second step on the same unit, or one without npdp's loader, is known by a number of this worker's own.
 
         Args:
-            key: what is pushed: a slab, a sparse parameter.
+            key: what is pushed: a group, a sparse parameter.
         """
         last = self._pushed.get(key)
         if last is not None or not self._pushed:  # the first of an iteration

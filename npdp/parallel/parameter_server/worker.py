@@ -21,7 +21,8 @@ from npdp.autograd import Batch, is_grad_enabled
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.comm.errors import WorldEnded
 from npdp.nn.parameter import Parameter
-from npdp.optim.optimizer import Optimizer, Slab
+from npdp.optim.groups import ParameterGroup
+from npdp.optim.optimizer import Optimizer
 from npdp.parallel.at_step import ExchangeAtStep, move_in, require_not_replaced
 from npdp.parallel.parameter_server import arrivals
 from npdp.parallel.parameter_server.client import Client, Make, RemoteShard, S
@@ -41,7 +42,7 @@ from npdp.parallel.parameter_server.messages import (
 from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parallel.parameter_server.settings import Settings
-from npdp.parallel.parameter_server.shard import Outgoing, RemoteSlab
+from npdp.parallel.parameter_server.shard import Outgoing, RemoteDense
 from npdp.parallel.parameter_server.work import Work
 from npdp.parallel.weight import SampleCount, weight_within_part
 from npdp.parallel.world import World
@@ -76,21 +77,21 @@ class ServerExchange(ExchangeAtStep):
 
     def begin_to_work(
         self,
-        slabs: dict[Slab, list[RemoteSlab]],
+        groups: dict[ParameterGroup, list[RemoteDense]],
         rows: dict[Parameter, list[RemoteRows]],
-        optimizers: dict[Slab | Parameter, Optimizer],
+        optimizers: dict[ParameterGroup | Parameter, Optimizer],
         client: Client,
     ) -> None:
         """Take up the work, as one of the workers.
 
         Args:
-            slabs: of each slab, a shard a server.
+            groups: of each group, a shard a server.
             rows: of each sparse parameter, the same.
             optimizers: whose each of them is.
             client: the way to the shards.
         """
-        self._slabs, self._rows, self._client = slabs, rows, client
-        self._by_key: list[Sequence[RemoteShard]] = [*slabs.values(), *rows.values()]
+        self._groups, self._rows, self._client = groups, rows, client
+        self._by_key: list[Sequence[RemoteShard]] = [*groups.values(), *rows.values()]
         self._all_shards = list(chain(*self._by_key))
         for parameter in rows:
             parameter.fetch, parameter.row_updater = partial(self.fetch, parameter), self.step_rows
@@ -111,12 +112,12 @@ class ServerExchange(ExchangeAtStep):
         return weight if self._whole_batches else 1.0
 
     # What the optimiser calls
-    def _step(self, optimizer: Optimizer, slab: Slab) -> None:
-        unused = tuple(move_in(slab))
+    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+        unused = tuple(move_in(group))
         for index in unused:
-            slab.parameters[index].grad_buffer[...] = 0  # type: ignore[index]
-        self._push(optimizer, slab, self._slabs.get(slab, []), RemoteSlab.push, unused)
-        for index, parameter in enumerate(slab.parameters):
+            group.parameters[index].grad_buffer[...] = 0  # type: ignore[index]
+        self._push(optimizer, group, self._groups.get(group, []), RemoteDense.push, unused)
+        for index, parameter in enumerate(group.parameters):
             if index in unused:
                 parameter.version[0] += 1  # others may have used it
 
@@ -129,7 +130,7 @@ class ServerExchange(ExchangeAtStep):
     def _push(
         self,
         optimizer: Optimizer,
-        key: Slab | Parameter,
+        key: ParameterGroup | Parameter,
         shards: Sequence[S],
         push: Callable[[S, Push], Outgoing],
         unused: tuple[int, ...] = (),
@@ -283,7 +284,7 @@ class ServerExchange(ExchangeAtStep):
         return [self._client.reports[shard.rank, shard.number] for shard in self._all_shards]
 
     def _ask_all(self, make: Make[RemoteShard]) -> None:
-        """Ask all shards, one slab after the other: a server has one message of this worker at a time."""
+        """Ask all shards, one group after the other: a server has one message of this worker at a time."""
         for shards in self._by_key:
             self._ask(shards, make)
 
