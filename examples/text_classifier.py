@@ -122,7 +122,7 @@ def train(path):
     loader = DataLoader(data.train, batch_size=BATCH, shuffle=True, seed=1)
     steps = EPOCHS * len(loader)
     rates = {model.weight: LR, model.bias: BIAS_LR}
-    optimizers = [optim.SGD([p], lr=learning_rates.cosine(lr, steps)) for p, lr in rates.items()]
+    optimizer = optim.SGD([{"params": p, "lr": learning_rates.cosine(lr, steps)} for p, lr in rates.items()])
     model = nn.DataParallel(model)
     criterion = nn.CrossEntropyLoss()
     begun = time.perf_counter()
@@ -130,11 +130,9 @@ def train(path):
         total = count = 0.0
         for inputs, labels in loader:
             loss = criterion(model(inputs), labels)
-            for optimizer in optimizers:
-                optimizer.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            optimizer.step()
             total += loss.item() * len(labels)
             count += len(labels)
         mean = npdp.global_mean(total / max(1, count), count)

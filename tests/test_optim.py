@@ -214,7 +214,7 @@ def test_parameters_without_an_order_are_refused():
         (TypeError, "got a single Linear", lambda p: optim.SGD(nn.Linear(2, 1))),
         (TypeError, r"wanted an optimiser of npdp.optim, got npdp.nn.layers.Linear",
          lambda p: npdp.DistributedOptimizer(nn.Linear(2, 1))),
-        (TypeError, "takes Parameters, got dict", lambda p: optim.SGD([{"params": p}])),
+        (TypeError, "takes Parameters, got dict", lambda p: optim.SGD([*p, {"params": p}])),
         (ValueError, "lr must be a finite number, at least 0, got -1", lambda p: optim.SGD(p, lr=-1)),
         (ValueError, "lr must be .*, got nan", lambda p: optim.Adam(p, lr=math.nan)),
         (ValueError, "lr must be .*, got inf", lambda p: optim.Adam(p, lr=math.inf)),

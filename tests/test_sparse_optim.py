@@ -38,7 +38,7 @@ def test_an_update_of_rows_has_the_bits_of_the_dense_one_and_touches_no_other_ro
 def test_a_server_can_update_rows_by_itself():
     mine, _, optimizer, _ = pair(np.float32, 2.0)
     before = mine.data.copy()
-    optimizer.update_rows(mine, np.array([4, 2]), np.ones((2, 3), np.float32))
+    optimizer.update_rows(mine, np.array([4, 2]), np.ones((2, 3), np.float32), optimizer.param_groups[0])
     assert np.array_equal(mine.data[[2, 4]], before[[2, 4]] - 2) and np.array_equal(mine.data[5:], before[5:])
 
 

@@ -12,46 +12,54 @@ decay regularization, 2019. Cost: one pass, reading 4 and writing 3 arrays of th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from npdp import kernels
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.checks import checked, not_negative, refuse_sparse
+from npdp.optim.checks import not_negative, refuse_sparse
 from npdp.optim.groups import ParameterGroup, Span
-from npdp.optim.optimizer import LearningRate, Optimizer
+from npdp.optim.optimizer import LearningRate, Optimizer, setting
 
 
 class Adam(Optimizer):
     """Adam; see `Optimizer` for the common arguments."""
 
-    state_names = ("m", "v")
-    settings = ("betas", "eps", "weight_decay")
+    betas, eps, weight_decay = map(setting, ("betas", "eps", "weight_decay"))
     decoupled = False  # whether weight decay acts on the parameter instead of the gradient
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Iterable[Parameter] | Iterable[dict[str, Any]],
         lr: LearningRate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         allocate: Allocate = allocate,
     ) -> None:
+        super().__init__(parameters, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), allocate)
+
+    def check(self, settings: dict[str, Any]) -> None:
+        super().check(settings)
+        betas = settings["betas"]
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
             raise ValueError(f"betas must be in [0, 1), got {betas}")
-        self.betas, self.eps = betas, not_negative("eps", eps)
-        parameters = checked(parameters)
-        refuse_sparse(parameters, type(self).__name__)
-        super().__init__(parameters, lr, weight_decay, allocate)
+        not_negative("eps", settings["eps"])
+        not_negative("weight_decay", settings["weight_decay"])
+        refuse_sparse(settings.get("params", ()), type(self).__name__)
+
+    def state_names(self, settings: dict[str, Any]) -> tuple[str, ...]:
+        return "exp_avg", "exp_avg_sq"  # m, v
 
     def update(self, group: ParameterGroup, span: Span, grad: kernels.Gradient | None = None) -> None:
+        settings = group.settings
         group.apply(
             kernels.adam_updater,
             span,
             grad,
-            self.current_lr,
-            *self.betas,
-            self.eps,
-            self.weight_decay,
+            self.lr_of(settings),
+            *settings["betas"],
+            settings["eps"],
+            settings["weight_decay"],
             self.decoupled,
             span.step,
         )
@@ -64,7 +72,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Iterable[Parameter] | Iterable[dict[str, Any]],
         lr: LearningRate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,

@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from npdp.nn.parameter import Parameter
 
 
-def checked(parameters: Iterable[Parameter]) -> list[Parameter]:
-    """Return the parameters; raise TypeError or ValueError where they are none, or have no order."""
-    if isinstance(parameters, (set, frozenset)):
-        raise TypeError("an optimiser takes parameters in an order, the same on every rank and in every run, got a set")
-    if isinstance(parameters, Parameter) or not (hasattr(parameters, "__iter__") or hasattr(parameters, "__getitem__")):
-        got = f"a single {type(parameters).__name__}"
-        raise TypeError(f"an optimiser takes Parameters in a list, or as model.parameters() gives them, got {got}")
-    found = list(parameters)
-    if not found:
+def as_groups(parameters: Iterable[Parameter] | Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return parameter groups, each a new dict with a list of "params": those given, or one of all parameters.
+
+    Raises:
+        TypeError, ValueError: there are none, or they have no order.
+    """
+    found = _listed(parameters)
+    groups = found if found and isinstance(found[0], dict) else [{"params": found}]
+    if strays := [type(group).__name__ for group in groups if not isinstance(group, dict)]:
+        raise TypeError(f'an optimiser takes parameter groups as dicts, {{"params": ...}}, got {strays[0]} among them')
+    groups = [{**group, "params": _parameters_of(group, number)} for number, group in enumerate(groups)]
+    if not any(group["params"] for group in groups):
         raise ValueError("an optimiser needs at least one parameter, got none")
+    return groups
+
+
+def _parameters_of(group: dict[str, Any], number: int) -> list[Parameter]:
+    """Return the parameters of a group, each once."""
+    if "params" not in group:
+        raise ValueError(f'parameter group {number} has no "params", only {", ".join(map(str, group)) or "nothing"}')
+    given = group["params"]
+    found = [given] if isinstance(given, Parameter) else _listed(given)
     for parameter in found:
         if not isinstance(parameter, Parameter):
             raise TypeError(f"an optimiser takes Parameters, got {type(parameter).__name__}")
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _listed(given: Any) -> list[Any]:
+    """Return what is given in an order, as a list."""
+    if isinstance(given, (set, frozenset)):
+        raise TypeError("an optimiser takes parameters in an order, the same on every rank and in every run, got a set")
+    if isinstance(given, (Parameter, dict)) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+        got = f"a single {type(given).__name__}"
+        raise TypeError(f"an optimiser takes Parameters in a list, or as model.parameters() gives them, got {got}")
+    return list(given)
 
 
 def refuse_sparse(parameters: Iterable[Parameter], who: str) -> None:

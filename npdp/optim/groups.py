@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient, Sum
-from npdp.nn.parameter import Allocate, FlatParameters, put_in
+from npdp.nn.parameter import FlatParameters, put_in
 
 Update = Callable[..., int]  # of arrays that it holds, by scalars
 MOST_CACHED = 64  # spans whose update is kept: where some parameters have no gradient, these may be others each time
@@ -39,25 +39,29 @@ def within(spans: list[Span], start: int, stop: int) -> list[Span]:
 
 
 class ParameterGroup:
-    """This optimiser's parameters in one set of flat arrays, with its state for them, as flat.
+    """Parameters of one of a user's groups in one set of flat arrays, with the optimiser's state for them, as flat.
 
     Attributes:
         flat: the parameters' arrays.
-        numbers: which of its parameters are this optimiser's.
+        settings: the user's dict in `optimizer.param_groups`: by what they are updated. It may have parameters of
+            another dtype as well, which are another `ParameterGroup` then.
+        numbers: which of the flat parameters are in this group.
         parameters: those.
         steps: how often each has been updated.
-        state: name -> array as long as `flat.data`; `move_state` changes it.
+        state: name -> array as long as `flat.data`, of which other groups may use other parts; `move_state` changes it.
     """
 
-    def __init__(self, flat: FlatParameters, numbers: list[int], names: Iterable[str], allocate: Allocate) -> None:
+    def __init__(self, flat: FlatParameters, settings: dict[str, Any], state: Mapping[str, Array]) -> None:
         self.flat = flat
+        self.settings = settings
+        numbers: list[int] = sorted(p.number for p in settings["params"] if p.flat is flat)
         self.numbers = numbers
         self.steps = [0] * len(numbers)
-        self._names = list(names)
+        self._names = list(state)
         self.parameters = [flat.parameters[number] for number in numbers]
         self._ends = flat.starts[numbers[0]], flat.starts[numbers[-1] + 1]
         self._unbroken = numbers == list(range(numbers[0], numbers[-1] + 1))
-        self.move_state({name: allocate(flat.data.size, flat.dtype) for name in self._names})
+        self.move_state(state)
 
     def next_spans(self) -> list[Span]:
         """Count a step of the parameters that have gradients, and return their spans."""
@@ -68,7 +72,8 @@ class ParameterGroup:
             return self._next_broken_spans()
         step = self.steps[0] + 1
         self.steps = [step] * len(self.steps)
-        return [Span(*self._ends, step)]
+        start, stop = self._ends
+        return [Span(start, stop, step)]
 
     def _next_broken_spans(self) -> list[Span]:
         """Do so where some parameters have no gradient, another age, or another owner."""

@@ -10,61 +10,130 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from npdp.autograd.rows import RowGradient, Rows, no_rows
 from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
-from npdp.optim.checks import checked, not_negative
+from npdp.optim.checks import as_groups, not_negative
 from npdp.optim.groups import ParameterGroup, Span
 
 LearningRate = float | Callable[[int], float]
 
 
+def setting(name: str) -> Any:
+    """Return a property of optimisers: a setting of all parameter groups; set, it is set in each."""
+
+    def read(optimizer: Optimizer) -> Any:
+        return optimizer.common(name, [settings[name] for settings in optimizer.param_groups])
+
+    def write(optimizer: Optimizer, value: Any) -> None:
+        for settings in optimizer.param_groups:
+            settings[name] = value
+
+    return property(read, write, doc=f"{name} of all parameter groups; ValueError where they have others.")
+
+
 class Optimizer:
-    """Base of the optimisers: they name their state and write `update`.
+    """Base of the optimisers: they name their settings and their state, and write `update`.
 
     Args:
-        parameters: tensors to change, of float32 or float64; laid flat here unless they already are.
-        lr: the learning rate, a number or a function of the iteration (counted from 0), see `learning_rates`.
-        weight_decay: added to the gradient, times the parameter.
+        parameters: tensors to change, of float32 or float64; laid flat here unless they already are. Or parameter
+            groups, as PyTorch's: dicts with such "params" and the settings that are not the defaults.
+        defaults: the settings; "lr", the learning rate, is a number or a function of the iteration (counted from 0),
+            see `learning_rates`.
         allocate: gives the memory of parameters, gradients and state.
 
     Attributes:
-        lr: as given; it may be set between steps.
+        param_groups: of each group a dict with its "params" and all settings, which may be set between steps.
+        defaults: as given.
+        parameters: those of all groups, in order.
+        groups: what of each group lies in one set of flat arrays, with its state.
+        lr: as given; so is each setting an attribute, where all groups have the same.
         iteration: number of steps done.
-        sparse_parameters: those of `parameters` that are sparse, in their order.
+        sparse_parameters: those of `parameters` that are sparse, in their order, each with its group's dict.
     """
 
-    state_names: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ("weight_decay",)  # attributes by which it updates, beside `lr`: alike on all ranks
+    lr = setting("lr")
 
     def __init__(
-        self, parameters: Iterable[Parameter], lr: LearningRate, weight_decay: float, allocate: Allocate = allocate
+        self,
+        parameters: Iterable[Parameter] | Iterable[dict[str, Any]],
+        defaults: dict[str, Any],
+        allocate: Allocate = allocate,
     ) -> None:
-        self.parameters = list(dict.fromkeys(checked(parameters)))  # each once
-        self.lr = lr
-        self.weight_decay = not_negative("weight_decay", weight_decay)
+        self.defaults, self._allocate = defaults, allocate
         self.iteration = 0
-        self.sparse_parameters = [parameter for parameter in self.parameters if parameter.sparse]
-        if not callable(lr):
-            not_negative("lr", lr)
-        self.groups = []
-        for flat in lay_flat(self.parameters, allocate):
-            numbers = sorted(parameter.number for parameter in self.parameters if parameter.flat is flat)
-            self.groups.append(ParameterGroup(flat, numbers, self.state_names, allocate))
-        for group in self.groups:
-            group.flat.optimizers.append(weakref.ref(self))
+        self.param_groups: list[dict[str, Any]] = []
+        self.parameters: list[Parameter] = []
+        self.groups: list[ParameterGroup] = []
+        self.sparse_parameters: dict[Parameter, dict[str, Any]] = {}
+        self._holders: list[FlatParameters | Parameter] = []  # of gradients
+        self.check(defaults)
+        self._add(as_groups(parameters))
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raise ValueError or TypeError where a group's settings cannot be used, or not for its "params"."""
+        if not callable(settings["lr"]):
+            not_negative("lr", settings["lr"])
+
+    def state_names(self, settings: dict[str, Any]) -> tuple[str, ...]:
+        """Return the names of a group's state, PyTorch's; `update` gets the arrays in this order."""
+        return ()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take up another parameter group; its "params" are laid flat by themselves unless they already are."""
+        self._add(as_groups([param_group]))
+
+    def _add(self, given: list[dict[str, Any]]) -> None:
+        added = [{"params": [], **self.defaults, **group} for group in given]
+        for settings in added:
+            self.check(settings)
+        mine = [*self.parameters, *(parameter for settings in added for parameter in settings["params"])]
+        if len(set(mine)) < len(mine):
+            raise ValueError(f"{type(self).__name__}: a parameter is in more than one parameter group")
+        flats = lay_flat(mine[len(self.parameters) :], self._allocate)
+        self.parameters, self.param_groups = mine, [*self.param_groups, *added]
+        for settings in added:
+            for flat in flats:
+                if any(parameter.flat is flat for parameter in settings["params"]):
+                    self.groups.append(ParameterGroup(flat, settings, self._state_in(flat, settings)))
+            self.sparse_parameters |= {parameter: settings for parameter in settings["params"] if parameter.sparse}
+        for flat in flats:
+            if flat not in self._holders:
+                flat.optimizers.append(weakref.ref(self))
         for parameter in self.sparse_parameters:
             parameter.optimizer = weakref.ref(self)
-        flats = [group.flat for group in self.groups]
-        self._holders: list[FlatParameters | Parameter] = [*flats, *self.sparse_parameters]  # of gradients
+        self._holders = [*dict.fromkeys(group.flat for group in self.groups), *self.sparse_parameters]
+
+    def _state_in(self, flat: FlatParameters, settings: dict[str, Any]) -> dict[str, Array]:
+        """Return the arrays of a group's state: where another of these flat parameters has some, those."""
+        others = [group.state for group in self.groups if group.flat is flat]
+        there = {name: array for state in others for name, array in state.items()}
+        names = self.state_names(settings)
+        return {name: there[name] if name in there else self._allocate(flat.data.size, flat.dtype) for name in names}
+
+    def common(self, name: str, values: list[Any]) -> Any:
+        """Return the value that all parameter groups have; ValueError where they have others."""
+        if any(value != values[0] for value in values):
+            said = ", ".join(map(str, values))
+            raise ValueError(
+                f"{type(self).__name__}.{name}: parameter groups have different ones, {said}: see param_groups"
+            )
+        return values[0]
+
+    def lr_of(self, settings: dict[str, Any]) -> float:
+        """Return the learning rate of a group's next step."""
+        lr = settings["lr"]
+        now: float = lr(self.iteration) if callable(lr) else lr
+        return now
 
     @property
     def current_lr(self) -> float:
-        """The learning rate of the next step."""
-        return self.lr(self.iteration) if callable(self.lr) else self.lr
+        """The learning rate of the next step; ValueError where parameter groups have others."""
+        lr: float = self.common("current_lr", [self.lr_of(settings) for settings in self.param_groups])
+        return lr
 
     def __copy__(self) -> Optimizer:  # on the same parameters and state
         twin: Optimizer = object.__new__(type(self))
@@ -92,12 +161,14 @@ class Optimizer:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
             ValueError: the learning rate is negative or not finite; TypeError where it is no number.
         """
-        try:
-            usable = 0 <= self.current_lr < math.inf
-        except (TypeError, ValueError):  # no number
-            usable = False
-        if not usable:
-            not_negative(f"{type(self).__name__}.step: lr of iteration {self.iteration}", self.current_lr)
+        for settings in self.param_groups:
+            lr = self.lr_of(settings)
+            try:
+                usable = 0 <= lr < math.inf
+            except (TypeError, ValueError):  # no number
+                usable = False
+            if not usable:
+                not_negative(f"{type(self).__name__}.step: lr of iteration {self.iteration}", lr)
         for holder in self._holders:  # before anything is changed
             if holder.unsynced and (why := holder.unsynced()):
                 raise RuntimeError(f"{type(self).__name__}.step: {why}")
@@ -113,7 +184,7 @@ class Optimizer:
             if sparse.row_updater is not None:
                 sparse.row_updater(self, sparse, gradient)
             else:
-                self.update_rows(sparse, gradient.rows, gradient.values)
+                self.update_rows(sparse, gradient.rows, gradient.values, self.sparse_parameters[sparse])
             sparse.version[0] += 1
         self.iteration += 1
 
@@ -133,12 +204,13 @@ class Optimizer:
         """Update one span, in place, from its gradient in the flat array, or from `grad`, as long as the span."""
         raise NotImplementedError
 
-    def update_rows(self, parameter: Parameter, rows: Rows, values: Array) -> None:
+    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, settings: dict[str, Any]) -> None:
         """Update rows of a sparse parameter, in place: to those rows what the dense update does, bit for bit.
 
         Args:
             parameter: (N, ...), whoever owns it.
             rows: (k,) each once.
             values: (k, ...) the gradient there.
+            settings: those of its group.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update of rows")

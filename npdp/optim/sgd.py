@@ -13,6 +13,7 @@ Cost: one pass, reading 3 and writing 2 arrays of the model's size; without mome
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from npdp import kernels
 from npdp.autograd.rows import Rows
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Allocate, Parameter, allocate
-from npdp.optim.checks import checked, not_negative, refuse_sparse
+from npdp.optim.checks import not_negative, refuse_sparse
 from npdp.optim.groups import ParameterGroup, Span
-from npdp.optim.optimizer import LearningRate, Optimizer
+from npdp.optim.optimizer import LearningRate, Optimizer, setting
 
 BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in the cache, 2 to 3 times as quick
 
@@ -30,11 +31,11 @@ BLOCK_ELEMENTS = 2**15  # of an update by rows: what is made on the way stays in
 class SGD(Optimizer):
     """Stochastic gradient descent; see `Optimizer` for the common arguments."""
 
-    settings = ("momentum", "dampening", "nesterov", "weight_decay")
+    momentum, dampening, nesterov, weight_decay = map(setting, ("momentum", "dampening", "nesterov", "weight_decay"))
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Iterable[Parameter] | Iterable[dict[str, Any]],
         lr: LearningRate = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -42,35 +43,42 @@ class SGD(Optimizer):
         nesterov: bool = False,
         allocate: Allocate = allocate,
     ) -> None:
-        self.momentum = not_negative("momentum", momentum)
-        self.dampening, self.nesterov = dampening, nesterov
-        if nesterov and (momentum == 0 or dampening != 0):
+        defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
+        super().__init__(parameters, defaults, allocate)
+
+    def check(self, settings: dict[str, Any]) -> None:
+        super().check(settings)
+        momentum, dampening = not_negative("momentum", settings["momentum"]), settings["dampening"]
+        if settings["nesterov"] and (momentum == 0 or dampening != 0):
             raise ValueError(f"nesterov needs momentum and no dampening, got {momentum} and {dampening}")
-        self.state_names = ("velocity",) if momentum else ()
-        parameters = checked(parameters)
-        for name, value in {"momentum": momentum, "weight_decay": weight_decay}.items():
-            if value:
-                refuse_sparse(parameters, f"SGD with {name}")
-        super().__init__(parameters, lr, weight_decay, allocate)
+        not_negative("weight_decay", settings["weight_decay"])
+        for name in ("momentum", "weight_decay"):
+            if settings[name]:
+                refuse_sparse(settings.get("params", ()), f"SGD with {name}")
+
+    def state_names(self, settings: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if settings["momentum"] else ()
 
     def update(self, group: ParameterGroup, span: Span, grad: kernels.Gradient | None = None) -> None:
-        if self.momentum and not group.state:
+        settings = group.settings
+        momentum = settings["momentum"]
+        if momentum and not group.state:
             raise ValueError("SGD was made without momentum, so it has no velocity: make a new one for momentum")
         group.apply(
             kernels.sgd_updater,
             span,
             grad,
-            self.current_lr,
-            self.momentum,
-            1 - self.dampening,
-            self.weight_decay,
-            self.nesterov,
+            self.lr_of(settings),
+            momentum,
+            1 - settings["dampening"],
+            settings["weight_decay"],
+            settings["nesterov"],
             span.step == 1,
         )
 
-    def update_rows(self, parameter: Parameter, rows: Rows, values: Array) -> None:
+    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, settings: dict[str, Any]) -> None:
         data, length = parameter.data, max(1, BLOCK_ELEMENTS // max(1, values[:1].size))
-        lr = self.current_lr
+        lr = self.lr_of(settings)
         for start in range(0, len(rows), length):
             block = rows[start : start + length]
             changed = data.take(block, axis=0)

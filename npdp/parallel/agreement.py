@@ -58,9 +58,9 @@ def require_equal(
             raise kind(f"{what} differ between ranks: rank {rank} has {got}, rank {first} has {wanted}")
 
 
-def settings_of(optimizer: Optimizer) -> dict[str, Any]:
-    """Return what an optimiser updates by, but for its learning rate, which may change."""
-    return {name: getattr(optimizer, name) for name in optimizer.settings}
+def settings_of(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
+    """Return what an optimiser updates a parameter group by, but for its learning rate, which may change."""
+    return {name: group[name] for name in optimizer.defaults if name != "lr"}
 
 
 def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind: type[Exception] = InputError) -> None:
@@ -73,8 +73,10 @@ def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind:
     """
     mine = [
         f"{type(optimizer).__name__} with {name} {value}"
+        + f" in parameter group {number}, of {len(group['params'])}" * (len(optimizer.param_groups) > 1)
         for optimizer in optimizers
-        for name, value in {**settings_of(optimizer), "lr": float(optimizer.current_lr)}.items()
+        for number, group in enumerate(optimizer.param_groups)
+        for name, value in {**settings_of(optimizer, group), "lr": float(optimizer.lr_of(group))}.items()
     ]
     require_equal(world, "optimisers", mine, kind)
 

@@ -19,7 +19,7 @@ Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart fr
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -54,7 +54,7 @@ class FusedExchange(ExchangeAtStep):
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
         self._totals: dict[FlatParameters, Array] = {}  # of this host's ranks, before they cross to others
         # Groups whose state is where it is held once: which it is, and what reads by which settings it is updated
-        self._ready: WeakKeyDictionary[ParameterGroup, tuple[int, Callable[[Optimizer], Any]]] = WeakKeyDictionary()
+        self._ready: WeakKeyDictionary[ParameterGroup, tuple[int, Callable[[Any], Any]]] = WeakKeyDictionary()
         for flat in self.flats:
             self._share(flat)
 
@@ -80,11 +80,15 @@ class FusedExchange(ExchangeAtStep):
         ready = self._ready.get(group)
         if ready is None:
             require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
-            self._share_state(group)
-            key = hash((self.number, self.flats.index(group.flat), group.numbers[0]))
-            ready = self._ready[group] = key, attrgetter("weight_decay", *optimizer.settings)  # one at least
+            self._share_state([each for each in optimizer.groups if each.flat is group.flat])
+            for each in optimizer.groups:
+                if each.flat is group.flat:
+                    key = hash((self.number, self.flats.index(group.flat), each.numbers[0]))
+                    names = settings_of(optimizer, each.settings)
+                    self._ready[each] = key, itemgetter(*names) if names else lambda _: ()
+            ready = self._ready[group]
         key, settings = ready
-        if self._meet(optimizer, group, (key, settings(optimizer))):
+        if self._meet(optimizer, group, (key, settings(group.settings))):
             self._zeros_for_unused(group)
         self._count_exchange()
         spans = group.next_spans()  # the same on all ranks
@@ -103,11 +107,12 @@ class FusedExchange(ExchangeAtStep):
         Raises:
             RuntimeError: the learning rate, or another setting, or what they update, is not the same on all ranks.
         """
-        lr = float(optimizer.current_lr)
+        lr = float(optimizer.lr_of(group.settings))
         mark = hash((lr, settings)) & 0xFFFF  # of numbers, not of texts: the same in all processes
         marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(group))), _MARK)
         if marks != self.world.world_size * mark:
-            mine = ", ".join(f"{name} {value}" for name, value in {"lr": lr, **settings_of(optimizer)}.items())
+            values = {"lr": lr, **settings_of(optimizer, group.settings)}
+            mine = ", ".join(f"{name} {value}" for name, value in values.items())
             raise RuntimeError(
                 f"{type(optimizer).__name__}.step: rank {self.world.rank} has {mine}, and another rank has other "
                 "values, or steps another optimiser; each updates a part of the parameters"
@@ -169,16 +174,18 @@ class FusedExchange(ExchangeAtStep):
             found = self._sums[flat, start, stop] = Sum([grad[start:stop] for grad in grads])
         return found
 
-    def _share_state(self, group: ParameterGroup) -> None:
-        """Move the optimiser's state where it is held once; collective."""
-        if self._everyones[group.flat] is None:
+    def _share_state(self, groups: list[ParameterGroup]) -> None:
+        """Move the state of an optimiser's groups where it is held once; collective."""
+        if self._everyones[groups[0].flat] is None:
             return
-        state = dict(group.state)
-        for name, values in state.items():
-            shared = self._once(values)
-            if shared is not None:
-                state[name] = shared
-        group.move_state(state)
+        moved: dict[int, Array] = {}  # groups have parts of the same arrays
+        for group in groups:
+            for values in group.state.values():
+                if id(values) not in moved:
+                    shared = self._once(values)
+                    moved[id(values)] = values if shared is None else shared
+        for group in groups:
+            group.move_state({name: moved[id(values)] for name, values in group.state.items()})
         self.world.barrier()
 
     @property

@@ -27,6 +27,7 @@ from npdp.parallel.parameter_server.policies import Policy
 from npdp.parallel.parameter_server.roles import Roles
 from npdp.parallel.parameter_server.rows import RemoteRows, RowShard, lay_lanes
 from npdp.parallel.parameter_server.service import IN_STEP, Service, Together
+from npdp.parallel.parameter_server.settings import group_of
 from npdp.parallel.parameter_server.shard import DenseShard, Rate, RemoteDense, Shard
 from npdp.parallel.parameter_server.worker import ServerExchange
 from npdp.parallel.world import World, become
@@ -77,11 +78,11 @@ def _lay_shards(strategy: ParameterServer, roles: Roles, exchange: ServerExchang
     for flat in exchange.flats:
         optimizers.update(_optimizers_of(flat).items())
     optimizers.update((parameter, _optimizer_of(parameter)) for parameter in sparse)
-    require_same_optimizers(world, list(optimizers.values()))  # servers update by theirs
+    require_same_optimizers(world, dict.fromkeys(optimizers.values()))  # servers update by theirs
     if strategy.backup_workers and len(optimizers) > 1:
         raise ValueError(
-            "ParameterServer: backup_workers are for models whose parameters are of one dtype, with one optimiser: "
-            "each shard would drop gradients of its own"
+            "ParameterServer: backup_workers are for models whose parameters are of one dtype, with one optimiser "
+            "and one parameter group: each shard would drop gradients of its own"
         )
     layouts = {flat: Layout(flat, world, roles, strategy.in_step) for flat in exchange.flats}
     lanes = {parameter: lay_lanes(world, parameter) for parameter in sparse}
@@ -147,7 +148,9 @@ class _Shards:
 
     def _shard(self, key: ParameterGroup | Parameter, optimizer: Optimizer) -> Shard:
         roles, strategy, whole_batches = self.roles, self.strategy, self.strategy.whole_batches
-        rate = Rate(optimizer, 1 if whole_batches else roles.workers, strategy.damped, strategy.in_step)
+        settings = group_of(optimizer, key)
+        pushes = 1 if whole_batches else roles.workers
+        rate = Rate(optimizer, settings, pushes, strategy.damped, strategy.in_step)
         if isinstance(key, ParameterGroup):
             return DenseShard(rate, key, self.layouts[key.flat], whole_batches)
         lanes = self.lanes[key][: roles.workers]

@@ -132,7 +132,7 @@ class RowShard:
         if weight != 1:
             values = values * values.dtype.type(weight)
         values = values.reshape(len(rows), *self._parameter.shape[1:])
-        self._rate.optimizer.update_rows(self._parameter, rows, values)
+        self._rate.optimizer.update_rows(self._parameter, rows, values, self._rate.settings)
         self.version += 1
 
     def answer(self, reply: Reply) -> Iterator[Array]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -50,14 +50,17 @@ class Rate:
 
     Args:
         optimizer: the user's; copied, so that a worker on the same rank may have it too.
+        settings: of the parameter group; copied likewise.
         pushes: how many make an iteration, where a push does not say it.
         damped: whether an update's learning rate is divided by 1 + its staleness.
         in_step: whether all workers make each update together, so that they are to have the same learning rate.
     """
 
-    def __init__(self, optimizer: Optimizer, pushes: int, damped: bool, in_step: bool) -> None:
-        self.optimizer = copy.copy(optimizer)
-        self._first_iteration, self._lr = optimizer.iteration, optimizer.lr
+    def __init__(
+        self, optimizer: Optimizer, settings: dict[str, Any], pushes: int, damped: bool, in_step: bool
+    ) -> None:
+        self.optimizer, self.settings = copy.copy(optimizer), dict(settings)
+        self._first_iteration, self._lr = optimizer.iteration, settings["lr"]
         self._pushes, self._damped, self._in_step = pushes, damped, in_step
 
     def set(self, pushed: Sequence[Push], version: int) -> None:
@@ -72,9 +75,9 @@ class Rate:
             raise RuntimeError(f"parameter server: workers have other learning rates in the same step: {rates}")
         pushes = self._pushes if self._pushes == 1 or push.request is None else push.request.parts
         optimizer.iteration = self._first_iteration + version // pushes
-        optimizer.lr = self._lr if push.lr is None else push.lr
+        self.settings["lr"] = self._lr if push.lr is None else push.lr
         if self._damped and version > push.version:
-            optimizer.lr = optimizer.current_lr / (1 + version - push.version)
+            self.settings["lr"] = optimizer.lr_of(self.settings) / (1 + version - push.version)
 
 
 def missing_weight(pushes: Sequence[Push], workers: int) -> float:
@@ -101,6 +104,7 @@ class DenseShard:
         self.version = 0
         self._rate, self._layout, self._whole_batches = rate, layout, whole_batches
         self._group = _range_of(group, self.start, self.stop, self.data)
+        self._group.settings = rate.settings
         self._sums: dict[tuple[int, ...], Sum] = {}
 
     def take(self, message: Message, receive: Receive) -> None:

@@ -41,7 +41,7 @@ from npdp.parallel.parameter_server.messages import (
 )
 from npdp.parallel.parameter_server.rows import RemoteRows
 from npdp.parallel.parameter_server.server import Arrival
-from npdp.parallel.parameter_server.settings import Settings
+from npdp.parallel.parameter_server.settings import Settings, group_of
 from npdp.parallel.parameter_server.shard import Outgoing, RemoteDense
 from npdp.parallel.parameter_server.work import Work
 from npdp.parallel.weight import SampleCount, weight_within_part
@@ -98,7 +98,7 @@ class ServerExchange(ExchangeAtStep):
             parameter.data = parameter.data_buffer = parameter.data.view()
             parameter.data.flags.writeable = False  # the shards have the array itself, for what they get
         self._optimizers = optimizers
-        self._settings = {optimizer: Settings(optimizer) for optimizer in optimizers.values()}
+        self._settings = {key: Settings(optimizer, group_of(optimizer, key)) for key, optimizer in optimizers.items()}
 
     # What the engine calls
     def begin(self, batch: Batch | None, alone: bool) -> float:
@@ -140,7 +140,7 @@ class ServerExchange(ExchangeAtStep):
                 "parameter server: servers do not have this optimiser: it was made after the model was wrapped, or "
                 "another has its sparse parameter; make one of each parameter, before"
             )
-        settings = self._settings[optimizer]
+        settings = self._settings[key]
         settings.require_unchanged()
         self._samples.mark_used()
         self._is_idle = False
