@@ -153,6 +153,7 @@ class FlatParameters:
         unsynced: returns why some of these gradients are not ready for an update, if any is not; None where all are.
         stepper: carries out an optimiser's whole step on them, `stepper(optimizer, group)`, where that is not left to
             the optimiser: the gradients are still to be summed then.
+        state_elsewhere: why an optimiser's state for them is not all on this rank; None where it is.
         optimizers: weak references to the optimisers that have some of these parameters.
         moves: how often `data` or `grad` became another array.
     """
@@ -169,6 +170,7 @@ class FlatParameters:
         self._in_c_order = [parameter.data.flags.c_contiguous for parameter in parameters]  # the user may set others
         self.unsynced: Callable[[], str | None] | None = None
         self.stepper: Callable[[Any, Any], None] | None = None
+        self.state_elsewhere: str | None = None
         self.optimizers: list[Any] = []
         self.moves = 0
         data, grad = (allocate(self.starts[-1], self.dtype) for _ in range(2))

@@ -25,6 +25,7 @@ class Adam(Optimizer):
     """Adam; see `Optimizer` for the common arguments."""
 
     betas, eps, weight_decay = map(setting, ("betas", "eps", "weight_decay"))
+    counts_steps = True
     decoupled = False  # whether weight decay acts on the parameter instead of the gradient
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from npdp.autograd.rows import RowGradient, Rows, no_rows
@@ -18,6 +18,7 @@ from npdp.kernels import Gradient
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
 from npdp.optim.checks import as_groups, not_negative
 from npdp.optim.groups import ParameterGroup, Span
+from npdp.optim.state import load_state_dict, state_dict
 
 LearningRate = float | Callable[[int], float]
 
@@ -56,6 +57,7 @@ class Optimizer:
     """
 
     lr = setting("lr")
+    counts_steps = False  # whether PyTorch's state of a parameter has "step"
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class Optimizer:
         mine = [*self.parameters, *(parameter for settings in added for parameter in settings["params"])]
         if len(set(mine)) < len(mine):
             raise ValueError(f"{type(self).__name__}: a parameter is in more than one parameter group")
-        flats = lay_flat(mine[len(self.parameters) :], self._allocate)
+        flats, known = lay_flat(mine[len(self.parameters) :], self._allocate), {group.flat for group in self.groups}
         self.parameters, self.param_groups = mine, [*self.param_groups, *added]
         for settings in added:
             for flat in flats:
@@ -101,7 +103,7 @@ class Optimizer:
                     self.groups.append(ParameterGroup(flat, settings, self._state_in(flat, settings)))
             self.sparse_parameters |= {parameter: settings for parameter in settings["params"] if parameter.sparse}
         for flat in flats:
-            if flat not in self._holders:
+            if flat not in known:
                 flat.optimizers.append(weakref.ref(self))
         for parameter in self.sparse_parameters:
             parameter.optimizer = weakref.ref(self)
@@ -146,6 +148,25 @@ class Optimizer:
             f"{name} cannot be deep-copied or pickled, as it changes parameters where they lie: copy or pickle the "
             f"model, and make a new one for the copy, {name}(copy.parameters(), ...)"
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and settings, copied, in PyTorch's layout (state.py): with it training goes on where it was.
+
+        Under local SGD it is this rank's own.
+
+        Raises:
+            RuntimeError: servers, or other ranks, have the state, or a part of it.
+        """
+        return state_dict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take state and settings over, PyTorch's too; a learning rate that is a function here stays.
+
+        Raises:
+            ValueError: what does not fit, all of it named; nothing is changed then.
+            RuntimeError: as `state_dict`: load before the model is wrapped.
+        """
+        load_state_dict(self, state)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients: every `.grad` is None, and the next backward writes, not adds."""

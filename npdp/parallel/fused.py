@@ -40,6 +40,10 @@ NO_GRAD = (
     'with update="fused" the gradient is summed while the parameters are updated, and stored nowhere: '
     'use update="replicated" to look at .grad or to clip it'
 )
+STATE_IN_PARTS = (
+    'with update="fused" across hosts, or without shared memory, a rank has a part of the state: load it before the '
+    'model is wrapped, and use update="replicated" to save it'
+)
 _MARK = 2**32  # in one sum of whole numbers: marks times this, and how many parameters have no gradient
 
 
@@ -66,6 +70,8 @@ class FusedExchange(ExchangeAtStep):
         if self.world.sum(shared is None):  # on any host
             everyones = shared = None
         self._everyones[flat] = everyones
+        if self.world.world_size > 1 and (everyones is None or self.world.spans_hosts):
+            flat.state_elsewhere = STATE_IN_PARTS
         flat.move_data(flat.data if shared is None else shared, writeable=False)  # the same values on all ranks
         self.world.barrier()
 

@@ -91,6 +91,8 @@ class ServerExchange(ExchangeAtStep):
             client: the way to the shards.
         """
         self._groups, self._rows, self._client = groups, rows, client
+        for flat in self.flats:
+            flat.state_elsewhere = "under a parameter server the servers have it: load it before the model is wrapped"
         self._by_key: list[Sequence[RemoteShard]] = [*groups.values(), *rows.values()]
         self._all_shards = list(chain(*self._by_key))
         for parameter in rows:
