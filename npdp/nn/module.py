@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -12,24 +13,7 @@ from npdp.autograd import Tensor
 from npdp.autograd.operation import constant
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter
-
-
-class StateDict(dict[str, Array]):
-    """A copy of every parameter's values, by name; `parameters` are those that it was copied from."""
-
-    def __init__(self, parameters: dict[str, Parameter]) -> None:
-        super().__init__({name: np.array(parameter.data, order="C") for name, parameter in parameters.items()})
-        self.parameters = parameters
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)  # a copy, or what is pickled, is values only
-
-
-class Mismatch(NamedTuple):
-    """Names that a model and a state do not share: of parameters without a value, of values without a parameter."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
+from npdp.nn.state import Mismatch, StateDict, misfits
 
 
 class Module:
@@ -39,6 +23,7 @@ class Module:
     """
 
     training: bool = True
+    _buffers: Mapping[str, bool] = MappingProxyType({})  # name -> whether it is in `state_dict`
     _holders: tuple[weakref.ref[Module], ...] = ()  # the modules that this was set in, the first one first
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -74,21 +59,58 @@ class Module:
         """Yield (path, parameter); one that is used in several places comes once, under its first path."""
         seen: set[int] = set()
         for path, parameter in self._all_paths():
-            if id(parameter) not in seen:
+            if isinstance(parameter, Parameter) and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield path, parameter
 
-    def _all_paths(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield (path, parameter) for each place where a parameter is used."""
+    def _all_paths(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (path, tensor) for each place where a parameter, or a buffer, is used."""
         for path, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Parameter):
                     yield (f"{path}.{name}" if path else name), value
+            yield from module._own_buffers(path, [name for name, kept in module._buffers.items() if kept])
+
+    def _own_buffers(self, path: str, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in names:
+            if (value := vars(self).get(name)) is not None:
+                yield (f"{path}.{name}" if path else name), value
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield the parameters, each once."""
         for _, parameter in self.named_parameters():
             yield parameter
+
+    # Buffers
+    def register_buffer(self, name: str, array: Any, persistent: bool = True) -> None:
+        """Make an attribute of values that are no parameter: a mask, a running mean; another Tensor may be set later.
+
+        Ranks have rank 0's when a model is wrapped; what a forward makes of them later is each rank's own.
+
+        Args:
+            array: a Tensor or an array; None for none as yet.
+            persistent: whether `state_dict` has it.
+        """
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"register_buffer: wanted the name of an attribute, got {name!r}")
+        if name not in self._buffers and hasattr(self, name):
+            raise ValueError(f"register_buffer: {type(self).__name__} has {name} already, and it is no buffer")
+        object.__setattr__(self, "_buffers", {**self._buffers, name: bool(persistent)})
+        setattr(self, name, array)
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (path, buffer), persistent or not; one that is used in several places comes once."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, buffer in module._own_buffers(path, module._buffers):
+                if id(buffer) not in seen:
+                    seen.add(id(buffer))
+                    yield name, buffer
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Yield the buffers, each once."""
+        for _, buffer in self.named_buffers():
+            yield buffer
 
     # What it does
     def train(self, mode: bool = True) -> Module:
@@ -122,8 +144,15 @@ class Module:
             parameter.grad = None
 
     def state_dict(self) -> StateDict:
-        """Return a copy of every parameter, by name, in C order."""
-        return StateDict(dict(self.named_parameters()))
+        """Return a copy of every parameter and persistent buffer, by name, in C order."""
+        return StateDict(self._state())
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return the parameters and persistent buffers, each under its first path."""
+        first: dict[int, tuple[str, Tensor]] = {}
+        for path, tensor in self._all_paths():
+            first.setdefault(id(tensor), (path, tensor))
+        return dict(first.values())
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Mismatch:
         """Copy values in, in place; nothing is changed where anything does not fit.
@@ -135,7 +164,8 @@ class Module:
             strict: refuse where names are missing or not known; else what has no value stays as it is.
 
         Returns:
-            The names of parameters without a value, and of values without a parameter; two empty lists where strict.
+            The names of parameters and buffers without a value, and of values without one; two empty lists where
+            strict.
 
         Raises:
             ValueError: names, where strict; shapes that differ, values that do not fit the dtype (floats and whole
@@ -146,26 +176,28 @@ class Module:
             wanted = "load_state_dict: wanted arrays by name, as `np.load(path)` and `state_dict()` give them"
             raise TypeError(f"{wanted}, got {type(state).__name__}")
         found = {name: np.asarray(value) for name, value in state.items()}
-        parameters, paths = dict(self.named_parameters()), list(self._all_paths())
-        first = {id(parameter): found[path] for path, parameter in reversed(paths) if path in found}
-        values = {name: first[id(parameter)] for name, parameter in parameters.items() if id(parameter) in first}
+        tensors, paths = self._state(), list(self._all_paths())
+        first = {id(tensor): found[path] for path, tensor in reversed(paths) if path in found}
+        values = {name: first[id(tensor)] for name, tensor in tensors.items() if id(tensor) in first}
         known = {path for path, _ in paths}
-        mismatch = Mismatch([name for name in parameters if name not in values],
+        mismatch = Mismatch([name for name in tensors if name not in values],
                             [name for name in found if name not in known])  # fmt: skip
-        faults = _misfits(parameters, values)
+        faults = misfits(tensors, values)
         if strict:
-            faults += [f"missing: {name}" for name in parameters if name not in found]
+            faults += [f"missing: {name}" for name in tensors if name not in found]
             faults += [f"not in this model: {name}" for name in mismatch.unexpected_keys]
         if faults:
             raise ValueError(f"load_state_dict of {type(self).__name__}: " + "; ".join(faults))
         for name, value in values.items():
-            np.copyto(parameters[name].data, value, casting="same_kind")
-            parameters[name].version[0] += 1
+            np.copyto(tensors[name].data, value, casting="same_kind")
+            tensors[name].version[0] += 1
         return mismatch
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (Tensor, np.ndarray)):
             self._require_parameter(name, value)
+        if name in self._buffers and value is not None:
+            value = _buffer(value)
         object.__setattr__(self, name, value)
         if isinstance(value, Module):
             value._note_holder(self)
@@ -229,18 +261,10 @@ class Module:
         return ""
 
 
-def _misfits(parameters: Mapping[str, Parameter], values: Mapping[str, Array]) -> list[str]:
-    """Return what is wrong with values for some of these parameters."""
-    faults = []
-    for name, value in values.items():
-        parameter = parameters[name]
-        if value.shape != parameter.shape:
-            faults.append(f"{name}: wanted shape {parameter.shape}, got {value.shape}")
-        if not np.can_cast(value.dtype, parameter.dtype, "same_kind"):
-            faults.append(f"{name}: wanted numbers that fit {parameter.dtype}, got {value.dtype}")
-        if not parameter.data.flags.writeable:
-            faults.append(f"{name}: read-only, as this way to train keeps it; load before the model is wrapped")
-    return faults
+def _buffer(values: Any) -> Tensor:
+    """Return values as a Tensor that may be written."""
+    values = values if isinstance(values, Tensor) else Tensor(values)
+    return values if values.data.flags.writeable else Tensor(values.data.copy())
 
 
 def as_tensor(values: Any, *beside: Tensor) -> Tensor:

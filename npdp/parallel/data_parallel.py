@@ -23,8 +23,9 @@ from npdp.autograd import Batch, Tensor, is_grad_enabled
 from npdp.autograd.batch import MIXED, forward_under_way
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.data.sampler import this_rank
-from npdp.nn.module import Module, StateDict
+from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
+from npdp.nn.state import StateDict
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.inputs import (
     as_rows,
@@ -103,7 +104,7 @@ class DataParallel(Module):
         if not world.rank and (wide := _wide(named)):
             warnings.warn(wide, stacklevel=2)
         if world.world_size > 1:
-            broadcast_parameters(named)
+            broadcast_parameters([*named, *module.named_buffers()])
             names = [name for name, parameter in named if parameter.requires_grad]
             require_equal(world, "strategies and trained parameters", [repr(self.strategy), *names])
         self.exchange = self.strategy.exchange(trained, world)

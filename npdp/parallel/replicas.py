@@ -11,8 +11,8 @@ import numpy as np
 from npdp.autograd import Tensor
 from npdp.autograd.tensor import Array
 from npdp.comm.threads import ThreadTransport
-from npdp.nn.module import StateDict
 from npdp.nn.parameter import Parameter
+from npdp.nn.state import StateDict
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.checks import DTYPES
 from npdp.parallel.world import World, init
@@ -56,8 +56,8 @@ def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -
 
     Args:
         parameters: (name, Parameter) pairs as `named_parameters()` gives them, or a dict of them; or a model's
-            `state_dict()`, which stands for the model's parameters themselves. Names, shapes, dtypes and orders
-            in memory are compared first.
+            `state_dict()`, which stands for the model's parameters and buffers themselves. Names, shapes, dtypes and
+            orders in memory are compared first.
         root: the rank whose values are taken.
 
     Raises:
@@ -94,7 +94,7 @@ def _broadcast(world: World, values: Array, root: int) -> None:
 
 def _pairs(parameters: Any) -> list[tuple[str, Tensor]]:
     """Return the parameters with their names, or say what is wrong with what was given."""
-    named = parameters.parameters if isinstance(parameters, StateDict) else parameters
+    named = parameters.tensors if isinstance(parameters, StateDict) else parameters
     pairs = list(named.items() if isinstance(named, Mapping) else named) if isinstance(named, Iterable) else [named]
     for pair in pairs:
         name, value = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, pair)

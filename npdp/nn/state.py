@@ -1,0 +1,43 @@
+"""A model's state: copies of parameters and buffers by name, and what does not fit where they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npdp.autograd import Tensor
+from npdp.autograd.tensor import Array
+
+
+class StateDict(dict[str, Array]):
+    """A copy of every parameter's and buffer's values, by name; `tensors` are those that it was copied from."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__({name: np.array(tensor.data, order="C") for name, tensor in tensors.items()})
+        self.tensors = tensors
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy, or what is pickled, is values only
+
+
+class Mismatch(NamedTuple):
+    """Names that a model and a state do not share: of tensors without a value, of values without a tensor."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def misfits(tensors: Mapping[str, Tensor], values: Mapping[str, Array]) -> list[str]:
+    """Return what is wrong with values for some of these parameters and buffers."""
+    faults = []
+    for name, value in values.items():
+        tensor = tensors[name]
+        if value.shape != tensor.shape:
+            faults.append(f"{name}: wanted shape {tensor.shape}, got {value.shape}")
+        if not np.can_cast(value.dtype, tensor.dtype, "same_kind"):
+            faults.append(f"{name}: wanted numbers that fit {tensor.dtype}, got {value.dtype}")
+        if not tensor.data.flags.writeable:
+            faults.append(f"{name}: read-only, as this way to train keeps it; load before the model is wrapped")
+    return faults
