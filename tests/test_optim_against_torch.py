@@ -121,3 +121,115 @@ def test_what_is_not_here_is_refused():
         state = getattr(torch.optim, kind)(params, lr=0.1, **options).state_dict()
         with pytest.raises(ValueError, match=f"{kind}: parameter group 0 has {said}, which is not there"):
             getattr(optim, kind)(nn.Linear(2, 1, bias=False).parameters(), lr=0.1).load_state_dict(state)
+
+
+# Schedulers: of both libraries, by the module and the optimiser
+SCHEDULERS = {
+    "LambdaLR": lambda s, o: s.LambdaLR(o, lambda k: 1 / (1 + k)),
+    "LambdaLR, one a group": lambda s, o: s.LambdaLR(o, [lambda k: 0.9**k, lambda k: 1 + k]),
+    "StepLR": lambda s, o: s.StepLR(o, step_size=3, gamma=0.3),
+    "MultiStepLR": lambda s, o: s.MultiStepLR(o, milestones=[7, 2, 7], gamma=0.5),
+    "MultiStepLR from 0": lambda s, o: s.MultiStepLR(o, [0, 4]),
+    "ExponentialLR": lambda s, o: s.ExponentialLR(o, 0.8),
+    "ConstantLR": lambda s, o: s.ConstantLR(o, factor=0.25, total_iters=4),
+    "ConstantLR by default": lambda s, o: s.ConstantLR(o),
+    "LinearLR": lambda s, o: s.LinearLR(o, start_factor=0.1, end_factor=0.7, total_iters=6),
+    "LinearLR down to 0": lambda s, o: s.LinearLR(o, 1.0, 0.0, 5),
+    "LinearLR by default": lambda s, o: s.LinearLR(o),
+    "CosineAnnealingLR": lambda s, o: s.CosineAnnealingLR(o, T_max=5, eta_min=0.01),
+    "CosineAnnealingLR, once": lambda s, o: s.CosineAnnealingLR(o, 20),
+    "SequentialLR": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.1, total_iters=4), s.StepLR(o, 2, 0.5), s.CosineAnnealingLR(o, 4)], [4, 9]),
+    "SequentialLR of functions": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.1, 20), s.LambdaLR(o, lambda k: 0.9**k), s.ExponentialLR(o, 0.5)], milestones=[2, 5]),
+    "OneCycleLR": lambda s, o: s.OneCycleLR(o, max_lr=0.4, total_steps=21),
+    "OneCycleLR in three phases": lambda s, o: s.OneCycleLR(
+        o, [0.4, 0.3], epochs=5, steps_per_epoch=5, three_phase=True, anneal_strategy="linear", pct_start=0.25),
+    "OneCycleLR without momentum": lambda s, o: s.OneCycleLR(
+        o, 0.1, 30, pct_start=0.5, div_factor=10, final_div_factor=100, cycle_momentum=False),
+}  # fmt: skip
+
+
+def courses(make, kind, steps=20, by_hand=None):
+    """Return, for both libraries, learning rates and momentum in each step."""
+    _, ours, _, theirs = pair(kind)
+    found = []
+    for library, optimizer in ((optim, ours), (torch.optim, theirs)):
+        course = []
+        scheduler = make(library.lr_scheduler, optimizer)
+        for step in range(steps):
+            lrs = [group["lr"] for group in optimizer.param_groups]
+            assert lrs == scheduler.get_last_lr()
+            course.append([*lrs, *(group.get("momentum", group.get("betas")) for group in optimizer.param_groups)])
+            optimizer.step()
+            if by_hand and step == 2:
+                optimizer.param_groups[0]["lr"] *= 0.5
+            scheduler.step()
+        found.append(course)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of PyTorch's own sequences
+@pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_schedulers_are_pytorchs(make, kind, by_hand):
+    for step, (got, wanted) in enumerate(zip(*courses(make, kind, by_hand=by_hand))):
+        for mine, other in zip(got, wanted, strict=True):
+            assert mine == pytest.approx(other, rel=1e-11, abs=1e-14), step
+
+
+def test_schedulers_in_turn_are_pytorchs():
+    def both(library, optimizer):
+        first, second = library.ExponentialLR(optimizer, 0.9), library.MultiStepLR(optimizer, [3, 8], 0.5)
+        third = library.LinearLR(optimizer, 0.5, total_iters=6)
+
+        class Both:
+            get_last_lr = third.get_last_lr
+
+            def step(self):
+                first.step(), second.step(), third.step()
+
+        return Both()
+
+    got, wanted = courses(both, "SGD")
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"mode": "max"}, {"threshold": 0.05, "threshold_mode": "abs"}, {"patience": 0, "factor": 0.5, "eps": 1e-3},
+    {"mode": "max", "threshold": 0.3, "threshold_mode": "abs", "patience": 1}, {"cooldown": 3, "patience": 1},
+    {"patience": 1, "min_lr": [0.01, 0.001]}, {"patience": 1, "min_lr": 0.004},
+], ids=str)  # fmt: skip
+def test_a_scheduler_by_a_metric_is_pytorchs(options):
+    metrics = [1 + 0.5 * np.cos(k) / (1 + k) for k in range(60)]
+    _, ours, _, theirs = pair("SGD")
+    found = []
+    for library, optimizer in ((optim, ours), (torch.optim, theirs)):
+        scheduler = library.lr_scheduler.ReduceLROnPlateau(optimizer, **{"patience": 3, **options})
+        course = []
+        for metric in metrics:
+            scheduler.step(metric)
+            course.append([*scheduler.get_last_lr(), scheduler.num_bad_epochs])
+        found.append(course)
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("of_theirs", [False, True], ids=["npdp's", "PyTorch's"])
+@pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_a_schedule_goes_on_from_a_state(make, of_theirs):
+    """Of the optimiser and of the scheduler, in a new one of each; PyTorch's too."""
+    (_, wanted), (_, first, _, theirs), (_, second, *_) = courses(make, "SGD"), pair("SGD"), pair("SGD")
+    library, optimizer = (torch.optim, theirs) if of_theirs else (optim, first)
+    scheduler = make(library.lr_scheduler, optimizer)
+    for _ in range(7):
+        optimizer.step()
+        scheduler.step()
+    again = make(optim.lr_scheduler, second)
+    second.load_state_dict(optimizer.state_dict())
+    again.load_state_dict(scheduler.state_dict())
+    for step in range(7, 20):
+        assert again.get_last_lr() == pytest.approx(wanted[step][:2], rel=1e-11, abs=1e-14)
+        second.step()
+        again.step()
