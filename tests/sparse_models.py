@@ -31,7 +31,7 @@ def words(dtype=np.float64):
 
     class Words(nn.Module):
         def __init__(self):
-            self.embedding, self.top = nn.Embedding(11, 3, dtype=dtype), nn.Linear(6, CLASSES, dtype=dtype)
+            self.embedding, self.top = nn.Embedding(11, 3, dtype=dtype, sparse=True), nn.Linear(6, CLASSES, dtype=dtype)
 
         def forward(self, x):
             return self.top(nn.Flatten()(self.embedding(x)))

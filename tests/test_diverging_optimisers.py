@@ -93,7 +93,9 @@ def sets_its_learning_rate_later(make, lr, servers: int) -> None:
 
 @pytest.mark.parametrize("servers", [0, 1])
 @pytest.mark.parametrize("lr", [0.25, lambda iteration: 0.25], ids=["number", "schedule"])
-@pytest.mark.parametrize("make", [lambda: nn.Linear(1, 2), lambda: nn.Embedding(3, 2)], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(1, 2), lambda: nn.Embedding(3, 2, sparse=True)], ids=["dense", "sparse"]
+)
 def test_workers_with_different_learning_rates_in_the_same_step_are_told_so(make, lr, servers):
     with pytest.raises(RuntimeError, match="learning rates in the same step: worker 0 0.1, worker 1 0.25"):
         run(2 + servers, sets_its_learning_rate_later, make, lr, servers)

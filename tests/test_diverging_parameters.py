@@ -18,7 +18,7 @@ from npdp.parallel.marks import MARKED_EVERY, mark_of
 def trains_rows(differs) -> None:
     """As `trains`, of a large weight the few rows that a batch touches."""
     npdp.manual_seed(0)
-    model = nn.DataParallel(nn.Embedding(10_000, 3))
+    model = nn.DataParallel(nn.Embedding(10_000, 3, sparse=True))
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     numbers = np.random.default_rng(npdp.rank()).integers(0, 10_000, 4)
     goes_on(differs, model, optimizer, lambda model: (model(numbers) ** 2).mean())
@@ -59,7 +59,7 @@ def looks_at_rows_of_which_one_is_its_own(count: int, which: int) -> None:
     """One rank has set other values in one of the rows that each exchange touches, and that nobody changes since."""
     world = npdp.init()
     npdp.manual_seed(0)
-    first, second = nn.Embedding(50, 2), nn.Embedding(20, 1)
+    first, second = nn.Embedding(50, 2, sparse=True), nn.Embedding(20, 1, sparse=True)
     model = nn.DataParallel(nn.ModuleList([first, second]))
     with npdp.no_grad():
         first.weight.data[3 * which] += float(world.rank == ODD_RANK)

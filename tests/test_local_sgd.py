@@ -151,7 +151,7 @@ def test_what_cannot_be_meant_is_refused(options):
 
 
 def test_sparse_parameters_are_refused():
-    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 1))
+    model = nn.Sequential(nn.Embedding(5, 4, sparse=True), nn.Linear(4, 1))
     with pytest.raises(ValueError, match='passes over whole parameters .* use all-reduce with update="replicated"'):
         nn.DataParallel(model, strategy=npdp.LocalSGD(1))
 

@@ -123,6 +123,23 @@ def test_what_is_not_here_is_refused():
             getattr(optim, kind)(nn.Linear(2, 1, bias=False).parameters(), lr=0.1).load_state_dict(state)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("padding_idx", [None, 0, -3])
+def test_an_embedding_trains_as_pytorchs(padding_idx, sparse):
+    ours = nn.Embedding(7, 3, padding_idx, sparse=sparse, dtype=np.float64)
+    theirs = torch.nn.Embedding(7, 3, padding_idx, sparse=sparse, dtype=torch.float64)
+    assert theirs.sparse == ours.weight.sparse and theirs.padding_idx == ours.padding_idx
+    theirs.load_state_dict({name: torch.tensor(array) for name, array in ours.state_dict().items()})
+    options = {"lr": 0.1} if sparse else {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    mine, other = optim.SGD(ours.parameters(), **options), torch.optim.SGD(theirs.parameters(), **options)
+    for step in range(5):
+        numbers = np.random.default_rng(step).integers(0, 7, (4, 2))
+        mine.zero_grad(), other.zero_grad()
+        (ours(numbers) ** 2).sum().backward(), (theirs(torch.tensor(numbers)) ** 2).sum().backward()
+        mine.step(), other.step()
+    assert_same([ours.weight], [theirs.weight])
+
+
 # Schedulers: of both libraries, by the module and the optimiser
 SCHEDULERS = {
     "LambdaLR": lambda s, o: s.LambdaLR(o, lambda k: 1 / (1 + k)),

@@ -162,8 +162,9 @@ def test_a_step_on_gradients_that_were_not_exchanged_is_refused_until_they_are_z
 def test_a_parameter_that_one_rank_alone_uses_has_a_gradient_everywhere():
     class Some(nn.Module):
         def __init__(self):
-            self.used, self.unused = nn.Embedding(5, 2, dtype=np.float64), nn.Embedding(5, 2, dtype=np.float64)
-            self.first = nn.Embedding(5, 2, dtype=np.float64)
+            self.used, self.unused, self.first = (
+                nn.Embedding(5, 2, sparse=True, dtype=np.float64) for _ in range(3)
+            )
 
         def forward(self, x):
             y = self.used(x)
@@ -221,7 +222,7 @@ def test_a_sparse_parameter_with_an_array_as_gradient_is_refused_and_no_gradient
 
 @pytest.mark.parametrize("rows_first", [False, True])
 def test_a_sparse_parameter_of_which_an_operation_reads_all_is_refused_in_the_step(rows_first):
-    layer = nn.Embedding(4, 2)
+    layer = nn.Embedding(4, 2, sparse=True)
     losses = [layer(np.array([1, 3])).sum(), (layer.weight * 2.0).sum()]
     for loss in losses if rows_first else reversed(losses):
         loss.backward()

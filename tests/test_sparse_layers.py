@@ -70,7 +70,7 @@ def test_entries_of_the_same_place_add_up():
 @pytest.mark.parametrize("make", [
     lambda: (nn.SparseLinear(9, 3, dtype=np.float64), sparse(table(7))),
     lambda: (nn.SparseLinear(9, 3, bias=False, dtype=np.float64), sparse(table(7))),
-    lambda: (nn.Embedding(9, 3, dtype=np.float64), np.array([[1, 8, 1], [0, 1, 3]])),
+    lambda: (nn.Embedding(9, 3, dtype=np.float64, sparse=True), np.array([[1, 8, 1], [0, 1, 3]])),
 ])  # fmt: skip
 def test_gradients_are_those_of_finite_differences(make):
     layer, x = make()
@@ -108,7 +108,7 @@ def test_a_layer_that_is_told_so_has_an_array_for_a_gradient():
     backward(mine, sparse(dense)), backward(linear, Tensor(dense))
     assert type(mine.weight.grad) is np.ndarray
     np.testing.assert_allclose(mine.weight.grad.T, linear.weight.grad, atol=1e-14)
-    embedding = nn.Embedding(5, 2, sparse=False)
+    embedding = nn.Embedding(5, 2)
     optimizer = optim.Adam(embedding.parameters())  # every optimiser takes it
     embedding(np.array([1, 1])).sum().backward()
     optimizer.step()
@@ -119,7 +119,7 @@ def test_a_layer_that_is_told_so_has_an_array_for_a_gradient():
 @pytest.mark.parametrize("numbers", [[], [3], [[0, 4, 4], [4, 1, 0]], np.ones((2, 2, 2), np.uint8)])
 def test_embedding_is_one_hot_times_its_weight(dtype, numbers):
     numbers = np.array(numbers, np.int64) if isinstance(numbers, list) else numbers
-    layer = nn.Embedding(5, 3, dtype=dtype, generator=np.random.default_rng(1))
+    layer = nn.Embedding(5, 3, dtype=dtype, generator=np.random.default_rng(1), sparse=True)
     one_hot = Tensor(np.eye(5, dtype=dtype)[numbers].reshape(-1, 5))
     weight = Tensor(layer.weight.data.copy(), requires_grad=True)
     y, wanted = layer(Tensor(numbers)), one_hot @ weight
@@ -128,6 +128,24 @@ def test_embedding_is_one_hot_times_its_weight(dtype, numbers):
     (y * y).sum().backward(), (wanted * wanted).sum().backward()
     np.testing.assert_allclose(layer.weight.grad.dense(), weight.grad, rtol=1e-5)
     assert np.array_equal(layer.weight.grad.rows, np.unique(numbers))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("padding_idx", [0, 4, -2])
+def test_a_padding_row_is_zeros_and_has_no_gradient(padding_idx, sparse):
+    layer = nn.Embedding(5, 2, padding_idx, sparse=sparse, dtype=np.float64)
+    padding = padding_idx % 5
+    assert layer.padding_idx == padding and not layer.weight.data[padding].any()
+    assert layer.weight.data.all(axis=1).sum() == 4
+    layer.weight.data[padding] = 7
+    y = layer(np.array([[padding, 1], [1, padding]]))
+    assert y.data[0, 0].tolist() == [7, 7]
+    (y * y).sum().backward()
+    gradient = np.array(layer.weight.grad)
+    assert not gradient[padding].any()
+    np.testing.assert_allclose(gradient[1], 4 * layer.weight.data[1])
+    optim.SGD(layer.parameters(), lr=0.1).step()
+    assert layer.weight.data[padding].tolist() == [7, 7]
 
 
 def test_embedding_begins_as_pytorchs_does():
@@ -147,13 +165,15 @@ def test_embedding_begins_as_pytorchs_does():
     (lambda: nn.Embedding(5, 3), np.array([0, 5]), ValueError, r"numbers must be in \[0, 5\), got 5"),
     (lambda: nn.Embedding(5, 3), np.array([[2, -1]]), ValueError, r"numbers must be in \[0, 5\), got -1"),
     (lambda: nn.Embedding(5, 3), np.array([1.0]), TypeError, "numbers must be integers, got float64"),
+    (lambda: nn.Embedding(5, 3, 5), None, ValueError, r"padding_idx must be a whole number in \[-5, 5\), got 5"),
+    (lambda: nn.Embedding(5, 3, 1.0), None, TypeError, r"padding_idx must be a whole number in \[-5, 5\), got 1.0"),
 ])  # fmt: skip
 def test_what_a_layer_cannot_take_is_refused(layer, x, error, said):
     with pytest.raises(error, match=said):
         layer()(x)
 
 
-@pytest.mark.parametrize("layer", [nn.SparseLinear(9, 3), nn.Embedding(9, 3)])
+@pytest.mark.parametrize("layer", [nn.SparseLinear(9, 3), nn.Embedding(9, 3, sparse=True)])
 def test_a_layer_passes_the_batch_on_and_asks_for_rows_before_it_reads_them(layer):
     batch, asked = Batch(6, 0, (0, 6)), []
 
@@ -211,10 +231,10 @@ def test_copies_of_a_sparse_layer_are_sparse():
 
 def test_a_hook_on_a_sparse_parameter_is_refused():
     with pytest.raises(ValueError, match="a hook takes and gives arrays.*sparse=False"):
-        nn.Embedding(3, 2).weight.register_hook(lambda g: None)
-    nn.Embedding(3, 2, sparse=False).weight.register_hook(lambda g: None)
+        nn.Embedding(3, 2, sparse=True).weight.register_hook(lambda g: None)
+    nn.Embedding(3, 2).weight.register_hook(lambda g: None)
 
 
 def test_gradcheck_knows_a_layer_behind_sparse_ones():
-    layer = nn.Embedding(5, 3, dtype=np.float64)
+    layer = nn.Embedding(5, 3, sparse=True, dtype=np.float64)
     gradcheck(lambda w: layer(np.array([1, 2])) @ w, Tensor(np.ones((3, 2)), requires_grad=True))

@@ -73,7 +73,7 @@ def test_sparse_parameters_are_never_laid_flat():
 
 
 def test_zero_grad_and_a_step_without_a_gradient():
-    layer = nn.Embedding(4, 2)
+    layer = nn.Embedding(4, 2, sparse=True)
     optimizer = optim.SGD(layer.parameters(), lr=0.1)
     layer(np.array([1])).sum().backward()
     optimizer.zero_grad()
@@ -84,7 +84,7 @@ def test_zero_grad_and_a_step_without_a_gradient():
 
 
 def test_a_step_between_forward_and_a_backward_that_does_not_read_the_weight_is_no_mistake():
-    layer = nn.Embedding(4, 2)
+    layer = nn.Embedding(4, 2, sparse=True)
     optimizer, y = optim.SGD(layer.parameters(), lr=0.1), None
     y = layer(np.array([1]))
     layer(np.array([2])).sum().backward()
@@ -105,7 +105,7 @@ def test_an_optimiser_that_changes_every_row_refuses_a_sparse_parameter(make, sa
 
 
 def test_a_dense_gradient_of_a_sparse_parameter_is_refused_before_anything_changes():
-    layer, other = nn.Embedding(4, 2), nn.Linear(2, 1)
+    layer, other = nn.Embedding(4, 2, sparse=True), nn.Linear(2, 1)
     optimizer = optim.SGD([*layer.parameters(), *other.parameters()], lr=0.1)
     before = other.weight.data.copy()
     other(layer.weight).sum().backward()

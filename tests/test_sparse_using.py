@@ -99,7 +99,7 @@ from npdp import nn
 
 class Model(nn.Module):
     def __init__(self, classes):
-        self.embedding, self.linear = nn.Embedding(17, 4), nn.Linear(256, classes)
+        self.embedding, self.linear = nn.Embedding(17, 4, sparse=True), nn.Linear(256, classes)
 
     def forward(self, x):
         return self.linear(self.embedding(x.data.astype(int)).reshape(len(x), -1))

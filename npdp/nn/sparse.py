@@ -3,9 +3,9 @@
     SparseLinear   x (n, features), sparse     y = x @ weight + bias        weight (features, outputs): a row a feature
     Embedding      numbers (...)               y = weight[numbers]          weight (numbers, width)
 
-What a batch does not touch costs nothing: forward reads the rows that it needs, the gradient is a `RowGradient`, and
-optimisers and exchanges pass it on as rows. With `sparse=False` the gradient is an array of the weight's size, which
-every optimiser takes.
+With `sparse=True`, the default of SparseLinear, what a batch does not touch costs nothing: forward reads the rows that
+it needs, the gradient is a `RowGradient`, and optimisers and exchanges pass it on as rows. With `sparse=False`, the
+default of Embedding as in PyTorch, the gradient is an array of the weight's size, which every optimiser takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npdp import random
-from npdp.arguments import at_least_one
+from npdp.arguments import at_least_one, whole
 from npdp.autograd import Batch, Node, Tensor, is_grad_enabled
 from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.sparse_rows import SparseRows
@@ -91,6 +91,8 @@ class Embedding(Module):
     Args:
         num_embeddings: how many rows there are.
         embedding_dim: their width.
+        padding_idx: a row that is zeros at first and has no gradient, for places that are to count for nothing;
+            from the end where negative.
         sparse: whether the weight's gradient is a `RowGradient`; else it is an array.
         dtype: of the weight, float32 or float64.
         generator: for the first values, N(0, 1) as in PyTorch; else this rank's own.
@@ -100,15 +102,22 @@ class Embedding(Module):
         self,
         num_embeddings: int,
         embedding_dim: int,
+        padding_idx: int | None = None,
         *,
-        sparse: bool = True,
+        sparse: bool = False,
         dtype: Any = np.float32,
         generator: np.random.Generator | None = None,
     ) -> None:
         self.num_embeddings = at_least_one(num_embeddings, "Embedding: num_embeddings")
         self.embedding_dim = at_least_one(embedding_dim, "Embedding: embedding_dim")
         generator = generator or random.default_generator()
-        self.weight = Parameter(normal((num_embeddings, embedding_dim), dtype, generator), True, sparse)
+        values = normal((num_embeddings, embedding_dim), dtype, generator)
+        self.padding_idx = padding_idx
+        if padding_idx is not None:
+            wanted = f"Embedding: padding_idx must be a whole number in [{-num_embeddings}, {num_embeddings})"
+            self.padding_idx = whole(padding_idx, wanted, -num_embeddings, num_embeddings) % num_embeddings
+            values[self.padding_idx] = 0
+        self.weight = Parameter(values, True, sparse)
         self._touched = _Touched(num_embeddings)
 
     def forward(self, numbers: Any) -> Tensor:
@@ -124,7 +133,10 @@ class Embedding(Module):
         y = weight.data.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
 
         def to_weight(g: Array) -> Any:
-            return _rows(weight, rows, sums_of_rows(g.reshape(len(flat), self.embedding_dim), indices, len(rows)))
+            values = sums_of_rows(g.reshape(len(flat), self.embedding_dim), indices, len(rows))
+            if self.padding_idx is not None:
+                values[rows == self.padding_idx] = 0
+            return _rows(weight, rows, values)
 
         return _recorded("embedding", y, batch, (weight, to_weight))
 
@@ -137,7 +149,8 @@ class Embedding(Module):
         return numbers
 
     def describe(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}"
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
 class _OfThisThread(threading.local):
