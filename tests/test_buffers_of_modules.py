@@ -10,6 +10,7 @@ from worlds import run
 import npdp
 from npdp import nn, optim
 from npdp.autograd import Tensor
+from npdp.data import ArrayDataset, DataLoader
 from npdp.errors import InputError
 from npdp.parallel.replicas import parameters_sha256
 
@@ -109,6 +110,26 @@ def test_ranks_have_rank_0s_buffers_when_a_model_is_wrapped(strategy):
         return [buffer.data.tolist() for buffer in wrapped.buffers()]
 
     assert run(3, program) == [[[1] * 3, [1], [0] * 3]] * 3
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_forward_may_set_a_buffer_from_its_batch_and_the_next_read_it(world_size):
+    x = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+
+    def program():
+        npdp.manual_seed(0)
+        model = Centered()
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        wrapped, means = nn.DataParallel(model), []
+        for inputs, labels in DataLoader(ArrayDataset(x, x[:, :2]), batch_size=7):
+            optimizer.zero_grad()
+            nn.MSELoss()(wrapped(inputs), labels).backward()
+            optimizer.step()
+            means.append(inputs.data.mean(axis=0))
+        wanted = sum(mean * 0.5 ** (len(means) - k) for k, mean in enumerate(means))
+        np.testing.assert_allclose(model.mean.data, wanted, rtol=1e-5)
+
+    run(world_size, program)
 
 
 def test_a_state_dict_stands_for_buffers_too_where_parameters_are_broadcast():

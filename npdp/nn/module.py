@@ -262,9 +262,11 @@ class Module:
 
 
 def _buffer(values: Any) -> Tensor:
-    """Return values as a Tensor that may be written."""
+    """Return values as a Tensor that may be written, and outlives the batch that it was made of."""
     values = values if isinstance(values, Tensor) else Tensor(values)
-    return values if values.data.flags.writeable else Tensor(values.data.copy())
+    if not values.data.flags.writeable:
+        return Tensor(values.data.copy())
+    return values if values.batch is None else Tensor(values.data)
 
 
 def as_tensor(values: Any, *beside: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ class Optimizer:
         if len(set(mine)) < len(mine):
             raise ValueError(f"{type(self).__name__}: a parameter is in more than one parameter group")
         flats, known = lay_flat(mine[len(self.parameters) :], self._allocate), {group.flat for group in self.groups}
-        self.parameters, self.param_groups = mine, [*self.param_groups, *added]
+        self.parameters = mine
+        self.param_groups += added
         for settings in added:
             for flat in flats:
                 if any(parameter.flat is flat for parameter in settings["params"]):

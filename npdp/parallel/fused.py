@@ -13,7 +13,7 @@ The same bits as the exchange (all_reduce.py) followed by the optimiser's step, 
 shared memory, and on two hosts.
 Source: Rajbhandari et al., ZeRO, 2020 (stage 1: optimiser state once, not once a rank).
 Cost: of S bytes on P ranks of a host, S read and S / P written a rank; apart from the state's share. Across H hosts 2
-(H-1)/H S over each link, as the all-reduce.
+(H-1)/H S over each link, as the all-reduce; with several parameter groups so much for each of them.
 """
 
 from __future__ import annotations
