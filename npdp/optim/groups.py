@@ -119,7 +119,9 @@ class ParameterGroup:
         """
         if self._moves != self.flat.moves:
             self.forget()
-        update = None if isinstance(grad, np.ndarray) else self._cached.get((span.start, span.stop, grad))
+        update = None
+        if grad is None or isinstance(grad, Sum):  # else it may be another array in each step
+            update = self._cached.get((span.start, span.stop, grad))
         if (update or self._cache(make, span, grad))(*scalars):
             raise ValueError("parameters, gradient and the optimiser's state overlap, wanted separate memory")
 
@@ -129,7 +131,7 @@ class ParameterGroup:
         update = make(_view(self.flat.data, span), gradient, *(_view(self.state[name], span) for name in self._names))
         if len(self._cached) >= MOST_CACHED:
             self.forget()
-        if not isinstance(grad, np.ndarray):  # it may be another one in each step
+        if not isinstance(grad, np.ndarray):
             self._cached[span.start, span.stop, grad] = update
         return update
 

@@ -1,4 +1,4 @@
-"""What all optimisers share: flat state, updates by range, and who carries them out.
+"""The base of the optimisers: parameter groups with their settings, flat state, and the step.
 
 A step updates spans of flat arrays, not single parameters (groups.py). Other ways to train (a server that owns the
 parameters, a pass fused with the exchange) put a `stepper` of their own on the flat arrays, which does it instead.
