@@ -107,7 +107,7 @@ class ParameterGroup:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the updates that were settled, and with them the arrays that they hold."""
+        """Forget the updates that are cached, and with them the arrays that they hold."""
         self._cached: dict[tuple[int, int, Sum | None], Update] = {}
         self._moves = self.flat.moves
 
