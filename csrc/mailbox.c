@@ -82,11 +82,11 @@ uint32_t npdp_mail_bell(const npdp_mail *mail)
     return __atomic_load_n(&bell_of(mail, mail->rank)->rung, __ATOMIC_SEQ_CST);
 }
 
-uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t looks, uint32_t yields)
+uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t spins, uint32_t yields)
 {
     bell *mine = bell_of(mail, mail->rank);
     const double before = now_s(), until = before + 1e-3 * LONGEST_WAIT_MS;
-    for (uint32_t i = 0; i < looks && npdp_mail_bell(mail) == heard; i++)
+    for (uint32_t i = 0; i < spins && npdp_mail_bell(mail) == heard; i++)
         look_again_soon();
     for (uint32_t i = 0; i < yields && npdp_mail_bell(mail) == heard && now_s() < until; i++)
         sched_yield();

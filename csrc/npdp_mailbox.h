@@ -37,6 +37,6 @@ uint32_t npdp_mail_bell(const npdp_mail *mail);
 
 /* Waits until it has rung more often than `heard`, at most 10 ms: looks, yields between looks, sleeps. Returns how often
  * it has rung. */
-uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t looks, uint32_t yields);
+uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t spins, uint32_t yields);
 
 #endif

@@ -1,9 +1,9 @@
 /* Collectives over memory that all ranks of a host map: the contract. cffi reads these lines too.
  *
- * A rank describes itself in an npdp_host, calls npdp_begin, and then npdp_go_on until it says NPDP_DONE. All ranks
+ * A rank describes itself in an npdp_host, calls npdp_start, and then npdp_test until it says NPDP_DONE. All ranks
  * begin the same collectives in the same order. Both return after longest_s, so that their caller can look after signals
  * and dead ranks: they wait no longer than that, and then finish the few segments that they work on, 1 or 2 MB of each
- * rank's. npdp_go_on may be called again at any time.
+ * rank's. npdp_test may be called again at any time.
  *
  * The mapping starts with npdp_header_bytes(ranks, longest_slot), zero at first, which belong to these functions.
  *
@@ -33,7 +33,7 @@ typedef struct {
     size_t nbytes;         /* of the mapping */
     size_t longest_slot;   /* bytes of a staging slot at most; a multiple of 64 * ranks */
     uint32_t rank, ranks;
-    uint32_t looks, yields; /* how often to look at once, then with a yield before each look, before sleeping */
+    uint32_t spins, yields; /* how often to look at once, then with a yield before each look, before sleeping */
     double longest_s;      /* after which a call returns */
     int fast_strings;      /* npdp_has_fast_strings() */
     void **pointers;       /* scratch: 2 * ranks + 1 of them */
@@ -46,7 +46,7 @@ typedef struct {
     /* The collective under way. */
     double begun_s, until_s; /* by now_s(): when; and when the call that is under way is to return */
     int kind, op, dtype, mode, agreed, patient;
-    int under_way; /* from npdp_begin to NPDP_DONE; another thread of this rank may look */
+    int under_way; /* from npdp_start to NPDP_DONE; another thread of this rank may look */
     uint32_t root, phase, last_phase, segments;
     uint32_t different;    /* after NPDP_DIFFERENT: the first rank that called something else */
     unsigned char *buffer;
@@ -60,11 +60,11 @@ size_t npdp_header_bytes(uint32_t ranks, size_t longest_slot);
  * root: of a broadcast; with others it is only compared.
  * NPDP_UNFINISHED: it did nothing, for the last one was not gone on with until it was done, or is under way in another
  * thread. */
-int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
+int npdp_start(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
 
 /* Goes on: NPDP_DONE; NPDP_WAITING, call again; or NPDP_DIFFERENT: another rank is in another collective, and this
  * world is of no use any more. */
-int npdp_go_on(npdp_host *host);
+int npdp_test(npdp_host *host);
 
 /* Whether `rank` has posted more often than this one: it is in a collective that this rank has not begun. */
 int npdp_is_ahead(const npdp_host *host, uint32_t rank);

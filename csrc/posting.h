@@ -37,7 +37,7 @@ static void sleep_until_posted(npdp_host *host, line *theirs)
  * use the core, are let: so there are no more when the time of this call is over. */
 static int wait_for(npdp_host *host, line *theirs)
 {
-    for (uint32_t i = 0; i < host->looks && !host->patient; i++) {
+    for (uint32_t i = 0; i < host->spins && !host->patient; i++) {
         if (has_posted(host, theirs))
             return 1;
         look_again_soon();

@@ -338,9 +338,9 @@ static void *be_a_rank(void *argument)
             put(dtype, array, i, value(host->rank, i, round));
         for (int i = 0; i < 20 && late == host->rank; i++)
             sched_yield();
-        int status = npdp_begin(host, kind, op, dtype, array, count, kind == NPDP_BROADCAST ? root : 0);
+        int status = npdp_start(host, kind, op, dtype, array, count, kind == NPDP_BROADCAST ? root : 0);
         while (status == NPDP_WAITING)
-            status = npdp_go_on(host);
+            status = npdp_test(host);
         mine->wrong += status != NPDP_DONE;
         mine->wrong += wrong_in(host, kind, op, dtype, array, count, root, round);
         memset(array, 0x55, count * (dtype == NPDP_F32 ? 4 : 8));
@@ -360,7 +360,7 @@ static void call_collectives(uint32_t ranks)
     memset(all, 0, sizeof all);
     for (uint32_t rank = 0; rank < ranks; rank++) {
         all[rank].host = (npdp_host){.base = memory, .nbytes = nbytes, .longest_slot = SLOT_BYTES, .rank = rank,
-                                     .ranks = ranks, .looks = 20, .yields = 10, .longest_s = rank % 2 ? 0.01 : 0,
+                                     .ranks = ranks, .spins = 20, .yields = 10, .longest_s = rank % 2 ? 0.01 : 0,
                                      .pointers = all[rank].pointers,
                                      .fast_strings = rank % 2 == 0 && npdp_has_fast_strings()};
         if (pthread_create(&all[rank].thread, NULL, be_a_rank, &all[rank]))

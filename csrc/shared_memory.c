@@ -241,7 +241,7 @@ static int go_on(npdp_host *host)
     return NPDP_WAITING;
 }
 
-int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root)
+int npdp_start(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root)
 {
     const uintptr_t base = (uintptr_t)host->base, at = (uintptr_t)buffer;
     const size_t first = npdp_header_bytes(host->ranks, host->longest_slot);
@@ -271,7 +271,7 @@ int npdp_begin(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
     return go_on(host);
 }
 
-int npdp_go_on(npdp_host *host)
+int npdp_test(npdp_host *host)
 {
     host->until_s = now_s() + host->longest_s;
     return go_on(host);

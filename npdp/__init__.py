@@ -15,7 +15,7 @@ set_blas_threads()
 
 
 def _end_all_ranks_on_exceptions() -> None:
-    from npdp.comm.ending import end_on_exceptions_before_init
+    from npdp.comm.failures.ending import end_on_exceptions_before_init
 
     end_on_exceptions_before_init()
 

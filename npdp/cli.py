@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import npdp
 from npdp import environment
-from npdp.comm.ending import announce_failure, launcher_ends_all
+from npdp.comm.failures.ending import announce_failure, launcher_ends_all
 from npdp.errors import InputError, OutputError
 from npdp.flag_parser import Parser, number_of_ranks
 from npdp.on_ranks import RankFlags, interrupted

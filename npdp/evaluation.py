@@ -10,8 +10,8 @@ import numpy as np
 
 from npdp import nn
 from npdp.autograd import Tensor, no_grad
+from npdp.collectives.communicator import Communicator
 from npdp.data import ArrayDataset, SparseRows
-from npdp.parallel.world import World
 from npdp.partition import part
 
 BLOCK_ELEMENTS = 2**20  # of features per forward
@@ -24,7 +24,7 @@ class Score(NamedTuple):
     accuracy: float | None
 
 
-def evaluate(world: World, model: nn.Module, dataset: ArrayDataset, classes: int | None) -> Score:
+def evaluate(world: Communicator, model: nn.Module, dataset: ArrayDataset, classes: int | None) -> Score:
     """Return the score of `model`, each rank having looked at its part of the data; collective.
 
     Modules are in training or in evaluation afterwards as they were before, whatever happens.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import __version__, environment, kernels, manual_seed, models, nn, optim, strategies
+from npdp.collectives.communicator import Communicator
 from npdp.config import TrainConfig
 from npdp.data import DataLoader, SparseDataset, sources
 from npdp.data.sources import DataSplit
@@ -19,7 +20,6 @@ from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
 from npdp.parallel.once_a_host import load_once
 from npdp.parallel.replicas import parameters_sha256
-from npdp.parallel.world import World
 from npdp.partition import bounds
 
 MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
@@ -43,12 +43,12 @@ class Job(NamedTuple):
     run: dict[str, Any]
 
     @property
-    def world(self) -> World:
+    def world(self) -> Communicator:
         """The ranks that train."""
         return self.model.world
 
 
-def prepare(config: TrainConfig, world: World) -> Job:
+def prepare(config: TrainConfig, world: Communicator) -> Job:
     """Load the data, build the model, and make sure that all ranks have the same; collective.
 
     A rank that is a server serves here, and leaves the program (SystemExit) when the workers have.
@@ -189,7 +189,7 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         iterations, samples: as this rank counts them; a parameter server knows better.
     """
     config, world = job.config, job.world
-    spent = world.communication_s, world.wait_s  # in training alone
+    spent = world.clock.communication_s, world.clock.wait_s  # in training alone
     of_strategy = job.model.exchange.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
     sums = np.array([samples, *spent, job.model.exchange.exchanged_bytes], np.float64)

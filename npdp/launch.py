@@ -24,7 +24,7 @@ from types import FrameType
 from typing import IO, TextIO
 
 from npdp import addresses, environment
-from npdp.comm.ending import signal_when_parent_dies
+from npdp.comm.failures.ending import signal_when_parent_dies
 from npdp.errors import InputError
 from npdp.report.console import TERMINAL, own_terminal_width, refuse
 from npdp.subreaper import orphans_ended

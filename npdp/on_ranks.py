@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from npdp import environment
-from npdp.comm.ending import end_with_launcher
+from npdp.comm.failures.ending import end_with_launcher
 from npdp.errors import DivergedError, InputError, OutputError
 from npdp.flag_parser import flag_of
 from npdp.report.console import refuse
 
 if TYPE_CHECKING:
-    from npdp.parallel.world import World
+    from npdp.collectives.communicator import Communicator
 
 # What need not be alike on all ranks: where results go and come from, and what is made to go wrong
 OF_ONE_RANK = ("ranks", "quiet", "inject", "metrics", "save", "json", "plot", "record_arrivals", "replay_arrivals")
@@ -116,7 +116,7 @@ def _parsed(parse: Callable[[], Flags]) -> Flags | InputError:
         return error
 
 
-def _usable(given: Flags | InputError, world: World, command: Callable[[Flags], str]) -> Flags:
+def _usable(given: Flags | InputError, world: Communicator, command: Callable[[Flags], str]) -> Flags:
     """Return flags as they were given, or raise InputError where they are none, or for another number of ranks."""
     if isinstance(given, InputError):
         raise given

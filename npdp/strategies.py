@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from npdp.collectives.algorithms import SHARED_MEMORY
+from npdp.collectives.communicator import Communicator
 from npdp.config import FLAGS_OF, TrainConfig
 from npdp.errors import InputError
 from npdp.flag_parser import flag_of
@@ -16,7 +17,6 @@ from npdp.parallel.local_sgd import LocalSGD
 from npdp.parallel.parameter_server import arrivals
 from npdp.parallel.parameter_server.strategy import ParameterServer
 from npdp.parallel.strategy import AllReduce, Strategy
-from npdp.parallel.world import World
 
 # What of the flags does not change what is computed
 BESIDE = ("metrics", "save", "quiet", "transport", "ranks", "inject", "algorithm", "record_arrivals", "replay_arrivals")
@@ -37,7 +37,7 @@ class Trained(NamedTuple):
     what_is_sparse: str | None = None
 
 
-def make(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+def make(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:
     """Return the strategy that the flags ask for.
 
     Raises:
@@ -60,7 +60,7 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return mine
 
 
-def _allreduce(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+def _allreduce(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:
     """Updates are fused where that is quicker: in shared memory, and where nothing looks at gradients in between."""
     if (sparse := trained.what_is_sparse) is not None and config.update == "fused":
         raise InputError(f"sparse {sparse}: --update fused {_WHOLE_PARAMETERS} --update replicated")
@@ -71,12 +71,12 @@ def _allreduce(config: TrainConfig, world: World, trained: Trained) -> Strategy:
             raise InputError(f"--update {error}") from None
     if config.update != "auto":
         return AllReduce(config.update)
-    in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.shares_memory
+    in_memory = world.world_size > 1 and world.algorithm in ("auto", SHARED_MEMORY) and world.memory.is_of_all
     fused = in_memory and config.clip_norm is None and trained.nbytes >= FUSED_FROM_BYTES and sparse is None
     return AllReduce("fused" if fused else "replicated")
 
 
-def _parameter_server(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+def _parameter_server(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:
     replay = arrivals.load(config.replay_arrivals, trained.run) if config.replay_arrivals else []
     try:
         strategy = ParameterServer(
@@ -95,14 +95,14 @@ def _parameter_server(config: TrainConfig, world: World, trained: Trained) -> St
     return strategy
 
 
-def _local_sgd(config: TrainConfig, world: World, trained: Trained) -> Strategy:
+def _local_sgd(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:
     if (sparse := trained.what_is_sparse) is not None:
         raise InputError(f"sparse {sparse}: --strategy local-sgd {_WHOLE_PARAMETERS} --strategy allreduce or ps")
     return LocalSGD(config.local_iterations, config.outer_momentum, config.outer_learning_rate)
 
 
 _WHOLE_PARAMETERS = "passes over whole parameters; use"
-_STRATEGIES: dict[str, Callable[[TrainConfig, World, Trained], Strategy]] = {
+_STRATEGIES: dict[str, Callable[[TrainConfig, Communicator, Trained], Strategy]] = {
     "allreduce": _allreduce,
     "ps": _parameter_server,
     "local-sgd": _local_sgd,

@@ -23,8 +23,8 @@ from npdp.report.progress import Progress
 from npdp.report.results import write_results
 
 if TYPE_CHECKING:
+    from npdp.collectives.communicator import Communicator
     from npdp.job import Job
-    from npdp.parallel.world import World
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def _train(config: TrainConfig) -> int:
     return 0
 
 
-def _set_algorithm(algorithm: str, world: World) -> None:
+def _set_algorithm(algorithm: str, world: Communicator) -> None:
     """Make it the world's, or refuse it where this world cannot use it; collective."""
     try:
         world.chosen("allreduce", 0, algorithm)
@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         start = jobs.start_event(job)
         metrics.write("start", **start)
         console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
-        world.clear_times()
+        world.clock.clear()
         before = time.perf_counter()
         updates = partial(job.model.exchange.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)

@@ -19,7 +19,7 @@ from npdp.partition import part, rounded_up
 if kernels.compiled is None:
     pytest.skip("the C kernels are not compiled here", allow_module_level=True)
 
-from npdp.kernels.shared_memory import DONE, WAITING, HostRank, header_bytes
+from npdp.kernels.shared_memory import DONE, WAITING, HostRank, header_bytes, words_of
 
 LONGEST = 3000
 SLOT_BYTES = {1: 1024, 2: 1024, 3: 768, 4: 1024}  # multiples of 64 a rank
@@ -59,7 +59,7 @@ class Player:
 
     def __init__(self, memory, rank, ranks, calls):
         self.rank, self.ranks, self.calls, self.wrong = rank, ranks, list(calls), []
-        self.kernel = HostRank(memory, rank, ranks, SLOT_BYTES[ranks], looks=0, yields=0)
+        self.kernel = HostRank(memory, rank, ranks, SLOT_BYTES[ranks], spins=0, yields=0)
         start = rounded_up(header_bytes(ranks, SLOT_BYTES[ranks]), 64)
         self.place = np.frombuffer(memory, np.uint8, 8 * LONGEST, start + 8 * LONGEST * rank)
         self.number, self.array = 0, None
@@ -71,7 +71,7 @@ class Player:
     def move(self):
         """Go on until others must come first."""
         while not self.done:
-            status = self.begin() if self.array is None else self.kernel.go_on()
+            status = self.begin() if self.array is None else self.kernel.test()
             if status == WAITING:
                 return
             assert status == DONE
@@ -82,7 +82,7 @@ class Player:
         inside = where == INSIDE or where == (CROSSED if self.rank % 2 else MIXED)
         self.array = self.place[: count * np.dtype(dtype).itemsize].view(dtype) if inside else np.empty(count, dtype)
         self.array[...] = values(self.rank, count, dtype, self.number)
-        return self.kernel.begin(kind, self.array, op, self.root if kind == "broadcast" else 0)
+        return start(self.kernel, kind, self.array, op, self.root if kind == "broadcast" else 0)
 
     def finish(self):
         kind, op, dtype, count, _ = call = self.calls[self.number]
@@ -126,7 +126,12 @@ def call(kind="allreduce", count=LONGEST, where=OUTSIDE, op="sum", dtype="float3
     return kind, op, dtype, count, where
 
 
+def start(kernel, kind, array, op, root=0):
+    """Start a collective on one rank, and return the kernel's status."""
+    return kernel.start(words_of(kind, array.dtype, op, False, root), array)
+
+
 def memory_and_ranks(count):
     """Return memory and the ranks that share it."""
     memory = mmap.mmap(-1, header_bytes(count, SLOT_BYTES[count]) + 64)
-    return memory, [HostRank(memory, rank, count, SLOT_BYTES[count], looks=0, yields=0) for rank in range(count)]
+    return memory, [HostRank(memory, rank, count, SLOT_BYTES[count], spins=0, yields=0) for rank in range(count)]

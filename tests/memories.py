@@ -66,7 +66,7 @@ def slots_of(nbytes):
 # What a process has of the memory
 def address(array):
     """Return where an array lies in this rank's mapping: the same on all ranks, where it is one for all."""
-    return array.ctypes.data - init().host.arena._address
+    return array.ctypes.data - init().memory.host.arena._address
 
 
 def open_memories():
@@ -78,4 +78,4 @@ def open_memories():
 
 def reserved_bytes():
     """Return how much of this rank's memory the system has really given."""
-    return os.fstat(init().host.arena._memory._fd).st_blocks * 512
+    return os.fstat(init().memory.host.arena._memory._fd).st_blocks * 512

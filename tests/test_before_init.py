@@ -6,7 +6,7 @@ import sys
 import pytest
 from launching import needs_mpi, python
 
-from npdp.comm import missing
+from npdp.comm.failures import missing
 from npdp.environment import Launch
 
 TRACEBACK = "Traceback (most recent call last)"
@@ -14,7 +14,7 @@ MPICH = {"PMI_RANK": "1", "PMI_SIZE": "3"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "PMIX_NAMESPACE": "job"}
 BEFORE_INIT = """
 import os, sys, time, npdp
-from npdp.comm import missing
+from npdp.comm.failures import missing
 missing.SAID_AFTER_S = 0.5
 rank = npdp.environment.launch().rank
 if rank == 1:

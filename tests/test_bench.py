@@ -27,7 +27,7 @@ needs_matplotlib = pytest.mark.skipif(
 
 # What a world cannot do
 def test_an_algorithm_that_the_world_cannot_use_is_refused(capsys, monkeypatch):
-    monkeypatch.setattr("npdp.parallel.world.World.shares_memory", False)
+    monkeypatch.setattr("npdp.collectives.host_memory.HostMemory.is_of_all", False)
     assert exit_code(bench.main, "allreduce", *THREADS, "2", "--sizes", "8", "--algorithm", "shared_memory") == 2
     assert "--algorithm shared_memory: " in capsys.readouterr().err
     assert exit_code(bench.main, "allreduce", *THREADS, "2", "--sizes", "8") == 0

@@ -17,10 +17,10 @@ from npdp.bench import run as bench
 from npdp.bench.cases import BUS_FACTORS, CASES, MEMORY_COPY, Case, buffers, memory_copy
 from npdp.bench.inputs import PERIOD, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.timing import Contender, time_in_turn
+from npdp.collectives import arrays as checks
+from npdp.collectives.communicator import Communicator
 from npdp.comm.mpi import MpiTransport
 from npdp.comm.transport import NoTransport
-from npdp.parallel import checks
-from npdp.parallel.world import World
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -104,7 +104,7 @@ def test_a_memory_copy_goes_from_what_is_measured_to_memory_of_its_kind(nbytes, 
         before = contender.wrong(1)
         contender.call()
         wanted = inputs(npdp.rank(), npdp.world_size(), "sum", memory.dtype)
-        host = npdp.init().host
+        host = npdp.init().memory.host
         return before, contender.wrong(1), count_wrong(memory[1], wanted), [
             host is not None and host.arena.everyones(row) is not None for row in memory], memory.nbytes
 
@@ -192,7 +192,7 @@ def test_what_is_quick_is_called_more_often(seconds, most_calls, calls, rounds, 
         clock.now += seconds
 
     contender = Contender("it", nothing, nothing, call, lambda calls: 0, most_calls)
-    (timing,) = time_in_turn(World(NoTransport()), [contender], 5)
+    (timing,) = time_in_turn(Communicator(NoTransport()), [contender], 5)
     assert (timing.calls, len(timing.rounds_s)) == (calls, rounds)
     assert timing.median_s == pytest.approx(seconds)
 
@@ -205,5 +205,6 @@ def test_a_machine_that_grows_busy_gets_no_more_rounds_than_must_be(monkeypatch)
     def call():
         clock.now += 1e-3 if next(calls) < 2 else 1.0  # quick when it is tried
 
-    (timing,) = time_in_turn(World(NoTransport()), [Contender("it", nothing, nothing, call, lambda calls: 0, 3)], 4)
+    contender = Contender("it", nothing, nothing, call, lambda calls: 0, 3)
+    (timing,) = time_in_turn(Communicator(NoTransport()), [contender], 4)
     assert (timing.calls, len(timing.rounds_s)) == (3, 4)

@@ -12,8 +12,8 @@ from npdp.bench import flags
 from npdp.bench import run as bench
 from npdp.bench.cases import BUS_FACTORS, CASES
 from npdp.bench.sizes import parse_sizes
+from npdp.collectives import arrays as checks
 from npdp.errors import InputError
-from npdp.parallel import checks
 from npdp.report.table import size_text
 
 

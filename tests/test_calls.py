@@ -5,13 +5,13 @@ import pytest
 from launching import mpirun, needs_mpi
 from worlds import run
 
-from npdp.comm import calls
-from npdp.comm.calls import KEPT, Calls
+from npdp.comm.failures import call_log as calls
+from npdp.comm.failures.call_log import KEPT, CallLog
 from npdp.parallel.world import init
 
 
 def test_notes_are_compared_by_number():
-    mine, theirs = Calls(0), Calls(1)
+    mine, theirs = CallLog(0), CallLog(1)
     assert mine.note() == ""
     for what in ("a", "b", "c"):
         mine.begin(what)
@@ -27,7 +27,7 @@ def test_notes_are_compared_by_number():
 
 
 def test_all_calls_are_compared_by_their_number_and_a_hash():
-    mine, theirs = Calls(0), Calls(1)
+    mine, theirs = CallLog(0), CallLog(1)
     for what in "abc":
         mine.begin(what), theirs.begin(what)
     assert mine.compare_all(1, theirs.last_note()) is None
@@ -43,7 +43,7 @@ def test_all_calls_are_compared_by_their_number_and_a_hash():
 
 
 def test_their_order_counts_too():
-    mine, theirs = Calls(0), Calls(1)
+    mine, theirs = CallLog(0), CallLog(1)
     for what in "ab":
         mine.begin(what)
     for what in "ba":
@@ -52,23 +52,23 @@ def test_their_order_counts_too():
 
 
 def test_a_rank_that_was_told_of_a_failure_compares_nothing_when_it_leaves():
-    mine, theirs = Calls(0), Calls(1)
+    mine, theirs = CallLog(0), CallLog(1)
     mine.begin("a")
     mine.fail(ValueError("told"))
     assert theirs.compare_all(0, mine.last_note()) is None and mine.compare_all(1, theirs.last_note()) is None
 
 
 def test_messages_of_calls_in_a_row_are_told_apart():
-    made = Calls(0)
+    made = CallLog(0)
     tags = [made.begin("the same").tag for _ in range(3)]
     assert len(set(tags)) == 3
-    assert Calls(1).begin("the same").tag == tags[0]
-    assert Calls(0, range(7, 9)).begin("the same").tag in (7, 8)
+    assert CallLog(1).begin("the same").tag == tags[0]
+    assert CallLog(0, range(7, 9)).begin("the same").tag in (7, 8)
 
 
 def test_a_call_that_is_being_begun_on_another_thread_is_not_noted_yet(monkeypatch):
     """A rank that waits reads others' notes, and compares, while they go on."""
-    made, code = Calls(0), calls._code
+    made, code = CallLog(0), calls._code
     made.begin("a")
     seen = []
 
@@ -91,7 +91,7 @@ def test_notes_do_not_pile_up_at_a_rank_for_which_others_wait():
 def test_a_note_is_sent_once_in_a_call_and_not_at_once(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(calls.time, "monotonic", lambda: now[0])
-    made = Calls(0)
+    made = CallLog(0)
     assert not made.note_is_due()  # nothing was called
     for _ in range(2):
         made.begin("a")

@@ -14,8 +14,8 @@ from worlds import DTYPES, FOLD, PAIRS, do, folded, record, run, segments_of, va
 import npdp
 from npdp.collectives import execute
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.comm.calls import Call
-from npdp.parallel.checks import OPS
+from npdp.collectives.arrays import OPS
+from npdp.comm.failures.call_log import LoggedCall as Call
 
 SEGMENT_BYTES = 64
 EVERY = [(collective, algorithm) for collective, makers in SCHEDULES.items() for algorithm in (*makers, "auto")]

@@ -17,11 +17,12 @@ import npdp
 from npdp import kernels
 from npdp.collectives import constants, cost
 from npdp.collectives.arena import Arena
+from npdp.collectives.communicator import Communicator
 from npdp.collectives.cost import posts
 from npdp.collectives.machine import Kernel, Link, Machine, Rate, Way, built_in, from_json
 from npdp.parallel import calibrate as measuring
 from npdp.parallel.calibrate import LEAST_BYTES, LONG_S, SEVERAL, SIZES, Kind, calibrate, fit, messages_among
-from npdp.parallel.world import World, init
+from npdp.parallel.world import init
 
 
 # From times to constants
@@ -96,7 +97,7 @@ def cache(tmp_path, monkeypatch):
 
 def constants_here(world_size=3):
     """Return what the ranks of a world of threads believe, which must be the same."""
-    found = run(world_size, lambda: init().constants)
+    found = run(world_size, lambda: init().chooser.constants)
     assert found == [found[0]] * world_size
     return found[0]
 
@@ -104,7 +105,7 @@ def constants_here(world_size=3):
 def keep(wanted, world_size=3):
     def program():
         world = init()
-        return constants.keep(world.transport, world.hosts, wanted if world.rank == 0 else machine())
+        return constants.keep(world.transport, world.topology.hosts, wanted if world.rank == 0 else machine())
 
     found = run(world_size, program)
     assert found == [found[0]] * world_size
@@ -190,7 +191,7 @@ def test_nothing_is_measured_or_written_by_a_world_that_only_computes(cache, mon
 
     def program():
         npdp.allreduce(np.ones(1000, np.float32))
-        return init().constants.file
+        return init().chooser.constants.file
 
     assert run(3, program) == [None] * 3 and not cache.exists()
 
@@ -205,7 +206,7 @@ def test_a_world_measures_itself_and_then_chooses_by_it(world_size, hosts, cache
         world = init()
         before = world.chosen("allreduce", 64, "auto")
         found = calibrate(world)
-        assert world.constants is found or world.constants == found
+        assert world.chooser.constants is found or world.chooser.constants == found
         return found, before, [world.chosen("allreduce", 1 << power, "auto") for power in range(3, 27)]
 
     results = run(world_size, program, hosts=[rank * hosts // world_size for rank in range(world_size)])
@@ -316,4 +317,4 @@ def test_where_a_host_has_no_room_for_the_kernels_arrays_no_rank_times_them(cach
 def test_a_world_of_one_has_nothing_to_measure():
     with pytest.raises(ValueError, match="this world has one"):
         run(1, lambda: calibrate(init()))
-    assert isinstance(init(), World) and init().constants.file is None
+    assert isinstance(init(), Communicator) and init().chooser.constants.file is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from worlds import run
 
 import npdp
-from npdp.collectives import auto, constants, cost, topology
+from npdp.collectives import auto, chooser, constants, cost
 from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, SCHEDULES, SHARED_MEMORY
 from npdp.collectives.auto import candidates, cheapest, price
 from npdp.collectives.cost import posts, price_of_kernel, shapes
@@ -187,15 +187,15 @@ def test_sizes_at_which_the_kernel_changes_its_way_are_those_that_are_priced():
 @pytest.mark.parametrize("collective", SCHEDULES)
 @pytest.mark.parametrize("staged", [False, True])
 def test_the_kernel_posts_as_often_as_is_priced(ranks, collective, staged):
-    if not npdp.run_ranks(2, lambda: init().shares_memory)[0]:
+    if not npdp.run_ranks(2, lambda: init().memory.is_of_all)[0]:
         pytest.skip("there is no shared memory here")
 
     def program(nbytes):
         world = init()
         array = np.zeros(nbytes // 4, np.float32) if staged else world.shared_empty(nbytes // 4, np.dtype(np.float32))
-        before = world.host.kernel._host.posted
-        world.host.collective(collective, array)
-        return world.host.kernel._host.posted - before
+        before = world.memory.host.kernel._host.posted
+        world.memory.host.collective(collective, array)
+        return world.memory.host.kernel._host.posted - before
 
     for nbytes in (64, 1024, 1028, 4096, 8192, 8196, 300_000, 512 << 10, 700_000, 3 << 20):
         assert set(run(ranks, program, nbytes)) == {posts(collective, nbytes, staged)}, nbytes
@@ -256,19 +256,20 @@ def test_whatever_auto_takes_is_there(collective, hosts):
 def test_a_choice_is_made_once_for_each_size():
     def program():
         world = init()
-        with mock.patch.object(topology, "cheapest", wraps=auto.cheapest) as choosing:
-            for _ in range(3):
-                world.chosen("allreduce", 4096, "auto")
+        with mock.patch.object(chooser, "cheapest", wraps=auto.cheapest) as choosing:
+            for count in (1024, 1024, 512, 1024):
+                world.allreduce(np.zeros(count, np.float32))
             return choosing.call_count
 
-    assert run(1, program) == [1]
+    assert run(1, program) == [2]
 
 
 def test_other_constants_make_other_choices():
     def program():
         world, taken = init(), []
         for alpha, both_alpha in ((1.0, 10.0), (10.0, 1.0)):
-            world.use(constants.Constants(machine(alpha, both_alpha=both_alpha, further=1.0, kernel=1000.0), None))
+            dear = machine(alpha, both_alpha=both_alpha, further=1.0, kernel=1000.0)
+            world.chooser.use(constants.Constants(dear, None))
             taken.append(world.chosen("allreduce", 4096, "auto"))
         return taken
 

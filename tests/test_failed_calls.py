@@ -11,8 +11,8 @@ from needs import through_shared_memory
 from worlds import NOT_THE_SAME, run
 
 import npdp
-from npdp.comm.calls import Calls
 from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.call_log import CallLog
 from npdp.parallel.world import init
 
 
@@ -125,7 +125,7 @@ def test_one_within_another_is_refused(algorithm):
 
 
 def test_an_interrupt_without_words_is_a_failure_too():
-    made = Calls(0)
+    made = CallLog(0)
     made.fail(KeyboardInterrupt())
     with pytest.raises(CommunicationError, match="rank 0 calls a after a collective that failed: KeyboardInterrupt"):
         made.begin("a")

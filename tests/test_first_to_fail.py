@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from npdp.comm import ending
+from npdp.comm.failures import ending
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no names but files' here")
 

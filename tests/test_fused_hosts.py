@@ -11,7 +11,7 @@ from worlds import loader, mlp, record, run
 
 import npdp
 from npdp import nn, optim
-from npdp.parallel.world import World
+from npdp.collectives.communicator import Communicator
 
 
 @pytest.mark.parametrize("hosts", [(0, 1), (0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1, 2, 2), (0, 1, 2, 3, 4)], ids=str)
@@ -51,7 +51,7 @@ def test_on_several_hosts_a_link_carries_what_the_all_reduce_would_and_a_host_ho
         follow("zsu", model, [optimizer], batches)
         (flat,), (group,) = model.exchange.flats, optimizer.groups
         sent = sum(nbytes for peer, nbytes in recorder.sent if where[peer] != where[npdp.rank()])
-        memory = npdp.init().host.arena._address  # mapped elsewhere by each rank
+        memory = npdp.init().memory.host.arena._address  # mapped elsewhere by each rank
         at = [array.ctypes.data - memory for array in (flat.data, group.state["exp_avg"], group.state["exp_avg_sq"])]
         return sent, flat.data.nbytes, at, model.exchange.algorithm
 
@@ -68,7 +68,7 @@ def test_on_several_hosts_a_link_carries_what_the_all_reduce_would_and_a_host_ho
 @pytest.mark.parametrize("lacks", ["state", "parameters", "gradients"])
 def test_it_gives_the_same_parameters_where_there_is_no_room_for_all(lacks, hosts, tolerance, monkeypatch):
     """Of two hosts, on the first."""
-    empty = World.empty
+    empty = Communicator.host_empty
     given = []
 
     def no_room(world, count, dtype, one_for_all):
@@ -78,7 +78,7 @@ def test_it_gives_the_same_parameters_where_there_is_no_room_for_all(lacks, host
         lacking = "gradients" if not one_for_all else "state" if is_state else "parameters"
         return array if lacks != lacking or hosts[world.rank] else None
 
-    monkeypatch.setattr(World, "empty", no_room)
+    monkeypatch.setattr(Communicator, "host_empty", no_room)
     for plan in ("zsuzsuzsu", "zsuzfuzsuzou"):
         replicated(len(hosts), trained, frozenset(dict(plan=plan, optimizer="adam").items()))
         given.clear()
@@ -98,7 +98,7 @@ def dawdle(monkeypatch, late):
 
         return slowly
 
-    collectives = [(World, name) for name in ("allreduce", "sum", "run_in_column")]
+    collectives = [(Communicator, name) for name in ("allreduce", "sum", "run_across_hosts")]
     for owner, name in [*collectives, (optim.SGD, "update"), (optim.Adam, "update")]:
         monkeypatch.setattr(owner, name, slow(getattr(owner, name)))
 

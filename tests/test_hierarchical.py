@@ -19,7 +19,9 @@ from worlds import DTYPES, PAIRS, do, record, run
 import npdp
 from npdp.collectives.across_hosts import AcrossHosts
 from npdp.collectives.algorithms import HIERARCHICAL, algorithms_of
+from npdp.comm.call import Call
 from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.call_log import LoggedCall
 from npdp.comm.threads import run_threads
 from npdp.parallel.world import init
 
@@ -37,7 +39,7 @@ def _small_sizes():
 def way(request, monkeypatch):
     """In memory, and by messages, as where there are no C kernels."""
     if request.param == "numpy":
-        monkeypatch.setattr("npdp.parallel.world.World.host", None)
+        monkeypatch.setattr("npdp.collectives.host_memory.HostMemory.host", None)
     return request.param
 
 
@@ -111,7 +113,8 @@ def test_all_ranks_get_the_same_bits_each_time(hosts, count):
     inputs = [np.random.default_rng(rank).standard_normal(count).astype(np.float32) for rank in range(len(hosts))]
 
     def program():
-        total, zeros = inputs[npdp.rank()].copy(), np.full(count, -0.0 if init().hosts[npdp.rank()] % 2 else 0.0)
+        host = init().topology.hosts[npdp.rank()]
+        total, zeros = inputs[npdp.rank()].copy(), np.full(count, -0.0 if host % 2 else 0.0)
         npdp.allreduce(total, algorithm=HIERARCHICAL)
         npdp.allreduce(zeros, "min", HIERARCHICAL)
         return total.tobytes() + zeros.tobytes()
@@ -141,7 +144,7 @@ def test_pieces_change_hands_inside_while_another_crosses():
     happened = []
 
     class Host:
-        def collective(self, kind, buffer, op="sum", root=0):
+        def collective(self, kind, buffer, *like):
             happened.append((kind, len(buffer)))
 
     class Transport:
@@ -153,7 +156,8 @@ def test_pieces_change_hands_inside_while_another_crosses():
 
     count = 5 * PIECE // 4  # three pieces of 427, 427, 426
     across = AcrossHosts((0, 0, 1, 1), 3, Host())
-    for _ in across.allreduce(np.zeros(count, np.float32), "sum", Transport(), None):
+    call = LoggedCall(1, Call("allreduce", count, "float32"), 1)
+    for _ in across.allreduce(np.zeros(count, np.float32), "sum", Transport(), call):
         pass  # what is waited for is there
     sends = [at for at, (what, _) in enumerate(happened) if what == "send"]
     inside = [(kind, length, at) for at, (kind, length) in enumerate(happened) if kind != "send"]
@@ -169,7 +173,7 @@ def test_pieces_change_hands_inside_while_another_crosses():
 def test_auto_takes_it_where_hosts_have_several_ranks():
     def program():
         world = init()
-        return [world.chosen("allreduce", nbytes) for nbytes in (8, 200)], world.hosts, world.host.ranks
+        return [world.chosen("allreduce", nbytes) for nbytes in (8, 200)], world.topology.hosts, world.memory.host.ranks
 
     chosen, hosts, ranks = zip(*run(4, program, hosts=(5, 5, 3, 3)))
     assert set(hosts) == {(0, 0, 1, 1)} and ranks == ([0, 1], [0, 1], [2, 3], [2, 3])
@@ -198,11 +202,11 @@ def test_the_seconds_that_its_ranks_are_in_the_kernel_count_once():
     def program():
         world = init()
         world.allreduce(np.zeros(4), algorithm=HIERARCHICAL)
-        world.clear_times()
+        world.clock.clear()
         before = time.perf_counter()
         time.sleep(0.2 * (world.rank % 2))
         world.allreduce(np.zeros(4), algorithm=HIERARCHICAL)
-        return world.collective_s, time.perf_counter() - before
+        return world.clock.collective_s, time.perf_counter() - before
 
     for number, (collective_s, wall_s) in enumerate(run(4, program, hosts=(0, 0, 1, 1))):
         assert (0.0 if number % 2 else 0.19) < collective_s < wall_s
@@ -215,10 +219,10 @@ def test_on_one_host_it_is_shared_memory():
 
 
 def test_where_hosts_share_no_memory_it_goes_by_messages(monkeypatch):
-    monkeypatch.setattr("npdp.parallel.world.World.host", None)
+    monkeypatch.setattr("npdp.collectives.host_memory.HostMemory.host", None)
 
     def program():
-        assert init().hosts == (0, 0, 1, 1)
+        assert init().topology.hosts == (0, 0, 1, 1)
         recorder = record()
         npdp.allreduce(np.zeros(10 * PIECE, np.float32), algorithm=HIERARCHICAL)
         return {peer for peer, _ in recorder.sent}

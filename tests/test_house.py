@@ -52,8 +52,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("nn/parallel.py", "parallel"): "nn.parallel.DistributedDataParallel likewise is PyTorch's name for it",
     ("data/sampler.py", "parallel"): "a loader makes the world where nobody has, as a model does",
     ("__init__.py", "comm"): "an exception before init() must end all ranks, too",
-    ("comm/missing.py", "writes"): "for whom MPI waits: it must be said before there is a world",
-    ("comm/ending.py", "writes"): "a failing rank's traceback: nobody else is left to print it",
+    ("comm/failures/missing.py", "writes"): "for whom MPI waits: it must be said before there is a world",
+    ("comm/failures/ending.py", "writes"): "a failing rank's traceback: nobody else is left to print it",
 }
 
 LONGEST_LINES = 300

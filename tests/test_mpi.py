@@ -22,8 +22,8 @@ from launching import (
 )
 
 import npdp
-from npdp.comm import ending
-from npdp.comm.ending import MPI_SEGMENT
+from npdp.comm.failures import ending
+from npdp.comm.failures.ending import MPI_SEGMENT
 from npdp.environment import VERDICT
 
 pytestmark = needs_mpi

@@ -62,12 +62,12 @@ def test_the_time_that_backward_hides_does_not_count_as_waiting(algorithm):
         world = init()
         record(delay_s=0.02)
         world.allreduce(np.zeros(4))
-        world.clear_times()
+        world.clock.clear()
         time.sleep(0.2 * (world.rank % 2))  # where two share a host the other waits for it, inside the kernel
         world.begin_allreduce(np.zeros(4))
         time.sleep(0.3)
         world.finish()
-        return world.wait_s, world.collective_s
+        return world.clock.wait_s, world.clock.collective_s
 
     for wait_s, collective_s in run(4, times, hosts=(0, 0, 1, 1), algorithm=algorithm):
         assert wait_s < 0.1 and collective_s < 0.1
@@ -79,9 +79,9 @@ def test_times_that_are_cleared_beside_a_collective_do_not_come_back():
         time.sleep(0.3 * (world.rank % 2))
         world.allreduce(np.zeros(4))
         world.begin_allreduce(np.zeros(4))
-        world.clear_times()
+        world.clock.clear()
         world.finish()
-        return world.wait_s, world.collective_s
+        return world.clock.wait_s, world.clock.collective_s
 
     for wait_s, collective_s in across_hosts(2, times):
         assert wait_s < 0.2 and collective_s < 0.2

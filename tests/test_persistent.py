@@ -53,7 +53,7 @@ def test_it_gives_what_a_plain_one_gives_in_any_mix_of_calls(world_size, count, 
             else:
                 world.allreduce(array, algorithm=None if call == "plain" else call)
                 np.testing.assert_array_equal(array, wanted)
-        return world.collective_s
+        return world.clock.collective_s
 
     assert all(seconds > 0 for seconds in run(world_size, program)) or world_size == 1
 
@@ -91,12 +91,12 @@ def test_it_is_chosen_anew_when_other_constants_are_used():
     def program():
         world = init()
         allreduce = world.persistent_allreduce(np.ones(8, np.float32))
-        machine = world.constants.machine
+        machine = world.chooser.constants.machine
         recorder = record()
         allreduce()
         before = len(recorder.sent)
         dear = replace(machine, kernel=replace(machine.kernel, first_s=1e3))
-        world.use(world.constants._replace(machine=dear))
+        world.chooser.use(world.chooser.constants._replace(machine=dear))
         allreduce()
         return before, world.chosen("allreduce", 32) != "shared_memory", len(recorder.sent) > 0
 

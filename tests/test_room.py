@@ -111,7 +111,8 @@ def test_an_array_for_which_there_is_no_room_for_all_ranks_is_an_ordinary_one(mo
         npdp.barrier()
         if world.rank == 1:
             rooms[1] = 3 * MB
-        shared = [world.everyones(npdp.shared_empty(count, np.int64)) is not None for count in (MB // 8, MB // 8 + 1)]
+        everyones, counts = world.memory.everyones, (MB // 8, MB // 8 + 1)
+        shared = [everyones(npdp.shared_empty(count, np.int64)) is not None for count in counts]
         npdp.barrier()
         return shared, world.shared_once(3 * MB // 8, np.dtype(np.int64)) is not None
 
@@ -122,4 +123,4 @@ def test_an_array_for_which_there_is_no_room_for_all_ranks_is_an_ordinary_one(mo
 @needs_shared_memory
 def test_ranks_do_without_shared_memory_where_there_is_no_room_for_its_header(monkeypatch):
     monkeypatch.setattr(memory, "room_bytes", lambda: MB)
-    assert run(2, lambda: init().shares_memory) == [False, False]
+    assert run(2, lambda: init().memory.is_of_all) == [False, False]

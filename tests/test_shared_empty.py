@@ -23,7 +23,7 @@ def test_arrays_of_two_ranks_lie_far_enough_apart_that_nobody_fetches_anothers_b
 
     def program():
         array = npdp.shared_empty(count, np.float32)
-        return sorted(other.ctypes.data for other in init().everyones(array))
+        return sorted(other.ctypes.data for other in init().memory.everyones(array))
 
     for starts in run(3, program):
         assert (np.diff(starts) >= 4 * count + 50_000).all()
@@ -83,10 +83,10 @@ def test_each_rank_has_an_array_of_its_own_that_the_others_can_see():
         array = npdp.shared_empty(1000, np.int64)
         array[:] = values(npdp.rank(), 1000, np.int64)
         npdp.barrier()
-        theirs = init().everyones(array[10:30])
+        theirs = init().memory.everyones(array[10:30])
         same = [np.array_equal(other, values(rank, 1000, np.int64)[10:30]) for rank, other in enumerate(theirs)]
         npdp.barrier()
-        return same, init().everyones(np.empty(3)), address(array)
+        return same, init().memory.everyones(np.empty(3)), address(array)
 
     for rank, (same, of_ordinary, at) in enumerate(run(3, program)):
         assert same == [True] * 3 and of_ordinary is None and at > 0, rank
@@ -171,10 +171,10 @@ def test_ranks_of_each_host_share_memory_where_there_are_several_hosts():
         array = npdp.shared_empty(5000)
         array[:] = npdp.rank() + np.arange(5000)
         npdp.barrier()
-        theirs = [int(other[1]) for other in world.host.arena.everyones(array)]
+        theirs = [int(other[1]) for other in world.memory.host.arena.everyones(array)]
         npdp.barrier()
         npdp.allreduce(array)
-        return world.host.ranks, theirs, bool((array == 10 + 5 * np.arange(5000)).all()), world.shares_memory
+        return world.memory.host.ranks, theirs, bool((array == 10 + 5 * np.arange(5000)).all()), world.memory.is_of_all
 
     assert run(5, program, hosts=(7, 7, 0, 0, 3)) == [
         ([0, 1], [1, 2], True, False), ([0, 1], [1, 2], True, False),

@@ -116,9 +116,9 @@ def test_an_array_is_an_ordinary_one_on_all_ranks_where_one_cannot_reserve_it(mo
         short[0] = False
         npdp.barrier()
         again = npdp.shared_empty(1 << 20)
-        shared = [world.everyones(array) is not None for array in (small, large, again)]
+        shared = [world.memory.everyones(array) is not None for array in (small, large, again)]
         npdp.barrier()
-        return shared, bool((large == 3).all()), world.shares_memory, (reserved_bytes() - before) >> 20
+        return shared, bool((large == 3).all()), world.memory.is_of_all, (reserved_bytes() - before) >> 20
 
     assert run(3, program) == [([True, False, True], True, True, 12)] * 3
 
@@ -157,7 +157,7 @@ def test_where_address_space_is_short_the_mapping_is_smaller(monkeypatch):
 
     monkeypatch.setattr(memory.mmap, "mmap", limited)
     before = open_memories()
-    assert run(2, lambda: init().shares_memory) == [True, True]
+    assert run(2, lambda: init().memory.is_of_all) == [True, True]
     assert max(asked) > 1 << 30 >= min(asked)
     assert open_memories() == before
 
@@ -176,5 +176,5 @@ def test_ranks_do_without_where_the_system_refuses_and_no_file_stays_open(call, 
 
     monkeypatch.setattr(memory.os, call, refuse)
     before = open_memories()
-    assert run(2, lambda: init().shares_memory) == [False, False]
+    assert run(2, lambda: init().memory.is_of_all) == [False, False]
     assert open_memories() == before

@@ -16,7 +16,7 @@ from worlds import DTYPES, PAIRS, run
 
 import npdp
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.parallel.checks import OPS
+from npdp.collectives.arrays import OPS
 from npdp.parallel.world import init
 from npdp.partition import part
 
@@ -162,7 +162,7 @@ def test_both_ways_to_write_a_slot_give_what_numpy_gives(world_size, memory):
         arrays = Arrays(200_003, ["float32"])
         calls = [(memory, "allreduce", "shared_memory", "float32", "sum", 200_003, 0, salt) for salt in range(20)]
         found = [do_in(arrays, *call) for call in calls]
-        host = init().host.kernel._host
+        host = init().memory.host.kernel._host
         return [text for text in found if text], [*host.writes.byte_s, *host.sums.byte_s]
 
     with slots_of(1 << 17):

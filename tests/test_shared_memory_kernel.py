@@ -24,11 +24,12 @@ from kernel_play import (
     memory_and_ranks,
     play,
     short_sleeps,
+    start,
 )
 
 from npdp import kernels
-from npdp.comm.calls import described
-from npdp.kernels.shared_memory import DIFFERENT, DONE, KINDS, UNFINISHED, WAITING, HostRank, header_bytes
+from npdp.collectives.host import call_of
+from npdp.kernels.shared_memory import DIFFERENT, DONE, KINDS, UNFINISHED, WAITING, HostRank, header_bytes, words_of
 
 ROWS = {
     "direct": [call(where=INSIDE)] * 3,
@@ -83,36 +84,36 @@ def test_whoever_moves_when_the_outcome_is_the_same(ranks, row, data):
 
 def test_the_first_rank_that_called_something_else_is_named():
     _, (first, second, third) = memory_and_ranks(3)
-    assert first.begin("allreduce", np.ones(3), "sum") == WAITING
-    assert second.begin("broadcast", np.ones(3, np.int32), "sum", 2) == WAITING
-    assert third.begin("allreduce", np.ones(3), "sum") == DIFFERENT
-    assert (first.go_on(), second.go_on()) == (DIFFERENT, DIFFERENT)
+    assert start(first, "allreduce", np.ones(3), "sum") == WAITING
+    assert start(second, "broadcast", np.ones(3, np.int32), "sum", 2) == WAITING
+    assert start(third, "allreduce", np.ones(3), "sum") == DIFFERENT
+    assert (first.test(), second.test()) == (DIFFERENT, DIFFERENT)
     assert [rank.different for rank in (first, second, third)] == [1, 0, 1]
-    assert described(*first.call_of(1)) == "broadcast of 3 int32 from rank 2"
-    assert described(*second.call_of(0)) == described(*third.call_of(2)) == "allreduce of 3 float64 (sum)"
+    assert str(call_of(*first.call_of(1))) == "broadcast of 3 int32 from rank 2"
+    assert str(call_of(*second.call_of(0))) == str(call_of(*third.call_of(2))) == "allreduce of 3 float64 (sum)"
 
 
 def test_nothing_is_begun_before_the_last_one_is_done():
     _, (first, second) = memory_and_ranks(2)
     array = np.full(3, 1.0)
-    assert first.begin("allreduce", array, "sum") == WAITING
-    assert first.begin("broadcast", np.ones(9), "sum") == UNFINISHED
-    assert first.persistent("allreduce", np.ones(9), "sum")() == UNFINISHED
-    assert described(*first.call_of(0)) == "allreduce of 3 float64 (sum)"
-    assert second.begin("allreduce", np.full(3, 2.0), "sum") == first.go_on() == DONE
+    assert start(first, "allreduce", array, "sum") == WAITING
+    assert start(first, "broadcast", np.ones(9), "sum") == UNFINISHED
+    assert first.persistent(words_of("allreduce", np.dtype("float64"), "sum", False, 0), np.ones(9))() == UNFINISHED
+    assert str(call_of(*first.call_of(0))) == "allreduce of 3 float64 (sum)"
+    assert start(second, "allreduce", np.full(3, 2.0), "sum") == first.test() == DONE
     assert array.tolist() == [3, 3, 3]
 
 
 def test_nothing_is_begun_in_another_thread_while_the_last_phase_is_worked_on():
     count = 16 << 20  # copied in milliseconds
     memory = mmap.mmap(-1, header_bytes(2, count))
-    first, second = (HostRank(memory, rank, 2, count, looks=0, yields=0) for rank in range(2))
+    first, second = (HostRank(memory, rank, 2, count, spins=0, yields=0) for rank in range(2))
     array, root = np.empty(count // 4, np.float32), np.arange(count // 4, dtype=np.float32)
-    assert first.begin("broadcast", array, "sum", 1) == WAITING
-    assert second.begin("broadcast", root, "sum", 1) == DONE
+    assert start(first, "broadcast", array, "sum", 1) == WAITING
+    assert start(second, "broadcast", root, "sum", 1) == DONE
     with ThreadPoolExecutor(1) as other:
-        going_on = other.submit(first.go_on)
-        while first.begin("barrier", np.ones(1), "sum") == UNFINISHED:
+        going_on = other.submit(first.test)
+        while start(first, "barrier", np.ones(1), "sum") == UNFINISHED:
             pass
         assert going_on.result() == DONE
     assert np.array_equal(array, root)
@@ -127,9 +128,9 @@ def test_counts_of_posts_may_wrap():
     lines[0] = lines[128 // 4] = 2**32 - 3  # how often each has posted
     for turn in range(4):
         array, other = np.array([turn]), np.array([10 * turn])
-        assert first.begin("allreduce", array, "sum") == WAITING
-        assert second.begin("allreduce", other, "sum") == DONE
-        assert first.go_on() == DONE
+        assert start(first, "allreduce", array, "sum") == WAITING
+        assert start(second, "allreduce", other, "sum") == DONE
+        assert first.test() == DONE
         assert array[0] == other[0] == 11 * turn
 
 

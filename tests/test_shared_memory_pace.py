@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from kernel_play import memory_and_ranks, outcome, short_sleeps
+from kernel_play import memory_and_ranks, outcome, short_sleeps, start
 from worlds import values
 
 from npdp.kernels.shared_memory import DONE, WAITING, HostRank, header_bytes
@@ -21,8 +21,8 @@ def _short_sleeps():
 def test_waiting_is_counted_and_returns_within_moments():
     _, (first, _) = memory_and_ranks(2)
     before = time.perf_counter()
-    assert first.begin("barrier", np.ones(1), "sum") == WAITING
-    assert [first.go_on() for _ in range(3)] == [WAITING] * 3
+    assert start(first, "barrier", np.ones(1), "sum") == WAITING
+    assert [first.test() for _ in range(3)] == [WAITING] * 3
     assert 0 < first.wait_s < time.perf_counter() - before < 2
 
 
@@ -31,12 +31,12 @@ def test_ranks_that_come_one_by_one_are_waited_for_no_longer_than_one():
     first._host.longest_s = 0.6
     with ThreadPoolExecutor(1) as other:  # signals go to this thread
         before = time.perf_counter()
-        beginning = other.submit(first.begin, "barrier", np.ones(1), "sum")
+        beginning = other.submit(start, first, "barrier", np.ones(1), "sum")
         time.sleep(0.5)
-        assert second.begin("barrier", np.ones(1), "sum") == WAITING
+        assert start(second, "barrier", np.ones(1), "sum") == WAITING
         status, taken_s = beginning.result(), time.perf_counter() - before
     assert status == WAITING and taken_s < 1  # not 0.5 and 0.6
-    assert third.begin("barrier", np.ones(1), "sum") == first.go_on() == DONE
+    assert start(third, "barrier", np.ones(1), "sum") == first.test() == DONE
 
 
 def at_leisure(count, inside):
@@ -44,7 +44,7 @@ def at_leisure(count, inside):
     slot_bytes = 1 << 17
     first_byte = header_bytes(2, slot_bytes)
     memory = mmap.mmap(-1, first_byte + 2 * 4 * count + 64)
-    ranks = [HostRank(memory, rank, 2, slot_bytes, looks=0, yields=0) for rank in range(2)]
+    ranks = [HostRank(memory, rank, 2, slot_bytes, spins=0, yields=0) for rank in range(2)]
     for rank in ranks:
         rank._host.longest_s = 0
     places = [np.frombuffer(memory, np.float32, count, first_byte + 64 + rank * 4 * count) for rank in range(2)]
@@ -60,12 +60,12 @@ def test_a_large_collective_returns_every_few_segments_and_goes_on(kind, op, ins
     inputs = [values(rank, len(array), np.float32) for rank, array in enumerate(arrays)]
     for rank, array, mine in zip(ranks, arrays, inputs, strict=True):
         array[...] = mine
-        assert rank.begin(kind, array, op) == WAITING
+        assert start(rank, kind, array, op) == WAITING
     returns, unfinished = [0, 0], {0, 1}
     while unfinished:
         for number in list(unfinished):
             phase = ranks[number]._host.phase
-            if ranks[number].go_on() == DONE:
+            if ranks[number].test() == DONE:
                 unfinished.remove(number)
             returns[number] += ranks[number]._host.phase > phase
             assert ranks[number]._host.phase - phase <= 4
@@ -81,14 +81,14 @@ def test_a_large_collective_returns_every_few_segments_and_goes_on(kind, op, ins
 def test_the_quicker_way_to_write_is_taken_and_when_its_turn_comes_the_other(byte_s, turns, taken):
     slot_bytes = 1 << 15
     memory = mmap.mmap(-1, header_bytes(2, slot_bytes) + 64)
-    ranks = [HostRank(memory, rank, 2, slot_bytes, looks=0, yields=0) for rank in range(2)]
+    ranks = [HostRank(memory, rank, 2, slot_bytes, spins=0, yields=0) for rank in range(2)]
     ways = [way for rank in ranks for way in (rank._host.writes, rank._host.sums)]
     for way in ways:
         way.byte_s, way.turns = byte_s, turns
     arrays = [np.full(1 << 12, rank, np.float32) for rank in range(2)]  # a segment is half of it
     for rank, array in zip(ranks, arrays, strict=True):
-        rank.begin("allreduce", array, "sum")
-    while WAITING in [rank.go_on() for rank in ranks]:
+        start(rank, "allreduce", array, "sum")
+    while WAITING in [rank.test() for rank in ranks]:
         pass
     np.testing.assert_array_equal(arrays, 1)
     for way in (rank._host.sums for rank in ranks):
@@ -101,10 +101,10 @@ def test_the_quicker_way_to_write_is_taken_and_when_its_turn_comes_the_other(byt
 def test_a_way_that_is_much_slower_is_tried_more_rarely():
     slot_bytes = 1 << 15
     memory = mmap.mmap(-1, header_bytes(1, slot_bytes) + 64)
-    rank = HostRank(memory, 0, 1, slot_bytes, looks=0, yields=0)
+    rank = HostRank(memory, 0, 1, slot_bytes, spins=0, yields=0)
     seen = []
     for byte_s in ([1.0, 2.0], [1e-30, 1e-28]):  # the second is tried: it is quicker than told, or as slow
         rank._host.writes.byte_s, rank._host.writes.turns = byte_s, 0
-        assert rank.begin("allgather", np.ones(1 << 12, np.float32), "sum") == DONE
+        assert start(rank, "allgather", np.ones(1 << 12, np.float32), "sum") == DONE
         seen.append(rank._host.writes.turns)
     assert seen == [32, 32 * 16]

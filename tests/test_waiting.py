@@ -6,14 +6,14 @@ import pytest
 
 from npdp.comm import waiting
 from npdp.comm.errors import CommunicationError
-from npdp.comm.waiting import Patience, wait_until
+from npdp.comm.waiting import SpinPolicy, wait_until
 
 
 # Waiting, as ranks that are processes do it
 def test_waiting_in_vain_ends_with_the_error(monkeypatch):
     monkeypatch.setattr(waiting, "CHECK_AFTER_S", 0.01)
     with pytest.raises(CommunicationError, match="it has left"):
-        wait_until(lambda: False, Patience(3, 1), lambda: CommunicationError("it has left"))
+        wait_until(lambda: False, SpinPolicy(3, 1), lambda: CommunicationError("it has left"))
 
 
 def test_a_message_that_came_just_before_its_sender_left_still_counts(monkeypatch):
@@ -31,7 +31,7 @@ def test_a_message_that_came_just_before_its_sender_left_still_counts(monkeypatc
         looks.append(bool(come))
         return bool(come)
 
-    wait_until(done, Patience(3, 0), who_left)
+    wait_until(done, SpinPolicy(3, 0), who_left)
     assert looks.count(True) == 1  # a request that is done must not be asked again: MPI has forgotten it
 
 
@@ -43,5 +43,5 @@ def test_a_long_wait_sleeps_between_looks():
         looks.append(None)
         return time.monotonic() - start > 0.1
 
-    wait_until(done, Patience(3, 2), lambda: None)
+    wait_until(done, SpinPolicy(3, 2), lambda: None)
     assert len(looks) < 5 + 0.1 / waiting.SHORTEST_SLEEP_S / 2

@@ -51,7 +51,7 @@ def test_all_ranks_go_back_to_messages_alike_where_one_cannot_share_memory(fault
         npdp.allgather(np.full(len(range(*part(7, 3, npdp.rank()))), npdp.rank(), np.int32), out)
         with pytest.raises(ValueError, match=NOT_SHARED):
             npdp.allreduce(array, algorithm="shared_memory")
-        shared = (world.shares_memory, world.everyones(array), world.shared_once(10, array.dtype))
+        shared = (world.memory.is_of_all, world.memory.everyones(array), world.shared_once(10, array.dtype))
         return array.tolist(), out.tolist(), shared, world.chosen("allreduce", 100) != "shared_memory"
 
     wanted = (3 + 3 * np.arange(1200.0).reshape(40, 30)).tolist()

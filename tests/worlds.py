@@ -15,8 +15,8 @@ import numpy as np
 import npdp
 from npdp import nn, optim
 from npdp.collectives import execute
+from npdp.collectives.arrays import OPS
 from npdp.data import ArrayDataset, DataLoader
-from npdp.parallel.checks import OPS
 from npdp.parallel.world import init
 from npdp.partition import part
 
@@ -150,8 +150,9 @@ class Recorder:
 def record(delay_s=0.0):
     """Put a recorder between this rank's world and its transport; return it."""
     world = init()
-    world.transport = Recorder(world.transport, delay_s)
-    return world.transport
+    recorder = Recorder(world.transport, delay_s)
+    world.transport = world._by_messages._transport = world.clock._transport = recorder
+    return recorder
 
 
 # Data parallel: the same program on one plain rank and on many

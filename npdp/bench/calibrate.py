@@ -8,12 +8,13 @@ from dataclasses import asdict
 from npdp import __version__
 from npdp.bench.flags import CalibrateConfig
 from npdp.collectives.algorithms import SCHEDULES
+from npdp.collectives.communicator import Communicator
 from npdp.collectives.constants import key
 from npdp.collectives.machine import Kernel, Link, Rate
 from npdp.errors import OutputError
 from npdp.parallel.agreement import agree
 from npdp.parallel.calibrate import calibrate
-from npdp.parallel.world import World, init
+from npdp.parallel.world import init
 from npdp.report.console import Console
 from npdp.report.machine import keep
 from npdp.report.results import write_results
@@ -30,11 +31,11 @@ def measure(config: CalibrateConfig, command: str) -> int:
     """
     world = init()
     console = Console(world.rank == 0)
-    hosts, name = len(set(world.hosts)), world.transport.name
+    hosts, name = len(set(world.topology.hosts)), world.transport.name
     console.say(f"npdp {__version__}: what collectives cost, on {world.world_size} ranks, {name}, "
                 f"{hosts} host{'s' * (hosts > 1)}")  # fmt: skip
     if config.show:
-        console.say(f"  constants {world.constants.file or 'built in: nobody has measured yet'}")
+        console.say(f"  constants {world.chooser.constants.file or 'built in: nobody has measured yet'}")
     else:
         have_constants(anew=True)
     console.say(_table(world))
@@ -46,9 +47,9 @@ def measure(config: CalibrateConfig, command: str) -> int:
     return 0
 
 
-def _keep(config: CalibrateConfig, world: World, command: str) -> None:
+def _keep(config: CalibrateConfig, world: Communicator, command: str) -> None:
     assert config.json is not None
-    key_of_world, machine = key(world.transport, world.hosts), asdict(world.constants.machine)
+    key_of_world, machine = key(world.transport, world.topology.hosts), asdict(world.chooser.constants.machine)
     keep(config.json, command, key=key_of_world, constants=machine)
 
 
@@ -56,7 +57,7 @@ def have_constants(anew: bool) -> None:
     """Measure the constants where that is wanted or there are none, and say so; collective."""
     world = init()
     console = Console(world.rank == 0)
-    if world.world_size == 1 or not (anew or world.constants.file is None):
+    if world.world_size == 1 or not (anew or world.chooser.constants.file is None):
         return
     start = time.perf_counter()
     console.live("measuring what messages and memory cost ...")
@@ -65,16 +66,16 @@ def have_constants(anew: bool) -> None:
     console.say(f"constants for auto measured in {time.perf_counter() - start:.1f} s, {where}")
 
 
-def _table(world: World) -> str:
+def _table(world: Communicator) -> str:
     """Return for people the constants that this world uses."""
-    machine, shared = world.constants.machine, len(set(world.hosts)) < world.world_size
+    machine, shared = world.chooser.constants.machine, len(set(world.topology.hosts)) < world.world_size
     return "\n".join(
         [
             *(_link("messages inside a host", machine.inside) if shared else ()),
-            *(_link("messages between hosts", machine.across) if world.spans_hosts else ()),
+            *(_link("messages between hosts", machine.across) if world.topology.spans_hosts else ()),
             _line("a collective over messages", machine.call_s),
             _line("an addition", machine.add_s, "gamma", machine.gamma),
-            *(_kernel(machine.kernel) if shared and world.host is not None else ()),
+            *(_kernel(machine.kernel) if shared and world.memory.host is not None else ()),
         ]
     )
 

@@ -28,9 +28,10 @@ from npdp.bench.inputs import Array
 from npdp.bench.timing import Timing, time_in_turn
 from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.collectives.auto import candidates, price
+from npdp.collectives.communicator import Communicator
 from npdp.errors import InputError, OutputError
 from npdp.parallel.agreement import agree
-from npdp.parallel.world import World, init
+from npdp.parallel.world import init
 from npdp.report.console import Console
 from npdp.report.machine import keep
 from npdp.report.plot import plot_times
@@ -92,14 +93,14 @@ def measure(config: CollectiveConfig, command: str) -> int:
     return 1 if errors else 0
 
 
-def _usable(world: World, config: CollectiveConfig) -> list[str]:
+def _usable(world: Communicator, config: CollectiveConfig) -> list[str]:
     """Return the algorithms that are wanted, or all of npdp's own that this world can use."""
     if config.algorithms is not None:
         for name in config.algorithms:
             if why := _why_not(world, config, name):
                 raise InputError(f"--algorithm {name}: {why}")
         return list(config.algorithms)
-    twice = HIERARCHICAL if not world.spans_hosts else None  # on one host it is shared_memory
+    twice = HIERARCHICAL if not world.topology.spans_hosts else None  # on one host it is shared_memory
     return [name for name in _own(config) if name != twice and not _why_not(world, config, name)]
 
 
@@ -107,7 +108,7 @@ def _own(config: CollectiveConfig) -> list[str]:
     return [name for name in algorithms_of(config.what) if name != NATIVE]
 
 
-def _why_not(world: World, config: CollectiveConfig, algorithm: str) -> str:
+def _why_not(world: Communicator, config: CollectiveConfig, algorithm: str) -> str:
     """Return why this world cannot use an algorithm; empty where it can. Collective."""
     try:
         world.chosen(config.what, config.sizes[0], algorithm)
@@ -116,7 +117,9 @@ def _why_not(world: World, config: CollectiveConfig, algorithm: str) -> str:
     return ""
 
 
-def _at_size(world: World, config: CollectiveConfig, algorithms: list[str], memory: Array, nbytes: int) -> list[Row]:
+def _at_size(
+    world: Communicator, config: CollectiveConfig, algorithms: list[str], memory: Array, nbytes: int
+) -> list[Row]:
     """Return the rows of one size: each algorithm, and what stands beside them."""
     count, spare = nbytes // memory.itemsize, SPARE_BYTES // memory.itemsize
     case = Case(memory[0, :count], memory[0, -spare:], memory[1, :count], world.rank, world.world_size, config.op, "")
@@ -128,21 +131,24 @@ def _at_size(world: World, config: CollectiveConfig, algorithms: list[str], memo
     return [_row(world, config, nbytes, made.name, timing) for made, timing in zip(contenders, timings)]
 
 
-def _mpi_allreduce(world: World, config: CollectiveConfig) -> Callable[[Array, str], Callable[[], object]] | None:
+def _mpi_allreduce(
+    world: Communicator, config: CollectiveConfig
+) -> Callable[[Array, str], Callable[[], object]] | None:
     """Return what makes a call of MPI_Allreduce; None where there is none, or another collective is timed."""
     return getattr(world.transport, "blocking_allreduce", None) if config.what == "allreduce" else None
 
 
-def _predicted_us(world: World, config: CollectiveConfig, nbytes: int, name: str) -> float | None:
+def _predicted_us(world: Communicator, config: CollectiveConfig, nbytes: int, name: str) -> float | None:
     """Return what `auto` believes that it takes; None where it has no opinion."""
     if name in (MEMORY_COPY, MPI_ALLREDUCE, NATIVE) or world.world_size == 1:
         return None
     algorithm = world.chosen(config.what, nbytes, name)
-    shares_memory, staged = world.host is not None, _buffers(world, config) == "ordinary"
-    return 1e6 * price(config.what, algorithm, nbytes, world.hosts, world.constants.machine, shares_memory, staged)
+    shares_memory, staged = world.memory.host is not None, _buffers(world, config) == "ordinary"
+    where = world.topology.hosts, world.chooser.constants.machine, shares_memory
+    return 1e6 * price(config.what, algorithm, nbytes, *where, staged)
 
 
-def _row(world: World, config: CollectiveConfig, nbytes: int, name: str, timing: Timing) -> Row:
+def _row(world: Communicator, config: CollectiveConfig, nbytes: int, name: str, timing: Timing) -> Row:
     algbw = nbytes / timing.median_s / 1e9
     return {
         "bytes": nbytes,
@@ -158,11 +164,11 @@ def _row(world: World, config: CollectiveConfig, nbytes: int, name: str, timing:
     }
 
 
-def _candidates(world: World, config: CollectiveConfig) -> list[str]:
-    return candidates(config.what, world.hosts, world.host is not None)
+def _candidates(world: Communicator, config: CollectiveConfig) -> list[str]:
+    return candidates(config.what, world.topology.hosts, world.memory.host is not None)
 
 
-def _banner(world: World, config: CollectiveConfig, algorithms: list[str]) -> str:
+def _banner(world: Communicator, config: CollectiveConfig, algorithms: list[str]) -> str:
     op = f", {config.op}" if config.what in REDUCTIONS else ""
     missing = [name for name in _own(config) if config.algorithms is None and name not in algorithms]
     lines = [
@@ -178,20 +184,20 @@ def _banner(world: World, config: CollectiveConfig, algorithms: list[str]) -> st
     return "\n".join(lines)
 
 
-def _explained(world: World, config: CollectiveConfig, algorithms: Sequence[str]) -> dict[str, str]:
+def _explained(world: Communicator, config: CollectiveConfig, algorithms: Sequence[str]) -> dict[str, str]:
     """Return what those in the table are that are not npdp's own."""
     shown = [*algorithms, *([MPI_ALLREDUCE] if _mpi_allreduce(world, config) else ()), MEMORY_COPY]
     return {name: EXPLAINED[name] for name in shown if name in EXPLAINED}
 
 
-def _buffers(world: World, config: CollectiveConfig) -> str:
-    return "shared" if config.buffers == "shared" and world.host is not None else "ordinary"
+def _buffers(world: Communicator, config: CollectiveConfig) -> str:
+    return "shared" if config.buffers == "shared" and world.memory.host is not None else "ordinary"
 
 
-def _keep(config: CollectiveConfig, world: World, command: str, rows: list[Row], auto: dict[int, str]) -> None:
+def _keep(config: CollectiveConfig, world: Communicator, command: str, rows: list[Row], auto: dict[int, str]) -> None:
     assert config.json is not None
     op: Row = {"op": config.op} if config.what in REDUCTIONS else {}
-    constants = world.constants.file and os.path.basename(world.constants.file)
+    constants = world.chooser.constants.file and os.path.basename(world.chooser.constants.file)
     explained = _explained(world, config, [row["algorithm"] for row in rows])
     keep(
         config.json, command, benchmark=config.what, world_size=world.world_size, transport=world.transport.name,
@@ -200,7 +206,7 @@ def _keep(config: CollectiveConfig, world: World, command: str, rows: list[Row],
     )  # fmt: skip
 
 
-def _plot(config: CollectiveConfig, world: World, rows: list[Row]) -> None:
+def _plot(config: CollectiveConfig, world: Communicator, rows: list[Row]) -> None:
     assert config.plot is not None
     factor = BUS_FACTORS[config.what](world.world_size)
     lines: dict[str, list[tuple[int, float]]] = defaultdict(list)

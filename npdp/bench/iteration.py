@@ -9,10 +9,11 @@ from npdp import __version__, environment, kernels, manual_seed
 from npdp.bench.flags import IterationConfig
 from npdp.bench.models import MODELS, iteration
 from npdp.bench.timing import Contender, Timing, time_in_turn
+from npdp.collectives.communicator import Communicator
 from npdp.errors import InputError, OutputError
 from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.replicas import parameters_sha256
-from npdp.parallel.world import World, init
+from npdp.parallel.world import init
 from npdp.report.console import Console
 from npdp.report.machine import keep
 from npdp.report.results import write_results
@@ -56,7 +57,7 @@ def measure(config: IterationConfig, command: str) -> int:
     return 0
 
 
-def _keep(config: IterationConfig, world: World, command: str, rows: list[dict[str, Any]]) -> None:
+def _keep(config: IterationConfig, world: Communicator, command: str, rows: list[dict[str, Any]]) -> None:
     assert config.json is not None
     keep(
         config.json, command, benchmark="iteration", world_size=world.world_size, transport=world.transport.name,
@@ -65,7 +66,7 @@ def _keep(config: IterationConfig, world: World, command: str, rows: list[dict[s
     )  # fmt: skip
 
 
-def _rows(world: World, name: str, rounds: int) -> list[dict[str, Any]]:
+def _rows(world: Communicator, name: str, rounds: int) -> list[dict[str, Any]]:
     """Time a model, replicated and fused in turn, beside the same step without other ranks; collective.
 
     Raises:
@@ -85,7 +86,7 @@ def _rows(world: World, name: str, rounds: int) -> list[dict[str, Any]]:
     return [_row(world, name, update, timing) for update, timing in zip(models, timings)]
 
 
-def _row(world: World, name: str, update: str, timing: Timing) -> dict[str, Any]:
+def _row(world: Communicator, name: str, update: str, timing: Timing) -> dict[str, Any]:
     batch_size = MODELS[name][1]
     return {
         "model": name,
@@ -98,7 +99,7 @@ def _row(world: World, name: str, update: str, timing: Timing) -> dict[str, Any]
     }
 
 
-def _banner(world: World, config: IterationConfig) -> str:
+def _banner(world: Communicator, config: IterationConfig) -> str:
     threads = environment.blas_threads_in_use()
     return (
         f"npdp {__version__}: a training iteration: forward, loss, backward, exchange, update; float32\n"

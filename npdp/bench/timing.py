@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from npdp.parallel.world import World
+from npdp.collectives.communicator import Communicator
 
 ROUND_S = 0.010  # the calls of a round take about so long, or are one
 TURNS_S = 0.25  # rounds go on until all contenders together have had so long ...
@@ -61,7 +61,7 @@ class Timing(NamedTuple):
         return statistics.median(self.rounds_s)
 
 
-def time_in_turn(world: World, contenders: Sequence[Contender], least_rounds: int) -> list[Timing]:
+def time_in_turn(world: Communicator, contenders: Sequence[Contender], least_rounds: int) -> list[Timing]:
     """Time contenders side by side; collective. Returns one timing each, the same on all ranks."""
     tried = [_try(world, contender) for contender in contenders]
     turn_s = sum(seconds * calls for seconds, calls, _ in tried)
@@ -79,7 +79,7 @@ def time_in_turn(world: World, contenders: Sequence[Contender], least_rounds: in
     return [_over_ranks(world, seconds, calls, wrong) for seconds, (_, calls, _), wrong in zip(taken, tried, errors)]
 
 
-def _try(world: World, contender: Contender) -> tuple[float, int, int]:
+def _try(world: Communicator, contender: Contender) -> tuple[float, int, int]:
     """Return the seconds a call, how many calls in a row make a round, and how many elements were wrong."""
     _, first_wrong = _round(world, contender, 1)  # pages, schedules and connections are made here
     seconds, wrong = _round(world, contender, 1)
@@ -88,7 +88,7 @@ def _try(world: World, contender: Contender) -> tuple[float, int, int]:
     return slowest, calls, first_wrong + wrong
 
 
-def _round(world: World, contender: Contender, calls: int) -> tuple[float, int]:
+def _round(world: Communicator, contender: Contender, calls: int) -> tuple[float, int]:
     """Return this rank's seconds a call, and how many elements are wrong in it; collective."""
     contender.fill()
     call = contender.call
@@ -101,12 +101,12 @@ def _round(world: World, contender: Contender, calls: int) -> tuple[float, int]:
     return seconds, contender.wrong(calls)
 
 
-def _over_ranks(world: World, seconds: list[float], calls: int, wrong: int) -> Timing:
+def _over_ranks(world: Communicator, seconds: list[float], calls: int, wrong: int) -> Timing:
     rows = _gather(world, [*seconds, wrong])
     return Timing([float(slowest) for slowest in rows[:, :-1].max(axis=0)], calls, int(rows[:, -1].sum()))
 
 
-def _gather(world: World, numbers: Sequence[float]) -> npt.NDArray[np.float64]:
+def _gather(world: Communicator, numbers: Sequence[float]) -> npt.NDArray[np.float64]:
     """Return every rank's numbers, (world_size, numbers); collective."""
     everything = np.zeros(world.world_size * len(numbers))
     world.allgather(np.array(numbers, np.float64), everything, "halving_doubling")

@@ -27,7 +27,7 @@ from npdp import kernels
 from npdp.collectives.execute import RankStep, cut_steps, elementwise, messages, rank_steps
 from npdp.collectives.hierarchical import Phases, by_messages, groups, phases_of
 from npdp.collectives.host import Host
-from npdp.comm.calls import Call
+from npdp.comm.failures.call_log import LoggedCall
 from npdp.comm.transport import Buffer, Transport
 from npdp.partition import bounds, part
 
@@ -59,14 +59,13 @@ class AcrossHosts:
         self._local_rank, self._local_size = group.index(rank), len(group)
         self._gatherings: dict[tuple[int, int], Gathering] = {}
 
-    def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: Call, bucket: int = 0) -> Iterator[Any]:
+    def allreduce(self, buffer: Buffer, op: str, transport: Transport, call: LoggedCall) -> Iterator[Any]:
         """Leave the sum, or other op, in the buffer; collective, in place.
 
         Args:
             buffer: (count,) contiguous, float32, float64, int32 or int64.
             op: "sum", "mean" (the sum, which the caller divides), "prod", "min" or "max".
             call: that the messages belong to.
-            bucket: the number of the bucket that this is, if it is one; the ranks of a host compare it.
 
         Yields:
             Each message that is to be waited for before it can go on; None before it waits for something else.
@@ -79,18 +78,19 @@ class AcrossHosts:
             yield None  # no message, but what comes next waits for the ranks of this host
         phases = phases_of(buffer.nbytes, self._hosts, shares_memory=True)
         carry_out = self._gathered if phases.gathered else self._in_pieces
-        yield from carry_out(phases, buffer, op, transport, call, bucket)
+        yield from carry_out(phases, buffer, op, transport, call)
 
-    def _in_host(self, collective: str, buffer: Buffer, op: str = "sum", bucket: int = 0) -> None:
+    def _in_host(self, collective: str, buffer: Buffer, *like: str) -> None:
+        """Carry out a collective among the host's ranks; `like` are op, label and order, where these matter."""
         if self._local_size > 1:
-            self._host.collective(collective, buffer, op, bucket)  # type: ignore[union-attr]
+            self._host.collective(collective, buffer, *like)  # type: ignore[union-attr]
 
     def _gathered(
-        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: Call, bucket: int
+        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: LoggedCall
     ) -> Iterator[Any]:
         steps, sums, mine, first, others = self._gathering(phases, buffer.size, buffer.dtype)
         mine[:] = buffer
-        self._in_host(phases.before, mine, op, bucket)
+        self._in_host(phases.before, mine, op, call.call.label, call.call.order)
         if self._local_rank == 0:
             yield from messages(steps, transport, sums, op, call)
             for other in others:
@@ -111,10 +111,10 @@ class AcrossHosts:
         return found
 
     def _in_pieces(
-        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: Call, bucket: int
+        self, phases: Phases, buffer: Buffer, op: str, transport: Transport, call: LoggedCall
     ) -> Iterator[Any]:
         pieces = [buffer[start:stop] for start, stop in pairwise(bounds(buffer.size, phases.pieces))]
-        self._in_host(phases.before, pieces[0], op, bucket)
+        self._in_host(phases.before, pieces[0], op, call.call.label, call.call.order)
         for number, piece in enumerate(pieces):
             meanwhile = self._meanwhile(phases, pieces, number, op)
             yield from self._cross(phases, piece, op, transport, call, meanwhile)
@@ -132,7 +132,7 @@ class AcrossHosts:
             yield
 
     def _cross(
-        self, phases: Phases, piece: Buffer, op: str, transport: Transport, call: Call, meanwhile: Iterator[None]
+        self, phases: Phases, piece: Buffer, op: str, transport: Transport, call: LoggedCall, meanwhile: Iterator[None]
     ) -> Iterator[Any]:
         """All-reduce what this rank carries, if it carries something, among the ranks of its column."""
         slices = len(phases.columns)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from npdp.comm.calls import GIVING_OUT
+from npdp.comm.call import ALLOCATION
 from npdp.comm.room import room_bytes
 from npdp.comm.shared_memory import SharedMemory
 from npdp.comm.transport import Buffer
@@ -106,7 +106,7 @@ class Arena:
     def _take_back(self, nbytes: int) -> None:
         """Free the blocks that no rank uses any more: the same on all, so they agree where the next one goes."""
         state = np.array([nbytes, -nbytes, *(block in self._released for block in self._blocks)], np.int64)
-        self._host.collective("allreduce", state, "min", GIVING_OUT)
+        self._host.collective("allreduce", state, "min", label=ALLOCATION)
         if state[0] != -state[1]:
             raise ValueError(
                 f"rank {self._ranks[self._rank]} asks for {nbytes} bytes of shared memory, others of its host for "

@@ -23,9 +23,9 @@ import numpy as np
 from npdp import kernels
 from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.schedule import Move, Step, of_rank
-from npdp.comm.calls import Call
+from npdp.comm.call import Call
+from npdp.comm.failures.call_log import LoggedCall
 from npdp.comm.transport import Buffer, Transport
-from npdp.kernels import FORTRAN
 from npdp.partition import bounds
 
 SENDS_AHEAD = 16  # 4 to 64 are alike from 64 MB on; all sends at once take twice as long
@@ -89,17 +89,17 @@ def cut_steps(
     ]
 
 
-def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, op: str, what: str) -> None:
+def execute(steps: list[RankStep], transport: Transport, buffer: Buffer, call: Call) -> None:
     """Carry out this rank's steps on `buffer`, 1-D and contiguous, in place; collective.
 
     Args:
-        what: what that is, in words; the same on every rank.
+        call: what that is, the same on every rank.
 
     Raises:
         CommunicationError: another rank calls something else, or has left.
     """
     with transport.calls:
-        for message in messages(steps, transport, buffer, op, transport.calls.begin(what)):
+        for message in messages(steps, transport, buffer, call.op, transport.calls.begin(call)):
             transport.wait(message)
 
 
@@ -108,7 +108,7 @@ def messages(
     transport: Transport,
     buffer: Buffer,
     op: str,
-    call: Call,
+    call: LoggedCall,
     meanwhile: Iterator[None] | None = None,
 ) -> Iterator[Any]:
     """Carry out this rank's steps as `execute` does, but yield each message before it must be waited for.
@@ -150,8 +150,7 @@ def _ahead(sends: list[Segment]) -> int:
 
 
 def elementwise(op: str) -> str:
-    """Return what an op does to two elements: a mean adds them, for the caller divides; their order is no matter."""
-    op = op.removesuffix(FORTRAN)
+    """Return what an op does to two elements: a mean adds them, for the caller divides."""
     return "sum" if op == "mean" else op
 
 

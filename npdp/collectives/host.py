@@ -20,9 +20,10 @@ import numpy as np
 from npdp import kernels
 from npdp.collectives.arena import Arena
 from npdp.collectives.execute import execute, rank_steps
-from npdp.comm.calls import Call, described, different
+from npdp.comm.call import FORTRAN, Call, label_number, label_of
 from npdp.comm.errors import CommunicationError
-from npdp.comm.shared_memory import SharedMemory, Ticket, find, make
+from npdp.comm.failures.call_log import LoggedCall, different
+from npdp.comm.shared_memory import MemoryHandle, SharedMemory, find, make
 from npdp.comm.transport import Buffer, Transport
 from npdp.comm.waiting import MEMORY, MEMORY_BESIDE_LINK
 from npdp.partition import rounded_up
@@ -54,12 +55,12 @@ class Host:
         self._transport = transport
         self._codes = kernel  # what its calls return: DONE, WAITING, DIFFERENT or UNFINISHED
         waiting = MEMORY if len(ranks) == transport.world_size else MEMORY_BESIDE_LINK
-        looks, yields = waiting.patience(len(ranks))
-        self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), looks, yields)
+        spins, yields = waiting.policy(len(ranks))
+        self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), spins, yields)
         self.arena = Arena(memory, first, self)
         transport.find_elsewhere = self._elsewhere
 
-    def _elsewhere(self, awaited: list[int], call: Call | None) -> int | None:
+    def _elsewhere(self, awaited: list[int], call: LoggedCall | None) -> int | None:
         """Return a rank of this host because of which this one waits in vain, in `call`, for those awaited.
 
         It is in a shared-memory collective that this rank has not begun, and waits there for this one. Either it is
@@ -70,18 +71,24 @@ class Host:
         vain = (rank for index, rank in ahead if rank in awaited or 0 <= self.kernel.said(index) < number)
         return next(vain, None)
 
-    def collective(self, kind: str, buffer: Buffer, op: str = "sum", root_or_bucket: int = 0) -> None:
-        """Carry out `kind` on a 1-D contiguous buffer, in place; collective over the host's ranks.
-
-        Args:
-            root_or_bucket: the root of a broadcast, as an index of `ranks`; the number of the bucket, if it is one.
+    def collective(self, kind: str, buffer: Buffer, op: str = "sum", label: str = "", order: str = "C") -> None:
+        """Carry out `kind` on a 1-D contiguous buffer, in place, a broadcast from the host's first rank; collective.
 
         Raises:
             CommunicationError: another rank has called something else, or has left; or the last one was not finished.
         """
-        status = self.kernel.begin(kind, buffer, op, root_or_bucket)
+        self.carry_out(self.words(Call(kind, 0, "", op, 0, order, label), buffer.dtype), buffer)
+
+    def carry_out(self, words: tuple[int, int, int, int], buffer: Buffer) -> None:
+        """Carry out a call on a 1-D contiguous buffer, in place; collective over the host's ranks."""
+        status = self.kernel.start(words, buffer)
         if status:
             self.finish(status)
+
+    def words(self, call: Call, dtype: np.dtype[Any]) -> tuple[int, int, int, int]:
+        """Return a call as the kernel takes it."""
+        root_or_label = call.root if call.kind == "broadcast" else label_number(call.label)
+        return self._codes.words_of(call.kind, dtype, call.op, call.order == FORTRAN, root_or_label)
 
     def finish(self, status: int) -> None:
         """Go on with a collective, of which the kernel returned this status, until it is done.
@@ -93,7 +100,7 @@ class Host:
             self.kernel.say(self._transport.calls.begun)
         while status == self._codes.WAITING:
             error = self._transport.ended(self._peers) or self._transport.compare_calls()
-            status = self.kernel.go_on()  # the others may have done their part before they left
+            status = self.kernel.test()  # the others may have done their part before they left
             if error is not None and status == self._codes.WAITING:
                 raise error
         if status == self._codes.DIFFERENT:
@@ -106,7 +113,14 @@ class Host:
             )
 
     def _called(self, rank: int) -> str:
-        return described(*self.kernel.call_of(rank))
+        return str(call_of(*self.kernel.call_of(rank)))
+
+
+def call_of(kind: str, count: int, dtype: str, op: str, fortran: bool, root_or_label: int) -> Call:
+    """Return the call that the kernel says that a rank is in."""
+    is_broadcast = kind == "broadcast"
+    root, label = (root_or_label, "") if is_broadcast else (0, label_of(root_or_label))
+    return Call(kind, count, dtype, op, root, FORTRAN if fortran else "C", label)
 
 
 def _slot_bytes(ranks: int) -> int:
@@ -129,8 +143,8 @@ def open_host(transport: Transport) -> Host | None:
 
     header_bytes = rounded_up(kernel.header_bytes(len(ranks), _slot_bytes(len(ranks))), mmap.PAGESIZE)
     made = make(header_bytes) if ranks[0] == transport.rank else None
-    tickets = gather(transport, made[1] if made else Ticket(0, 0, 0, 0))
-    memory = made[0] if made else find(Ticket(*tickets[ranks[0]].tolist()), header_bytes)
+    handles = gather(transport, made[1] if made else MemoryHandle(0, 0, 0, 0))
+    memory = made[0] if made else find(MemoryHandle(*handles[ranks[0]].tolist()), header_bytes)
     found = gather(transport, [memory is not None])
     if memory is None or not found.all():
         return None
@@ -143,5 +157,5 @@ def gather(transport: Transport, numbers: Sequence[int]) -> np.ndarray[Any, np.d
     rows[transport.rank] = numbers
     flat = rows.reshape(-1)
     steps = rank_steps("allgather", "ring", transport.world_size, transport.rank, flat.size, flat.itemsize)
-    execute(steps, transport, flat, "sum", f"its first collective that may share memory (numbers: {len(numbers)})")
+    execute(steps, transport, flat, Call("allgather", flat.size, "int64", label="its first that may share memory"))
     return rows

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npdp.comm.calls import Call
 from npdp.comm.errors import CommunicationError
-from npdp.comm.forked import refused_after_fork
-from npdp.comm.transport import Buffer, Handle, Transport, check_message, why_in_vain
+from npdp.comm.failures.call_log import LoggedCall
+from npdp.comm.failures.forked import refused_after_fork
+from npdp.comm.failures.vain_waits import why_in_vain
+from npdp.comm.transport import Buffer, Handle, Transport, check_message
 from npdp.comm.waiting import MAILBOXES
 
 LARGE_BYTES = 8192  # from here on pieces cost more than a message of the transport beneath
@@ -46,7 +47,7 @@ class MailboxTransport:
         self.subworld, self.fail, self.native_allreduce = beneath.subworld, beneath.fail, beneath.native_allreduce
         self.ended, self.compare_calls = beneath.ended, beneath.compare_calls
         self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
-        self._looks, self._yields = MAILBOXES.patience(self.world_size)
+        self._spins, self._yields = MAILBOXES.policy(self.world_size)
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._receives: dict[int, deque[_Piecewise]] = defaultdict(deque)
         self._lines: list[MailboxTransport] = [self]
@@ -60,7 +61,7 @@ class MailboxTransport:
     def wait_s(self, seconds: float) -> None:
         self._mail.wait_s, self._beneath.wait_s = seconds, 0.0
 
-    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
+    def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         if buffer.nbytes >= LARGE_BYTES:
             return self._beneath.send(buffer, peer, call)
         message, queue = _Piecewise(buffer, peer), self._sends[peer]
@@ -68,7 +69,7 @@ class MailboxTransport:
         self._push(queue)
         return message
 
-    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
+    def receive(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         if buffer.nbytes >= LARGE_BYTES:
             return self._beneath.receive(buffer, peer, call)
         message, queue = _Piecewise(buffer, peer), self._receives[peer]
@@ -83,7 +84,7 @@ class MailboxTransport:
             self._beneath.wait(handle)
 
     def wait_any(self, handles: Sequence[Handle]) -> int:
-        looks, yields = self._looks, self._yields
+        spins, yields = self._spins, self._yields
         heard = self._mail.bell
         while True:
             for line in self._lines:
@@ -91,9 +92,9 @@ class MailboxTransport:
             done = next((number for number, handle in enumerate(handles) if handle.done), None)
             if done is not None:
                 return done
-            before, heard = heard, self._mail.wait(heard, looks, yields)
+            before, heard = heard, self._mail.wait(heard, spins, yields)
             if heard == before:
-                looks = yields = 0  # for what takes this long, sleep at once
+                spins = yields = 0  # for what takes this long, sleep at once
                 error = why_in_vain(self._beneath, [handle.peer for handle in handles])
                 if error is not None and self._mail.bell == heard:
                     raise error

@@ -16,18 +16,19 @@ from functools import partial
 from typing import Any
 
 from npdp import environment
-from npdp.comm.calls import Call, Calls, different
-from npdp.comm.ending import (
+from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.call_log import CallLog, LoggedCall, different
+from npdp.comm.failures.ending import (
     announce_failure,
     end_on_exceptions,
     end_with_launcher,
     need_no_mpi_segments,
     remove_mpi_segments,
 )
-from npdp.comm.errors import CommunicationError
-from npdp.comm.forked import refused_after_fork
-from npdp.comm.missing import say_who_is_missing
-from npdp.comm.transport import Buffer, FindElsewhere, check_message, nobody, why_in_vain
+from npdp.comm.failures.forked import refused_after_fork
+from npdp.comm.failures.missing import say_who_is_missing
+from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
+from npdp.comm.transport import Buffer, check_message
 from npdp.comm.waiting import MESSAGES, wait_until
 
 TAG_LEFT = 1
@@ -111,7 +112,7 @@ class MpiTransport:
                 f"the launcher started {launched.world_size} ranks, MPI sees {self.world_size}: mpirun belongs to "
                 f"another MPI than {library}; use the mpirun installed beside it"
             )
-        self._patience = MESSAGES.patience(launched.local_size if launched else self.world_size)
+        self._policy = MESSAGES.policy(launched.local_size if launched else self.world_size)
         self._data = mpi.COMM_WORLD.Dup()
         self._control = mpi.COMM_WORLD.Dup()
         self._noting = self._data.Dup()  # for notes: one that is read late is not to be taken for data
@@ -126,7 +127,7 @@ class MpiTransport:
         self.host_number = int.from_bytes(host, "little") >> 1  # fits into an int64, for messages
         self.find_elsewhere: FindElsewhere = nobody
         self.wait_s = 0.0
-        self.calls = Calls(self.rank, self._tags, self._heard)
+        self.calls = CallLog(self.rank, self._tags, self._heard)
         self._worlds = [(self._ranks, self.calls)]  # this one, and all that are made of it: compared at the end
         self._notes: list[Any] = []  # requests of those that this rank has sent, kept until the next are sent
         end_on_exceptions(self.rank, self._abort)
@@ -135,11 +136,11 @@ class MpiTransport:
         refused_after_fork(self)
         environment.become_rank()
 
-    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
+    def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Any:
         tag = buffer.dtype.num if call is None else call.tag  # where there is no call the tag tells the dtype
         return self._data.Isend(buffer, peer, tag), None, peer, call
 
-    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Any:
+    def receive(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Any:
         tag = self._mpi.ANY_TAG if call is None else call.tag
         return self._data.Irecv(buffer, peer, tag), buffer, peer, call
 
@@ -184,11 +185,11 @@ class MpiTransport:
         made._data, made._noting = self._making.Create_group(group), self._making.Create_group(group)
         made.rank, made.world_size = list(ranks).index(self.rank), len(ranks)
         made.find_elsewhere, made.wait_s = nobody, 0.0
-        made.calls, made._notes = Calls(made.rank, self._tags, made._heard), []
+        made.calls, made._notes = CallLog(made.rank, self._tags, made._heard), []
         self._worlds.append((made._ranks, made.calls))
         return refused_after_fork(made)
 
-    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: LoggedCall) -> None:
         self._require_same(call)
         for start in range(0, buffer.size, MOST_ELEMENTS):
             part = buffer[start : start + MOST_ELEMENTS]
@@ -200,9 +201,9 @@ class MpiTransport:
                 self.calls.keep(part, request)
                 raise
 
-    def _require_same(self, call: Call) -> None:
+    def _require_same(self, call: LoggedCall) -> None:
         """Raise CommunicationError where ranks are about to call MPI in different calls: it would add what comes."""
-        mine = f"{call.number} {call.what}".encode().ljust(CALL_BYTES)[:CALL_BYTES]
+        mine = f"{call.number} {call.call}".encode().ljust(CALL_BYTES)[:CALL_BYTES]
         everyones = bytearray(CALL_BYTES * self.world_size)
         request = self._data.Iallgather(mine, everyones)
         try:
@@ -223,9 +224,9 @@ class MpiTransport:
         calls = [partial(self._data.Allreduce, self._mpi.IN_PLACE, part, self._ops[op]) for part in parts]
         return calls[0] if len(calls) == 1 else lambda: [call() for call in calls]
 
-    def _wait(self, done: Callable[[], bool], peers: list[int], call: Call | None = None) -> None:
+    def _wait(self, done: Callable[[], bool], peers: list[int], call: LoggedCall | None = None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._patience, lambda: why_in_vain(self, peers, call))
+        wait_until(done, self._policy, lambda: why_in_vain(self, peers, call))
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:

@@ -21,7 +21,7 @@ SMALLEST_BYTES = 1 << 26  # a mapping below this is of no use
 TOKEN_BYTES = 8
 
 
-class Ticket(NamedTuple):
+class MemoryHandle(NamedTuple):
     """How another process of this host finds the memory: numbers, to be sent as int64."""
 
     pid: int
@@ -69,8 +69,8 @@ def _most_bytes() -> int:
     return memory if limit == resource.RLIM_INFINITY else min(memory, limit // 2)
 
 
-def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
-    """Make memory whose first bytes are reserved, and the ticket to it; None where this cannot be had."""
+def make(header_bytes: int) -> tuple[SharedMemory, MemoryHandle] | None:
+    """Make memory whose first bytes are reserved, and the handle to it; None where this cannot be had."""
     nbytes = _most_bytes()
     while nbytes >= max(SMALLEST_BYTES, 2 * header_bytes):
         try:
@@ -92,15 +92,15 @@ def make(header_bytes: int) -> tuple[SharedMemory, Ticket] | None:
             return None
         token = os.urandom(TOKEN_BYTES)
         made.memory[header_bytes : header_bytes + TOKEN_BYTES] = token
-        return made, Ticket(os.getpid(), fd, nbytes, int.from_bytes(token, "little", signed=True))
+        return made, MemoryHandle(os.getpid(), fd, nbytes, int.from_bytes(token, "little", signed=True))
     return None
 
 
-def find(ticket: Ticket, header_bytes: int) -> SharedMemory | None:
-    """Map what the ticket names; None where this process cannot, or finds other memory there."""
+def find(handle: MemoryHandle, header_bytes: int) -> SharedMemory | None:
+    """Map what the handle names; None where this process cannot, or finds other memory there."""
     try:
-        found = SharedMemory(os.open(f"/proc/{ticket.pid}/fd/{ticket.fd}", os.O_RDWR), ticket.nbytes)
+        found = SharedMemory(os.open(f"/proc/{handle.pid}/fd/{handle.fd}", os.O_RDWR), handle.nbytes)
     except (OSError, ValueError):
         return None
-    token = ticket.token.to_bytes(TOKEN_BYTES, "little", signed=True)
+    token = handle.token.to_bytes(TOKEN_BYTES, "little", signed=True)
     return found if found.memory[header_bytes : header_bytes + TOKEN_BYTES] == token else None

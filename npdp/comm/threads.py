@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npdp.comm.calls import Call, Calls, different
 from npdp.comm.errors import CommunicationError, WorldEnded
-from npdp.comm.forked import refused_after_fork
-from npdp.comm.transport import Buffer, FindElsewhere, check_message, nobody, why_in_vain
+from npdp.comm.failures.call_log import CallLog, LoggedCall, different
+from npdp.comm.failures.forked import refused_after_fork
+from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
+from npdp.comm.transport import Buffer, check_message
 from npdp.comm.waiting import MESSAGES, wait_until
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class _Message:
 
     __slots__ = ("arrived", "buffer", "call", "error", "peer")
 
-    def __init__(self, buffer: Buffer, peer: int, call: Call | None) -> None:
+    def __init__(self, buffer: Buffer, peer: int, call: LoggedCall | None) -> None:
         self.buffer, self.peer, self.call = buffer, peer, call
         self.error: str | None = None
         self.arrived = threading.Lock()
@@ -55,7 +56,7 @@ class ThreadWorld:
         if len(self.hosts) != world_size or min(self.hosts) < 0:
             raise ValueError(f"{world_size} ranks need as many hosts, numbers from 0 on, got {self.hosts}")
         self.channels: dict[tuple[Space, int, int], _Channel] = defaultdict(_Channel)
-        self.calls: dict[tuple[Space, int], Calls] = {}
+        self.calls: dict[tuple[Space, int], CallLog] = {}
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
         self.left: set[int] = set()
@@ -85,7 +86,7 @@ class ThreadTransport:
         self.find_elsewhere: FindElsewhere = nobody
         self._space, self._subworlds = space, Counter[tuple[int, ...]]()
         mine = self._ranks[rank]
-        self.calls = world.calls[space, mine] = Calls(rank)
+        self.calls = world.calls[space, mine] = CallLog(rank)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
         refused_after_fork(self)
@@ -96,7 +97,7 @@ class ThreadTransport:
         space = (self._space, among, self._subworlds[among])
         return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
 
-    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> _Message:
+    def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> _Message:
         message, channel = _Message(buffer, peer, call), self._to[peer]
         with channel.lock:
             if channel.receives:
@@ -105,7 +106,7 @@ class ThreadTransport:
                 channel.sends.append(message)
         return message
 
-    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> _Message:
+    def receive(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> _Message:
         message, channel = _Message(buffer, peer, call), self._from[peer]
         with channel.lock:
             if channel.sends:
@@ -170,14 +171,14 @@ class ThreadTransport:
             f"rank {self.rank} waits for rank {left}, which has left: the ranks do not call the same collectives"
         )
 
-    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: LoggedCall) -> None:
         raise NotImplementedError("algorithm 'mpi' is MPI's own all-reduce: a world of threads has none")
 
 
 def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
     """Copy from a send into its receive, and end both."""
     if send.call is not None and receive.call is not None and send.call != receive.call:
-        error: str | None = str(different(target, receive.call.what, source, send.call.what))
+        error: str | None = str(different(target, str(receive.call.call), source, str(send.call.call)))
     else:
         same_dtype = receive.buffer.dtype == send.buffer.dtype
         error = check_message(receive.buffer, send.buffer.nbytes, same_dtype, target, source)

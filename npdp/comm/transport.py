@@ -6,17 +6,17 @@ end only when its receive is there, so a schedule that needs buffering to get al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from npdp.comm.calls import Call, Calls
 from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.call_log import CallLog, LoggedCall
+from npdp.comm.failures.vain_waits import FindElsewhere, nobody
 
 Buffer = npt.NDArray[Any]
 Handle = Any  # a send or receive that is under way
-FindElsewhere = Callable[[list[int], "Call | None"], "int | None"]
 
 
 class Transport(Protocol):
@@ -38,12 +38,12 @@ class Transport(Protocol):
     wait_s: float
     host_number: int
     find_elsewhere: FindElsewhere
-    calls: Calls
+    calls: CallLog
 
-    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
+    def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         """Begin to send; the buffer must not change before `wait`. What a call sends only that call receives."""
 
-    def receive(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
+    def receive(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         """Begin to receive into `buffer`, in place."""
 
     def wait(self, handle: Handle) -> None:
@@ -78,32 +78,12 @@ class Transport(Protocol):
         Where ranks are processes it tells the others what this one waits in, once, and hears the same of them.
         """
 
-    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: LoggedCall) -> None:
         """The library's own all-reduce, in place, for comparison; whether NaN passes min and max is up to the library.
 
         Raises:
             NotImplementedError: this transport has none.
         """
-
-
-def nobody(peers: list[int], call: Call | None) -> None:
-    """Find no rank elsewhere: for worlds in which all collectives go by messages."""
-
-
-def why_in_vain(transport: Transport, peers: list[int], call: Call | None = None) -> BaseException | None:
-    """Return the error to raise where a rank waits in vain for messages of a call from these: every reason there is."""
-    return transport.ended(peers) or transport.compare_calls() or _elsewhere(transport, peers, call)
-
-
-def _elsewhere(transport: Transport, peers: list[int], call: Call | None) -> CommunicationError | None:
-    other = transport.find_elsewhere(peers, call)
-    if other is None:
-        return None
-    which = f"{other}, which" if other in peers else f"{peers[0]}, while rank {other}"
-    return CommunicationError(
-        f"rank {transport.rank} waits for a message from rank {which} is in a collective through shared memory: "
-        "the ranks do not call the same collectives"
-    )
 
 
 class NoTransport:
@@ -115,9 +95,9 @@ class NoTransport:
     wait_s = 0.0
     host_number = 0
     find_elsewhere: FindElsewhere = staticmethod(nobody)
-    calls = Calls(0)
+    calls = CallLog(0)
 
-    def send(self, buffer: Buffer, peer: int, call: Call | None = None) -> Handle:
+    def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")
 
     receive = send
@@ -140,7 +120,7 @@ class NoTransport:
     def compare_calls(self) -> CommunicationError | None:
         return None
 
-    def native_allreduce(self, buffer: Buffer, op: str, call: Call) -> None:
+    def native_allreduce(self, buffer: Buffer, op: str, call: LoggedCall) -> None:
         pass
 
 

@@ -20,50 +20,50 @@ from typing import NamedTuple
 from npdp import environment
 
 
-class Patience(NamedTuple):
+class SpinPolicy(NamedTuple):
     """How often to look at once, then with the core offered to others in between, before sleeping between looks."""
 
-    looks: int
+    spins: int
     yields: int
 
 
 class Waiting(NamedTuple):
     """How a rank waits where the ranks of its host have a core each, and where they share cores."""
 
-    own_core: Patience
-    shared_core: Patience
+    own_core: SpinPolicy
+    shared_core: SpinPolicy
 
-    def patience(self, ranks: int) -> Patience:
+    def policy(self, ranks: int) -> SpinPolicy:
         """Return that of a rank on a host with so many."""
         return self.own_core if ranks <= environment.cores_of_job() else self.shared_core
 
 
 # By what is waited for. Sections named are of docs/measurements.md.
 # Messages: a look is a call of MPI's, from Python, and nobody wakes a sleeper ("Waiting")
-MESSAGES = Waiting(Patience(300, 4000), Patience(20, 0))
+MESSAGES = Waiting(SpinPolicy(300, 4000), SpinPolicy(20, 0))
 # Collectives through shared memory: a look takes nanoseconds, and all ranks come soon ("Shared memory inside a host")
-MEMORY = Waiting(Patience(2000, 200), Patience(50, 1000))
+MEMORY = Waiting(SpinPolicy(2000, 200), SpinPolicy(50, 1000))
 # The same on one host of several: a rank of this one may be waiting for the link, and needs the core ("Two hosts")
-MEMORY_BESIDE_LINK = Waiting(Patience(20, 200), Patience(20, 200))
+MEMORY_BESIDE_LINK = Waiting(SpinPolicy(20, 200), SpinPolicy(20, 200))
 # Mailboxes: as MEMORY, but an answer may take as long as another rank computes; no measurement was kept
-MAILBOXES = Waiting(Patience(2000, 200), Patience(50, 20))
+MAILBOXES = Waiting(SpinPolicy(2000, 200), SpinPolicy(50, 20))
 
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 20e-6, 1e-3
 CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain
 
 
 def wait_until(
-    done: Callable[[], bool], patience: Patience, why_in_vain: Callable[[], BaseException | None] = lambda: None
+    done: Callable[[], bool], policy: SpinPolicy, why_in_vain: Callable[[], BaseException | None] = lambda: None
 ) -> None:
     """Return when `done()`.
 
     `why_in_vain` is asked every half second for the error to raise where nothing will ever come. What did come just
     before counts: a rank may have sent its last message and left between two looks.
     """
-    for _ in range(patience.looks):
+    for _ in range(policy.spins):
         if done():
             return
-    for _ in range(patience.yields):
+    for _ in range(policy.yields):
         os.sched_yield()
         if done():
             return

@@ -69,9 +69,9 @@ def number_loader() -> int:
 def shard() -> Shard:
     """Return this rank's shard, making its world first if nobody has."""
     if this_rank.shard is None:
-        from npdp.parallel.world import init  # the one look across: a loader needs a world as much as a model does
+        from npdp.parallel.world import shard_of_this_rank  # the one look across: a loader needs ranks as a model does
 
-        this_rank.shard = init().shard  # a helper thread has its process's world, which it did not make
+        this_rank.shard = shard_of_this_rank()  # a helper thread has its process's, which it did not make
     assert this_rank.shard is not None
     return this_rank.shard
 

@@ -39,7 +39,6 @@ __all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "backend", "com
 Array = NDArray[Any]
 
 OPS = ("sum", "prod", "min", "max")
-FORTRAN = " in Fortran order"  # behind a collective's op, for ranks to compare: elements meet as they lie in memory
 FEW_CLASSES = 64  # up to here cross entropy works on (classes, rows): with more, walks across rows cost more
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
 _COMBINE = Arguments("combine", NUMBERS, ("target", "source"))

@@ -61,9 +61,9 @@ class Mail:
         """How often something was put in a box for this rank, or taken out of one of its own, on any line."""
         return int(lib.npdp_mail_bell(self._mail))
 
-    def wait(self, heard: int, looks: int, yields: int) -> int:
+    def wait(self, heard: int, spins: int, yields: int) -> int:
         """Return when the bell has rung since `heard`, or after 10 ms; return what `bell` is then."""
-        return int(lib.npdp_mail_wait(self._mail, heard, looks, yields))
+        return int(lib.npdp_mail_wait(self._mail, heard, spins, yields))
 
     @property
     def wait_s(self) -> float:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdp.kernels import FORTRAN
 from npdp.kernels._compiled import ffi, lib  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from npdp.kernels.compiled import DTYPES, OPS
 
 Array = NDArray[Any]
+
+Words = tuple[int, int, int, int]
 
 DONE, WAITING, DIFFERENT, UNFINISHED = lib.NPDP_DONE, lib.NPDP_WAITING, lib.NPDP_DIFFERENT, lib.NPDP_UNFINISHED
 KINDS = {
@@ -29,7 +30,6 @@ KINDS = {
     "barrier": lib.NPDP_BARRIER,
 }
 _OPS = OPS | {"mean": lib.NPDP_MEAN}
-_OPS |= {op + FORTRAN: code | lib.NPDP_FORTRAN for op, code in _OPS.items()}
 _NAMES = {"float32": "f", "float64": "d", "int32": "il", "int64": "lq"}  # C's int, long and long long among them
 _CODES = {
     np.dtype(letter).num: DTYPES[name]
@@ -37,7 +37,7 @@ _CODES = {
     for letter in letters
     if np.dtype(letter) == np.dtype(name)
 }
-_begin, _go_on, _pointer = lib.npdp_begin, lib.npdp_go_on, ffi.from_buffer
+_start, _test, _pointer = lib.npdp_start, lib.npdp_test, ffi.from_buffer
 _BYTES = ffi.typeof("char[]")
 LONGEST_S = 0.01  # in C at a stretch: then Python's signals, and ranks that have failed, are looked after
 
@@ -54,37 +54,37 @@ class HostRank:
         memory: the mapping; zeros at first.
         rank, ranks: this rank's number among those of the host; how many there are.
         slot_bytes: of a staging slot at most; a multiple of 64 * ranks.
-        looks, yields: how often to look at once, then with a yield before each look, before sleeping.
+        spins, yields: how often to look at once, then with a yield before each look, before sleeping.
     """
 
-    def __init__(self, memory: mmap.mmap, rank: int, ranks: int, slot_bytes: int, looks: int, yields: int) -> None:
+    def __init__(self, memory: mmap.mmap, rank: int, ranks: int, slot_bytes: int, spins: int, yields: int) -> None:
         self._memory = ffi.from_buffer(memory)  # keeps the mapping
         self._pointers = ffi.new("void *[]", 2 * ranks + 1)
         self._host = ffi.new("npdp_host *")
         host = self._host
         host.base, host.nbytes, host.longest_slot = ffi.cast("unsigned char *", self._memory), len(memory), slot_bytes
-        host.rank, host.ranks, host.looks, host.yields = rank, ranks, looks, yields
+        host.rank, host.ranks, host.spins, host.yields = rank, ranks, spins, yields
         host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
         host.longest_s = LONGEST_S
 
-    def begin(self, kind: str, array: Array, op: str, root_or_bucket: int = 0) -> int:
-        """Begin a collective on `array`, contiguous, and go on; return DONE (which is 0), WAITING or DIFFERENT.
+    def start(self, words: Words, array: Array) -> int:
+        """Start a collective on `array`, contiguous, and test it; return DONE (which is 0), WAITING or DIFFERENT.
 
-        Of a mean it leaves the sum. UNFINISHED: it has not begun, for the last one has not come to its end.
+        Of a mean it leaves the sum. UNFINISHED: it has not started, for the last one has not come to its end.
         """
-        return _begin(  # type: ignore[no-any-return]
-            self._host, KINDS[kind], _OPS[op], _CODES[array.dtype.num],
-            _pointer(_BYTES, array), array.size, root_or_bucket,
-        )  # fmt: skip
+        kind, op, dtype, root_or_label = words
+        return _start(  # type: ignore[no-any-return]
+            self._host, kind, op, dtype, _pointer(_BYTES, array), array.size, root_or_label
+        )
 
-    def persistent(self, kind: str, array: Array, op: str, root_or_bucket: int = 0) -> Callable[[], int]:
-        """Return what begins a collective on `array`, as `begin` does, each time that it is called."""
-        numbers = KINDS[kind], _OPS[op], _CODES[array.dtype.num]
-        return partial(_begin, self._host, *numbers, _pointer(_BYTES, array), array.size, root_or_bucket)
+    def persistent(self, words: Words, array: Array) -> Callable[[], int]:
+        """Return what starts a collective on `array`, as `start` does, each time that it is called."""
+        kind, op, dtype, root_or_label = words
+        return partial(_start, self._host, kind, op, dtype, _pointer(_BYTES, array), array.size, root_or_label)
 
-    def go_on(self) -> int:
+    def test(self) -> int:
         """Go on for LONGEST_S; return DONE, WAITING or DIFFERENT."""
-        status: int = _go_on(self._host)
+        status: int = _test(self._host)
         return status
 
     @property
@@ -118,12 +118,19 @@ class HostRank:
         """Return what a rank of the host has said in the collective that it waits in, -1 where nothing."""
         return int(lib.npdp_said(self._host, rank))
 
-    def call_of(self, rank: int) -> tuple[str, int, np.dtype[Any], str, int]:
-        """Return what a rank of the host has called: (collective, count, dtype, op, root or bucket)."""
+    def call_of(self, rank: int) -> tuple[str, int, str, str, bool, int]:
+        """Return what a rank of the host has called: (kind, count, dtype, op, is in Fortran order, root or label)."""
         count = ffi.new("uint64_t *")
         what = lib.npdp_call_of(self._host, rank, count)
-        kind, op, dtype, root_or_bucket = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
-        return _name(KINDS, kind), count[0], np.dtype(_name(DTYPES, dtype)), _name(_OPS, op), root_or_bucket
+        kind, op, dtype, root_or_label = what & 0xFF, what >> 8 & 0xFF, what >> 16 & 0xFF, what >> 32
+        fortran = bool(op & lib.NPDP_FORTRAN)
+        op_name = _name(_OPS, op & ~lib.NPDP_FORTRAN)
+        return _name(KINDS, kind), count[0], _name(DTYPES, dtype), op_name, fortran, root_or_label
+
+
+def words_of(kind: str, dtype: np.dtype[Any], op: str, fortran: bool, root_or_label: int) -> Words:
+    """Return a call as the kernel takes it: numbers of kind, op and dtype, and the root of a broadcast or a label."""
+    return KINDS[kind], _OPS[op] | (lib.NPDP_FORTRAN if fortran else 0), _CODES[dtype.num], root_or_label
 
 
 def _name(codes: dict[str, int], wanted: int) -> str:

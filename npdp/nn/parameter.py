@@ -20,9 +20,10 @@ import numpy as np
 
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array, Hook, Tensor, TensorLike
+from npdp.kernels.memory import LINE_BYTES as LINE_BYTES
+from npdp.kernels.memory import allocate as allocate
 from npdp.partition import part, rounded_up
 
-LINE_BYTES = 64
 READ_ONLY = (
     'parameters are read-only with update="fused" and under a parameter server, for ranks hold them in common: '
     "set values before the model is wrapped"
@@ -131,13 +132,6 @@ def row_gradient(parameter: Parameter) -> RowGradient | None:
         f"a sparse parameter of shape {parameter.shape} has a gradient of type {type(gradient).__name__}: an operation "
         "that is not sparse read all of it; make the layer with sparse=False"
     )
-
-
-def allocate(count: int, dtype: np.dtype[Any]) -> Array:
-    """Return `count` zeros that start on a cache line."""
-    memory = np.zeros(count * dtype.itemsize + LINE_BYTES, np.uint8)
-    start = -memory.ctypes.data % LINE_BYTES
-    return memory[start : start + count * dtype.itemsize].view(dtype)
 
 
 class FlatParameters:

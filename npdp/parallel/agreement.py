@@ -9,9 +9,9 @@ import numpy as np
 
 from npdp.autograd import Batch
 from npdp.autograd.batch import UNSHUFFLED
+from npdp.collectives.communicator import Communicator
 from npdp.errors import InputError
 from npdp.optim import Optimizer
-from npdp.parallel.world import World
 
 T = TypeVar("T")
 BATCHES_COMPARED_EVERY = 64  # exchanges at most: it is a collective of its own; as a rule they differ from early on
@@ -21,7 +21,7 @@ _DRAWN = "{} samples", "labels with checksum {}", "batch_size {}", "seed {}", "e
 _ABSTAINS = -(2**62)  # less than a quarter of any hash
 
 
-def agree(world: World, prepare: Callable[[], T], kind: type[Exception] = InputError) -> T:
+def agree(world: Communicator, prepare: Callable[[], T], kind: type[Exception] = InputError) -> T:
     """Return `prepare()`, or raise the first rank's InputError, or `kind`, on every rank; collective."""
     made, fault = None, ""
     try:
@@ -38,7 +38,7 @@ def agree(world: World, prepare: Callable[[], T], kind: type[Exception] = InputE
 
 
 def require_equal(
-    world: World, what: str, mine: list[str], kind: type[Exception] = InputError, abstain: bool = False
+    world: Communicator, what: str, mine: list[str], kind: type[Exception] = InputError, abstain: bool = False
 ) -> None:
     """Raise on every rank where the ranks' lists of descriptions differ; collective.
 
@@ -63,7 +63,9 @@ def settings_of(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
     return {name: group[name] for name in optimizer.defaults if name != "lr"}
 
 
-def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind: type[Exception] = InputError) -> None:
+def require_same_optimizers(
+    world: Communicator, optimizers: Iterable[Optimizer], kind: type[Exception] = InputError
+) -> None:
     """Raise on every rank where another has optimisers of another class or with other settings; collective.
 
     Of a learning rate that is a function its value now is compared, as functions cannot be.
@@ -81,7 +83,7 @@ def require_same_optimizers(world: World, optimizers: Iterable[Optimizer], kind:
     require_equal(world, "optimisers", mine, kind)
 
 
-def require_same_batch(world: World, batch: Batch | None, in_step: bool) -> None:
+def require_same_batch(world: Communicator, batch: Batch | None, in_step: bool) -> None:
     """Raise on every rank where loaders gave them parts of different global batches; collective.
 
     A rank abstains that trained on something else: on arrays, or a batch that was not cut for these ranks.

@@ -26,6 +26,7 @@ from functools import partial
 
 from npdp.autograd import Batch, Tensor
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter, put_in
 from npdp.parallel.aside import Aside
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
@@ -33,7 +34,6 @@ from npdp.parallel.exchange import Exchange
 from npdp.parallel.marks import compare_marks, mark_of, turn_of
 from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.weight import loss_weight
-from npdp.parallel.world import World
 
 
 class GradientExchange(Exchange):
@@ -53,7 +53,7 @@ class GradientExchange(Exchange):
     def __init__(
         self,
         parameters: Iterable[Parameter],
-        world: World,
+        world: Communicator,
         bucket_cap_mb: float | None = None,
         first_bucket_mb: float | None = None,
         overlap: bool = True,
@@ -68,10 +68,9 @@ class GradientExchange(Exchange):
             self.buckets += cut_buckets(flat, numbers, *sizes)
         self._bucket_of: dict[Tensor, int] = {p: i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._counts = [len(bucket.numbers) for bucket in self.buckets]  # of parameters
-        self._overlaps = overlap and world.spans_hosts
+        self._overlaps = overlap and world.topology.spans_hosts
         self._may_leave_early = len(self.buckets) > 1 or self._overlaps
-        first_number = world.buckets + 1  # others' may be as large: ranks must not take them for these
-        world.buckets += len(self.buckets)
+        first_number = world.number_buckets(len(self.buckets))
         self._sends = [self._sending(bucket.buffer, number) for number, bucket in enumerate(self.buckets, first_number)]
         self._waits_for: list[int] = []  # per bucket: parameters that are not complete yet
         self._next = 0  # the bucket that leaves next
@@ -182,12 +181,12 @@ class GradientExchange(Exchange):
         return [bucket.buffer.nbytes for bucket in self.buckets]
 
 
-def _sizes_mb(world: World, bucket_cap_mb: float | None, first_bucket_mb: float | None) -> tuple[float, float]:
+def _sizes_mb(world: Communicator, bucket_cap_mb: float | None, first_bucket_mb: float | None) -> tuple[float, float]:
     """Return the sizes at which buckets leave, filled in; raise ValueError where one could hold nothing."""
     if bucket_cap_mb is None:
-        bucket_cap_mb = ACROSS_HOSTS_MB if world.spans_hosts else BUCKET_CAP_MB
+        bucket_cap_mb = ACROSS_HOSTS_MB if world.topology.spans_hosts else BUCKET_CAP_MB
     if first_bucket_mb is None:
-        first_bucket_mb = ACROSS_HOSTS_MB if world.spans_hosts else FIRST_BUCKET_MB
+        first_bucket_mb = ACROSS_HOSTS_MB if world.topology.spans_hosts else FIRST_BUCKET_MB
     if bucket_cap_mb <= 0 or first_bucket_mb <= 0:
         raise ValueError(f"a bucket must hold something, got {bucket_cap_mb} and {first_bucket_mb} MB")
     return bucket_cap_mb, first_bucket_mb

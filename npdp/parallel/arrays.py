@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from npdp.parallel.checks import Array
+from npdp.collectives.arrays import Array
 from npdp.parallel.world import init
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from npdp.autograd import Batch
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter, put_in
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.weight import loss_weight
-from npdp.parallel.world import World
 
 
 class HiddenGradient(Parameter):
@@ -54,7 +54,7 @@ class ExchangeAtStep(Exchange):
         why_hidden: what is said to who looks at a gradient.
     """
 
-    def __init__(self, parameters: list[Parameter], world: World, why_hidden: str) -> None:
+    def __init__(self, parameters: list[Parameter], world: Communicator, why_hidden: str) -> None:
         require_own_arrays(parameters)
         super().__init__(parameters, world)
         self._share_gradients()

@@ -27,13 +27,14 @@ import numpy as np
 
 from npdp import kernels
 from npdp.collectives.algorithms import SHARED_MEMORY
+from npdp.collectives.communicator import Communicator
 from npdp.collectives.constants import Constants, keep
 from npdp.collectives.cost import Hosts, bytes_touched, posts
 from npdp.collectives.execute import cut_steps, execute
 from npdp.collectives.hierarchical import groups, together
 from npdp.collectives.machine import Kernel, Link, Machine, Rate, Way, built_in
 from npdp.collectives.schedule import Schedule, add, put
-from npdp.parallel.world import World
+from npdp.comm.call import Call
 
 SIZES = (8, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
 HOST_BYTES = 1 << 25  # of one message of all ranks of a host, at most; of one array in the kernel four times that
@@ -56,7 +57,7 @@ class Kind(NamedTuple):
     steps: int = 1
 
 
-def calibrate(world: World) -> Constants:
+def calibrate(world: Communicator) -> Constants:
     """Measure this machine, keep what came out, and let the world choose by it; collective.
 
     Raises:
@@ -64,22 +65,23 @@ def calibrate(world: World) -> Constants:
     """
     if world.world_size == 1:
         raise ValueError("constants are measured between ranks; this world has one")
-    most_ranks = max(map(world.hosts.count, world.hosts))
+    most_ranks = max(map(world.topology.hosts.count, world.topology.hosts))
     sizes = [size for size in SIZES if size <= max(HOST_BYTES // most_ranks, LEAST_BYTES)]
     times = _times(world, _kinds(world, sizes))
-    found = keep(world.transport, world.hosts, fit(times, world.hosts, built_in(world.transport.name, most_ranks)))
-    world.use(found)
+    hosts, without = world.topology.hosts, built_in(world.transport.name, most_ranks)
+    found = keep(world.transport, hosts, fit(times, hosts, without))
+    world.chooser.use(found)
     return found
 
 
 # What is timed
-def _kinds(world: World, sizes: list[int]) -> dict[str, Kind]:
+def _kinds(world: Communicator, sizes: list[int]) -> dict[str, Kind]:
     buffer = np.full(sizes[-1], 0, np.float32)  # three messages; an array of the kernel
     kinds = {
         "call": Kind((0,), lambda nbytes: partial(world.allreduce, buffer[:0], "sum", "tree")),
         "add": Kind((0,), lambda nbytes: partial(kernels.accumulate, buffer[:2], buffer[2:4])),
     }
-    hosts = groups(world.hosts)
+    hosts = groups(world.topology.hosts)
     for name, ranks_of_groups in (("near", hosts), ("far", zip(*hosts))):
         per_group = [messages_among(ranks) for ranks in ranks_of_groups if len(ranks) > 1]
         for what in per_group[0] if per_group else ():
@@ -104,15 +106,16 @@ def messages_among(ranks: Sequence[int]) -> dict[str, Schedule]:
     }
 
 
-def _messages(world: World, schedule: Schedule, buffer: Array, nbytes: int) -> Work:
+def _messages(world: Communicator, schedule: Schedule, buffer: Array, nbytes: int) -> Work:
     cuts = range(0, nbytes, nbytes // 4)
     steps = cut_steps(schedule, world.rank, cuts, buffer.itemsize, range(world.world_size))
-    return partial(execute, steps, world.transport, buffer, "sum", "calibration")
+    call = Call("allreduce", buffer.size, buffer.dtype.name, label="calibration")
+    return partial(execute, steps, world.transport, buffer, call)
 
 
-def _kernel_kinds(world: World, sizes: list[int], outside: Array) -> dict[str, Kind]:
-    host = world.host
-    if host is None or len(set(world.hosts)) == world.world_size:
+def _kernel_kinds(world: Communicator, sizes: list[int], outside: Array) -> dict[str, Kind]:
+    host = world.memory.host
+    if host is None or len(set(world.topology.hosts)) == world.world_size:
         return {}
     inside = host.arena.empty(outside.size, outside.dtype)
     have_room = world.sum(inside is not None) == world.world_size  # a host may have none, and all time the same kinds
@@ -120,7 +123,7 @@ def _kernel_kinds(world: World, sizes: list[int], outside: Array) -> dict[str, K
         return {}
     inside.fill(0)
     in_host = partial(host.collective, "allreduce")
-    allreduce = partial(world.allreduce, algorithm=SHARED_MEMORY) if world.shares_memory else in_host
+    allreduce = partial(world.allreduce, algorithm=SHARED_MEMORY) if world.memory.is_of_all else in_host
     return {
         "direct": Kind(sizes, lambda nbytes: partial(allreduce, inside[: nbytes // 4])),
         "staged": Kind(sizes, lambda nbytes: partial(allreduce, outside[: nbytes // 4])),
@@ -128,7 +131,7 @@ def _kernel_kinds(world: World, sizes: list[int], outside: Array) -> dict[str, K
 
 
 # How it is timed
-def _times(world: World, kinds: dict[str, Kind]) -> dict[str, Times]:
+def _times(world: Communicator, kinds: dict[str, Kind]) -> dict[str, Times]:
     """Return the seconds that a step of each kind takes at each size; collective."""
     samples: dict[str, dict[int, list[float]]] = {name: {} for name in kinds}
     until, is_over = time.perf_counter() + ENOUGH_S, False
@@ -148,7 +151,7 @@ def _times(world: World, kinds: dict[str, Kind]) -> dict[str, Times]:
     }
 
 
-def _turn(world: World, work: Work, taken: list[float], until: float) -> tuple[float, bool]:
+def _turn(world: Communicator, work: Work, taken: list[float], until: float) -> tuple[float, bool]:
     """Return what `_slowest` does, of as many calls as their times so far say, after one that may have been cold."""
     seconds, is_over = _slowest(world, work, 1, until)
     if seconds >= LONG_S or is_over:
@@ -156,7 +159,7 @@ def _turn(world: World, work: Work, taken: list[float], until: float) -> tuple[f
     return _slowest(world, work, max(1, min(MOST_CALLS, int(ROUND_S / min(taken, default=seconds)))), until)
 
 
-def _slowest(world: World, work: Work, calls: int, until: float) -> tuple[float, bool]:
+def _slowest(world: Communicator, work: Work, calls: int, until: float) -> tuple[float, bool]:
     """Return the slowest rank's seconds a call, and whether time is over on any rank; none goes on before all come."""
     start = time.perf_counter()
     for _ in range(calls):

@@ -17,11 +17,11 @@ from functools import partial
 from typing import Any
 
 from npdp.autograd import Batch, Tensor
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter, lay_flat
 from npdp.optim import Optimizer
 from npdp.parallel.agreement import BATCHES_COMPARED_EVERY, require_same_batch
 from npdp.parallel.replicas import require_apart
-from npdp.parallel.world import World
 
 UNSYNCED = (
     "these gradients were accumulated under no_sync() and have not been exchanged; "
@@ -53,10 +53,9 @@ class Exchange:
 
     in_step = True
 
-    def __init__(self, parameters: Iterable[Parameter], world: World) -> None:
+    def __init__(self, parameters: Iterable[Parameter], world: Communicator) -> None:
         self.world = world
-        world.exchanges += 1
-        self.number = world.exchanges
+        self.number = world.number_reducer()
         self.parameters = list(parameters)
         require_apart(world, self.parameters)  # before any rank changes them
         self.flats = lay_flat(self.parameters)

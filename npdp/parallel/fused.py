@@ -27,13 +27,13 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
+from npdp.collectives.communicator import Communicator
 from npdp.kernels import Sum, combine
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup, Span, within
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers, settings_of
 from npdp.parallel.at_step import ExchangeAtStep, move_in, refuse_sparse
-from npdp.parallel.world import World
 from npdp.partition import part
 
 NO_GRAD = (
@@ -50,7 +50,7 @@ _MARK = 2**32  # in one sum of whole numbers: marks times this, and how many par
 class FusedExchange(ExchangeAtStep):
     """Sums gradients in the pass that updates."""
 
-    def __init__(self, parameters: list[Parameter], world: World) -> None:
+    def __init__(self, parameters: list[Parameter], world: Communicator) -> None:
         refuse_sparse(parameters)
         super().__init__(parameters, world, NO_GRAD)
         # The gradients of this host's ranks, where parameters are held once a host
@@ -64,20 +64,20 @@ class FusedExchange(ExchangeAtStep):
 
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once; collective."""
-        host = self.world.host if _once_a_host(self.world) else None
+        host = self.world.memory.host if _once_a_host(self.world) else None
         everyones = host.arena.everyones(flat.grad) if host else None
         shared = self._once(flat.data) if everyones else None
         if self.world.sum(shared is None):  # on any host
             everyones = shared = None
         self._everyones[flat] = everyones
-        if self.world.world_size > 1 and (everyones is None or self.world.spans_hosts):
+        if self.world.world_size > 1 and (everyones is None or self.world.topology.spans_hosts):
             flat.state_elsewhere = STATE_IN_PARTS
         flat.move_data(flat.data if shared is None else shared, writeable=False)  # the same values on all ranks
         self.world.barrier()
 
     def _once(self, values: Array) -> Array | None:
         """Return a copy that this host's ranks have in common, None where there is no room; collective in the host."""
-        shared = self.world.empty(values.size, values.dtype, one_for_all=True)
+        shared = self.world.host_empty(values.size, values.dtype, one_for_all=True)
         if shared is not None:
             shared[:] = values  # the same on all ranks
         return shared
@@ -102,7 +102,7 @@ class FusedExchange(ExchangeAtStep):
         grads = self._everyones[group.flat]
         if grads is None:
             self._update_own(optimizer, group, spans)
-        elif self.world.spans_hosts:
+        elif self.world.topology.spans_hosts:
             self._update_across(optimizer, group, spans, grads)
         else:
             self._update_shared(optimizer, group, spans, grads)
@@ -147,18 +147,18 @@ class FusedExchange(ExchangeAtStep):
         self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span], grads: list[Array]
     ) -> None:
         """Update this rank's chunk of its slice, and bring the others' of it to this host, which has all once."""
-        flat, ranks = group.flat, self.world.column
-        first, last = flat.part_in_lines(len(grads), self.world.host.rank)  # type: ignore[union-attr]
+        flat, ranks = group.flat, self.world.topology.cross_host_group
+        first, last = flat.part_in_lines(len(grads), self.world.memory.host.rank)  # type: ignore[union-attr]
         if flat not in self._totals:
             self._totals[flat] = np.empty(last - first, flat.dtype)
         total = self._totals[flat]
         if spans:
             combine([total], [grad[first:last] for grad in grads])
-            self.world.run_in_column("reduce_scatter", total, flat.data.size)
+            self.world.run_across_hosts("reduce_scatter", total, flat.data.size)
             start, stop = part(total.size, len(ranks), ranks.index(self.world.rank))
             for mine in within(spans, first + start, first + stop):
                 optimizer.update(group, mine, total[mine.start - first : mine.stop - first])
-            self.world.run_in_column("allgather", flat.data[first:last], flat.data.size)
+            self.world.run_across_hosts("allgather", flat.data[first:last], flat.data.size)
         self.world.barrier()
 
     def _update_own(self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span]) -> None:
@@ -197,7 +197,7 @@ class FusedExchange(ExchangeAtStep):
     @property
     def algorithm(self) -> str:
         if all(grads is not None for grads in self._everyones.values()):
-            return HIERARCHICAL if self.world.spans_hosts else SHARED_MEMORY
+            return HIERARCHICAL if self.world.topology.spans_hosts else SHARED_MEMORY
         return self.world.chosen("reduce_scatter", max((flat.grad.nbytes for flat in self.flats), default=0))
 
 
@@ -208,8 +208,8 @@ def require_reduce_scatter(algorithm: str) -> None:
         raise ValueError(f"fused needs an algorithm that has a reduce-scatter, {', '.join(usable)}; got {algorithm}")
 
 
-def _once_a_host(world: World) -> bool:
+def _once_a_host(world: Communicator) -> bool:
     """Return whether the ranks of each host are to have parameters in common; collective the first time."""
-    if not world.spans_hosts:
+    if not world.topology.spans_hosts:
         return world.algorithm in ("auto", SHARED_MEMORY, HIERARCHICAL)
-    return world.algorithm in ("auto", HIERARCHICAL) and bool(world.column)
+    return world.algorithm in ("auto", HIERARCHICAL) and bool(world.topology.cross_host_group)

@@ -25,6 +25,7 @@ from npdp import kernels
 from npdp.arguments import at_least_one, require_number
 from npdp.autograd import Batch
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
@@ -32,7 +33,6 @@ from npdp.parallel.at_step import refuse_sparse, require_own_arrays
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.strategy import require_not_exchanged
 from npdp.parallel.weight import SampleCount, loss_weight, weight_within_part
-from npdp.parallel.world import World
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LocalSGD:
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         require_not_exchanged(parameters)
 
-    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
+    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
         return ParameterAveraging(parameters, world, self)
 
 
@@ -76,7 +76,7 @@ class ParameterAveraging(Exchange):
 
     in_step = False
 
-    def __init__(self, parameters: list[Parameter], world: World, strategy: LocalSGD) -> None:
+    def __init__(self, parameters: list[Parameter], world: Communicator, strategy: LocalSGD) -> None:
         require_own_arrays(parameters)
         refuse_sparse(parameters)
         super().__init__(parameters, world)

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from npdp.collectives.communicator import Communicator
 from npdp.collectives.host import Host
 from npdp.nn.parameter import LINE_BYTES
 from npdp.parallel.agreement import agree
-from npdp.parallel.world import World
 from npdp.partition import rounded_up
 
 T = TypeVar("T")
@@ -39,13 +39,13 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def load_once(world: World, load: Callable[[], T]) -> T:
+def load_once(world: Communicator, load: Callable[[], T]) -> T:
     """Return what `load()` returns, loaded by one rank of each host where its ranks share memory; collective.
 
     Raises:
         InputError: a rank cannot load it; on all ranks alike.
     """
-    host = world.host
+    host = world.memory.host
     if host is None or len(host.ranks) == 1:
         return agree(world, load)
     loaded = agree(world, lambda: load() if host.rank == 0 else None)

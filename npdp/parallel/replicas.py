@@ -10,17 +10,18 @@ import numpy as np
 
 from npdp.autograd import Tensor
 from npdp.autograd.tensor import Array
+from npdp.collectives.arrays import DTYPES
+from npdp.collectives.communicator import Communicator
 from npdp.comm.threads import ThreadTransport
 from npdp.nn.parameter import Parameter
 from npdp.nn.state import StateDict
 from npdp.parallel.agreement import require_equal
-from npdp.parallel.checks import DTYPES
-from npdp.parallel.world import World, init
+from npdp.parallel.world import init
 
 Named = Iterable[tuple[str, Tensor]]
 
 
-def require_alike(world: World, named: Named) -> None:
+def require_alike(world: Communicator, named: Named) -> None:
     """Raise InputError on every rank where parameters differ between ranks; collective.
 
     Their names, shapes and dtypes, and then how and where they lie: gradients are summed as they lie, in the order of
@@ -35,7 +36,7 @@ def require_alike(world: World, named: Named) -> None:
     require_equal(world, "orders of an optimiser's parameters", numbers)
 
 
-def require_apart(world: World, parameters: Sequence[Tensor]) -> None:
+def require_apart(world: Communicator, parameters: Sequence[Tensor]) -> None:
     """Raise ValueError on every rank where ranks on threads have one and the same parameter; collective.
 
     Args:
@@ -80,7 +81,7 @@ def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -
         parameter.version[0] += 1
 
 
-def _broadcast(world: World, values: Array, root: int) -> None:
+def _broadcast(world: Communicator, values: Array, root: int) -> None:
     """Give every rank the root's values, in place: those of a dtype that collectives do not take, as words."""
     if values.dtype in DTYPES:
         world.broadcast(values, root)

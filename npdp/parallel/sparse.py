@@ -19,10 +19,10 @@ import numpy as np
 from npdp.autograd.rows import Distinct, RowGradient
 from npdp.autograd.tensor import Array
 from npdp.collectives.algorithms import SHARED_MEMORY
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter, row_gradient
 from npdp.nn.products import sums_of_rows
 from npdp.parallel.marks import marks_of_rows, not_the_same
-from npdp.parallel.world import World
 
 WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
 UNUSED = -1  # instead of a count of rows: this rank did not use the parameter
@@ -36,7 +36,7 @@ class SparseExchange:
         world: the ranks.
     """
 
-    def __init__(self, parameters: list[Parameter], world: World) -> None:
+    def __init__(self, parameters: list[Parameter], world: Communicator) -> None:
         self._world = world
         self._parameters = parameters
         self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
@@ -104,7 +104,7 @@ class SparseExchange:
 class _Lines:
     """A line of words from each rank, for all to read: where ranks share memory no copy is made."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Communicator) -> None:
         self._world = world
         self._in_reach = world.algorithm in ("auto", SHARED_MEMORY)
         self._mine = np.empty(0, WORD)  # kept and used again, as memory that ranks share is dear to get
@@ -117,7 +117,7 @@ class _Lines:
         """
         if count > self._mine.size and self._in_reach:
             self._mine = self._world.shared_empty(count * 5 // 4, WORD)
-            self._everyones = self._world.everyones(self._mine)
+            self._everyones = self._world.memory.everyones(self._mine)
             self._in_reach = self._everyones is not None
         if self._everyones is None:
             self._mine = np.empty(count, WORD)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from npdp.arguments import require_number
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter
 from npdp.parallel.all_reduce import GradientExchange
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.fused import FusedExchange, require_reduce_scatter
-from npdp.parallel.world import World
 
 UPDATES = ("replicated", "fused")
 EXCHANGED = "DataParallel: this model, or a part of it, is exchanged already; wrap it once"
@@ -38,7 +38,7 @@ class Strategy(Protocol):
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         """Raise ValueError where these parameters are trained in another way already."""
 
-    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
+    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
         """Return what exchanges their gradients; collective. Its `world` is that of the ranks that train."""
 
 
@@ -66,7 +66,7 @@ class AllReduce:
         if _exchange_of(parameters) is not None and self.update == "fused":
             raise ValueError('DataParallel: update="fused" and DistributedOptimizer exclude each other')
 
-    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
+    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
         if self.update == "fused" and world.world_size > 1:
             require_reduce_scatter(world.algorithm)
             return FusedExchange(parameters, world)

@@ -16,9 +16,9 @@ from worlds import DTYPES, Parallel, do, folded, loader, mlp, train, values, wha
 import npdp
 from npdp import kernels
 from npdp.collectives.algorithms import ALGORITHMS, SCHEDULES
-from npdp.comm.calls import NOTE_AFTER_S
+from npdp.collectives.arrays import OPS
 from npdp.comm.errors import CommunicationError
-from npdp.parallel.checks import OPS
+from npdp.comm.failures.call_log import NOTE_AFTER_S
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 
@@ -110,7 +110,7 @@ def check_every_op_of_mpis_own():
 
 def check_buffers_of_several_mb():
     wanted = folded(WORLD_SIZE, SEVERAL_MB, "float32", "sum")
-    lacking = [] if init().shares_memory or WORLD_SIZE == 1 else ["shared_memory"]
+    lacking = [] if init().memory.is_of_all or WORLD_SIZE == 1 else ["shared_memory"]
     for algorithm in [algorithm for algorithm in ALGORITHMS if algorithm not in lacking]:
         array = values(RANK, SEVERAL_MB, "float32")
         npdp.allreduce(array, "sum", algorithm)

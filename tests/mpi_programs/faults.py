@@ -116,7 +116,7 @@ def buckets_in_a_child():
 
 def looks_around_in_a_child():
     """A child of each rank finds out on which hosts the ranks are, which is collective, before any rank has."""
-    in_a_child(lambda: npdp.init().spans_hosts)
+    in_a_child(lambda: npdp.init().topology.spans_hosts)
 
 
 def in_a_child(calls):

@@ -31,7 +31,7 @@ WIDTH = 1448  # squared, float32: 8 MB
 
 
 def check_that_memory_is_shared():
-    assert init().shares_memory and init().chosen("allreduce", 1) == "shared_memory"
+    assert init().memory.is_of_all and init().chosen("allreduce", 1) == "shared_memory"
 
 
 def check_collectives():

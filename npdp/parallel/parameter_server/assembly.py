@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.data.sampler import this_rank
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup
@@ -30,7 +31,7 @@ from npdp.parallel.parameter_server.service import IN_STEP, Service, Together
 from npdp.parallel.parameter_server.settings import group_of
 from npdp.parallel.parameter_server.shard import DenseShard, Rate, RemoteDense, Shard
 from npdp.parallel.parameter_server.worker import ServerExchange
-from npdp.parallel.world import World, become
+from npdp.parallel.world import become
 
 if TYPE_CHECKING:
     from npdp.parallel.parameter_server.strategy import ParameterServer
@@ -41,7 +42,7 @@ NO_OPTIMIZER = (
 )
 
 
-def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World) -> ServerExchange:
+def take_up(strategy: ParameterServer, parameters: list[Parameter], world: Communicator) -> ServerExchange:
     """Begin to work, or serve; a server rank leaves the program (SystemExit) at the end; collective.
 
     Args:
@@ -49,7 +50,7 @@ def take_up(strategy: ParameterServer, parameters: list[Parameter], world: World
         parameters: to be trained.
         world: of all ranks; it becomes that of the workers.
     """
-    if strategy.servers and world.exchanges:
+    if strategy.servers and world.reducers:
         raise ValueError(
             "ParameterServer: a model of this world was wrapped before, and its ranks would become servers: wrap "
             "models that share servers as one module, or use servers=0"
@@ -89,11 +90,11 @@ def _lay_shards(strategy: ParameterServer, roles: Roles, exchange: ServerExchang
     return _Shards(strategy, roles, optimizers, layouts, lanes)
 
 
-def _narrow(world: World, roles: Roles, lines: Lines) -> None:
+def _narrow(world: Communicator, roles: Roles, lines: Lines) -> None:
     """Make the world, which the exchange and this rank's program hold, that of the workers."""
     if roles.workers < world.world_size:
         world.narrow(lines.transport.subworld(range(roles.workers)))
-        world.exchanges = 1
+        world.reducers = 1
         become(world)
 
 
@@ -134,7 +135,7 @@ class _Shards:
         groups = [key for key in self.optimizers if isinstance(key, ParameterGroup)]
         return wire.header_length(max((len(group.numbers) for group in groups), default=0))
 
-    def service(self, lines: Lines, world: World) -> Service:
+    def service(self, lines: Lines, world: Communicator) -> Service:
         """Return what serves this rank's shards."""
         roles, strategy = self.roles, self.strategy
         together = IN_STEP.setdefault(world, Together()) if strategy.in_step else Together()

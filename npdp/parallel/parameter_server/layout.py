@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import FlatParameters, allocate
 from npdp.parallel.parameter_server.roles import Roles
-from npdp.parallel.world import World
 
 
 class Way(Enum):
@@ -45,9 +45,9 @@ class Layout:
         gradients, parameters: how they get from workers to servers, and back.
     """
 
-    def __init__(self, flat: FlatParameters, world: World, roles: Roles, in_step: bool) -> None:
+    def __init__(self, flat: FlatParameters, world: Communicator, roles: Roles, in_step: bool) -> None:
         self.flat, self._roles = flat, roles
-        gradients, parameters = world.everyones(flat.grad), None
+        gradients, parameters = world.memory.everyones(flat.grad), None
         if gradients is not None:
             parameters = (_one_for_all if in_step else one_for_each)(world, flat.data.size, flat.dtype)
         self.gradients = SENT if gradients is None else SHARED
@@ -89,17 +89,17 @@ class Layout:
         return [p[start:stop] for p in self._parameters[: self._roles.workers]] if self.parameters is COPIED else []
 
 
-def one_for_each(world: World, count: int, dtype: np.dtype[Any]) -> list[Array] | None:
+def one_for_each(world: Communicator, count: int, dtype: np.dtype[Any]) -> list[Array] | None:
     """Return an array of each rank, in memory that all map; None where they share none; collective."""
-    mine = world.empty(count, dtype, one_for_all=False)
-    everyones = None if mine is None else world.everyones(mine)
+    mine = world.host_empty(count, dtype, one_for_all=False)
+    everyones = None if mine is None else world.memory.everyones(mine)
     if mine is None or everyones is None:
         return None
     everyones[world.rank] = mine  # who holds it holds the memory
     return everyones
 
 
-def _one_for_all(world: World, count: int, dtype: np.dtype[Any]) -> list[Array] | None:
+def _one_for_all(world: Communicator, count: int, dtype: np.dtype[Any]) -> list[Array] | None:
     """Return the same array for each rank; None where they share no memory; collective."""
     once = world.shared_once(count, dtype)
     return None if once is None else [once] * world.world_size

@@ -10,11 +10,11 @@ import copy
 import numpy as np
 
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.comm import mailbox
-from npdp.comm.forked import refused_after_fork
+from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.threads import ThreadTransport, ThreadWorld
 from npdp.comm.transport import NoTransport, Transport
-from npdp.parallel.world import World
 
 
 class Lines:
@@ -24,7 +24,7 @@ class Lines:
         transport: of all ranks, one that can send to itself.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Communicator) -> None:
         alone = isinstance(world.transport, NoTransport)
         self.transport: Transport = _Alone(ThreadWorld(1), 0) if alone else world.transport
         self._boxes = _boxes(world)
@@ -45,9 +45,9 @@ class _Alone(ThreadTransport):
         return self.world.failure[1] if self.world.failure else None
 
 
-def _boxes(world: World) -> Array | None:
+def _boxes(world: Communicator) -> Array | None:
     """Return memory for mailboxes, where all ranks share it."""
-    if not world.shares_memory:
+    if not world.memory.is_of_all:
         return None
     boxes = world.shared_once(mailbox.nbytes(world.world_size), np.dtype(np.uint8))
     if boxes is not None:

@@ -15,12 +15,12 @@ import numpy as np
 
 from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import LINE_BYTES, Parameter
 from npdp.nn.products import sums_of_rows
 from npdp.parallel.parameter_server.layout import one_for_each
 from npdp.parallel.parameter_server.messages import Fetch, Message, Push, Reply
 from npdp.parallel.parameter_server.shard import Outgoing, Rate, Receive, missing_weight
-from npdp.parallel.world import World
 from npdp.partition import part, rounded_up
 
 LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of texts touches some MB; more is sent
@@ -68,7 +68,7 @@ def _lane_bytes(parameter: Parameter) -> int:
     return rounded_up(min(LANE_BYTES, parameter.data.nbytes + rows * 16 + LINE_BYTES), LINE_BYTES)
 
 
-def lay_lanes(world: World, parameter: Parameter) -> list[Array | None]:
+def lay_lanes(world: Communicator, parameter: Parameter) -> list[Array | None]:
     """Return each rank's memory for rows on their way; None where ranks share none; collective."""
     lanes = one_for_each(world, _lane_bytes(parameter), np.dtype(np.uint8))
     return [None] * world.world_size if lanes is None else [*lanes]

@@ -19,13 +19,13 @@ import numpy as np
 
 from npdp import environment
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server import wire
 from npdp.parallel.parameter_server.messages import Leave, Push, Reply
 from npdp.parallel.parameter_server.policies import Policy
 from npdp.parallel.parameter_server.server import Server
 from npdp.parallel.parameter_server.shard import Shard
-from npdp.parallel.world import World
 
 
 class Together:
@@ -54,7 +54,8 @@ class Together:
             )
 
 
-IN_STEP: WeakKeyDictionary[World, Together] = WeakKeyDictionary()  # the servers that a rank is, beside its program
+# The servers that a rank is, beside its program
+IN_STEP: WeakKeyDictionary[Communicator, Together] = WeakKeyDictionary()
 
 
 class Service:

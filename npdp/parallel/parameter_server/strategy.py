@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from npdp.arguments import require_number, whole
+from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter
 from npdp.parallel.exchange import Exchange
 from npdp.parallel.parameter_server.arrivals import Replayed
@@ -14,7 +15,6 @@ from npdp.parallel.parameter_server.assembly import take_up
 from npdp.parallel.parameter_server.policies import Policy, policy_for
 from npdp.parallel.parameter_server.server import Arrival
 from npdp.parallel.strategy import require_not_exchanged
-from npdp.parallel.world import World
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ParameterServer:
     def require_free(self, parameters: Sequence[Parameter]) -> None:
         require_not_exchanged(parameters)
 
-    def exchange(self, parameters: list[Parameter], world: World) -> Exchange:
+    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
         """Take up this rank's role; on a server rank it ends in SystemExit; collective."""
         return take_up(self, parameters, world)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from npdp.autograd import Batch, is_grad_enabled
 from npdp.autograd.rows import RowGradient, Rows
+from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import WorldEnded
 from npdp.nn.parameter import Parameter
 from npdp.optim.groups import ParameterGroup
@@ -45,7 +46,6 @@ from npdp.parallel.parameter_server.settings import Settings, group_of
 from npdp.parallel.parameter_server.shard import Outgoing, RemoteDense
 from npdp.parallel.parameter_server.work import Work
 from npdp.parallel.weight import SampleCount, weight_within_part
-from npdp.parallel.world import World
 
 if TYPE_CHECKING:
     from npdp.parallel.parameter_server.strategy import ParameterServer
@@ -65,7 +65,7 @@ class ServerExchange(ExchangeAtStep):
         strategy: what the user wants.
     """
 
-    def __init__(self, parameters: list[Parameter], world: World, strategy: ParameterServer) -> None:
+    def __init__(self, parameters: list[Parameter], world: Communicator, strategy: ParameterServer) -> None:
         super().__init__(parameters, world, WHY_HIDDEN)
         self.in_step, self._whole_batches = strategy.in_step, strategy.whole_batches
         self._work = Work()
@@ -294,7 +294,7 @@ class ServerExchange(ExchangeAtStep):
         client = self._client
         spent_s, wait_s = client.spent_s, client.wait_s
         replies = client.ask(shards, make)
-        self.world.other_s += client.spent_s - spent_s
+        self.world.clock.other_s += client.spent_s - spent_s
         self.world.transport.wait_s += client.wait_s - wait_s
         self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
         return replies

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from npdp.kernels import FORTRAN
+from npdp.arguments import whole
+from npdp.comm.call import FORTRAN
 
 Array = npt.NDArray[Any]
 
@@ -50,11 +54,23 @@ def _plain(array: Any) -> Array:
     return array.view(np.ndarray)
 
 
-def compared(op: str, array: Array) -> str:
-    """Return `op` as ranks compare it: a rank whose array lies in another order has other elements at each place."""
-    return op if array.flags.c_contiguous else op + FORTRAN
+def order_of(array: Array, buffer: Array) -> str:
+    """Return the order in which an array lies, as ranks compare it; `buffer` is its 1-D view, or itself."""
+    return "C" if buffer is array or array.flags.c_contiguous else FORTRAN
 
 
 def same_order(a: Array, b: Array) -> bool:
     """Return whether there is an order in memory, C's or Fortran's, in which both arrays lie."""
     return (a.flags.c_contiguous and b.flags.c_contiguous) or (a.flags.f_contiguous and b.flags.f_contiguous)
+
+
+def extents_of(shape: int | Sequence[int], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Return the extents of an array that there can be, or say what is wrong with them."""
+    wanted = "shared_empty: wanted a shape of whole numbers"
+    extents = tuple(whole(extent, wanted) for extent in (shape if isinstance(shape, (tuple, list)) else [shape]))
+    if any(extent < 0 for extent in extents):
+        raise ValueError(f"shared_empty: wanted a shape without negative extents, got {extents}")
+    nbytes = prod(extent or 1 for extent in extents) * dtype.itemsize
+    if nbytes > sys.maxsize:
+        raise ValueError(f"shared_empty: wanted at most {sys.maxsize} bytes, got shape {extents} of {dtype}: {nbytes}")
+    return extents

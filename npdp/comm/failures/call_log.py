@@ -19,15 +19,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import numpy as np
-
+from npdp.comm.call import Call
 from npdp.comm.errors import CommunicationError
-from npdp.kernels import FORTRAN
 
 KEPT = 4096  # calls that a rank remembers, for ranks that are behind: a root may send all parameters of a model at once
 HEARS_EVERY = 64  # calls after which it reads notes though it does not wait, lest they pile up among its messages
-BARRIER, GIVING_OUT = 2**32 - 1, 2**32 - 2  # instead of a bucket's number: what an all-reduce is part of
-PART_OF = {BARRIER: "barrier", GIVING_OUT: "shared_empty, or something else that takes shared memory"}
 KEPT_AT_END = 64  # of its latest calls, a rank tells what they were when it leaves: some kilobytes
 HASHED_BELOW = 2**61 - 1  # a prime, so that a hash depends on every call and their order
 NOTE_AFTER_S = 1.0  # of waiting in one call; a note that nobody reads for long would be in the way of messages
@@ -35,15 +31,15 @@ NOTE_AFTER_S = 1.0  # of waiting in one call; a note that nobody reads for long 
 Heard = Callable[[], "CommunicationError | None"]
 
 
-class Call(NamedTuple):
-    """A collective by messages: its number among this rank's, what it is in words, and what marks its messages."""
+class LoggedCall(NamedTuple):
+    """A collective by messages: its number among this rank's, what it is, and what marks its messages."""
 
     number: int
-    what: str
+    call: Call
     tag: int  # the same on all ranks, and, as good as surely, on no other call
 
 
-class Calls:
+class CallLog:
     """The collectives that this rank has called by messages among some ranks, as one of them.
 
     Args:
@@ -60,13 +56,13 @@ class Calls:
     def __init__(self, rank: int, tags: range = range(2**31), heard: Heard = lambda: None) -> None:
         self._rank, self._tags, self._heard = rank, tags, heard
         self.begun = self.history = 0
-        self._latest: deque[Call] = deque(maxlen=KEPT)
+        self._latest: deque[LoggedCall] = deque(maxlen=KEPT)
         self._failure = ""
         self._kept_arrays: list[Any] = []
         self._noted_in = self._waiting_in = 0  # numbers of calls
         self._waits_since = 0.0
 
-    def begin(self, what: str) -> Call:
+    def begin(self, what: Call) -> LoggedCall:
         """Count a collective, alike on all ranks, and return it.
 
         Raises:
@@ -77,7 +73,7 @@ class Calls:
         number = self.begun = self.begun + 1
         code = _code(what)
         self.history = (self.history * 1_000_003 + code) % HASHED_BELOW
-        call = Call(number, what, self._tags.start + (code + number) % len(self._tags))
+        call = LoggedCall(number, what, self._tags.start + (code + number) % len(self._tags))
         self._latest.append(call)
         if number % HEARS_EVERY == 0 and (error := self._heard()) is not None:
             self.fail(error)
@@ -105,7 +101,7 @@ class Calls:
             latest = self._latest[-1]  # at once, for another thread may begin one
         except IndexError:
             return ""
-        return f"{latest.number} {latest.what}"
+        return f"{latest.number} {latest.call}"
 
     def note_is_due(self) -> bool:
         """Return whether this rank, which waits, has waited in its call long enough to note it; True once a call."""
@@ -123,11 +119,11 @@ class Calls:
         """Return the error to raise where this rank's call of the number in another's note is not the call noted."""
         number, what = note.split(" ", 1)
         mine = self._kept(int(number))
-        return None if mine is None or mine.what == what else different(self._rank, mine.what, rank, what)
+        return None if mine is None or str(mine.call) == what else different(self._rank, str(mine.call), rank, what)
 
     def last_note(self) -> str:
         """Return what tells other ranks, when this one leaves, all that it has called; empty where one has failed."""
-        notes = [f"{call.number} {call.what}" for call in list(self._latest)[-KEPT_AT_END:]]
+        notes = [f"{call.number} {call.call}" for call in list(self._latest)[-KEPT_AT_END:]]
         return "" if self._failure else "\n".join([f"{self.begun} {self.history}", *notes])
 
     def compare_all(self, rank: int, last_note: str) -> CommunicationError | None:
@@ -149,11 +145,11 @@ class Calls:
         if number == self.begun:
             return f"they differ before the last {len(notes)}"
         more = self._kept(number + 1)
-        known = [f"{more.number} {more.what}"] if more else notes
+        known = [f"{more.number} {more.call}"] if more else notes
         what = dict(note.split(" ", 1) for note in known).get(str(min(number, self.begun) + 1))
         return f"number {min(number, self.begun) + 1} is {what or 'forgotten'}"
 
-    def _kept(self, number: int) -> Call | None:
+    def _kept(self, number: int) -> LoggedCall | None:
         latest = self._latest.copy()  # at once, for another thread may begin one
         index = number - latest[0].number if latest else -1
         return latest[index] if 0 <= index < len(latest) else None
@@ -168,21 +164,5 @@ def different(rank: int, mine: str, other: int, theirs: str) -> CommunicationErr
 
 
 @lru_cache(maxsize=1024)
-def described(
-    collective: str, count: int, dtype: np.dtype[Any], op: str, root_or_bucket: int, algorithm: str = ""
-) -> str:
-    """Return a collective in words, with its algorithm where that is to be the same on all ranks.
-
-    Made once, as asking a dtype for its name takes microseconds.
-    """
-    if collective == "barrier" or root_or_bucket in PART_OF:
-        return PART_OF.get(root_or_bucket, collective)
-    order = FORTRAN if op.endswith(FORTRAN) else ""
-    summed = f" ({op})" + (f", bucket {root_or_bucket}" if root_or_bucket else "")
-    detail = {"broadcast": f" from rank {root_or_bucket}{order}", "allgather": order}.get(collective, summed)
-    return f"{collective} of {count} {dtype.name}{detail}" + (f" by {algorithm}" if algorithm else "")
-
-
-@lru_cache(maxsize=1024)
-def _code(what: str) -> int:
-    return crc32(what.encode())
+def _code(call: Call) -> int:
+    return crc32(str(call).encode())

@@ -1,0 +1,34 @@
+"""Whether a rank waits in vain for a message: asked by whoever has waited for long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.call_log import LoggedCall
+
+if TYPE_CHECKING:
+    from npdp.comm.transport import Transport
+
+FindElsewhere = Callable[[list[int], "LoggedCall | None"], "int | None"]
+
+
+def nobody(peers: list[int], call: LoggedCall | None) -> None:
+    """Find no rank elsewhere: for worlds in which all collectives go by messages."""
+
+
+def why_in_vain(transport: Transport, peers: list[int], call: LoggedCall | None = None) -> BaseException | None:
+    """Return the error to raise where a rank waits in vain for messages of a call from these: every reason there is."""
+    return transport.ended(peers) or transport.compare_calls() or _elsewhere(transport, peers, call)
+
+
+def _elsewhere(transport: Transport, peers: list[int], call: LoggedCall | None) -> CommunicationError | None:
+    other = transport.find_elsewhere(peers, call)
+    if other is None:
+        return None
+    which = f"{other}, which" if other in peers else f"{peers[0]}, while rank {other}"
+    return CommunicationError(
+        f"rank {transport.rank} waits for a message from rank {which} is in a collective through shared memory: "
+        "the ranks do not call the same collectives"
+    )
