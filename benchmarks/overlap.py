@@ -17,8 +17,8 @@ from machine import keep
 
 import npdp
 from npdp import Tensor, nn, optim
-from npdp.autograd import Batch
 from npdp.bench.models import LEARNING_RATE, batch, layers
+from npdp.data.batch import Batch, BatchTensor
 from npdp.errors import InputError
 from npdp.report.machine import STARTED_BY
 
@@ -33,8 +33,8 @@ def stepper(overlap: bool | None) -> Callable[[], float]:
     optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE)
     wrapped = model if overlap is None else nn.DataParallel(model, overlap=overlap)
     x, y = batch("mlp")
-    inputs, labels = Tensor(x), Tensor(y)
-    inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)), world.world_size)
+    part = Batch(len(x), world.rank * len(x), world.world_size * len(x), 0, world.world_size)
+    inputs, labels = BatchTensor(x, part), Tensor(y)
     criterion = nn.CrossEntropyLoss()
 
     def step() -> float:

@@ -24,8 +24,8 @@ def program(sparse: bool, steps: int) -> None:
     """Time steps on the worker; print seconds and bytes."""
     import npdp
     from npdp import nn, optim
-    from npdp.autograd import Batch
     from npdp.data import SparseRows
+    from npdp.data.batch import Batch, BatchRows
 
     npdp.init()
     model = nn.SparseLinear(FEATURES, WIDTH, bias=False, sparse=sparse)
@@ -36,17 +36,17 @@ def program(sparse: bool, steps: int) -> None:
     columns = np.sort(generator.choice(FEATURES, ROWS * ENTRIES, replace=False).reshape(ROWS, ENTRIES).astype(np.int32))
     values = np.ones(columns.size, np.float32)
     x = SparseRows(np.arange(0, columns.size + 1, ENTRIES), columns.reshape(-1), values, (ROWS, FEATURES))
-    x = x.with_batch(Batch(ROWS, 0, (0, ROWS), 1))  # as a loader gives it
+    x = BatchRows(x, Batch(ROWS, 0, ROWS, 0))  # as a loader gives it
     y = generator.integers(0, WIDTH, ROWS)
     times = []
     for _ in range(steps + 3):
-        before, moved = time.perf_counter(), model.exchange.exchanged_bytes
+        before, moved = time.perf_counter(), model.strategy.exchanged_bytes
         loss = criterion(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         times.append(time.perf_counter() - before)
-        moved = model.exchange.exchanged_bytes - moved
+        moved = model.strategy.exchanged_bytes - moved
     print(json.dumps({"seconds": statistics.median(times[3:]), "bytes": moved}), flush=True)
 
 

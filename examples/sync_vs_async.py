@@ -25,7 +25,6 @@ WORKERS, BATCH, SMOOTHED = 4, 64, 5  # SMOOTHED: losses of single batches are av
 WAYS = {  # name -> (flags, ranks besides the workers, whether an update is a whole batch)
     "all-reduce": ([], 0, True),
     "ps, staleness 0": (["--strategy", "ps", "--staleness", "0"], 1, True),
-    "ps, 1 backup worker": (["--strategy", "ps", "--backup-workers", "1"], 1, True),
     "ps, staleness 3": (["--strategy", "ps", "--staleness", "3"], 1, False),
     "ps, staleness inf": (["--strategy", "ps", "--staleness", "inf"], 1, False),
     "local SGD, H = 8": (["--strategy", "local-sgd", "--local-iterations", "8"], 0, True),

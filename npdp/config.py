@@ -17,6 +17,7 @@ from npdp.elastic.inject import parse as parse_fault
 from npdp.errors import InputError
 from npdp.flag_parser import POSITIVE_INT, Parser, flag_of, number, number_of_ranks, require_one_launcher
 from npdp.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
+from npdp.strategy_choices import STRATEGIES
 
 WORDS = ("digits", "synthetic")  # what --data takes that is no path
 UPDATES = ("auto", "replicated", "fused")
@@ -24,20 +25,6 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
 STALENESS_LR = ("constant", "1/(1+s)")
 HIDDEN = (512, 512)
-
-# strategy -> its own flags, and what each is where not given
-FLAGS_OF: dict[str, dict[str, Any]] = {
-    "allreduce": {},
-    "ps": {
-        "servers": 1,
-        "staleness": 0.0,
-        "staleness_lr": "constant",
-        "backup_workers": 0,
-        "record_arrivals": None,
-        "replay_arrivals": None,
-    },
-    "local-sgd": {"local_iterations": 8, "outer_momentum": 0.0, "outer_learning_rate": 1.0},
-}
 
 EXAMPLES = """
 examples:
@@ -48,14 +35,6 @@ examples:
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
-
-# (strategy, flag) -> why they do not go together
-NOT_WITH_A_STRATEGY = {
-    ("ps", "update"): "updates on the servers: --update is for --strategy allreduce",
-    ("ps", "clip_norm"): "adds gradients up on the servers, where --clip-norm cannot see them",
-    ("local-sgd", "update"): "updates on each rank: --update is for --strategy allreduce",
-}
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -85,7 +64,6 @@ class TrainConfig:
     servers: int
     staleness: float
     staleness_lr: str
-    backup_workers: int
     record_arrivals: str | None
     replay_arrivals: str | None
     local_iterations: int
@@ -182,9 +160,8 @@ def _add_model(parser: Parser) -> None:
 
 def _add_ranks(parser: Parser) -> None:
     ranks = parser.add_argument_group("ranks")
-    ranks.add_argument("--strategy", choices=FLAGS_OF, default="allreduce",
-                       help="allreduce (default): every rank has the mean gradient; ps: a parameter server; local-sgd: "
-                            "parameters are averaged now and then")
+    said = "; ".join(f"{name}: {choice.help}" for name, choice in STRATEGIES.items())
+    ranks.add_argument("--strategy", choices=STRATEGIES, default="allreduce", help=f"{said} (allreduce)")
     ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
     ranks.add_argument("--update", choices=UPDATES, default="auto",
                        help="replicated: every rank updates its own parameters; fused: in the pass that sums the "
@@ -207,8 +184,6 @@ def _add_server(parser: Parser) -> None:
                              "inf: asynchronous")
     server.add_argument("--staleness-lr", choices=STALENESS_LR,
                         help="learning rate of a gradient of staleness s: constant (default), or divided by 1 + s")
-    server.add_argument("--backup-workers", type=_COUNT, metavar="B",
-                        help="with staleness 0: do not wait for the last B of each batch, drop their gradients (0)")
     server.add_argument("--record-arrivals", metavar="FILE", help="write in which order gradients were applied")
     server.add_argument("--replay-arrivals", metavar="FILE", help="apply them in the order of a record: the same bits")
 
@@ -261,9 +236,9 @@ def _require_input_unwritten(config: TrainConfig) -> None:
 
 def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:
     """Return the flags with those of strategies filled in; one of another strategy is refused."""
-    mine = FLAGS_OF[given["strategy"]]
-    for strategy, flags in FLAGS_OF.items():
-        for name, default in flags.items():
+    mine = STRATEGIES[given["strategy"]].flags
+    for strategy, choice in STRATEGIES.items():
+        for name, default in choice.flags.items():
             if given[name] is None:
                 given[name] = default
             elif name not in mine:
@@ -287,13 +262,9 @@ def _require_sense(config: TrainConfig) -> None:
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
     for name, neutral in (("update", "auto"), ("clip_norm", None)):
-        why = NOT_WITH_A_STRATEGY.get((config.strategy, name))
+        why = STRATEGIES[config.strategy].excludes.get(name)
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")
-    if config.backup_workers and config.staleness:
-        raise InputError(f"--backup-workers goes with --staleness 0, got --staleness {config.staleness:g}")
-    if config.backup_workers and config.servers != 1:
-        raise InputError(f"--backup-workers goes with --servers 1, got --servers {config.servers}")
     for flag, path in (("--record-arrivals", config.record_arrivals), ("--replay-arrivals", config.replay_arrivals)):
         if path is not None and config.staleness == 0:
             raise InputError(f"{flag}: with --staleness 0 the order is always the same; it is for 1, 2, ... or inf")

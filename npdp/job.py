@@ -161,8 +161,8 @@ def start_event(job: Job) -> dict[str, Any]:
         "transport": world.transport.name,
         "strategy": config.strategy,
         **strategies.settings(config),
-        "algorithm": job.model.exchange.algorithm,
-        "bucket_bytes": job.model.exchange.bucket_bytes,
+        "algorithm": job.model.strategy.algorithm,
+        "bucket_bytes": job.model.strategy.bucket_bytes,
         "update": job.model.strategy.update,
         "backend": kernels.backend(),
         "blas_threads": environment.blas_threads_in_use(),
@@ -190,9 +190,9 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
     """
     config, world = job.config, job.world
     spent = world.clock.communication_s, world.clock.wait_s  # in training alone
-    of_strategy = job.model.exchange.end_training()
+    of_strategy = job.model.strategy.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
-    sums = np.array([samples, *spent, job.model.exchange.exchanged_bytes], np.float64)
+    sums = np.array([samples, *spent, job.model.strategy.exchanged_bytes], np.float64)
     world.allreduce(sums, algorithm="tree")
     peak = np.array([max(environment.peak_memory_bytes(), server_peak)], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
@@ -205,7 +205,7 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
     return {
         "world_size": world.world_size,
         "strategy": config.strategy,
-        "algorithm": job.model.exchange.algorithm,
+        "algorithm": job.model.strategy.algorithm,
         "backend": kernels.backend(),
         "epochs": config.epochs,
         "iterations": iterations,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from npdp import nn, random
-from npdp.autograd import Batch, no_grad
+from npdp.autograd import no_grad
 from npdp.data import ArrayDataset
 from npdp.errors import InputError
 from npdp.evaluation import blocks
@@ -106,7 +106,6 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
     try:
         with no_grad():
             ((inputs, labels),) = blocks(dataset, 0, min(2, len(dataset)))
-            inputs.batch = Batch(len(labels), 0, (0, len(labels)))
             criterion(model(inputs), labels if classes is None else np.full(len(labels), classes - 1))
     except (Exception, SystemExit) as error:
         why = f"{_one_line(error)} ({_place(name.rpartition(':')[0], error)})"

@@ -72,10 +72,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
         world.clock.clear()
         before = time.perf_counter()
-        updates = partial(job.model.exchange.updates, job.optimizer)
+        updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         iterations, samples = train_epochs(job, progress)
-        job.model.exchange.synchronize()
+        job.model.strategy.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(job, iterations, samples, wall_s)
         metrics.write("end", **end)
@@ -103,7 +103,7 @@ def _write_results(job: Job, metrics: Metrics, console: Console) -> None:
 
 def _save_arrivals(job: Job) -> None:
     assert job.config.record_arrivals is not None
-    job.model.exchange.save_arrivals(job.config.record_arrivals, job.run)
+    job.model.strategy.save_arrivals(job.config.record_arrivals, job.run)
 
 
 def _save(job: Job) -> None:

@@ -4,14 +4,14 @@ import numpy as np
 
 import npdp
 from npdp import nn, optim
-from npdp.parallel.marks import MARKED_EVERY
+from npdp.parallel.consistency import REPLICAS_EVERY
 
 ODD_RANK = 1  # does something else than the others; of three ranks there is one before it and one behind
 
 
 def goes_on(differs, model, optimizer, loss) -> None:
     """Train until parameters have been compared again; in the third iteration one rank does `differs`, not its step."""
-    for iteration in range(2 * MARKED_EVERY):
+    for iteration in range(2 * REPLICAS_EVERY):
         optimizer.zero_grad()
         loss(model).backward()
         if iteration == 2 and npdp.rank() == ODD_RANK:

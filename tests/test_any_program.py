@@ -1,7 +1,5 @@
 """Any training program gives on P ranks what it gives on one: models, inputs, losses, ways to train, drawn together."""
 
-from collections import OrderedDict, namedtuple
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,12 +10,11 @@ import npdp
 from npdp import nn, optim
 from npdp.autograd.operators import concatenate
 
-Point = namedtuple("Point", "x")
 INPUTS = {
     "the loader's": lambda model, x, **options: model(x, **options),
     "array": lambda model, x, **options: model(x.numpy(), **options),
-    "dict": lambda model, x, **options: model(OrderedDict(x=x.numpy()), **options),
-    "tuple": lambda model, x, **options: model(Point(x.numpy()), **options),
+    "by name": lambda model, x, **options: model(**options, x=npdp.Tensor(x.numpy())),
+    "the loader's last": lambda model, x, **options: model(x.numpy(), beside=x[:, :4] / 2, batch=x, **options),
     "and a tensor": lambda model, x, **options: model(x, beside=npdp.Tensor(x.numpy()[:, :4] / 2), **options),
 }
 EACH = nn.CrossEntropyLoss(reduction="none")
@@ -49,8 +46,7 @@ class Drawn(nn.Module):
         self.experts = nn.ModuleList([nn.Linear(4, CLASSES, dtype=np.float64) for _ in range(3)])
         self.scale, self.dropout = nn.Parameter(np.array(0.7)), nn.Dropout(dropout)
 
-    def forward(self, x, beside=None, again=True):
-        x = npdp.Tensor(x["x"] if isinstance(x, dict) else x.x) if isinstance(x, (dict, Point)) else x
+    def forward(self, x, beside=None, again=True, batch=None):
         x = x if isinstance(x, npdp.Tensor) else npdp.Tensor(x)
         hidden = self.dropout(self.first(x).tanh())
         if again:
@@ -71,7 +67,7 @@ def trained(drawn, way):
     model = Drawn(drawn["dropout"])
     optimizer = OPTIMIZERS[drawn["optimizer"]](model.parameters())
     wrapped = way.wrap(model)
-    pieces = drawn["accumulate"] if drawn["inputs"] == "the loader's" else 1
+    pieces = drawn["accumulate"] if drawn["inputs"].startswith("the loader's") else 1
     batches = loader(drawn["batch_size"], drawn["count"], accumulate=pieces)
     for number, (x, labels) in enumerate([batch for _ in range(2) for batch in batches][: 6 * pieces]):
         if number % pieces == 0 and drawn["zeroes"]:

@@ -15,8 +15,8 @@ from npdp.bench.models import MODELS
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 LIBRARIES = ("contenders", "flags", "machine")
-KEEPING = ("allreduce", "choice", "command", "epoch", "overlap", "parameter_server", "sparse_step", "step",
-           "strong_scaling", "text")  # fmt: skip
+KEEPING = ("allreduce", "choice", "command", "epoch", "overlap", "own_arrays", "parameter_server", "sparse_step",
+           "step", "strong_scaling", "text")  # fmt: skip
 SCRIPTS = (*KEEPING, "run", "tensorflow_server", "worker")
 GIVEN = {"epoch": ["--data", "."], "text": ["."], "tensorflow_server": ["mlp", "1"], "worker": ["npdp", "mlp", "1"]}
 
@@ -101,6 +101,7 @@ WRONG = [
     ("epoch", "--data /nope", "--data: there is no file or folder '/nope'"),
     ("epoch", "--data . --rounds 0", "--rounds: wanted a whole number"),
     ("overlap", "", "one rank exchanges nothing: python benchmarks/hosts.py run --hosts 2 "),
+    ("own_arrays", "--rounds 0", "--rounds: wanted a whole number"),
     ("parameter_server", "--models foo", "no 'foo'; there are lin10, "),
     ("parameter_server", "--rounds 0", "--rounds: wanted a whole number"),
     ("parameter_server", "--tensorflow-python /nope", "there is no program '/nope'"),

@@ -23,13 +23,13 @@ def test_buckets_leave_while_backward_goes_on():
 
 def test_a_bucket_ends_where_it_has_reached_its_size():
     def sizes(**options):
-        return run(1, lambda: [len(b.parameters) for b in nn.DataParallel(mlp(), **options).exchange.buckets])[0]
+        return run(1, lambda: [len(b.parameters) for b in nn.DataParallel(mlp(), **options).strategy.buckets])[0]
 
     assert sizes() == [4]
     assert sizes(bucket_cap_mb=1e-6) == [1, 1, 1, 1]
     assert sizes(first_bucket_mb=1e-6) == [1, 3]
     for cap in (0, -1):
-        with pytest.raises(ValueError, match="a bucket must hold something, got"):
+        with pytest.raises(ValueError, match="bucket_cap_mb must be above 0, a bucket holds something, got"):
             sizes(bucket_cap_mb=cap)
 
 
@@ -40,11 +40,11 @@ def test_no_two_buckets_share_an_element_and_all_trained_parameters_are_in_one(b
         model[0].bias = nn.Parameter(model[0].bias.data, requires_grad=False)
         optim.SGD(model.parameters())  # lays all of them flat, the frozen one in the middle as well
         wrapped = nn.DataParallel(model, bucket_cap_mb=bucket_cap_mb)
-        covered = [np.zeros_like(flat.grad) for flat in wrapped.exchange.flats]
-        for bucket in wrapped.exchange.buckets:
+        covered = [np.zeros_like(flat.grad) for flat in wrapped.strategy.flats]
+        for bucket in wrapped.strategy.buckets:
             start = (bucket.buffer.ctypes.data - bucket.flat.grad.ctypes.data) // bucket.buffer.itemsize
-            covered[wrapped.exchange.flats.index(bucket.flat)][start : start + bucket.buffer.size] += 1
-        found = [id(p) for bucket in wrapped.exchange.buckets for p in bucket.parameters]
+            covered[wrapped.strategy.flats.index(bucket.flat)][start : start + bucket.buffer.size] += 1
+        found = [id(p) for bucket in wrapped.strategy.buckets for p in bucket.parameters]
         return covered, sorted(found) == sorted(id(p) for p in wrapped.parameters() if p.requires_grad)
 
     covered, complete = run(1, program)[0]

@@ -38,7 +38,7 @@ def test_wrapping_twice_is_refused():
         model = mlp()
         nn.DataParallel(model)
         for again in (model, nn.Sequential(model, nn.Linear(3, 1, dtype=np.float64)), model[0]):
-            with pytest.raises(ValueError, match="exchanged already; wrap it once"):
+            with pytest.raises(ValueError, match="is wrapped already, or has a DistributedOptimizer; wrap it once"):
                 nn.DataParallel(again)
 
     run(2, program)
@@ -58,7 +58,8 @@ def frozen(model, number):
 @pytest.mark.parametrize(
     ("wrap", "text"),
     [
-        (lambda model, odd: nn.DataParallel(model, update="fused" if odd else "replicated"), "AllReduce.*fused"),
+        (lambda model, odd: nn.DataParallel(model, update="fused" if odd else "replicated"),
+         r"Fused\(\), rank 0 has AllReduce\("),
         (lambda model, odd: nn.DataParallel(model, bucket_cap_mb=1 + odd), "bucket_cap_mb=2.* has .*bucket_cap_mb=1"),
         (lambda model, odd: nn.DataParallel(model, strategy=npdp.LocalSGD(2, 0.5, 1 - odd / 2)), "outer_lr=0.5"),
         (lambda model, odd: nn.DataParallel(frozen(model, odd)), "0.weight, rank 0 has 1.weight"),

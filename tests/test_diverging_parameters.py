@@ -1,4 +1,4 @@
-"""Ranks whose parameters are not the same any more are told so in a backward soon after: marks of them travel along."""
+"""Ranks whose parameters are not the same any more are told so in a backward soon after: checksums travel along."""
 
 import warnings
 from itertools import pairwise
@@ -12,7 +12,7 @@ import npdp
 from npdp import nn, optim
 from npdp.nn.parameter import lay_flat
 from npdp.parallel.buckets import BUCKET_CAP_MB, FIRST_BUCKET_MB, cut_buckets
-from npdp.parallel.marks import MARKED_EVERY, mark_of
+from npdp.parallel.consistency import REPLICAS_EVERY, checksum
 
 
 def trains_rows(differs) -> None:
@@ -41,18 +41,18 @@ def trains_with_values_of_its_own(layers: list[int], which: int) -> None:
     with npdp.no_grad():
         parameter = list(model.parameters())[which]
         parameter += float(world.rank == ODD_RANK)
-    for _ in range(10 * MARKED_EVERY):
+    for _ in range(10 * REPLICAS_EVERY):
         wrapped(np.ones((4, layers[0]), np.float32)).mean().backward()
 
 
 @pytest.mark.parametrize("sizes", [[1], [2, 2], [4, 8, 2, 16], [8] * 8, [3, 0, 5]], ids=str)
-def test_marks_look_at_all_values_of_all_parameters(sizes):
+def test_checksums_look_at_all_values_of_all_parameters(sizes):
     parameters = [nn.Parameter(np.zeros(size, np.float32)) for size in sizes]
     (flat,) = lay_flat(parameters)
     (bucket,) = cut_buckets(flat, list(range(len(sizes))), BUCKET_CAP_MB, FIRST_BUCKET_MB)
-    flat.data.view(np.int32)[:] = np.arange(flat.data.size)  # marks are a value's last 8 bits
+    flat.data.view(np.int32)[:] = np.arange(flat.data.size)  # a checksum is a value's last 8 bits
     values = {at for start, size in zip(flat.starts, sizes) for at in range(start, start + size)}
-    assert values <= {mark_of(bucket, turn) for turn in range(len(sizes) * max(sizes))}
+    assert values <= {checksum(bucket, turn) for turn in range(len(sizes) * max(sizes))}
 
 
 def looks_at_rows_of_which_one_is_its_own(count: int, which: int) -> None:
@@ -63,20 +63,20 @@ def looks_at_rows_of_which_one_is_its_own(count: int, which: int) -> None:
     model = nn.DataParallel(nn.ModuleList([first, second]))
     with npdp.no_grad():
         first.weight.data[3 * which] += float(world.rank == ODD_RANK)
-    for _ in range((count + 1) * MARKED_EVERY):
+    for _ in range((count + 1) * REPLICAS_EVERY):
         model.zero_grad()
         (first(np.arange(count) * 3).mean() + second(np.arange(world.rank)).sum()).backward()
 
 
 @pytest.mark.parametrize(("count", "which"), [(count, which) for count in (1, 2, 5, 8) for which in {0, 1, count - 1}
                                               if which < count])  # fmt: skip
-def test_marks_look_at_all_rows_that_are_touched_in_turn(count, which):
+def test_checksums_look_at_all_rows_that_are_touched_in_turn(count, which):
     with pytest.raises(RuntimeError, match="parameters are not the same any more"):
         run(2, looks_at_rows_of_which_one_is_its_own, count, which)
 
 
 @pytest.mark.parametrize(("layers", "which"), [*(([3, 2, 2], which) for which in range(4)), ([1, 1], 1)], ids=str)
-def test_marks_look_at_all_parameters_in_turn(layers, which):
+def test_checksums_look_at_all_parameters_in_turn(layers, which):
     with pytest.raises(RuntimeError, match="parameters are not the same any more"):
         run(2, trains_with_values_of_its_own, layers, which)
 

@@ -69,7 +69,7 @@ def test_arrays_are_checked_once_and_again_where_they_moved(make, monkeypatch):
                 group.move_state({name: array.copy() for name, array in group.state.items()})
             give_gradients(params, 2, 3)
             optimizer.step()
-            group.flat.data[group.flat.flags] = 0
+            group.flat.data[group.flat.spare] = 0
         flats.append(group.flat.data)
         assert len(checks) == (4 if moves else 1)
         checks.clear()
@@ -147,10 +147,10 @@ def test_a_parameter_is_laid_flat_once():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_behind_each_parameter_is_room_for_three_flags(dtype):
+def test_behind_each_parameter_is_room_for_a_checksum_and_a_flag(dtype):
     (flat,) = lay_flat(parameters(5, 6, 7, 8, 13, 14, 15, 16, 1, dtype=dtype))  # with 8 and 16 a cache line is full
-    for parameter, flag, end in zip(flat.parameters, flat.flags, flat.starts[1:], strict=True):
-        assert not np.shares_memory(parameter.grad_buffer, flat.grad[flag : flag + 3]) and flag + 2 < end
+    for parameter, spare, end in zip(flat.parameters, flat.spare, flat.starts[1:], strict=True):
+        assert not np.shares_memory(parameter.grad_buffer, flat.grad[spare : spare + 2]) and spare + 1 < end
 
 
 def test_memory_comes_from_the_allocator():

@@ -49,11 +49,11 @@ def test_on_several_hosts_a_link_carries_what_the_all_reduce_would_and_a_host_ho
         follow("zsu", model, [optimizer], batches)
         recorder = record()
         follow("zsu", model, [optimizer], batches)
-        (flat,), (group,) = model.exchange.flats, optimizer.groups
+        (flat,), (group,) = model.strategy.flats, optimizer.groups
         sent = sum(nbytes for peer, nbytes in recorder.sent if where[peer] != where[npdp.rank()])
         memory = npdp.init().memory.host.arena._address  # mapped elsewhere by each rank
         at = [array.ctypes.data - memory for array in (flat.data, group.state["exp_avg"], group.state["exp_avg_sq"])]
-        return sent, flat.data.nbytes, at, model.exchange.algorithm
+        return sent, flat.data.nbytes, at, model.strategy.algorithm
 
     sent, nbytes, at, algorithm = zip(*run(hosts * ranks, program, hosts=where))
     small = 1000 * len(where)  # who is used, and whether all are there

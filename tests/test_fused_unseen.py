@@ -81,6 +81,7 @@ def test_after_a_backward_or_a_step_that_failed_there_is_none_to_be_seen_either(
         remove()
         with pytest.raises(RuntimeError, match=NOT_SEEN):
             _ = weight.grad
+        criterion(model(inputs), labels).backward()
         optimizer.update = lambda *_: 1 / 0
         with pytest.raises(ZeroDivisionError):
             optimizer.step()

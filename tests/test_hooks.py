@@ -75,14 +75,14 @@ def test_hooks_are_for_leaves_with_a_gradient():
 
 
 class Weighs:
-    """An exchange that says what it is told, and notes that backward has failed."""
+    """A reducer that says what it is told, and notes that backward has failed."""
 
-    leaves_early = False
+    overlaps_backward = False
 
     def __init__(self, weight):
         self.weight, self.number, self.cancelled = weight, 1, 0
 
-    def begin(self, batch, alone):
+    def begin(self, counted, alone):
         if self.weight is None:
             raise ValueError("cannot be weighed")
         return self.weight
@@ -95,20 +95,20 @@ class Weighs:
     (0.25, RuntimeError, "saw different numbers of samples, .*; give each loss its own backward", 1),
     (None, ValueError, "cannot be weighed", 0),
 ])  # fmt: skip
-def test_exchanges_that_weigh_one_loss_differently_are_refused(second, error, why, cancelled):
+def test_reducers_that_weigh_one_loss_differently_are_refused(second, error, why, cancelled):
     x, y = leaf(1.0), leaf(2.0)
-    x.exchange, y.exchange = Weighs(0.5), Weighs(second)
+    x.reducer, y.reducer = Weighs(0.5), Weighs(second)
     with pytest.raises(error, match=why):
         (x * y).backward()
     assert x.grad is None and y.grad is None
-    assert (x.exchange.cancelled, y.exchange.cancelled) == (1, cancelled)  # who has put gradients aside takes them back
+    assert (x.reducer.cancelled, y.reducer.cancelled) == (1, cancelled)  # who has put gradients aside takes them back
 
 
-def test_of_two_exchanges_the_one_that_is_done_stays_so_where_the_other_fails_at_the_end():
+def test_of_two_reducers_the_one_that_is_done_stays_so_where_the_other_fails_at_the_end():
     x, y = leaf(1.0), leaf(2.0)
-    x.exchange, y.exchange = Weighs(0.5), Weighs(0.5)
-    x.exchange.finish = lambda: None
-    y.exchange.number = 2
+    x.reducer, y.reducer = Weighs(0.5), Weighs(0.5)
+    x.reducer.finish = lambda: None
+    y.reducer.number = 2
     with pytest.raises(AttributeError, match="finish"):
         (x * y).backward()
-    assert (x.exchange.cancelled, y.exchange.cancelled) == (0, 1)
+    assert (x.reducer.cancelled, y.reducer.cancelled) == (0, 1)

@@ -1,7 +1,7 @@
 """The house stands as the README draws it: imports go down only, the halves never meet, one place for each thing.
 
-    6  train cli bench launch addresses config flag_parser on_ranks job epochs strategies models evaluation      report
-       paths saved_model using subreaper
+    6  train cli bench launch addresses config flag_parser on_ranks job epochs strategies strategy_choices models report
+       evaluation paths saved_model using subreaper
     5  elastic
     4  parallel
     3  nn optim data                   |  collectives
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent / "npdp"
 BELOW = {"kernels", "partition", "errors", "environment", "parser_lock", "random", "whole_file", "arguments"}
 ARITHMETIC = ["autograd", "nn", "optim", "data"]
 TOP = {"train", "cli", "bench", "launch", "addresses", "config", "flag_parser", "on_ranks", "job", "epochs",
-       "strategies", "models", "evaluation", "paths", "saved_model", "using", "report", "subreaper",
+       "strategies", "strategy_choices", "models", "evaluation", "paths", "saved_model", "using", "report", "subreaper",
        "__main__"}  # fmt: skip
 BELOW_TOP = {*ARITHMETIC, "comm", "collectives", "parallel", "elastic"}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worlds import run
 
 import npdp
-from npdp.autograd import Batch, Tensor
+from npdp.autograd import Tensor
 from npdp.data import ArrayDataset, DataLoader, epoch_order, local_rows
 
 numbers = st.integers(0, 60)
@@ -128,7 +128,7 @@ def test_without_shuffling_rows_come_in_order():
     ]
 
 
-def test_tags_say_which_rows_of_which_batch():
+def test_tensors_say_which_rows_of_which_batch():
     for loader in loaders(10, 4, 3, accumulate=2):
         for epoch in range(2):
             for step, (x, y) in enumerate(loader):
@@ -141,13 +141,6 @@ def test_tags_say_which_rows_of_which_batch():
                     assert batch.iteration == epoch * 3 + number
                 assert x.data.shape == (stop - start, 2) and isinstance(x, Tensor)
                 assert np.array_equal(x.data[:, 0], y.data * 2)
-
-
-def test_the_position_in_the_global_batch_is_found_out_once_and_only_if_asked():
-    asked = []
-    batch = Batch(3, 0, lambda count: asked.append(count) or (6, 10))
-    assert asked == []
-    assert (batch.first_row, batch.global_count, batch.position, asked) == (6, 10, (6, 10), [3])
 
 
 def test_an_empty_part_has_the_shape_and_dtype_of_a_row():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from npdp import nn, optim
-from npdp.autograd import Batch, Tensor, no_grad
-from npdp.autograd.tensor import result
+from npdp.autograd import Tensor, no_grad
+from npdp.nn.forward import Forward
 
 
 class Block(nn.Module):
@@ -25,15 +25,6 @@ class Model(nn.Module):
     def __init__(self):
         self.early = nn.Dropout(0.5, seed=1)
         self.block = Block()
-
-
-def numbers(model):
-    """Return the number of each dropout, in the order of the model."""
-    return [module.layer_number for module in model.modules() if isinstance(module, nn.Dropout)]
-
-
-def mask(layer):
-    return layer(result(np.ones((4, 30), np.float32), Batch(4, 0, (0, 4)))).data
 
 
 def test_children_are_the_attributes_and_apply_goes_from_the_leaves_up():
@@ -59,6 +50,16 @@ def test_ddp_is_found_where_pytorch_has_it():
         from npdp.nn.parallel import scatter  # noqa: F401
 
 
+def numbers(model):
+    """Return the number of each dropout, in the order of the model, which is made ready for its first forward."""
+    model.number_dropouts(Forward())
+    return [module.layer_number for module in model.modules() if isinstance(module, nn.Dropout)]
+
+
+def mask(layer):
+    return layer(np.ones((4, 30), np.float32)).data
+
+
 def test_a_dropout_that_comes_later_to_a_part_of_a_model_has_a_mask_of_its_own():
     model = Model()
     model.block.late = nn.Dropout(0.5, seed=1)
@@ -66,20 +67,36 @@ def test_a_dropout_that_comes_later_to_a_part_of_a_model_has_a_mask_of_its_own()
     assert not np.array_equal(mask(model.early), mask(model.block.late))
 
 
-def test_wrapping_a_part_of_a_model_does_not_change_its_masks():
+def test_dropouts_are_numbered_by_the_model_that_is_called_or_was_wrapped():
     model = Model()
     model.block.late = nn.Dropout(0.5, seed=1)
-    wrapper = nn.DataParallel(model.block)
     whole = nn.Sequential(nn.Dropout(), model)
-    assert numbers(model) == numbers(whole)[1:] == [1, 2] and numbers(wrapper) == [2]
+    nn.DataParallel(model.block)
+    assert model.block.late.layer_number == 0
+    assert numbers(model) == [0, 1] and numbers(whole) == [0, 1, 2]
 
 
-def test_models_that_share_a_part_have_no_number_twice():
-    shared, one, other = Model(), Block(), Block()
-    one.own, one.shared = nn.Dropout(), nn.Sequential(shared)
-    other.shared, other.own = nn.Sequential(shared.block), nn.Dropout()
-    shared.block.late = nn.Dropout()
-    assert numbers(one) == [0, 1, 2] and numbers(other) == [2, 4]
+def test_a_wrapped_model_keeps_its_dropouts_where_it_is_a_part_of_another():
+    class Pair(nn.Module):
+        def __init__(self):
+            self.own = nn.Dropout(0.5, seed=1)
+            self.part = nn.DataParallel(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)))
+
+        def forward(self, x):
+            return self.part(self.own(x))
+
+    model = Pair()
+    model(np.ones((2, 3), np.float32))
+    assert model.part._forwards is model.part.module[1].forwards and model.own.forwards is not model.part._forwards
+
+
+def test_a_model_that_is_called_without_its_wrapper_has_another_mask_each_time_and_a_copy_begins_anew():
+    model = nn.DataParallel(nn.Sequential(nn.Dropout(0.5, seed=1), nn.Identity()))
+    x = np.ones((4, 30), np.float32)
+    first, second, third = model(x).data, model.module(x).data, model.module(x).data
+    assert not any(np.array_equal(*pair) for pair in ((first, second), (first, third), (second, third)))
+    twin = copy.deepcopy(model.module)
+    np.testing.assert_array_equal([twin(x).data, twin(x).data], [first, second])
 
 
 def test_a_layer_that_is_set_twice_counts_twice():
@@ -87,9 +104,9 @@ def test_a_layer_that_is_set_twice_counts_twice():
     assert numbers(nn.Sequential(tied, tied, nn.Dropout())) == [1, 1, 2]
 
 
-def test_a_part_that_was_taken_out_or_whose_holder_is_gone_counts_by_itself():
+def test_a_part_that_was_taken_out_counts_by_itself():
     model = Model()
-    nn.Sequential(model)  # gone at once
+    nn.Sequential(model)
     block, model.block = model.block, Block()
     block.late, block.later, model.block.late = nn.Dropout(), nn.Dropout(), nn.Dropout()
     assert numbers(model) == numbers(block) == [0, 1]
@@ -135,7 +152,6 @@ def test_a_part_of_a_sequential_is_one_and_a_module_may_take_the_place_of_anothe
     assert [name for name, _ in model[1:].named_parameters()] == ["2.weight", "2.bias"] and len(model[3:]) == 0
     layers = nn.ModuleList(model)[1:].append(nn.ReLU())
     assert [name for name, _ in layers.named_children()] == ["0", "1", "2"] and layers[1] is model[2]
-    assert model[1].layer_number == 0
     model[-1] = head = nn.Linear(3, 5)
     assert model[2] is head and len(model) == 3 and model(x).shape == (1, 5)
     with pytest.raises(TypeError, match="^Sequential: wanted a Module at '0', got function"):
@@ -157,7 +173,7 @@ def test_a_list_of_modules_gives_its_parameters_to_who_holds_it():
     model = Model()
     names = [name for name, _ in model.named_parameters()]
     assert names == ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
-    assert len(model.layers) == 3 and model.layers[2].layer_number == 0
+    assert len(model.layers) == 3
     model.eval()
     x = np.ones((1, 3), np.float32)
     np.testing.assert_array_equal(model(x).data, model.layers[1](model.layers[0](x)).data)
@@ -223,14 +239,6 @@ def test_masks_are_drawn_apart_from_the_orders_of_epochs():
     dropout.layer_number = 3
     mask = dropout._mask(Tensor(np.ones((1, 32), np.float32)), iteration=0, first_row=0)[0] > 0
     assert (mask != (numbers >= 2**31)).sum() > 4
-
-
-def test_dropouts_of_two_wrapped_models_in_one_module_have_masks_of_their_own():
-    class Pair(nn.Module):
-        def __init__(self):
-            self.a, self.b = (nn.DataParallel(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))) for _ in range(2))
-
-    assert [part.layer_number for part in Pair().modules() if isinstance(part, nn.Dropout)] == [0, 1]
 
 
 def test_gradients_are_forgotten_as_pytorch_does_by_default():

@@ -1,6 +1,7 @@
 """Which parameters a step moves, whose gradient it takes, and what it refuses before anything is changed."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_a_parameter_given_twice_moves_once():
 def test_a_step_is_the_steppers_where_flat_arrays_have_one():
     params, seen = parameters(3), []
     optimizer = optim.SGD(params, lr=1.0)
-    params[0].flat.stepper = lambda *arguments: seen.append(arguments)
+    params[0].flat.stepper = SimpleNamespace(step=lambda *arguments: seen.append(arguments))
     params[0].sum().backward()
     optimizer.step()
     assert seen == [(optimizer, optimizer.groups[0])] and optimizer.groups[0].steps == [0]
@@ -181,8 +182,15 @@ def test_a_step_refuses_gradients_that_were_not_exchanged_before_anything_is_cha
     exchanged, local = nn.Parameter(np.ones(2, np.float32)), nn.Parameter(np.ones(3))
     optimizer = optim.SGD([exchanged, local], lr=1.0)
     (exchanged.sum() + local.sum()).backward()
-    local.flat.unsynced = lambda: None if local.grad is None else "not exchanged"
-    with pytest.raises(RuntimeError, match=r"SGD\.step: not exchanged"):
+
+
+    def require_reduced(of):
+        assert of == [exchanged, local]
+        if local.grad is not None:
+            raise RuntimeError("not exchanged")
+
+    local.flat.reducers.append(SimpleNamespace(require_reduced=require_reduced))
+    with pytest.raises(RuntimeError, match="not exchanged"):
         optimizer.step()
     assert (exchanged.data == 1).all() and optimizer.groups[0].steps == [0]
     optimizer.zero_grad()

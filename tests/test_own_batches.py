@@ -94,14 +94,19 @@ def test_a_mean_of_losses_each_weighs_by_the_samples_whoever_divides(mean):
     assert_as_on_one_rank(program)
 
 
-def test_one_loss_of_two_batches_of_different_sizes_is_refused():
-    def program():
-        model, criterion = nn.DataParallel(nn.Linear(2, 1)), nn.MSELoss()
-        losses = [criterion(model(np.ones((n, 2), np.float32)), np.ones((n, 1), np.float32)) for n in (2, 3)]
-        (losses[0] + losses[1]).backward()
+def test_one_loss_of_two_batches_of_different_sizes_is_exact_where_they_weigh_alike():
+    x = np.arange(10.0).reshape(5, 2)
 
-    with pytest.raises(ValueError, match="batches of different sizes"):
-        run(2, program)
+    def gradient(wrap):
+        model = nn.Linear(2, 1, dtype=np.float64, generator=np.random.default_rng(0))
+        model = nn.DataParallel(model) if wrap else model
+        mine = [[x[:2], x[2:5]], [x[1:3], x[:3]]][npdp.rank()]
+        mine = mine if wrap else [np.concatenate([x[:2], x[1:3]]), np.concatenate([x[2:5], x[:3]])]
+        (nn.MSELoss()(model(mine[0]), mine[0][:, :1]) + nn.MSELoss()(model(mine[1]), mine[1][:, :1])).backward()
+        return next(model.parameters()).grad.copy()
+
+    for got in run(2, gradient, True):
+        np.testing.assert_allclose(got, run(1, gradient, False)[0], rtol=1e-12)
 
 
 def test_a_loader_of_the_users_own_shard_weighs_by_what_each_rank_brings():

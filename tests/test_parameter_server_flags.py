@@ -24,7 +24,6 @@ def assert_as_all_reduce(flags, servers, workers):
         k: wanted.end[k] for k in ("iterations", "samples_seen")
     }
     assert one.end["staleness_histogram"] == {"0": one.end["iterations"] * workers}
-    assert one.end["dropped_pushes"] == one.end["unused_samples"] == 0
     return one
 
 
@@ -60,13 +59,12 @@ def test_whatever_is_trained_it_has_the_bits_of_all_reduce(more, servers, worker
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_run_uses_each_sample_once_or_counts_it_as_unused(seed):
+def test_any_run_uses_each_sample_once(seed):
     """With flags drawn from a seed."""
     dice = random.Random(seed)
     servers, workers = dice.choice([0, 1, 2]), dice.choice([1, 2, 3, 4])
-    backups = dice.choice([0, 0, 1]) if workers > 1 and servers == 1 else 0
-    staleness = "0" if backups else dice.choice(["0", "1", "2", "3", "inf"])
-    flags = ["--quiet", "--strategy", "ps", "--servers", servers, "--staleness", staleness, "--backup-workers", backups,
+    staleness = dice.choice(["0", "1", "2", "3", "inf"])
+    flags = ["--quiet", "--strategy", "ps", "--servers", servers, "--staleness", staleness,
              "--epochs", 2, "--global-batch-size", dice.choice([3, 7, 50, 64, 1437]), "--seed", seed % 7,
              "--accumulate", dice.choice([1, 1, 3]), "--momentum", 0, "--learning-rate", 0.01]  # fmt: skip
     if dice.random() < 0.5:
@@ -74,6 +72,6 @@ def test_any_run_uses_each_sample_once_or_counts_it_as_unused(seed):
     if dice.random() < 0.3:
         flags += ["--model", "mlp", "--hidden", "30,20", "--optimizer", "adam", "--learning-rate", "0.001"]
     one = fit(*flags, ranks=servers + workers)
-    assert one.end["samples_seen"] + one.end["unused_samples"] == 2 * DIGITS_TRAIN, flags
+    assert one.end["samples_seen"] == 2 * DIGITS_TRAIN, flags
     assert sum(staleness_of(one).values()) == one.end["pushes"], flags
     assert one.end["train_loss"] < 3, flags

@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 from servers import numbers, served
-from worlds import criterion, loader, mlp, parameters, run, train_on
+from worlds import loader, mlp, parameters, run, train_on
 
 import npdp
 from npdp import nn, optim
 from npdp.data import ArrayDataset, DataLoader
-from npdp.parallel.parameter_server.ledger import Ledger
-from npdp.parallel.parameter_server.messages import Push, Request, Unit
+from npdp.parallel.parameter_server.messages import Kind, Message, Request, WorkItem
+from npdp.parallel.parameter_server.work import AppliedSet
 
 PS = npdp.ParameterServer
 
@@ -43,7 +43,6 @@ def test_the_users_loop_runs_under_each_strategy_with_one_argument_changed():
 
     strategies = [None, npdp.LocalSGD(8), npdp.LocalSGD(1), npdp.LocalSGD(4, outer_momentum=0.5)]
     strategies += [npdp.ParameterServer(servers, s) for servers in (0, 1, 2) for s in (0, 2, math.inf)]
-    strategies += [npdp.ParameterServer(1, backup_workers=1)]
     for strategy in strategies:
         errors = [error for error in run(4, program, strategy) if error is not None]
         assert len(errors) == 4 - getattr(strategy, "servers", 0)
@@ -92,62 +91,6 @@ def test_who_waits_in_a_collective_holds_nobody_up(servers):
         return True
 
     assert served(program, servers, 2, staleness=1) == [True, True]
-
-
-def test_with_backup_workers_a_pass_to_look_and_two_backwards_a_step_end():
-    def program(way):
-        model = nn.Linear(2, 61, dtype=np.float64)
-        optimizer = optim.SGD(model.parameters(), lr=0.0)
-        batches, held_out = DataLoader(numbers(60), 6, shuffle=True), DataLoader(numbers(20), 4)
-        model = way.wrap(model)
-        trained, looked_at = [], []
-        for number, (x, y) in enumerate(batches):
-            criterion(model(x * 0.01), y).backward()
-            trained += y.data.tolist()
-            if number % 2:
-                optimizer.step()
-                optimizer.zero_grad()
-        with npdp.no_grad():
-            for x, y in held_out:
-                model(x)
-                looked_at += y.data.tolist()
-        return trained, looked_at
-
-    results = served(program, 1, 2, backup_workers=1)
-    assert sorted(label for _, seen in results for label in seen) == list(range(20))
-    for trained, _ in results:
-        assert len(set(trained)) == len(trained)
-
-
-@pytest.mark.parametrize("look_at", ["the middle", "the end"])
-@pytest.mark.parametrize("made_first", ["batches", "held_out"])
-def test_with_backup_workers_each_epoch_is_trained_and_each_pass_to_look_sees_all(made_first, look_at):
-    def program(way):
-        model = nn.Linear(2, 61, dtype=np.float64)
-        optimizer = optim.SGD(model.parameters(), lr=0.0)
-        sizes = {"batches": (60, 6), "held_out": (20, 5)}
-        names = sorted(sizes, key=lambda name: name != made_first)
-        loaders = {name: DataLoader(numbers(sizes[name][0]), sizes[name][1]) for name in names}
-        model = way.wrap(model)
-
-        def look():
-            with npdp.no_grad():
-                return [label for x, y in loaders["held_out"] for label in (model(x), y.data.tolist())[1]]
-
-        epochs = []
-        for _ in range(3):
-            trained, looked_at = [], []
-            for x, y in loaders["batches"]:
-                train_on(model, optimizer, x * 0.01, y)
-                trained += y.data.tolist()
-                if look_at == "the middle" and not looked_at:
-                    looked_at = look()
-            epochs.append((trained, looked_at or look()))
-        return epochs
-
-    for (trained, looked_at), (more_trained, more_looked_at) in zip(*served(program, 1, 2, backup_workers=1)):
-        assert sorted(looked_at + more_looked_at) == list(range(20))
-        assert len({*trained, *more_trained}) == len(trained + more_trained) >= 30  # a part of each batch at least
 
 
 @pytest.mark.parametrize("strategy", [PS(1), PS(0, math.inf), npdp.LocalSGD(2)], ids=["ps", "inf", "local"])
@@ -211,14 +154,14 @@ def test_a_loader_with_the_parts_of_all_ranks_is_refused():
         run(3, program)
 
 
-def test_a_ledger_forgets_the_numbers_of_what_is_complete():
-    ledger = Ledger()
+def test_the_applied_set_forgets_the_numbers_of_what_is_complete():
+    applied = AppliedSet()
     request = Request(0, 0, 1000, 2)
     for number in range(1000):
-        push = Push(0, number, Unit(0, 0, number), 0, 1, 1, request=request)
-        own = Push(1, number, Unit(-1, 0, number), 0, 1, 1)
-        for one in (push, own):
-            assert one not in ledger
-            ledger.add(one)
-            assert one in ledger
-    assert ledger._passes == {(0, 0): None} and ledger._own == {1: 999}
+        push = Message(Kind.PUSH, 0, item=WorkItem(0, 0, number), request=request)
+        own = Message(Kind.PUSH, 1, item=WorkItem(-1, 0, number))
+        assert push.item not in applied
+        applied.add(push)
+        applied.add(own)
+        assert push.item in applied and own.item not in applied
+    assert applied._missing == {(0, 0): set()}

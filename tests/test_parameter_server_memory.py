@@ -9,7 +9,6 @@ from worlds import TwoDtypes, criterion, loader, mlp, parameters
 
 import npdp
 from npdp import kernels, optim
-from npdp.parallel.parameter_server.service import IN_STEP
 
 
 @pytest.mark.parametrize("staleness", [0, math.inf])
@@ -28,29 +27,16 @@ def test_the_parameters_keep_their_memory(staleness):
     assert not any(overlap for _, overlap in served(program, 0, 2, staleness=staleness))
 
 
-def test_servers_that_have_ended_are_not_kept():
-    """It has gradients and an optimiser's state; a process may train many models."""
-
-    def program(way):
-        model = mlp()
-        optimizer = optim.SGD(model.parameters(), lr=0.2)
-        way.wrap(model)
-        npdp.init().close()  # all leave, and threads end
-        return optimizer, IN_STEP[npdp.init()].servers
-
-    assert [servers for _, servers in served(program, 0, 2)] == [[], []]
-
-
 @pytest.mark.parametrize(
     ("servers", "options", "once"),
-    [(1, {}, True), (2, {}, True), (0, {}, True), (1, {"staleness": 1}, False), (1, {"backup_workers": 1}, False)],
+    [(1, {}, True), (2, {}, True), (0, {}, True), (1, {"staleness": 1}, False)],
     ids=str,
 )
 def test_parameters_lie_once_where_all_workers_wait_for_an_update(servers, options, once):
     def program(way):
         model = mlp()
         optimizer = optim.SGD(model.parameters(), lr=0.2)
-        flat = way.wrap(model).exchange.flats[0]
+        flat = way.wrap(model).strategy.flats[0]
         if npdp.rank() == 0:
             flat.data[0] = 7.0
         npdp.barrier()

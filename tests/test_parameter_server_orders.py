@@ -10,20 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from server_play import SCHEMES, play
+from server_play import STALENESSES, play
 
 
 class Servers(RuleBasedStateMachine):
-    """Hypothesis draws who comes next, duplicates, and who breaks off, pulls or leaves early."""
+    """Hypothesis draws who comes next, and who breaks off, pulls or leaves early."""
 
     @initialize(
-        scheme=st.sampled_from(SCHEMES), workers=st.integers(1, 5), shards=st.integers(1, 3), units=st.integers(0, 7)
-    )
-    def begin(self, scheme, workers, shards, units):
-        scheme = (scheme[0], min(scheme[1], workers - 1))
-        shards = 1 if scheme[1] else shards
-        self.backups, self.early = scheme[1], False
-        self.play = play(scheme, workers, shards, units=units or (0 if any(scheme) else 1))
+        staleness=st.sampled_from(STALENESSES), workers=st.integers(1, 5), shards=st.integers(1, 3),
+        items=st.integers(0, 7),
+    )  # fmt: skip
+    def begin(self, staleness, workers, shards, items):
+        self.early = False
+        self.play = play(staleness, workers, shards, items=items or (0 if staleness else 1))
 
     @rule(data=st.data())
     def move(self, data):
@@ -43,12 +42,7 @@ class Servers(RuleBasedStateMachine):
             move, what = mine[0]
             move(what)
 
-    @rule(data=st.data())
-    def a_message_comes_again(self, data):
-        if self.play.delivered:
-            self.play.deliver_again(*data.draw(st.sampled_from(self.play.delivered)))
-
-    @precondition(lambda self: self.play.hands_out)
+    @precondition(lambda self: self.play.assigns)
     @rule(data=st.data())
     def one_breaks_off(self, data):
         working = [n for n, w in enumerate(self.play.workers) if w.state == "working"]
@@ -59,13 +53,13 @@ class Servers(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_looks(self, data):
         out = [n for n, w in enumerate(self.play.workers) if w.state == "out"]
-        if out and self.play.hands_out:
+        if out and self.play.assigns:
             self.play.pull(data.draw(st.sampled_from(out)))
 
     @rule(data=st.data())
     def one_leaves_early(self, data):
         out = [n for n, w in enumerate(self.play.workers) if w.state == "out"]
-        if out and self.play.hands_out:
+        if out and self.play.assigns:
             self.early = True
             self.play.leave(data.draw(st.sampled_from(out)))
 
@@ -74,13 +68,13 @@ class Servers(RuleBasedStateMachine):
         if hasattr(self, "play"):
             self.play.check_progress()
             for k in self.play.shards:
-                self.play.check_shard(k, self.backups)
+                self.play.check_shard(k)
 
     def teardown(self):
         if not hasattr(self, "play"):
             return
         self.play.breaks = {(-1, -1): 0} if self.early else {}  # no pass need be whole then
-        self.play.run(random.Random(len(self.play.delivered)).choice, self.backups)
+        self.play.run(random.Random(self.play.delivered).choice)
 
 
 Servers.TestCase.settings = settings(
@@ -90,45 +84,41 @@ TestServers = Servers.TestCase
 
 
 # The same at random, many times
-def at_random(seed, scheme, workers, shards):
+def at_random(seed, staleness, workers, shards):
     """Play one game in which some workers, and the network, are slow."""
     dice = random.Random(seed)
     passes, barrier = dice.randint(1, 12), dice.random() < 0.5
     breaks = {(w, p): dice.randint(1, 3) for w in range(workers) for p in range(passes) if dice.random() < 0.4}
-    hands_out = any(scheme)
-    game = play(scheme, workers, shards, passes=passes, units=dice.randint(1, 8), barrier=barrier,
-                breaks=breaks if hands_out and dice.random() < 0.5 else {})  # fmt: skip
+    game = play(staleness, workers, shards, passes=passes, items=dice.randint(1, 8), barrier=barrier,
+                breaks=breaks if staleness and dice.random() < 0.5 else {})  # fmt: skip
     pace, net = [dice.choice([1, 1, 1, 20]) for _ in range(workers)], dice.choice([1, 5, 50])
 
     def choose(moves):
         weights = [net * dice.choice([0.1, 1]) if isinstance(what, tuple) else pace[what] for _, what in moves]
         return dice.choices(moves, weights)[0]
 
-    game.run(choose, scheme[1])
+    game.run(choose)
 
 
-SHARDED = [(scheme, shards) for scheme in SCHEMES for shards in ((1,) if scheme[1] else (1, 2, 3))]  # backups: but one
-
-
-@pytest.mark.parametrize(("scheme", "shards"), SHARDED, ids=str)
-def test_no_order_of_arrival_loses_a_unit_or_brings_workers_to_a_stop(scheme, shards):
+@pytest.mark.parametrize("staleness", STALENESSES)
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_no_order_of_arrival_loses_an_item_or_brings_workers_to_a_stop(staleness, shards):
     for seed in range(300):
-        workers = max(scheme[1] + 1, 1 + seed % 5)
-        at_random(seed, scheme, workers, shards)
+        at_random(seed, staleness, 1 + seed % 5, shards)
 
 
 def test_shards_that_see_an_idle_worker_return_at_different_moments_do_not_wait_crosswise():
     """If each shard raised a returning worker's iterations by itself, shard 0 would, and shard 1, which hears of worker
     0's break first, would not."""
-    game = play((1, 0), 2, 2, units=12, passes=4)
+    game = play(1, 2, 2, items=12, passes=4)
 
     def deliver(*channels):
         for channel in channels:
             while game.under_way[channel]:
                 game.deliver(channel)
 
-    def work(number, units):
-        for _ in range(units):
+    def work(number, items):
+        for _ in range(items):
             if game.workers[number].state == "working":
                 game.push(number)
             deliver((number, 0), (number, 1))
@@ -149,4 +139,4 @@ def test_shards_that_see_an_idle_worker_return_at_different_moments_do_not_wait_
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 5), st.sampled_from([1, 2, 3]))
 def test_with_one_shard_a_slow_worker_takes_staleness_to_its_bound_at_most(seed, workers, staleness):
-    at_random(seed, (staleness, 0), workers, 1)
+    at_random(seed, staleness, workers, 1)

@@ -121,10 +121,10 @@ def test_a_loader_gives_rows_that_carry_their_batch():
         for rank in range(world_size):
             options = dict(batch_size=4, shuffle=True, seed=2, rank=rank, world_size=world_size)
             for (x, y), (wanted, labels) in zip(DataLoader(mine, **options), DataLoader(array, **options)):
-                assert type(x) is SparseRows and np.array_equal(x.dense(), wanted.data)
+                assert isinstance(x, SparseRows) and np.array_equal(x.dense(), wanted.data)
                 assert np.array_equal(y.data, labels.data)
                 assert x.batch is y.batch
-                assert (x.batch.count, x.batch.position) == (wanted.batch.count, wanted.batch.position)
+                assert x.batch == wanted.batch
 
 
 # svmlight

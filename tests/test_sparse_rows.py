@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse_tables import row_gradient, seeds, sparse, table
 
-from npdp.autograd import Batch
 from npdp.autograd.rows import Distinct, RowGradient, no_rows
 from npdp.data import SparseRows
 
@@ -70,12 +69,6 @@ def test_rows_give_back_the_table_and_take_what_indexing_takes(seed, count, colu
     chosen = np.random.default_rng(seed).integers(0, count, 4) if count else np.arange(0)
     assert np.array_equal(rows.take(chosen).dense(), dense[chosen])
     assert np.array_equal(rows.take(slice(1, None, 2)).dense(), dense[1::2])
-
-
-def test_rows_carry_a_batch_and_share_their_arrays():
-    rows, batch = sparse(table(1)), Batch(6, 0, (0, 6))
-    tagged = rows.with_batch(batch)
-    assert tagged.batch is batch and rows.batch is None and tagged.values is rows.values
 
 
 def test_rows_are_made_of_scipys_csr_and_of_nothing_else():

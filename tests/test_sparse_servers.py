@@ -1,6 +1,7 @@
 """Sparse parameters under a parameter server: counted as on one rank, and changed by nobody else."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ import npdp
 from npdp import optim
 from npdp.autograd.rows import RowGradient
 from npdp.data import DataLoader
+from npdp.parallel.parameter_server.messages import Kind, Message, Reply
+from npdp.parallel.parameter_server.rows import RemoteRows
+from npdp.parallel.parameter_server.shard import Roles
 
 
 def test_a_copy_of_a_model_that_servers_train_is_sparse_and_trains_by_itself():
@@ -97,3 +101,20 @@ def test_what_servers_would_not_see_of_a_sparse_parameter_is_refused(what, serve
         return optimizers
 
     served(program, servers, workers=2)
+
+
+def test_the_version_of_rows_is_that_of_the_oldest_fetch_since_the_last_push():
+    parameter = linear().weight
+    width = parameter.data[0].size
+    place = lambda worker, server, count: (np.empty(count, np.int64), np.zeros((count, width)), True)  # noqa: E731
+    roles, rows = Roles(0, 1, range(1, 2)), np.array([2])
+    lanes = SimpleNamespace(
+        parameter=parameter, roles=roles, width=width, rows_of=lambda server: slice(0, len(parameter.data)), place=place
+    )
+    remote = RemoteRows(0, 0, lanes)
+    for version in (1, 3):
+        message, _ = remote.outgoing(Message(Kind.PULL, 0, training=True), rows)
+        remote.take(message, Reply(0, version, 0), None)
+    gradient = SimpleNamespace(rows=rows, values=np.zeros((1, width)))
+    push, _ = remote.outgoing(Message(Kind.PUSH, 0), gradient)
+    assert (push.version, push.rows) == (1, 1)

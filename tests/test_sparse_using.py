@@ -125,6 +125,7 @@ def test_a_model_with_sparse_parameters_trains_on_a_table_by_default(embedding, 
 
 @pytest.mark.parametrize(("flags", "said"), [
     ("--update fused", "passes over whole parameters; use --update replicated"),
+    ("--strategy naive", "passes over whole parameters; use --strategy allreduce or ps"),
     ("--strategy local-sgd", "passes over whole parameters; use --strategy allreduce or ps"),
     ("--momentum 0.9", "only rows with a gradient are updated: wanted --optimizer sgd --momentum 0"),
     ("--optimizer adam", "only rows with a gradient are updated: wanted --optimizer sgd --momentum 0"),

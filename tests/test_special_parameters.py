@@ -47,15 +47,15 @@ def test_unused_partly_used_frozen_and_tied_parameters_get_one_ranks_gradients(b
     assert any(used) and (batch_size > 1 or not all(used))
 
 
-def test_flags_are_0_outside_an_exchange():
-    """They and what is sent behind them lie among the gradients: an optimiser runs over all."""
+def test_checksums_and_flags_are_0_outside_an_exchange():
+    """They lie among the gradients: an optimiser runs over all."""
 
     def program():
         model = nn.DataParallel(Odd())
         for x, y in loader(4):
             ((model(x) - y.data[:, None]) ** 2).mean().backward()
-        flats = model.exchange.flats
-        return sum(np.count_nonzero(flat.grad[flag : flag + 3]) for flat in flats for flag in flat.flags)
+        flats = model.strategy.flats
+        return sum(np.count_nonzero(flat.grad[spare : spare + 2]) for flat in flats for spare in flat.spare)
 
     assert run(3, program) == [0, 0, 0]
 

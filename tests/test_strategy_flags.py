@@ -23,12 +23,6 @@ BAD = {  # flags, on 3 ranks -> what the line must say
     PS + "--staleness infinite": "got 'infinite'",
     PS + "--staleness=": "got ''",
     PS + "--staleness-lr 1/s": "invalid choice: '1/s'",
-    PS + "--backup-workers -1": "--backup-workers: wanted a whole number, at least 0",
-    PS + "--backup-workers 1 --staleness 1": "--backup-workers goes with --staleness 0, got --staleness 1",
-    PS + "--backup-workers 1 --staleness inf": "--backup-workers goes with --staleness 0, got --staleness inf",
-    PS + "--backup-workers 2": "error: --backup-workers 2: 2 backup workers of 2 workers leave nobody to wait for",
-    PS + "--backup-workers 3": "3 backup workers of 2 workers leave nobody",
-    PS + "--backup-workers 1 --servers 0": "--backup-workers goes with --servers 1, got --servers 0",
     PS + "--record-arrivals {folder}/a": "--record-arrivals: with --staleness 0 the order is always the same",
     PS + "--replay-arrivals {folder}/a": "--replay-arrivals: with --staleness 0 the order is always the same",
     PS + "--staleness 1 --record-arrivals {folder}": "--record-arrivals: wanted a file to write, ",
@@ -44,6 +38,7 @@ BAD = {  # flags, on 3 ranks -> what the line must say
     PS + "--clip-norm 1": "--clip-norm",
     PS + "--update fused": "updates on the servers: --update is for --strategy allreduce",
     PS + "--update replicated": "--update is for --strategy allreduce",
+    "--strategy naive --update fused": "updates on each rank: --update is for --strategy allreduce",
     LOCAL + "--update fused": "updates on each rank: --update is for --strategy allreduce",
     LOCAL + "--local-iterations 0": "--local-iterations: wanted a whole number, at least 1, got '0'",
     LOCAL + "--local-iterations 2.5": "got '2.5'",
@@ -58,7 +53,6 @@ BAD = {  # flags, on 3 ranks -> what the line must say
     "--servers 0": "--servers is for --strategy ps",
     "--staleness 0": "--staleness is for --strategy ps",
     "--staleness-lr constant": "--staleness-lr is for --strategy ps",
-    "--backup-workers 1": "--backup-workers is for --strategy ps",
     "--record-arrivals {folder}/a": "--record-arrivals is for --strategy ps",
     "--replay-arrivals {folder}/a": "--replay-arrivals is for --strategy ps",
     "--local-iterations 1": "--local-iterations is for --strategy local-sgd",
@@ -86,11 +80,6 @@ def test_one_rank_alone_is_no_server_and_worker_unless_it_is_told_so(servers, ca
     assert fit("--quiet", "--epochs", "1", "--strategy", "ps", "--servers", "0").code == 0
 
 
-def test_one_is_counted_as_one(capsys):
-    line = refusal(capsys, train.main, *PS.split(), "--backup-workers", "1", "--transport", "threads", "--ranks", "2")
-    assert "1 backup worker of 1 worker leaves nobody to wait for" in line
-
-
 def test_clip_norm_under_local_sgd_clips_each_ranks_own_gradient():
     """It is not refused, so it has an effect: ranks clip before they step."""
     flags = ("--quiet", "--epochs", "1", "--strategy", "local-sgd")
@@ -101,9 +90,9 @@ def test_clip_norm_under_local_sgd_clips_each_ranks_own_gradient():
 GOOD = {
     PS + "--servers 0 --staleness 0": {"servers": 0, "staleness": 0},
     PS + "--servers 2 --staleness inf --staleness-lr 1/(1+s)": {"servers": 2, "staleness": "inf"},
-    PS + "--staleness 2": {"servers": 1, "staleness": 2, "backup_workers": 0},
-    PS + "--backup-workers 1": {"backup_workers": 1, "staleness": 0},
+    PS + "--staleness 2": {"servers": 1, "staleness": 2},
     LOCAL + "--local-iterations 3 --outer-momentum 0.5": {"local_iterations": 3, "outer_momentum": 0.5},
+    "--strategy naive": {"strategy": "naive", "update": "replicated"},
     "": {"strategy": "allreduce"},
 }
 

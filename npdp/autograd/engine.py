@@ -2,7 +2,7 @@
 
 Two passes, no recursion. The first counts how often each node's output was used; the second takes a node
 when its last use has sent back a gradient. A leaf is complete the moment its last contribution is in, while
-the rest of backward still runs: that is when its hooks run and its exchange over the ranks may start. A leaf's
+the rest of backward still runs: that is when its hooks run and its reducer may send it to the other ranks. A leaf's
 gradient is an array, or, of a sparse parameter, a `RowGradient` (rows.py).
 
 Cost: each vjp once, plus about a microsecond a node.
@@ -10,34 +10,35 @@ Cost: each vjp once, plus about a microsecond a node.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from npdp.autograd.batch import Batch
 from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array, Node, Tensor, Vjp
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
 
+SUMMED, LOST = -1.0, -2.0  # instead of what a loss counted: it is a sum; what was computed from it is no longer it
 
-class Exchange(Protocol):
-    """What owns parameters and is told how their gradients come along; see `parallel/exchange.py`.
+
+class Reducer(Protocol):
+    """What makes gradients those of all ranks, as backward sees it; see `parallel/strategy.py`.
 
     Attributes:
-        number: among this rank's exchanges; the same on all ranks.
-        leaves_early: whether it is to be told, from its `begin` on, of each parameter that is complete.
+        number: among this rank's reducers; the same on all ranks.
+        overlaps_backward: whether it is to be told, from its `begin` on, of each parameter that is complete.
     """
 
     number: int
-    leaves_early: bool
+    overlaps_backward: bool
 
-    def begin(self, batch: Batch | None, alone: bool) -> float:
+    def begin(self, counted: float | None, alone: bool) -> float:
         """Backward begins: return the weight of this rank's loss in the global one.
 
         Args:
-            batch: what the loss was computed from.
-            alone: whether no other exchange has parameters behind this loss.
+            counted: what the loss is the mean over, where it says so (`Node.counted`), SUMMED or LOST; None: samples.
+            alone: whether no other reducer has parameters behind this loss.
         """
 
     def ready(self, parameter: Tensor) -> None:
@@ -50,29 +51,46 @@ class Exchange(Protocol):
         """Backward has failed, or what `finish` does."""
 
     def note_outsiders(self, leaves: list[Tensor]) -> None:
-        """Behind the same loss are leaves that nobody exchanges."""
+        """Behind the same loss are leaves that no reducer has."""
+
+
+class Behind(NamedTuple):
+    """What is behind a loss.
+
+    Attributes:
+        uses: how often each node and leaf is used.
+        reducers: those of the leaves.
+        outsiders: leaves without one.
+        counting: nodes that say what they counted.
+    """
+
+    uses: Graph
+    reducers: list[Reducer]
+    outsiders: list[Tensor]
+    counting: list[Node]
 
 
 def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
     given = _given(loss, gradient)
-    if loss.node is None:
+    root = loss.node
+    if root is None:
         _run_hooks(loss, np.ones(loss.shape, loss.dtype) if given is None else given, weight=1.0)
         return
-    graph, exchanges, outsiders = _count_uses(loss.node)
-    if outsiders and exchanges:
-        exchanges[0].note_outsiders(outsiders)
-    weight = _begin(exchanges, loss)
+    uses, reducers, outsiders, counting = _behind(root)
+    if outsiders and reducers:
+        reducers[0].note_outsiders(outsiders)
+    weight = _begin(reducers, _counted(root, counting) if counting else None)
     scale = loss.data.dtype.type(weight)
     start = scale if given is None else given * scale
     try:
-        _walk(loss.node, start, graph, weight, retain_graph)
-        while exchanges:
-            exchanges[0].finish()
-            del exchanges[0]
+        _walk(root, start, uses, weight, retain_graph)
+        while reducers:
+            reducers[0].finish()
+            del reducers[0]
     except BaseException:
-        for exchange in exchanges:
-            exchange.cancel()
+        for reducer in reducers:
+            reducer.cancel()
         raise
 
 
@@ -90,11 +108,10 @@ def _given(loss: Tensor, gradient: Any) -> Array | None:
     return given
 
 
-def _count_uses(root: Node) -> tuple[Graph, list[Exchange], list[Tensor]]:
-    """Return, for all that `root` was computed from, how often each is used; who exchanges leaves; those of nobody."""
-    uses: Graph = {root: 0}
-    exchanges: list[Exchange] = []
-    outsiders: list[Tensor] = []
+def _behind(root: Node) -> Behind:
+    """Return what is behind a loss that this node has made."""
+    behind = Behind({root: 0}, [], [], [root] if root.counted is not None else [])
+    uses, reducers = behind.uses, behind.reducers
     found: list[Node] = [root]
     while found:
         for parent in found.pop().parents:
@@ -106,32 +123,41 @@ def _count_uses(root: Node) -> tuple[Graph, list[Exchange], list[Tensor]]:
             uses[parent] = 1
             if type(parent) is Node:
                 found.append(parent)
-            elif parent.exchange is None:  # type: ignore[union-attr]
-                outsiders.append(parent)  # type: ignore[arg-type]
-            elif parent.exchange not in exchanges:  # type: ignore[union-attr]
-                exchanges.append(parent.exchange)  # type: ignore[union-attr]
-    return uses, exchanges, outsiders
+                if parent.counted is not None:
+                    behind.counting.append(parent)
+            elif parent.reducer is None:  # type: ignore[union-attr]
+                behind.outsiders.append(parent)  # type: ignore[arg-type]
+            elif parent.reducer not in reducers:  # type: ignore[union-attr]
+                reducers.append(parent.reducer)  # type: ignore[union-attr]
+    return behind
 
 
-def _begin(exchanges: list[Exchange], loss: Tensor) -> float:
-    """Begin all exchanges; return this rank's weight in the global loss: 1 where nothing is exchanged."""
-    if not exchanges:
+def _counted(root: Node, counting: list[Node]) -> float | None:
+    """Return what the loss says that it counted; it alone can say it, not what is computed from it."""
+    if any(node.counted == SUMMED for node in counting):
+        return SUMMED
+    return root.counted if counting == [root] else LOST
+
+
+def _begin(reducers: list[Reducer], counted: float | None) -> float:
+    """Begin all reducers; return this rank's weight in the global loss: 1 where there are none."""
+    if not reducers:
         return 1.0
-    if len(exchanges) == 1:
-        return exchanges[0].begin(loss.batch, True)
-    exchanges.sort(key=lambda exchange: exchange.number)  # they meet in this order, whatever graph a rank's loss has
+    if len(reducers) == 1:
+        return reducers[0].begin(counted, True)
+    reducers.sort(key=lambda reducer: reducer.number)  # they meet in this order, whatever graph a rank's loss has
     weights: list[float] = []
     try:
-        for exchange in exchanges:
-            weights.append(exchange.begin(loss.batch, False))
+        for reducer in reducers:
+            weights.append(reducer.begin(counted, False))
         if any(weight != weights[0] for weight in weights[1:]):
             raise RuntimeError(
                 "backward: the models behind this loss weigh it differently, as they saw different numbers of samples, "
                 "or are trained by different strategies; give each loss its own backward"
             )
     except BaseException:
-        for exchange, _ in zip(exchanges, weights):
-            exchange.cancel()
+        for reducer, _ in zip(reducers, weights):
+            reducer.cancel()
         raise
     return weights[0]
 
@@ -169,8 +195,8 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
             else:
                 if parent.hooks is not None:  # type: ignore[union-attr]
                     _run_hooks(parent, pending.pop(parent), weight)  # type: ignore[arg-type]
-                if parent.exchange is not None and parent.exchange.leaves_early:  # type: ignore[union-attr]
-                    parent.exchange.ready(parent)  # type: ignore[union-attr,arg-type]
+                if parent.reducer is not None and parent.reducer.overlaps_backward:  # type: ignore[union-attr]
+                    parent.reducer.ready(parent)  # type: ignore[union-attr,arg-type]
         if not retain_graph:
             node.vjps = None
 
@@ -178,21 +204,21 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
 def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
     buffer = leaf.grad_buffer
-    if leaf.grad is not None:
+    if leaf.raw_grad is not None:
         more = vjp(gradient)
         if type(more) is RowGradient:  # an array does not take one in
-            leaf.grad = leaf.grad + more
+            leaf.raw_grad = leaf.raw_grad + more
         else:
-            leaf.grad += more
+            leaf.raw_grad += more
     elif writes and gradient.dtype == leaf.data.dtype and (buffer is None or leaf.data is leaf.data_buffer):
-        leaf.grad = vjp(gradient, buffer)
+        leaf.raw_grad = vjp(gradient, buffer)
     elif buffer is None:
         given = vjp(gradient)
         sparse = type(given) is RowGradient
-        leaf.grad = given.astype(leaf.data.dtype) if sparse else np.array(given, dtype=leaf.data.dtype)
+        leaf.raw_grad = given.astype(leaf.data.dtype) if sparse else np.array(given, dtype=leaf.data.dtype)
     else:
         np.copyto(buffer, vjp(gradient), casting="same_kind")
-        leaf.grad = buffer
+        leaf.raw_grad = buffer
 
 
 def _accumulate_zeros(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:

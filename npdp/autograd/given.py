@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,20 +16,13 @@ def leaves(given: Any) -> Iterator[Any]:
 
 
 def changed(given: Any, change: Callable[[Any], Any]) -> Any:
-    """Return the same with what `change` makes of all in it; tuples, lists and dicts that hold that are new then."""
-    new = change(given)
-    if new is not given or not isinstance(given, (tuple, list, dict)):
-        return new
-    keys = given if isinstance(given, dict) else range(len(given))
-    made = {key: changed(given[key], change) for key in keys}
-    if all(part is given[key] for key, part in made.items()):
-        return given
-    if isinstance(given, tuple):
-        return given._make(made.values()) if hasattr(given, "_make") else type(given)(made.values())  # a namedtuple
-    copied: Any = copy.copy(given)  # also of an OrderedDict, say
-    for key, part in made.items():
-        copied[key] = part
-    return copied
+    """Return what `change` makes of a value, and of each in tuples, lists and dicts."""
+    if isinstance(given, dict):
+        return {key: changed(part, change) for key, part in given.items()}
+    if isinstance(given, (tuple, list)):
+        made = [changed(part, change) for part in given]
+        return made if isinstance(given, list) else tuple(made)
+    return change(given)
 
 
 def axes_of(given: Any) -> Any:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from npdp.autograd.batch import Batch, joined
 from npdp.autograd.recording import mode
 from npdp.autograd.tensor import Array, Node, Tensor, TensorLike, Vjp, result
 
@@ -70,14 +69,11 @@ def _on_tensors(
         tensors: list[Tensor] = []
         arrays: list[Array] = []
         parents: list[Node | Tensor | None] = []
-        batch: Batch | None = None
         wanted = False
         for x in inputs:
             tensor = x if isinstance(x, Tensor) else constant(x, inputs)
             tensors.append(tensor)
             arrays.append(tensor.data)
-            if tensor.batch is not None and tensor.batch is not batch:
-                batch = tensor.batch if batch is None else joined(batch, tensor.batch)
             if tensor.requires_grad:
                 wanted = True
                 parents.append(tensor.node or tensor)
@@ -89,7 +85,7 @@ def _on_tensors(
         if type(output) is not np.ndarray:
             output = np.asarray(output)
         shared = view and np.may_share_memory(output, arrays[0])  # indexing may copy
-        made = result(output, batch, tensors[0].version if shared else None)
+        made = result(output, tensors[0].version if shared else None)
         if wanted and mode.grad_enabled:
             made.requires_grad = True
             if None in vjps:  # no gradient comes from there, and nobody is to wait for one

@@ -257,7 +257,7 @@ def _swapped(op):
 def _comparison(ufunc):
     """Return a comparison: a tensor of booleans, through which no gradient passes."""
     return lambda self, other: result(
-        np.asarray(ufunc(self.data, other.data if isinstance(other, Tensor) else other)), self.batch
+        np.asarray(ufunc(self.data, other.data if isinstance(other, Tensor) else other))
     )
 
 
@@ -292,7 +292,7 @@ for _name, _method in {
     "softmax": lambda self, axis=-1, *, dim=None: softmax(self, axis=axis if dim is None else dim),
     "log_softmax": lambda self, axis=-1, *, dim=None: log_softmax(self, axis=axis if dim is None else dim),
     "logsumexp": _reduction(logsumexp, -1),
-    "argmax": _reduction(lambda x, **along: result(np.asarray(x.data.argmax(**along)), x.batch)),
+    "argmax": _reduction(lambda x, **along: result(np.asarray(x.data.argmax(**along)))),
     "reshape": lambda self, *shape: reshape(self, shape=_shape_of(shape)),
     "T": property(lambda self: transpose(self)),
 }.items():  # fmt: skip

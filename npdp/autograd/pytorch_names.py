@@ -29,7 +29,7 @@ def _as_float(dtype: Any):
 
 def _as_integer(dtype: Any):
     """Return a conversion to integers: a step function, through which no gradient passes."""
-    return lambda self: result(self.data.astype(dtype), self.batch)
+    return lambda self: result(self.data.astype(dtype))
 
 
 # The numbers of axes: range(n)[axis] is that of an axis counted from either end, and IndexError where there is none;
@@ -101,7 +101,7 @@ def _extreme(op, first):
             return op(self, axis=axis if dim is None else dim, keepdims=keepdims or keepdim)
         if isinstance(dim, Tensor):
             raise TypeError(f"{op.__name__}: wanted a number for dim, got a Tensor; of two it is where(a > b, a, b)")
-        indices = result(np.asarray(first(self.data, axis=dim, keepdims=True)), self.batch)
+        indices = result(np.asarray(first(self.data, axis=dim, keepdims=True)))
         values = pick(self, indices=indices.data, axis=dim) if self.ndim else clone(self)
         return Extreme(values, indices) if keepdim else Extreme(_squeeze(values, dim), _squeeze(indices, dim))
 
@@ -111,7 +111,7 @@ def _extreme(op, first):
 def _of_booleans(ufunc):
     """Return a reduction such as `any`, through which no gradient passes."""
     return operators._reduction(
-        lambda x, axis, keepdims: result(np.asarray(ufunc.reduce(x.data, axis=axis, keepdims=keepdims)), x.batch)
+        lambda x, axis, keepdims: result(np.asarray(ufunc.reduce(x.data, axis=axis, keepdims=keepdims)))
     )
 
 
@@ -128,7 +128,7 @@ for _name, _method in {
     "any": _of_booleans(np.logical_or), "all": _of_booleans(np.logical_and),
     **{f"__{side}{name}__": operators._comparison(getattr(np, f"bitwise_{name}"))
        for name in ("and", "or", "xor") for side in ("", "r")},
-    "__invert__": lambda self: result(np.invert(self.data), self.batch),
+    "__invert__": lambda self: result(np.invert(self.data)),
     "__index__": lambda self: index(self.data),  # of a whole number alone: NumPy asks a mask of one element too
     **{name: getattr(Tensor, f"__{name}__") for name in ("eq", "ne", "lt", "le", "gt", "ge")},
 }.items():  # fmt: skip

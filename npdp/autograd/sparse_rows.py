@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdp.autograd.batch import Batch, batch_of_rows
 from npdp.autograd.tensor import Array
 
 
@@ -24,25 +23,21 @@ class SparseRows:
         indices: (entries,) integers, the column of each entry; kept as int32 where the columns fit, else int64.
         values: (entries,) numbers; kept, not copied.
         shape: (n, columns).
-        batch: where the rows come from.
 
     Raises:
         ValueError: the arrays do not fit together, or a column lies outside the shape.
     """
 
-    __slots__ = ("batch", "indices", "indptr", "shape", "values")
+    __slots__ = ("indices", "indptr", "shape", "values")
 
     indptr: NDArray[np.int64]
     indices: Array
     values: Array
     shape: tuple[int, int]
-    batch: Batch | None
 
-    def __init__(
-        self, indptr: Any, indices: Any, values: Any, shape: tuple[int, int], batch: Batch | None = None
-    ) -> None:
+    def __init__(self, indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> None:
         self.indptr, self.indices, self.values = np.asarray(indptr, np.int64), np.asarray(indices), np.asarray(values)
-        self.shape, self.batch = (int(shape[0]), int(shape[1])), batch
+        self.shape = int(shape[0]), int(shape[1])
         self._check()
         narrow = np.int32 if self.shape[1] <= 2**31 else np.int64
         self.indices = self.indices.astype(narrow, copy=False)
@@ -58,8 +53,7 @@ class SparseRows:
             return matrix
         if getattr(matrix, "format", None) != "csr":
             raise TypeError(f"wanted SparseRows or a CSR matrix of scipy.sparse, got {type(matrix).__name__}")
-        batch = batch_of_rows(matrix.shape[0])
-        return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape, batch)
+        return cls(matrix.indptr, matrix.indices, matrix.data, matrix.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -69,13 +63,9 @@ class SparseRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def with_batch(self, batch: Batch) -> SparseRows:
-        """Return the same rows, on the same arrays, as those of `batch`."""
-        return unchecked(self.indptr, self.indices, self.values, self.shape, batch)
-
     def astype(self, dtype: Any) -> SparseRows:
         """Return the rows with values of this dtype."""
-        return unchecked(self.indptr, self.indices, self.values.astype(dtype, copy=False), self.shape, self.batch)
+        return unchecked(self.indptr, self.indices, self.values.astype(dtype, copy=False), self.shape)
 
     def take(self, rows: NDArray[np.integer[Any]] | slice) -> SparseRows:
         """Copy rows, in the given order; they must lie inside."""
@@ -121,10 +111,8 @@ class SparseRows:
             raise ValueError(f"SparseRows: row {row} has the index {indices[wrong]}, wanted 0 to {columns - 1}")
 
 
-def unchecked(
-    indptr: NDArray[np.int64], indices: Array, values: Array, shape: tuple[int, int], batch: Batch | None = None
-) -> SparseRows:
+def unchecked(indptr: NDArray[np.int64], indices: Array, values: Array, shape: tuple[int, int]) -> SparseRows:
     """Return rows on arrays that are known to fit together: the quick way in."""
     rows: SparseRows = object.__new__(SparseRows)
-    rows.indptr, rows.indices, rows.values, rows.shape, rows.batch = indptr, indices, values, shape, batch
+    rows.indptr, rows.indices, rows.values, rows.shape = indptr, indices, values, shape
     return rows

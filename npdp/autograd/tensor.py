@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npdp.autograd.batch import Batch, batch_of_rows
 from npdp.autograd.given import has_dtype, leaves
 from npdp.autograd.recording import is_grad_enabled
 
 if TYPE_CHECKING:
-    from npdp.autograd.engine import Exchange
+    from npdp.autograd.engine import Reducer
 
 Array = npt.NDArray[Any]
 Vjp = Callable[..., Any]
@@ -42,6 +41,7 @@ class Node:
         vjps: one function an input, from the gradient of the output to that of the input; None once backward has run.
         writes: whether the vjps take `out`, an array to write the gradient into.
         kept: (version cell, version) of each array that the vjps read again; a change since then is a mistake.
+        counted: of a loss, what it is the mean over where that is not the number of samples; see engine.py.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Node:
     vjps: tuple[Vjp | None, ...] | None
     writes: bool
     kept: list[tuple[list[int], int]]
+    counted: float | None = None
 
 
 class Tensor:
@@ -61,6 +62,9 @@ class Tensor:
     Attributes:
         data: the array.
         grad: d loss / d data, an array of the same shape, or None before any `backward`.
+        raw_grad: the same, also where `why_hidden` keeps users from it; what optimisers and reducers use.
+        why_hidden: the reason why `grad` must not be read now; None as a rule.
+        reducer: makes the gradient that of all ranks, in each backward that reaches this leaf; None: nobody.
     """
 
     __array_priority__ = 100  # array * tensor asks the tensor
@@ -68,13 +72,13 @@ class Tensor:
 
     data: Array
     requires_grad: bool = False
-    grad: Array | None = None
+    raw_grad: Array | None = None
+    why_hidden: str | None = None
     grad_buffer: Array | None = None  # where the gradient is to be written, if somebody said so, laid as `data_buffer`
     data_buffer: Array | None = None  # what `data` is then, unless the user has put another array in its place
     node: Node | None = None
-    batch: Batch | None = None
     hooks: list[Hook] | None = None
-    exchange: Exchange | None = None
+    reducer: Reducer | None = None
     version: list[int]  # counts changes in place; views of one array share the list
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -90,8 +94,6 @@ class Tensor:
             if self.data.dtype not in (np.float32, np.float64):
                 raise TypeError(f"a gradient needs float32 or float64, got {self.data.dtype}")
             self.requires_grad = True
-        elif type(self) is Tensor and self.data.ndim and (batch := batch_of_rows(len(self.data))) is not None:
-            self.batch = batch
 
     # What it is
     @property
@@ -166,6 +168,16 @@ class Tensor:
         return f"Tensor({np.array2string(self.data, separator=', ', prefix='Tensor(')}{suffix})"
 
     # Gradients
+    @property
+    def grad(self) -> Any:
+        if self.why_hidden is not None:
+            raise RuntimeError(self.why_hidden)
+        return self.raw_grad
+
+    @grad.setter
+    def grad(self, grad: Any) -> None:
+        self.raw_grad = grad
+
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d self / d leaf to `.grad` of every leaf that this was computed from.
 
@@ -193,7 +205,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """Return a tensor on the same array that no gradient passes."""
-        return result(self.data, self.batch, self.version)
+        return result(self.data, self.version)
 
     # In place: refused where it would make a recorded gradient wrong
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
@@ -252,13 +264,11 @@ class Tensor:
 TensorLike = Tensor | Array | float | int
 
 
-def result(data: Array, batch: Batch | None = None, version: list[int] | None = None) -> Tensor:
+def result(data: Array, version: list[int] | None = None) -> Tensor:
     """Return a tensor on `data` without looking at it: the quick way in, for results of operations."""
     tensor: Tensor = object.__new__(Tensor)
     tensor.data = data
     tensor.version = [0] if version is None else version
-    if batch is not None:
-        tensor.batch = batch
     return tensor
 
 

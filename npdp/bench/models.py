@@ -64,7 +64,7 @@ def iteration(
         strategy: how ranks train together, where not by all-reduce.
     """
     from npdp import Tensor, nn, optim
-    from npdp.autograd import Batch
+    from npdp.data.batch import Batch, BatchTensor
     from npdp.parallel.world import init
 
     model = layers(name)
@@ -74,8 +74,8 @@ def iteration(
     inputs, labels = Tensor(x), Tensor(y)
     if update is not None:
         model = nn.DataParallel(model, update=update, strategy=strategy)
-        world = init()  # of those that train; tagged as the loader tags what it yields
-        inputs.batch = Batch(len(x), 0, (world.rank * len(x), world.world_size * len(x)), world.world_size)
+        world, count = init(), len(x)  # of those that train; what the loader would yield
+        inputs = BatchTensor(x, Batch(count, world.rank * count, world.world_size * count, 0, world.world_size))
 
     def step() -> None:
         loss = criterion(model(inputs), labels)

@@ -11,10 +11,10 @@ import numpy as np
 
 from npdp import random
 from npdp.arguments import at_least_one, seed_of
-from npdp.autograd import Batch, Tensor, is_grad_enabled
-from npdp.autograd.batch import UNSHUFFLED
+from npdp.autograd import is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
-from npdp.autograd.tensor import Array, result
+from npdp.autograd.tensor import Array
+from npdp.data.batch import UNSHUFFLED, Batch, with_batch
 from npdp.data.datasets import ArrayDataset
 from npdp.data.sampler import Rows, Shard, count_units, epoch_order, local_rows, number_loader, shard, this_rank
 
@@ -136,7 +136,7 @@ class DataLoader:
         is_rank = this_rank.shard is not None and this_rank.shard.on_thread
         return self._shard or (self._maker if self._maker.on_thread and not is_rank else shard())
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
         of_order = (self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED)
@@ -148,9 +148,11 @@ class DataLoader:
                 for piece in range(self.accumulate):
                     start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
                     x, y = self._take(rows[start:stop])
-                    batch = Batch(stop - start, iteration, (start, len(rows)), self.world_size, (*drawn, number))
-                    this_rank.pieces = self.accumulate  # each time: other loaders may have passes within this one
-                    yield _tensor(x, batch), _tensor(y, batch)
+                    where = stop - start, start, len(rows), iteration
+                    batch = Batch(*where, self.world_size, (*drawn, number))
+                    # Each time: other loaders may have passes within this one
+                    this_rank.batch, this_rank.pieces = batch, self.accumulate
+                    yield with_batch(x, batch), with_batch(y, batch)
         finally:
             this_rank.pieces = 1
 
@@ -226,8 +228,3 @@ def _gives_batches(dataset: Any) -> bool:
         if "__getitem__" in vars(kind):
             return False
     return hasattr(dataset, "take")
-
-
-def _tensor(values: Any, batch: Batch) -> Any:
-    """Return what a dataset gave as rows of this batch; features that are not an array carry it their own way."""
-    return result(values, batch) if isinstance(values, np.ndarray) else values.with_batch(batch)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npdp.data.batch import Batch
 from npdp.partition import part
 
 Rows = npt.NDArray[np.int64]
@@ -47,12 +48,14 @@ class _OfThisRank(threading.local):
     Attributes:
         shard: this rank's, as `npdp.init()` says it; None where nobody has asked, as in a thread that is no rank.
         hand_out: what gives them their units of work; None where each rank takes its own part of each batch.
-        pieces: in how many pieces a loader gives the batch that it is at; 1 outside of a pass.
+        batch: what a loader gave last.
+        pieces: in how many pieces it gives its batches; 1 outside of a pass.
         loaders: how many were made: the same program numbers them alike on every rank.
     """
 
     shard: Shard | None = None
     hand_out: HandOut | None = None
+    batch: Batch | None = None
     pieces = 1
     loaders = 0
 

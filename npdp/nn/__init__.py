@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from npdp.nn import functional
+from npdp.nn.dropout import Dropout
 from npdp.nn.layers import (
-    Dropout,
     Flatten,
     Identity,
     LeakyReLU,

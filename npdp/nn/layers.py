@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 
 from npdp import random
-from npdp.arguments import at_least_one, require_number, seed_of
-from npdp.autograd import Batch, Tensor, operators
-from npdp.autograd.batch import MIXED
-from npdp.autograd.tensor import Array
+from npdp.arguments import at_least_one, require_number
+from npdp.autograd import Tensor, operators
 from npdp.kernels import NARROW
-from npdp.nn.functional import leaky_relu, linear, log_softmax, scale_by, softmax
+from npdp.nn.functional import leaky_relu, linear, log_softmax, softmax
 from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
-
-MASK_STREAM = 1  # of Philox's counter: with 0 there, its draws make the orders of epochs (data/sampler.py)
 
 
 class Linear(Module):
@@ -198,66 +194,3 @@ class Sequential(ModuleList):
         for module in self:
             x = module(x)
         return x
-
-
-class Dropout(Module):
-    """Sets a part p of the elements to 0 and scales the rest by 1 / (1 - p); in evaluation, nothing.
-
-    The mask is a function of (seed, this layer's number in the model, iteration, row in the global batch), by a
-    counter-based generator: a row is masked alike however many ranks share the batch. A layer that is used several
-    times in a forward has another mask each time. Rows are found where an input begins with the axis of the batch, or
-    with that and others flattened, (batch * time, ...).
-
-    An array of forward's own with as many rows as the batch is taken for it, an embedding of T positions, (T, width),
-    say, where this rank's part has T samples: P ranks then do not drop as one would. Drop it with what has the axis of
-    the batch, `drop(tokens + positions)`; or number the positions as (1, T), which goes wrong only where a part of a
-    batch has one sample.
-
-    Args:
-        p: the probability of dropping, in [0, 1).
-        seed: of the masks; this rank's (`npdp.manual_seed`) where None.
-    """
-
-    def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
-        require_number(p, "Dropout: p must be a number in [0, 1)")
-        if not 0 <= p < 1:
-            raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
-        self.p, self.seed = p, None if seed is None else seed_of(seed, "Dropout: seed")
-        self.layer_number = 0  # among the dropouts of the model; Module keeps it
-        self._calls = 0
-        self._batch: Batch | None = None  # the last one seen, and how often since: each use has a mask of its own
-        self._uses = 0
-
-    def forward(self, x: Any) -> Tensor:
-        x = as_tensor(x)
-        if not self.training or self.p == 0:
-            return x  # type: ignore[no-any-return]
-        self._calls += 1
-        known = x.batch is not None and x.batch is not MIXED
-        batch = x.batch if known else Batch(len(x), self._calls, (0, len(x)))
-        self._uses = self._uses + 1 if batch is self._batch else 0
-        self._batch = batch
-        rows_per_sample, rest = divmod(len(x), max(1, batch.count))  # not 1 where (batch, time, ...) was flattened
-        if rest and batch.parts > 1:
-            raise ValueError(
-                "Dropout: for ranks to mask rows as one would, an input must begin with the axis of the batch; this "
-                f"rank has {batch.count} samples, and the input has shape {x.shape}: bring that axis to the front, and "
-                "drop before rows are chosen"
-            )
-        return scale_by(x, self._mask(x, batch.iteration, batch.first_row * rows_per_sample))
-
-    def _mask(self, x: Tensor, iteration: int, first_row: int) -> Array:
-        """Return 0 or 1 / (1 - p) for each element of `x`, whose rows begin at `first_row` of the global batch."""
-        width = int(np.prod(x.shape[1:]))
-        ticks = -(-width // 8)  # one tick of Philox gives 4 x 64 bits: 8 elements of 32 bits; a row starts on a tick
-        seed = random.current_seed() if self.seed is None else self.seed
-        bits = np.random.Philox(
-            key=np.array([seed, self.layer_number], np.uint64),
-            counter=np.array([first_row * ticks, iteration, self._uses, MASK_STREAM], np.uint64),
-        ).random_raw(len(x) * ticks * 4)
-        numbers = bits.astype("<u8", copy=False).view("<u4").reshape(len(x), ticks * 8)[:, :width]
-        kept = numbers >= np.uint32(self.p * 2.0**32)
-        return np.reshape(kept * x.dtype.type(1 / (1 - self.p)), x.shape)
-
-    def describe(self) -> str:
-        return f"p={self.p}"

@@ -1,9 +1,9 @@
 """Losses: a mean over this rank's samples, one fused rule each (functional.py).
 
-`reduction="sum"` works on one rank, and is marked, since under DataParallel the weight of a rank's part would be wrong:
-the exchange refuses it with the reason. `reduction="none"` leaves the mean to the user: `.mean()`, or a sum divided by
-the number of this rank's samples, weighs as it should. A sum that is not divided cannot be told from one that is: on P
-ranks its gradient is about 1 / P of one rank's.
+`reduction="sum"` works on one rank, and says so (`Node.counted`), since under DataParallel the weight of a rank's part
+would be wrong: backward refuses it there with the reason. `reduction="none"` leaves the mean to the user: `.mean()`, or
+a sum divided by the number of this rank's samples, weighs as it should. A sum that is not divided cannot be told from
+one that is: on P ranks its gradient is about 1 / P of one rank's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from npdp.arguments import whole
 from npdp.autograd import Tensor, operators
-from npdp.autograd.batch import SUMMED
+from npdp.autograd.engine import SUMMED
+from npdp.autograd.tensor import Array
 from npdp.nn.functional import (
     bce_with_logits,
     cross_entropy,
@@ -40,9 +42,14 @@ class _Loss(Module):
             return each
         if self.reduction == "mean":
             return each.mean()
-        loss = each.sum()
-        loss.batch = SUMMED
-        return loss
+        return _counting(each.sum(), SUMMED)
+
+
+def _counting(loss: Tensor, counted: float) -> Tensor:
+    """Return a loss that says what it is the mean over, for backward."""
+    if loss.node is not None:
+        loss.node.counted = counted
+    return loss
 
 
 def _of_one_shape(name: str, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
@@ -67,30 +74,81 @@ class MSELoss(_Loss):
 class CrossEntropyLoss(_Loss):
     """Mean of -log softmax(logits)[label].
 
+    With weights it is the sum of w[label] times that over the sum of w[label], of all ranks' rows: the loss itself says
+    what it counted, so `backward` is to be called on it, and not on what is computed from it. Where no row counts it is
+    0, as over no samples (PyTorch: NaN).
+
     Args:
+        weight: (classes,) w; 1 each where None; 0 leaves a class out, which cannot be smoothed.
+        ignore_index: a label whose rows do not count; there is none where None (PyTorch: -100).
         reduction: mean, sum or none.
-        label_smoothing: e in [0, 1]: the target is (1 - e) one-hot + e / classes.
+        label_smoothing: e in [0, 1]: the target is (1 - e) one-hot + e / classes, each class by its weight.
     """
 
-    def __init__(self, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        weight: Any = None,
+        *,
+        ignore_index: int | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__(reduction)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"CrossEntropyLoss: label_smoothing must be in [0, 1], got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        if ignore_index is not None:
+            ignore_index = whole(ignore_index, "CrossEntropyLoss: ignore_index must be a whole number, or None")
+        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+        self._class_weights = None if weight is None else _class_weights(weight)
+        if label_smoothing and self._class_weights is not None and not self._class_weights.all():
+            raise ValueError(
+                f"CrossEntropyLoss: with label_smoothing wanted weights above 0, got {weight!r}; a label of weight 0 "
+                "would still count by the other classes: leave its rows out by ignore_index"
+            )
 
     def forward(self, logits: Tensor, labels: Any) -> Tensor:
-        """Return the loss; logits (rows, classes), labels (rows,) of integers in [0, classes)."""
-        if self.reduction == "mean":
+        """Return the loss; logits (rows, classes), labels (rows,) of integers in [0, classes), or `ignore_index`."""
+        all_alike = self._class_weights is None and self.ignore_index is None
+        if all_alike and self.reduction == "mean":
             return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         logits, labels = as_tensor(logits), as_tensor(labels)
         require_labels(logits.data, labels.data)
-        if wrong := wrong_label(labels.data, logits.shape[1]):
+        kept = np.ones(len(labels), bool) if self.ignore_index is None else labels.data != self.ignore_index
+        rows = np.where(kept, labels.data, 0)
+        if wrong := wrong_label(rows, logits.shape[1]):
             raise ValueError(wrong)
         log_p = operators.log_softmax(logits, axis=1)
-        each = -log_p[np.arange(len(logits)), labels.data]
-        if smooth := self.label_smoothing:  # 0 times the mean is NaN where a class is ruled out: its logit is -inf
-            each = (1 - smooth) * each - smooth * log_p.mean(axis=1)
-        return self._reduced(each)
+        if all_alike:
+            return self._reduced(self._smoothed(-log_p[np.arange(len(rows)), rows], log_p))
+        classes = self._weights(logits.shape[1]).astype(logits.dtype)
+        weights = kept * classes[rows]
+        each = operators.where(weights > 0, -log_p[np.arange(len(rows)), rows], 0) * weights
+        each = operators.where(kept, self._smoothed(each, log_p * classes), 0)
+        if self.reduction != "mean":
+            return self._reduced(each)
+        total = weights.sum(dtype=np.float64)
+        return _counting(each.sum() / logits.dtype.type(total or 1), float(total))
+
+    def _smoothed(self, each: Tensor, log_p: Tensor) -> Tensor:
+        """Return the losses of rows, to a part that of all classes alike."""
+        smooth = self.label_smoothing  # 0 times the mean is NaN where a class is ruled out: its logit is -inf
+        return (1 - smooth) * each - smooth * log_p.mean(axis=1) if smooth else each
+
+    def _weights(self, classes: int) -> Array:
+        """Return the weights of so many classes."""
+        weights = np.ones(classes) if self._class_weights is None else self._class_weights
+        if len(weights) != classes:
+            raise ValueError(f"CrossEntropyLoss: wanted as many weights as classes, {classes}, got {len(weights)}")
+        return weights
+
+
+def _class_weights(weight: Any) -> Array:
+    """Return the weights of classes as an array; raise where they are none."""
+    weights = np.asarray(weight)
+    if weights.ndim != 1 or weights.dtype.kind not in "fiu" or not (weights >= 0).all() or np.isinf(weights).any():
+        hint = f"; reduction is a keyword: CrossEntropyLoss(reduction={weight!r})" if isinstance(weight, str) else ""
+        raise ValueError(f"CrossEntropyLoss: weight must be numbers of at least 0, one a class, got {weight!r}{hint}")
+    return weights
 
 
 class NLLLoss(_Loss):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -11,9 +10,13 @@ import numpy as np
 
 from npdp.autograd import Tensor
 from npdp.autograd.operation import constant
+from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array
+from npdp.nn.forward import Forward, samples_of
 from npdp.nn.parameter import Parameter
 from npdp.nn.state import Mismatch, StateDict, misfits
+
+NOT_NUMBERED = Forward()  # of a module that has made no training forward yet
 
 
 class Module:
@@ -24,13 +27,36 @@ class Module:
 
     training: bool = True
     _buffers: Mapping[str, bool] = MappingProxyType({})  # name -> whether it is in `state_dict`
-    _holders: tuple[weakref.ref[Module], ...] = ()  # the modules that this was set in, the first one first
+    _forwards: Forward | None = NOT_NUMBERED
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
+        if self._forwards is not None:
+            self._begin_forward(inputs)
         return self.forward(*inputs, **named)
+
+    def _begin_forward(self, inputs: tuple[Any, ...]) -> None:
+        """Count a training forward of an outermost module: the one that is called first."""
+        if not self.training:
+            return
+        if self._forwards is NOT_NUMBERED:
+            forwards = Forward()
+            self._forwards = forwards if self.number_dropouts(forwards) else None
+        if self._forwards is not None:
+            of_loader = inputs and isinstance(inputs[0], (Tensor, SparseRows))
+            self._forwards.begin(samples_of(getattr(inputs[0], "batch", None)) if of_loader else None)
+
+    def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
+        """Number the dropouts below, from `first` on; return the next number.
+
+        They take part in these forwards from now on, and no module below counts forwards of its own.
+        """
+        self._forwards = None
+        for child in self.children():
+            first = child.number_dropouts(forwards, first)
+        return first
 
     # What it is made of
     def named_children(self) -> Iterator[tuple[str, Module]]:
@@ -199,9 +225,6 @@ class Module:
         if name in self._buffers and value is not None:
             value = _buffer(value)
         object.__setattr__(self, name, value)
-        if isinstance(value, Module):
-            value._note_holder(self)
-            value._number_dropouts()
 
     def _require_parameter(self, name: str, value: Tensor | Array) -> None:
         if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter):
@@ -210,45 +233,8 @@ class Module:
                 f"to change its values, {name}.copy_(...) inside no_grad()"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_holders"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:  # a copy, or what was pickled
-        vars(self).update(state)
-        for _, child in self.named_children():
-            child._note_holder(self)
-
-    # Dropouts have numbers, by which their masks differ
-    def _note_holder(self, holder: Module) -> None:
-        others = [known for known in self._holders if known() is not None and known() is not holder]
-        object.__setattr__(self, "_holders", (*others, weakref.ref(holder)))
-
-    def _roots(self, found: dict[int, list[Module]]) -> list[Module]:
-        """Return the outermost modules that this is a part of, itself if of none; `found` has those of others."""
-        if id(self) not in found:
-            above = [holder for known in self._holders if (holder := known()) is not None]
-            holding = [holder for holder in above if any(child is self for _, child in holder.named_children())]
-            found[id(self)] = [root for holder in holding for root in holder._roots(found)] or [self]
-        return found[id(self)]
-
-    def _dropouts(self) -> list[Module]:
-        return [module for module in self.modules() if hasattr(module, "layer_number")]
-
-    def _number_dropouts(self) -> None:
-        """Give each layer with a `layer_number` its number in the whole model: the same on every rank.
-
-        Where models share parts, the one that took them first numbers them, and the others go on from there.
-        """
-        found: dict[int, list[Module]] = {}
-        roots = {id(root): root for dropout in self._dropouts() for root in dropout._roots(found)}
-        numbers: dict[int, int] = {}
-        count = 0
-        for root in roots.values():
-            numbered = root._dropouts()
-            numbers = {id(module): count + index for index, module in enumerate(numbered)} | numbers
-            for module in numbered:
-                object.__setattr__(module, "layer_number", numbers[id(module)])
-            count += len(numbered)
+    def __getstate__(self) -> dict[str, Any]:  # of a copy, or what is pickled: its forwards are its own
+        return {name: value for name, value in vars(self).items() if name != "_forwards"}
 
     def __repr__(self) -> str:
         children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
@@ -262,11 +248,9 @@ class Module:
 
 
 def _buffer(values: Any) -> Tensor:
-    """Return values as a Tensor that may be written, and outlives the batch that it was made of."""
-    values = values if isinstance(values, Tensor) else Tensor(values)
-    if not values.data.flags.writeable:
-        return Tensor(values.data.copy())
-    return values if values.batch is None else Tensor(values.data)
+    """Return values as a Tensor that may be written."""
+    buffer: Tensor = values if isinstance(values, Tensor) else Tensor(values)
+    return buffer if buffer.data.flags.writeable else Tensor(buffer.data.copy())
 
 
 def as_tensor(values: Any, *beside: Tensor) -> Tensor:

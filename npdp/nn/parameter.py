@@ -3,7 +3,7 @@
     data   | 0.weight ......... | 0.bias .. | 2.weight ...... | 2.bias |
     grad   | 0.weight ......... | 0.bias .. | 2.weight ...... | 2.bias |
              each starts on a cache line; a parameter's data and its `.grad` are views. Behind each is room for
-             three numbers, flags that an exchange sends along with the gradient
+             some numbers that a reducer sends along with the gradients
 
 An optimiser then updates a whole model in one pass, and an exchange sends a run of gradients as one buffer,
 straight from where backward wrote them. A parameter is laid flat once, by whoever comes first, an optimiser
@@ -24,6 +24,7 @@ from npdp.kernels.memory import LINE_BYTES as LINE_BYTES
 from npdp.kernels.memory import allocate as allocate
 from npdp.partition import part, rounded_up
 
+SPARE = 2  # places behind each parameter, for what is sent along
 READ_ONLY = (
     'parameters are read-only with update="fused" and under a parameter server, for ranks hold them in common: '
     "set values before the model is wrapped"
@@ -46,7 +47,6 @@ class Parameter(Tensor):
     Attributes:
         fetch: of a sparse parameter, called with the rows, (k,) sorted and each once, that a forward is about to read,
             where `data` does not hold all rows by itself; it puts them there.
-        unsynced: of a sparse parameter, as that of `FlatParameters`.
         row_updater: of a sparse parameter, carries out its update, `row_updater(optimizer, parameter, gradient)`, where
             that is not left to the optimiser; its values are read-only then.
         optimizer: of a sparse parameter, weak reference to its optimiser, once it has one.
@@ -58,7 +58,6 @@ class Parameter(Tensor):
     number: int = -1
     sparse: bool = False
     fetch: Callable[[Rows], None] | None = None
-    unsynced: Callable[[], str | None] | None = None
     row_updater: Callable[[Any, Parameter, RowGradient], None] | None = None
     optimizer: Callable[[], Any] | None = None
 
@@ -76,6 +75,14 @@ class Parameter(Tensor):
                 "sparse=False, or look at .grad after backward"
             )
         return super().register_hook(hook)
+
+    def reduce_by(self, reducer: Any) -> None:
+        """Have a reducer make the gradient that of all ranks, in each backward that reaches this parameter."""
+        self.reducer = reducer
+
+    def hide_grad(self, why: str | None) -> None:
+        """Have `.grad` raise RuntimeError with this reason; None: show it again."""
+        self.why_hidden = why
 
     def require_writeable(self) -> None:
         """Raise ValueError where ranks hold the values in common, and only the optimiser may write them."""
@@ -125,7 +132,7 @@ def row_gradient(parameter: Parameter) -> RowGradient | None:
     Raises:
         TypeError: it is an array, as operations leave that read the whole parameter.
     """
-    gradient: Any = vars(parameter).get("grad")  # not through what may hide it
+    gradient: Any = parameter.raw_grad
     if gradient is None or type(gradient) is RowGradient:
         return gradient
     raise TypeError(
@@ -142,11 +149,11 @@ class FlatParameters:
         starts: where each begins in `data` and `grad`; the last entry is where they end.
         data: (count,) all values.
         grad: (count,) all gradients; a parameter's `.grad` is a view of it once backward has written it.
-        flags: where each parameter's flag is in `grad`, with two places behind it; 0 except during an exchange.
+        spare: where the SPARE places behind each parameter begin in `grad`; 0 except during an exchange.
         grad_shared: whether `grad` lies where the ranks of a host share memory.
-        unsynced: returns why some of these gradients are not ready for an update, if any is not; None where all are.
-        stepper: carries out an optimiser's whole step on them, `stepper(optimizer, group)`, where that is not left to
-            the optimiser: the gradients are still to be summed then.
+        reducers: those of its parameters; an optimiser asks each, before a step, whether gradients are ready for it.
+        stepper: of these, what carries out an optimiser's whole step, `stepper.step(optimizer, group)`, where that is
+            not left to the optimiser: the gradients are still to be summed then.
         state_elsewhere: why an optimiser's state for them is not all on this rank; None where it is.
         optimizers: weak references to the optimisers that have some of these parameters.
         moves: how often `data` or `grad` became another array.
@@ -158,12 +165,12 @@ class FlatParameters:
         line = LINE_BYTES // self.dtype.itemsize
         self.starts = [0]
         for parameter in parameters:
-            self.starts.append(self.starts[-1] + rounded_up(parameter.data.size + 3, line))
-        self.flags = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
+            self.starts.append(self.starts[-1] + rounded_up(parameter.data.size + SPARE, line))
+        self.spare = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
         self.grad_shared = False
         self._in_c_order = [parameter.data.flags.c_contiguous for parameter in parameters]  # the user may set others
-        self.unsynced: Callable[[], str | None] | None = None
-        self.stepper: Callable[[Any, Any], None] | None = None
+        self.reducers: list[Any] = []
+        self.stepper: Any = None
         self.state_elsewhere: str | None = None
         self.optimizers: list[Any] = []
         self.moves = 0
@@ -172,6 +179,17 @@ class FlatParameters:
         self.move_grad(grad)
         for number, parameter in enumerate(parameters):
             parameter.flat, parameter.number = self, number
+
+    def reduce_by(self, reducer: Any) -> None:
+        """Note a reducer of some of the parameters; it carries out the optimiser's steps where it says `steps`."""
+        self.reducers.append(reducer)
+        self.stepper = reducer if reducer.steps else self.stepper
+
+    def share_grad(self, grad: Array) -> None:
+        """Move the gradients to `grad`, which lies where the ranks of a host share memory."""
+        grad[:] = 0
+        self.move_grad(grad)
+        self.grad_shared = True  # another reducer may have some of these parameters, and views of this array
 
     def move_data(self, data: Array, writeable: bool = True) -> None:
         """Move the values to `data`, an array as long as this one; `.data` is then a view of it, writeable or not."""
@@ -186,10 +204,10 @@ class FlatParameters:
     def move_grad(self, grad: Array) -> None:
         """Move the gradients to `grad`, an array of zeros as long as this one."""
         for number, parameter in enumerate(self.parameters):
-            before, parameter.grad_buffer = parameter.grad, self.view(grad, number)
+            before, parameter.grad_buffer = parameter.raw_grad, self.view(grad, number)
             if before is not None:
                 parameter.grad_buffer[...] = before
-                parameter.grad = parameter.grad_buffer
+                parameter.raw_grad = parameter.grad_buffer
         self.grad = grad
         self.moves += 1
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from npdp import random
 from npdp.arguments import at_least_one, whole
-from npdp.autograd import Batch, Node, Tensor, is_grad_enabled
+from npdp.autograd import Node, Tensor, is_grad_enabled
 from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
@@ -79,7 +79,7 @@ class SparseLinear(Module):
         def to_weight(g: Array) -> Any:
             return _rows(weight, rows, transposed_times(x, indices, len(rows), g))
 
-        return _recorded("sparse_linear", y, x.batch, (weight, to_weight), (bias, lambda g: g.sum(axis=0)))
+        return _recorded("sparse_linear", y, (weight, to_weight), (bias, lambda g: g.sum(axis=0)))
 
     def describe(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
@@ -126,8 +126,7 @@ class Embedding(Module):
         Args:
             numbers: (...) integers in [0, num_embeddings), a Tensor or an array.
         """
-        numbers = as_tensor(numbers)
-        batch, numbers = numbers.batch, self._checked(numbers.data)
+        numbers = self._checked(as_tensor(numbers).data)
         weight, flat = self.weight, numbers.reshape(-1)
         rows, indices = self._touched(weight, flat)
         y = weight.data.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
@@ -138,7 +137,7 @@ class Embedding(Module):
                 values[rows == self.padding_idx] = 0
             return _rows(weight, rows, values)
 
-        return _recorded("embedding", y, batch, (weight, to_weight))
+        return _recorded("embedding", y, (weight, to_weight))
 
     def _checked(self, numbers: Array) -> Array:
         if numbers.dtype.kind not in "iu":
@@ -182,11 +181,9 @@ def _rows(parameter: Parameter, rows: Rows, values: Array) -> RowGradient | Arra
     return gradient if parameter.sparse else gradient.dense()
 
 
-def _recorded(
-    name: str, output: Array, batch: Batch | None, *inputs: tuple[Parameter | None, Callable[[Array], Any]]
-) -> Tensor:
+def _recorded(name: str, output: Array, *inputs: tuple[Parameter | None, Callable[[Array], Any]]) -> Tensor:
     """Return the result of an operation on parameters, each with its gradient rule; no rule reads a parameter again."""
-    made = result(output, batch)
+    made = result(output)
     wanted = [(p, vjp) for p, vjp in inputs if p is not None and p.requires_grad]
     if wanted and is_grad_enabled():
         made.requires_grad = True

@@ -66,7 +66,7 @@ class ParameterGroup:
     def next_spans(self) -> list[Span]:
         """Count a step of the parameters that have gradients, and return their spans."""
         for parameter in self.parameters:
-            if parameter.grad is not parameter.grad_buffer or parameter.data is not parameter.data_buffer:
+            if parameter.raw_grad is not parameter.grad_buffer or parameter.data is not parameter.data_buffer:
                 return self._next_broken_spans()
         if not self._unbroken or self.steps.count(self.steps[0]) != len(self.steps):
             return self._next_broken_spans()
@@ -81,10 +81,10 @@ class ParameterGroup:
         for index, parameter in enumerate(self.parameters):
             if parameter.data is not parameter.data_buffer:
                 parameter.data = put_in(parameter.data_buffer, parameter.data, "data")
-            if parameter.grad is None:
+            if parameter.raw_grad is None:
                 continue
-            if parameter.grad is not parameter.grad_buffer:
-                put_in(parameter.grad_buffer, parameter.grad, "grad")
+            if parameter.raw_grad is not parameter.grad_buffer:
+                put_in(parameter.grad_buffer, parameter.raw_grad, "grad")
             used.append(index)
         return self.next_spans_of(used)
 
@@ -138,7 +138,7 @@ class ParameterGroup:
     def mark_changed(self) -> None:
         """Note the change in place, so that a graph that still needs the old values says so."""
         for parameter in self.parameters:
-            if parameter.grad is not None:
+            if parameter.raw_grad is not None:
                 parameter.version[0] += 1
 
 

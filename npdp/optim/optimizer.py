@@ -71,7 +71,6 @@ class Optimizer:
         self.parameters: list[Parameter] = []
         self.groups: list[ParameterGroup] = []
         self.sparse_parameters: dict[Parameter, dict[str, Any]] = {}
-        self._holders: list[FlatParameters | Parameter] = []  # of gradients
         self.check(defaults)
         self._add(as_groups(parameters))
 
@@ -108,7 +107,6 @@ class Optimizer:
                 flat.optimizers.append(weakref.ref(self))
         for parameter in self.sparse_parameters:
             parameter.optimizer = weakref.ref(self)
-        self._holders = [*dict.fromkeys(group.flat for group in self.groups), *self.sparse_parameters]
 
     def _state_in(self, flat: FlatParameters, settings: dict[str, Any]) -> dict[str, Array]:
         """Return the arrays of a group's state: where another of these flat parameters has some, those."""
@@ -174,7 +172,7 @@ class Optimizer:
         if not set_to_none:
             raise ValueError("zero_grad: wanted set_to_none=True, gradients are never zeros instead, got False")
         for parameter in self.parameters:
-            parameter.grad = None
+            parameter.raw_grad = None
 
     def step(self) -> None:
         """Update all parameters that have a gradient, in place.
@@ -191,13 +189,16 @@ class Optimizer:
                 usable = False
             if not usable:
                 not_negative(f"{type(self).__name__}.step: lr of iteration {self.iteration}", lr)
-        for holder in self._holders:  # before anything is changed
-            if holder.unsynced and (why := holder.unsynced()):
-                raise RuntimeError(f"{type(self).__name__}.step: {why}")
+        for group in self.groups:  # before anything is changed
+            for reducer in group.flat.reducers:
+                reducer.require_reduced(self.parameters)
+        for parameter in self.sparse_parameters:
+            if parameter.reducer is not None:
+                parameter.reducer.require_reduced(self.parameters)  # type: ignore[attr-defined]
         rows = self._row_gradients() if self.sparse_parameters else []
         for group in self.groups:
             if group.flat.stepper is not None:
-                group.flat.stepper(self, group)
+                group.flat.stepper.step(self, group)
                 continue
             for span in group.next_spans():
                 self.update(group, span)

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import numpy as np
-
-from npdp.autograd import Batch
-from npdp.autograd.batch import UNSHUFFLED
 from npdp.collectives.communicator import Communicator
 from npdp.errors import InputError
 from npdp.optim import Optimizer
 
 T = TypeVar("T")
-BATCHES_COMPARED_EVERY = 64  # exchanges at most: it is a collective of its own; as a rule they differ from early on
-BY_LOADER = 4  # of what says which batch it is these are alike in all of a loader's
-# `Batch.drawn` in words
-_DRAWN = "{} samples", "labels with checksum {}", "batch_size {}", "seed {}", "epoch {}", "batch {}"
-_ABSTAINS = -(2**62)  # less than a quarter of any hash
 
 
 def agree(world: Communicator, prepare: Callable[[], T], kind: type[Exception] = InputError) -> T:
@@ -81,25 +72,3 @@ def require_same_optimizers(
         for name, value in {**settings_of(optimizer, group), "lr": float(optimizer.lr_of(group))}.items()
     ]
     require_equal(world, "optimisers", mine, kind)
-
-
-def require_same_batch(world: Communicator, batch: Batch | None, in_step: bool) -> None:
-    """Raise on every rank where loaders gave them parts of different global batches; collective.
-
-    A rank abstains that trained on something else: on arrays, or a batch that was not cut for these ranks.
-
-    Args:
-        in_step: whether ranks meet after the same batch, and not only after as many.
-
-    Raises:
-        RuntimeError: names the first rank whose loader differs, and in what.
-    """
-    drawn = batch.drawn if batch is not None and batch.parts == world.world_size else ()
-    drawn = drawn if in_step else drawn[:BY_LOADER]
-    number = hash(drawn) >> 2 if drawn else _ABSTAINS  # of numbers, not of texts: the same in all processes
-    extremes = np.array([number, -number if drawn else _ABSTAINS])
-    world.allreduce(extremes, "max", "auto")
-    if extremes[0] not in (-extremes[1], _ABSTAINS):
-        mine = ["shuffle=False" if n == UNSHUFFLED else text.format(n) for text, n in zip(_DRAWN, drawn)]
-        what = "loaders of the whole data, of whose batches each rank trains on its part, be it empty,"
-        require_equal(world, what, mine, RuntimeError, abstain=True)

@@ -1,89 +1,39 @@
-"""What the strategies share whose gradients meet in the optimiser's step, not in backward.
+"""Base class of the strategies whose gradients meet in the optimiser's step, not in backward.
 
     backward   gradients are this rank's own, in its flat arrays; several add up
-    step       `_step` sums and updates, in place of the optimiser
+    step       `update` sums and updates, in place of the optimiser
 
 Meanwhile nobody may look at a gradient, which would be only this rank's share, and parameters are read-only.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
-from npdp.autograd import Batch
-from npdp.autograd.tensor import Array
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter, put_in
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
-from npdp.parallel.exchange import Exchange
-from npdp.parallel.weight import loss_weight
+from npdp.parallel.strategy import Strategy, share_gradients
 
 
-class HiddenGradient(Parameter):
-    """What a parameter is while neither backward nor the step is at work: nobody may look at its gradient."""
+class AtStep(Strategy):
+    """Keeps gradients hidden until the optimiser's step; what it then sums is each rank's own."""
 
-    why_hidden = ""
+    steps = True
+    why_hidden = ""  # what is said to who looks at a gradient
 
-    @property
-    def grad(self) -> Array | None:
-        raise RuntimeError(self.why_hidden)
-
-    @grad.setter
-    def grad(self, grad: Array | None) -> None:
-        self.__dict__["grad"] = grad
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Parameter, Parameter.__reduce__(self)[1]
-
-
-@cache
-def _hiding(kind: type[Parameter], why: str) -> type[Parameter]:
-    """Return the class of a parameter of this class, which may be the user's own, while its gradient is hidden."""
-    bases = (HiddenGradient,) if kind is Parameter else (HiddenGradient, kind)
-    return type(kind.__name__, bases, {"why_hidden": why})
-
-
-class ExchangeAtStep(Exchange):
-    """Base: keeps gradients hidden until the optimiser's step; what it then sums is each rank's own.
-
-    Args:
-        parameters: to be trained; the optimiser must have laid no others beside them.
-        world: the ranks.
-        why_hidden: what is said to who looks at a gradient.
-    """
-
-    def __init__(self, parameters: list[Parameter], world: Communicator, why_hidden: str) -> None:
+    def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         require_own_arrays(parameters)
-        super().__init__(parameters, world)
-        self._share_gradients()
-        # A class and no flag: an attribute that is looked up in every backward must not cost a test
-        self._kinds = [(type(p), _hiding(type(p), why_hidden)) for p in parameters]  # type: ignore[arg-type]
-        for flat in self.flats:
-            flat.stepper = self.step
-        self._show_gradients(False)
+        super().attach(parameters, communicator)
+        share_gradients(self)
+        for parameter in parameters:
+            parameter.hide_grad(self.why_hidden)
 
-    def _show_gradients(self, show: bool) -> None:
-        for parameter, (shown, hidden) in zip(self.parameters, self._kinds):
-            parameter.__class__ = shown if show else hidden
+    def begin(self, counted: float | None, alone: bool) -> float:
+        return self.loss_weight.of_backward(counted)
 
-    # What the engine calls
-    def begin(self, batch: Batch | None, alone: bool) -> float:
-        weight = loss_weight(batch, self.world.world_size)  # refuses what it must before anything is changed
-        self._batch = batch
-        self._show_gradients(True)
-        return weight
+    def exchange(self) -> None:
+        """Gradients stay here."""
 
-    def finish(self) -> None:
-        if self.local or not self.syncing:
-            self._set_local(not self.syncing)
-        self._show_gradients(False)
-
-    def cancel(self) -> None:
-        self._show_gradients(False)
-
-    # What the optimiser calls
     def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
         """Sum and update, in place of the optimiser's own step on this group.
 
@@ -92,14 +42,11 @@ class ExchangeAtStep(Exchange):
         """
         for parameter in group.parameters:
             require_not_replaced(parameter)
-        self._show_gradients(True)
-        try:
-            self._step(optimizer, group)
-            group.mark_changed()
-        finally:
-            self._show_gradients(False)
+        self.step_on(optimizer, group)
+        group.mark_changed()
 
-    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+    def step_on(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+        """Sum the gradients of a group's parameters, and update them."""
         raise NotImplementedError
 
 
@@ -116,21 +63,12 @@ def move_in(group: ParameterGroup) -> list[int]:
     """Put the gradients of a group's parameters where they belong; return the indices of those that have none."""
     unused = []
     for index, parameter in enumerate(group.parameters):
-        gradient = parameter.grad
+        gradient = parameter.raw_grad
         if gradient is None:
             unused.append(index)
         elif gradient is not parameter.grad_buffer:
-            parameter.grad = put_in(parameter.grad_buffer, gradient, "grad")
+            parameter.raw_grad = put_in(parameter.grad_buffer, gradient, "grad")
     return unused
-
-
-def refuse_sparse(parameters: list[Parameter]) -> None:
-    """Raise ValueError where a strategy that only knows whole parameters has sparse ones."""
-    if any(parameter.sparse for parameter in parameters):
-        raise ValueError(
-            "DataParallel: this strategy passes over whole parameters in the optimiser's step, and the model has "
-            'sparse ones: use all-reduce with update="replicated", or make its layers with sparse=False'
-        )
 
 
 def require_own_arrays(parameters: list[Parameter]) -> None:

@@ -1,10 +1,9 @@
-"""Buckets: runs of gradients, side by side in memory, that travel as one buffer.
+"""Buckets: gradients side by side in memory that travel as one buffer.
 
-    grad    | 0.weight f | 0.bias f m u | 2.weight f | 2.bias f m u |
-    buckets |<------ bucket 1 -------->|<------- bucket 0 --------->|     in the order in which backward completes them
+    grad    | 0.weight | 0.bias c f | 2.weight | 2.bias c f |
+    buckets |<----- bucket 1 ------>|<----- bucket 0 ------>|     in the order in which backward completes them
 
-f: the parameter's flag, "this rank did not use it". u: whether any flag is set, so that not each need be looked at. m:
-the bucket's mark: where its sum over the ranks is not P times one's own, their parameters are not the same (marks.py).
+f: the bucket's flag, above 0 where a rank has not used all of its parameters. c: its checksum (consistency.py).
 
 Backward writes each gradient straight into its place, from the last layer to the first, so buckets are cut from
 the end, and leave in this order on every rank.
@@ -15,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from npdp.autograd.tensor import Array
-from npdp.nn.parameter import FlatParameters, Parameter
+from npdp.nn.parameter import FlatParameters, Parameter, put_in
 
 MB = 1024 * 1024
 FIRST_BUCKET_MB = 1.0  # a small first one leaves early; PyTorch's figure
@@ -30,21 +29,38 @@ class Bucket(NamedTuple):
         flat: the arrays in which they are.
         numbers: theirs, there.
         parameters: those.
-        buffer: their gradients and flags, and the two behind them.
-        mark: where the mark is in `flat.grad`.
-        unused: where it says, there, that a parameter is unused.
+        buffer: their gradients, checksum and flag.
+        checksum, flag: where these are in `flat.grad`.
     """
 
     flat: FlatParameters
     numbers: range
     parameters: list[Parameter]
     buffer: Array
-    mark: int
-    unused: int
+    checksum: int
+    flag: int
+
+    def fill(self) -> None:
+        """Put all gradients into the buffer, zeros where a parameter has none; the flag says so."""
+        flat = self.flat
+        for parameter in self.parameters:
+            gradient = parameter.raw_grad
+            if gradient is None:
+                parameter.grad_buffer[...] = 0  # type: ignore[index]
+                flat.grad[self.flag] = 1
+            elif gradient is not parameter.grad_buffer:
+                parameter.raw_grad = put_in(parameter.grad_buffer, gradient, "grad")
+
+    def take_flag(self) -> bool:
+        """Return whether a rank has not used all parameters, and put the flag back to 0."""
+        unused = self.flat.grad.item(self.flag)
+        if unused:
+            self.flat.grad[self.flag] = 0
+        return bool(unused)
 
     def clear(self) -> None:
-        """Put flags and mark back to 0, as they are but during an exchange."""
-        self.flat.grad[[*(self.flat.flags[number] for number in self.numbers), self.mark, self.unused]] = 0
+        """Put checksum and flag back to 0, as they are but during an exchange."""
+        self.flat.grad[[self.checksum, self.flag]] = 0
 
 
 def cut_buckets(
@@ -63,7 +79,9 @@ def cut_buckets(
         gap = index == 0 or numbers[index - 1] != first - 1
         if gap or nbytes >= cap * MB:
             buffer = flat.grad[flat.starts[first] : flat.starts[last]]
-            mark = flat.flags[last - 1] + 1  # behind the last value and its flag
-            buckets.append(Bucket(flat, range(first, last), flat.parameters[first:last], buffer, mark, mark + 1))
+            spare = flat.spare[last - 1]
+            buckets.append(
+                Bucket(flat, range(first, last), flat.parameters[first:last], buffer, spare, spare + 1)
+            )
             last = numbers[index - 1] + 1
     return buckets

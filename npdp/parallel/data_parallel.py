@@ -1,46 +1,41 @@
 """Data parallel training: every rank has the model, a part of each batch, and the gradient of the whole.
 
-    rank 0   part 0 of the batch → loss → gradient ┐
-    rank 1   part 1              → loss → gradient ┼ all-reduce (all_reduce.py) → the same step everywhere
-    rank 2   part 2              → loss → gradient ┘
+    for inputs, labels in loader:              the loader's tensors say which part of which batch they are
+        outputs = model(inputs)                DataParallel.forward remembers it: n_r of N samples
+        loss = criterion(outputs, labels)      a mean over n_r samples
+        loss.backward()                        begins with n_r / N, ends with the sum over the ranks (all_reduce.py)
+        optimizer.step()                       the same everywhere
 
 That is the strategy all-reduce; a parameter server (parameter_server/) and local SGD (local_sgd.py) are others, behind
 the same loop.
-
-Source: Li et al., PyTorch distributed: experiences on accelerating data parallel training, 2020 (buckets, hooks).
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
 
-from npdp.autograd import Batch, Tensor, is_grad_enabled
-from npdp.autograd.batch import MIXED, forward_under_way
-from npdp.autograd.sparse_rows import SparseRows
+from npdp.autograd import is_grad_enabled
+from npdp.collectives.communicator import Communicator
+from npdp.data.batch import Batch, batch_of
 from npdp.data.sampler import this_rank
+from npdp.nn.forward import Forward, samples_of
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
 from npdp.nn.state import StateDict
 from npdp.parallel.agreement import require_equal
-from npdp.parallel.inputs import (
-    as_rows,
-    as_rows_of,
-    batch_of,
-    hiding_place,
-    is_counted,
-    rows_in,
-    tag,
-    with_batch,
-    with_rows,
-)
+from npdp.parallel.all_reduce import AllReduce
+from npdp.parallel.fused import Fused
 from npdp.parallel.replicas import broadcast_parameters
-from npdp.parallel.strategy import AllReduce, Strategy, require_strategy
+from npdp.parallel.strategy import REDUCED, Strategy, require_strategy
 from npdp.parallel.world import init
+
+UPDATES = ("replicated", "fused")
 
 
 class DataParallel(Module):
@@ -49,24 +44,16 @@ class DataParallel(Module):
     Making one is collective: names, shapes, dtypes and orders in memory are compared over the ranks, then rank 0's
     values are taken by all. Parameters keep their names: `state_dict` has no `module.` before each.
 
-    How many samples a rank's loss weighs, though the model may leave some of them out:
-
-        one of the loader's tensors, wherever it is   those of this rank's part of the batch
-        arrays, in tuples, lists and dicts too        the rows of the first (a list of arrays is several inputs)
-        arrays in an object of another kind           refused: they are not found
-
-    A further input, or an array that forward itself brings in, with as many rows is taken for rows of the same batch:
-    dropout then masks them as one rank would.
+    How many samples a rank's loss weighs: those of the first of forward's inputs that is the loader's. Where none is,
+    the rows of the first input that has some, an array or a tensor, which ranks tell each other (a small collective).
+    A forward in evaluation, or under `no_grad()`, counts nothing.
 
     All ranks run the same wrapped models in the same order; parts of a model may be used on some ranks only. A
     criterion that has parameters of its own is a model too, to be wrapped as well.
 
     Args:
         module: the model; the same program must build it on every rank.
-        bucket_cap_mb: gradients leave in buckets of about this size, in MB of 2^20 bytes; None: 25 in a host, 0.25
-            across hosts.
-        first_bucket_mb: the same for the first bucket; None: 1 in a host, 0.25 across hosts.
-        overlap: whether, across hosts, backward goes on while a bucket is on the wire.
+        bucket_cap_mb, first_bucket_mb, overlap: see `AllReduce`.
         update: "replicated", every rank updates its own copy; or "fused" (fused.py): gradients are summed in the pass
             that updates, ranks of a host share one copy. Parameters are read-only then, and reading `.grad` raises.
         strategy: another way to train together, `npdp.ParameterServer(...)` or `npdp.LocalSGD(...)`; the arguments
@@ -90,27 +77,32 @@ class DataParallel(Module):
         if not isinstance(module, Module):
             kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
             raise TypeError(f"DataParallel: wanted a Module, got {kind}")
-        vars(self)["module"] = module  # not set as an attribute is: its dropouts keep their numbers
-        module._note_holder(self)
+        if update not in UPDATES:
+            raise ValueError(f"DataParallel: no update {update!r}; there are {', '.join(UPDATES)}")
+        self.module, world = module, init()
         if strategy is None:
-            strategy = AllReduce(update, bucket_cap_mb, first_bucket_mb, overlap)
+            all_reduce = AllReduce(bucket_cap_mb, first_bucket_mb, overlap)  # says what is wrong with them
+            strategy = Fused() if update == "fused" and world.world_size > 1 else all_reduce
         require_strategy(strategy)
-        self.strategy = strategy
-        world = init()
+        strategy = copy.copy(strategy)  # it is made live, and others may have been given the same
         named = list(module.named_parameters())
-        trained = [parameter for _, parameter in named if parameter.requires_grad]
+        trained = {name: parameter for name, parameter in named if parameter.requires_grad}
         self._frozen = [parameter for _, parameter in named if not parameter.requires_grad]
-        self.strategy.require_free(trained)
         if not world.rank and (wide := _wide(named)):
             warnings.warn(wide, stacklevel=2)
+        self.strategy = _distributed_optimizers(strategy, trained) or strategy
         if world.world_size > 1:
             broadcast_parameters([*named, *module.named_buffers()])
-            names = [name for name, parameter in named if parameter.requires_grad]
-            require_equal(world, "strategies and trained parameters", [repr(self.strategy), *names])
-        self.exchange = self.strategy.exchange(trained, world)
-        self.exchange.wrapped = True
-        self.world = self.exchange.world
-        self._untagged = 0
+            require_equal(world, "strategies and trained parameters", [repr(strategy), *trained])
+        if self.strategy is strategy:
+            strategy.attach(list(trained.values()), world)
+        self.strategy.wrapped = True
+        self.world: Communicator = self.strategy.communicator
+        self._forwards: Forward = Forward()  # begun by `forward`, and, where the module is called by itself, by that
+        self._drops = module.number_dropouts(self._forwards) > 0
+        module._forwards = self._forwards if self._drops else None
+        self._counts = np.zeros(self.world.world_size, np.int64)  # of all ranks' rows, where no loader says them
+        self._counted_arrays = 0  # forwards on them
 
     @property
     def training(self) -> bool:  # type: ignore[override]
@@ -121,23 +113,64 @@ class DataParallel(Module):
             raise RuntimeError(
                 "DataParallel: a parameter was unfrozen after the model was wrapped; wrap it unfrozen, then freeze"
             )
-        batch = getattr(inputs[0], "batch", None) if inputs else None
-        if batch is None or batch.parts != self.world.world_size:  # not the loader's
-            inputs, named, batch = self._with_batch(inputs, named)
-        elif len(inputs) > 1 or named:
-            inputs, named = with_batch((inputs, named), batch)
-        before, forward_under_way.batch = forward_under_way.batch, batch
-        try:
-            outputs = self.module(*inputs, **named)
-        finally:
-            forward_under_way.batch = before
-        if batch is not None and (type(outputs) is not Tensor or outputs.batch is None):
-            tag(outputs, batch)
-        elif batch is None and self.world.world_size > 1 and is_grad_enabled():
-            _require_counted((inputs, named), outputs)
-        return outputs
+        batch = batch_of(inputs[0]) if inputs else None
+        if batch is None or batch.parts != self.world.world_size:
+            batch = self._batch_of(inputs, named)
+        self._note(batch)
+        return self.module.forward(*inputs, **named)
 
     __call__ = forward
+
+    def _note(self, batch: Batch | None) -> None:
+        """Tell dropout, and the backward to come, what this forward is about; None: nobody knows."""
+        if self._drops:
+            self._forwards.begin(samples_of(batch))
+        weight = self.strategy.loss_weight
+        if not is_grad_enabled():
+            return
+        if batch is not None and (self.training or not weight.pending):
+            weight.note(batch)
+        elif batch is None:
+            weight.note_uncounted()
+
+    def _batch_of(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Batch | None:
+        """Return the batch of one of the inputs, or else what the first input has of one; None in evaluation.
+
+        Raises:
+            ValueError: it is a part of a batch that was cut for other ranks; or one of several micro-batches.
+            TypeError: none of the inputs is an array.
+        """
+        world_size = self.world.world_size
+        values = (*inputs, *named.values()) if named else inputs
+        parts = {batch.parts: batch for value in values if (batch := batch_of(value)) is not None}
+        if world_size in parts:
+            return parts[world_size]
+        if parts and max(parts) > 1:
+            raise ValueError(
+                f"DataParallel: wanted a part of a batch that was cut for {world_size} ranks, got one of {max(parts)}: "
+                "a loader with rank and world_size of its own must have those of the ranks that train"
+            )
+        if not self.training or not is_grad_enabled():
+            return None
+        if this_rank.pieces > 1:
+            raise ValueError(
+                "DataParallel: of a batch that the loader gives in pieces (accumulate) only the loader's tensors say "
+                "how much each piece weighs: pass them to the model, and change their shape or dtype in its forward"
+            )
+        self._counted_arrays += 1
+        return self._counted(_row_count(values), self._counted_arrays - 1)
+
+    def _counted(self, count: int, iteration: int) -> Batch:
+        """Return the batch of which this rank has so many rows; collective where ranks make each step together."""
+        rank, world_size = self.world.rank, self.world.world_size
+        if world_size == 1 or not self.strategy.synchronous:  # nobody knows what others bring: as much, say
+            return Batch(count, rank * count, world_size * count, iteration, world_size)
+        counts = self._counts
+        counts.fill(0)
+        counts[rank] = count
+        self.world.run("allreduce", counts, "sum", "auto")
+        rows = counts.tolist()
+        return Batch(count, sum(rows[:rank]), sum(rows), iteration, world_size)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -150,7 +183,7 @@ class DataParallel(Module):
         Needed before they are looked at or saved where ranks do not update in step: under local SGD, and a parameter
         server with a staleness or sparse parameters. Elsewhere it does nothing.
         """
-        self.exchange.synchronize()
+        self.strategy.synchronize()
 
     def state_dict(self) -> StateDict:
         """Return a copy of every parameter, by name, in C order.
@@ -158,71 +191,44 @@ class DataParallel(Module):
         Raises:
             RuntimeError: this rank does not have the newest: call `synchronize()` first, on all ranks.
         """
-        if not self.exchange.is_current:
+        if not self.strategy.is_current:
             raise RuntimeError(
                 "state_dict: ranks have not the same parameters now; call model.synchronize() first, on all of them"
             )
         return super().state_dict()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Within, backward adds up local gradients; the first backward after it exchanges them all."""
+        """Within, backward adds up local gradients; the first backward after it sums them all over the ranks."""
         return self.syncing(False)
 
     @contextmanager
     def syncing(self, syncing: bool) -> Iterator[None]:
-        """Within, backward exchanges gradients, or only adds them up."""
-        before, self.exchange.syncing = self.exchange.syncing, syncing
+        """Within, backward sums gradients over the ranks, or only adds them up."""
+        before, self.strategy.syncing = self.strategy.syncing, syncing
         try:
             yield
         finally:
-            self.exchange.syncing = before
+            self.strategy.syncing = before
+
+    def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
+        """Leave the dropouts as they were numbered at wrapping: their forwards are this wrapper's."""
+        return first
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         yield from self.module.named_modules(prefix)
 
-    def _with_batch(
-        self, inputs: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any], Batch | None]:
-        """Return the inputs, of which some are rows of a global batch, the loader's or the first with rows; and it."""
-        rows = list(rows_in((inputs, named)))
-        batches = {batch.parts: batch for batch in map(batch_of, rows) if batch is not None}
-        if self.world.world_size in batches:
-            batch = batches[self.world.world_size]
-            return *with_batch((inputs, named), batch), batch
-        if MIXED.parts in batches:
-            raise ValueError("DataParallel: an input was made of batches of different sizes; give each its own forward")
-        if batches.keys() - {1}:
-            raise ValueError(
-                f"DataParallel: wanted a part of a batch that was cut for {self.world.world_size} ranks, got one of "
-                f"{max(batches)}: a loader with rank and world_size of its own must have those of the ranks that train"
-            )
-        if not rows and inputs and isinstance(inputs[0], (list, tuple)) and hiding_place(inputs[0]) is None:
-            rows = [inputs[0]]  # of numbers
-        if not rows or not is_grad_enabled():
-            return inputs, named, None
-        tagged = self._tagged(as_rows(rows[0]))
-        inputs, named = with_rows((inputs, named), rows[0], tagged)
-        assert tagged.batch is not None
-        return *with_batch((inputs, named), tagged.batch), tagged.batch
 
-    def _tagged(self, x: Tensor | SparseRows) -> Tensor | SparseRows:
-        """Return `x` as rows of a global batch that is put together from what each rank brings."""
-        self._untagged += self.training
-        batch = Batch(len(x), self._untagged, self._position, self.world.world_size)
-        return as_rows_of(x, batch)
-
-    def _position(self, count: int) -> tuple[int, int]:
-        """Return (first row of this rank, number of samples) of such a batch; collective where ranks keep step."""
-        if this_rank.pieces > 1:
-            raise ValueError(
-                "DataParallel: of a batch that the loader gives in pieces (accumulate) only the loader's tensors say "
-                "how much each piece weighs: pass them, or what is computed from them, and not arrays"
-            )
-        if not self.exchange.in_step:  # nobody knows what the others bring: as much, say
-            return self.world.rank * count, self.world.world_size * count
-        counts = np.zeros(self.world.world_size, np.int64)
-        self.world.allgather(np.array([count], np.int64), counts, "halving_doubling")
-        return int(counts[: self.world.rank].sum()), int(counts.sum())
+def _row_count(inputs: Iterable[Any]) -> int:
+    """Return the rows of the first input that has some, a sample each; raise TypeError where none has."""
+    for value in inputs:
+        shape = getattr(value, "shape", ())
+        if shape:
+            return int(shape[0])
+    raise TypeError(
+        "DataParallel: nothing says how many samples a rank has: one of the inputs must be an array or tensor whose "
+        "rows are samples, or the loader's tensor itself, and not within a list, dict or object; got "
+        + ", ".join(type(value).__name__ for value in inputs)
+    )
 
 
 def _wide(named: list[tuple[str, Parameter]]) -> str:
@@ -237,14 +243,22 @@ def _wide(named: list[tuple[str, Parameter]]) -> str:
     )
 
 
-def _require_counted(inputs: Any, outputs: Any) -> None:
-    """Raise ValueError where samples are in an object that nobody looks into, so that no batch is known."""
-    hidden = hiding_place(inputs)
-    if hidden is not None and not is_counted(outputs):
-        raise ValueError(
-            f"DataParallel: nothing says how many samples a rank has: of forward's inputs, {type(hidden).__name__} is "
-            "not looked into; pass arrays or tensors, also in tuples, lists and dicts, or the loader's tensors in it"
-        )
+def _distributed_optimizers(strategy: Strategy, trained: dict[str, Any]) -> AllReduce | None:
+    """Return the all-reduce that a DistributedOptimizer has made for these parameters, to be used instead of another.
+
+    Raises:
+        ValueError: they have another strategy already, or this one excludes it.
+    """
+    parameters = list(trained.values())
+    found: Any = next((parameter.reducer for parameter in parameters if parameter.reducer is not None), None)
+    if found is None:
+        return None
+    theirs = isinstance(found, AllReduce) and not found.wrapped and set(found.parameters) == set(parameters)
+    if theirs and isinstance(strategy, Fused):
+        raise ValueError('DataParallel: update="fused" and DistributedOptimizer exclude each other')
+    if not (theirs and isinstance(strategy, AllReduce)):
+        raise ValueError(REDUCED)
+    return found  # type: ignore[no-any-return]
 
 
 DistributedDataParallel = DataParallel

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from npdp.nn.parameter import Parameter
 from npdp.optim import Optimizer
-from npdp.parallel.all_reduce import GradientExchange
+from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.replicas import require_alike
 from npdp.parallel.world import init
 
@@ -18,8 +18,8 @@ def DistributedOptimizer(  # noqa: N802  (Horovod's name; there, too, it is a fu
 ) -> Optimizer:
     """Make every backward exchange the gradients of this optimiser's parameters; return the optimiser. Collective.
 
-    Parameters that a `DataParallel` exchanges already are left to it: together they exchange once. How many
-    samples a rank's loss stands for comes from the loader's batch; without one, every rank counts alike.
+    Parameters that a `DataParallel` has already are left to it: together they exchange once. How many samples a rank's
+    loss stands for comes from the batch that the loader has given last; without one, every rank counts alike.
     Call `npdp.broadcast_parameters(model.state_dict(), root=0)` or wrap the model for equal first values.
 
     Args:
@@ -35,9 +35,9 @@ def DistributedOptimizer(  # noqa: N802  (Horovod's name; there, too, it is a fu
         kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
         raise TypeError(f"DistributedOptimizer: wanted an optimiser of npdp.optim, got {kind}")
     world = init()
-    mine = [p for p in optimizer.parameters if p.requires_grad and p.exchange is None]
+    mine = [p for p in optimizer.parameters if p.requires_grad and p.reducer is None]
     names = {id(parameter): name for name, parameter in named_parameters or ()}
     require_alike(world, [(names.get(id(p), f"#{i}"), p) for i, p in enumerate(mine)])
     if mine:
-        GradientExchange(mine, world, bucket_cap_mb)
+        AllReduce(bucket_cap_mb).attach(mine, world)
     return optimizer

@@ -33,7 +33,8 @@ from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup, Span, within
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers, settings_of
-from npdp.parallel.at_step import ExchangeAtStep, move_in, refuse_sparse
+from npdp.parallel.at_step import AtStep, move_in
+from npdp.parallel.consistency import Consistency
 from npdp.partition import part
 
 NO_GRAD = (
@@ -47,12 +48,16 @@ STATE_IN_PARTS = (
 _MARK = 2**32  # in one sum of whole numbers: marks times this, and how many parameters have no gradient
 
 
-class FusedExchange(ExchangeAtStep):
+class Fused(AtStep):
     """Sums gradients in the pass that updates."""
 
-    def __init__(self, parameters: list[Parameter], world: Communicator) -> None:
-        refuse_sparse(parameters)
-        super().__init__(parameters, world, NO_GRAD)
+    update = "fused"
+    why_hidden = NO_GRAD
+
+    def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
+        require_reduce_scatter(communicator.algorithm)
+        super().attach(parameters, communicator)
+        self._consistency = Consistency(communicator, self.synchronous)
         # The gradients of this host's ranks, where parameters are held once a host
         self._everyones: dict[FlatParameters, list[Array] | None] = {}
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
@@ -64,28 +69,29 @@ class FusedExchange(ExchangeAtStep):
 
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once; collective."""
-        host = self.world.memory.host if _once_a_host(self.world) else None
+        host = self.communicator.memory.host if _once_a_host(self.communicator) else None
         everyones = host.arena.everyones(flat.grad) if host else None
         shared = self._once(flat.data) if everyones else None
-        if self.world.sum(shared is None):  # on any host
+        if self.communicator.sum(shared is None):  # on any host
             everyones = shared = None
         self._everyones[flat] = everyones
-        if self.world.world_size > 1 and (everyones is None or self.world.topology.spans_hosts):
+        if self.communicator.world_size > 1 and (everyones is None or self.communicator.topology.spans_hosts):
             flat.state_elsewhere = STATE_IN_PARTS
         flat.move_data(flat.data if shared is None else shared, writeable=False)  # the same values on all ranks
-        self.world.barrier()
+        self.communicator.barrier()
 
     def _once(self, values: Array) -> Array | None:
         """Return a copy that this host's ranks have in common, None where there is no room; collective in the host."""
-        shared = self.world.host_empty(values.size, values.dtype, one_for_all=True)
+        shared = self.communicator.host_empty(values.size, values.dtype, one_for_all=True)
         if shared is not None:
             shared[:] = values  # the same on all ranks
         return shared
 
-    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+    def step_on(self, optimizer: Optimizer, group: ParameterGroup) -> None:
         ready = self._ready.get(group)
         if ready is None:
-            require_same_optimizers(self.world, [optimizer], RuntimeError)  # each updates a part of the parameters
+            # Each updates a part of the parameters
+            require_same_optimizers(self.communicator, [optimizer], RuntimeError)
             self._share_state([each for each in optimizer.groups if each.flat is group.flat])
             for each in optimizer.groups:
                 if each.flat is group.flat:
@@ -96,13 +102,13 @@ class FusedExchange(ExchangeAtStep):
         key, settings = ready
         if self._meet(optimizer, group, (key, settings(group.settings))):
             self._zeros_for_unused(group)
-        self._count_exchange()
+        self._consistency.count_exchange(self.loss_weight.batch)
         spans = group.next_spans()  # the same on all ranks
         self.exchanged_bytes += group.flat.grad.nbytes
         grads = self._everyones[group.flat]
         if grads is None:
             self._update_own(optimizer, group, spans)
-        elif self.world.topology.spans_hosts:
+        elif self.communicator.topology.spans_hosts:
             self._update_across(optimizer, group, spans, grads)
         else:
             self._update_shared(optimizer, group, spans, grads)
@@ -115,51 +121,51 @@ class FusedExchange(ExchangeAtStep):
         """
         lr = float(optimizer.lr_of(group.settings))
         mark = hash((lr, settings)) & 0xFFFF  # of numbers, not of texts: the same in all processes
-        marks, unused = divmod(self.world.sum(mark * _MARK + len(move_in(group))), _MARK)
-        if marks != self.world.world_size * mark:
+        marks, unused = divmod(self.communicator.sum(mark * _MARK + len(move_in(group))), _MARK)
+        if marks != self.communicator.world_size * mark:
             values = {"lr": lr, **settings_of(optimizer, group.settings)}
             mine = ", ".join(f"{name} {value}" for name, value in values.items())
             raise RuntimeError(
-                f"{type(optimizer).__name__}.step: rank {self.world.rank} has {mine}, and another rank has other "
-                "values, or steps another optimiser; each updates a part of the parameters"
+                f"{type(optimizer).__name__}.step: rank {self.communicator.rank} has {mine}, and another rank has "
+                "other values, or steps another optimiser; each updates a part of the parameters"
             )
         return unused
 
     def _zeros_for_unused(self, group: ParameterGroup) -> None:
         """Make zeros of the gradients that only other ranks have; collective."""
-        used = np.array([parameter.grad is not None for parameter in group.parameters], np.int32)
-        self.world.allreduce(used, algorithm="auto")
+        used = np.array([parameter.raw_grad is not None for parameter in group.parameters], np.int32)
+        self.communicator.allreduce(used, algorithm="auto")
         for parameter, ranks in zip(group.parameters, used):
-            if parameter.grad is None and ranks:
+            if parameter.raw_grad is None and ranks:
                 parameter.grad_buffer[...] = 0  # type: ignore[index]
-                parameter.grad = parameter.grad_buffer
-        self.world.barrier()  # the zeros are there
+                parameter.raw_grad = parameter.grad_buffer
+        self.communicator.barrier()  # the zeros are there
 
     def _update_shared(
         self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span], grads: list[Array]
     ) -> None:
         """Update this rank's chunk of the parameters that all have in common."""
-        for mine in within(spans, *group.flat.part_in_lines(self.world.world_size, self.world.rank)):
+        for mine in within(spans, *group.flat.part_in_lines(self.communicator.world_size, self.communicator.rank)):
             optimizer.update(group, mine, self._sum(group.flat, grads, mine.start, mine.stop))
-        self.world.barrier()
+        self.communicator.barrier()
 
     def _update_across(
         self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span], grads: list[Array]
     ) -> None:
         """Update this rank's chunk of its slice, and bring the others' of it to this host, which has all once."""
-        flat, ranks = group.flat, self.world.topology.cross_host_group
-        first, last = flat.part_in_lines(len(grads), self.world.memory.host.rank)  # type: ignore[union-attr]
+        flat, ranks = group.flat, self.communicator.topology.cross_host_group
+        first, last = flat.part_in_lines(len(grads), self.communicator.memory.host.rank)  # type: ignore[union-attr]
         if flat not in self._totals:
             self._totals[flat] = np.empty(last - first, flat.dtype)
         total = self._totals[flat]
         if spans:
             combine([total], [grad[first:last] for grad in grads])
-            self.world.run_across_hosts("reduce_scatter", total, flat.data.size)
-            start, stop = part(total.size, len(ranks), ranks.index(self.world.rank))
+            self.communicator.run_across_hosts("reduce_scatter", total, flat.data.size)
+            start, stop = part(total.size, len(ranks), ranks.index(self.communicator.rank))
             for mine in within(spans, first + start, first + stop):
                 optimizer.update(group, mine, total[mine.start - first : mine.stop - first])
-            self.world.run_across_hosts("allgather", flat.data[first:last], flat.data.size)
-        self.world.barrier()
+            self.communicator.run_across_hosts("allgather", flat.data[first:last], flat.data.size)
+        self.communicator.barrier()
 
     def _update_own(self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span]) -> None:
         """Reduce-scatter, update this rank's chunk, allgather: every rank has its own parameters."""
@@ -167,11 +173,11 @@ class FusedExchange(ExchangeAtStep):
             return
         flat = group.flat
         total = flat.grad.copy()  # what is not zeroed is added to
-        self.world.reduce_scatter(total)
-        start, stop = part(total.size, self.world.world_size, self.world.rank)
+        self.communicator.reduce_scatter(total)
+        start, stop = part(total.size, self.communicator.world_size, self.communicator.rank)
         for mine in within(spans, start, stop):
             optimizer.update(group, mine, total[mine.start : mine.stop])
-        self.world.allgather(flat.data[start:stop], flat.data)
+        self.communicator.allgather(flat.data[start:stop], flat.data)
 
     def _sum(self, flat: FlatParameters, grads: list[Array], start: int, stop: int) -> Sum:
         """Return all ranks' gradients there, to be summed."""
@@ -192,13 +198,13 @@ class FusedExchange(ExchangeAtStep):
                     moved[id(values)] = values if shared is None else shared
         for group in groups:
             group.move_state({name: moved[id(values)] for name, values in group.state.items()})
-        self.world.barrier()
+        self.communicator.barrier()
 
     @property
     def algorithm(self) -> str:
         if all(grads is not None for grads in self._everyones.values()):
-            return HIERARCHICAL if self.world.topology.spans_hosts else SHARED_MEMORY
-        return self.world.chosen("reduce_scatter", max((flat.grad.nbytes for flat in self.flats), default=0))
+            return HIERARCHICAL if self.communicator.topology.spans_hosts else SHARED_MEMORY
+        return self.communicator.chosen("reduce_scatter", max((flat.grad.nbytes for flat in self.flats), default=0))
 
 
 def require_reduce_scatter(algorithm: str) -> None:

@@ -16,27 +16,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from npdp import kernels
 from npdp.arguments import at_least_one, require_number
-from npdp.autograd import Batch
 from npdp.autograd.tensor import Array
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
-from npdp.parallel.at_step import refuse_sparse, require_own_arrays
-from npdp.parallel.exchange import Exchange
-from npdp.parallel.strategy import require_not_exchanged
-from npdp.parallel.weight import SampleCount, loss_weight, weight_within_part
+from npdp.parallel.at_step import require_own_arrays
+from npdp.parallel.consistency import Consistency
+from npdp.parallel.samples import SampleCount, weight_within_part
+from npdp.parallel.strategy import Strategy
 
 
-@dataclass(frozen=True)
-class LocalSGD:
+@dataclass(eq=False)
+class LocalSGD(Strategy):
     """Average the parameters now and then: `nn.DataParallel(model, strategy=LocalSGD(local_iterations=8))`.
 
     Args:
@@ -50,6 +49,8 @@ class LocalSGD:
     outer_lr: float = 1.0
 
     update = "local"
+    synchronous = False
+    steps = True
 
     def __post_init__(self) -> None:
         at_least_one(self.local_iterations, "LocalSGD: local_iterations")
@@ -61,60 +62,40 @@ class LocalSGD:
                 f"{self.outer_lr}"
             )
 
-    def workers(self, ranks: int) -> int:
-        return ranks
-
-    def require_free(self, parameters: Sequence[Parameter]) -> None:
-        require_not_exchanged(parameters)
-
-    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
-        return ParameterAveraging(parameters, world, self)
-
-
-class ParameterAveraging(Exchange):
-    """Leaves gradients to their rank, and averages parameters after the optimiser's steps."""
-
-    in_step = False
-
-    def __init__(self, parameters: list[Parameter], world: Communicator, strategy: LocalSGD) -> None:
+    def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         require_own_arrays(parameters)
-        refuse_sparse(parameters)
-        super().__init__(parameters, world)
-        self._strategy = strategy
+        super().attach(parameters, communicator)
+        self._consistency = Consistency(communicator, self.synchronous)
         self._steps: Counter[ParameterGroup] = Counter()  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
         self._averaged: set[ParameterGroup] = set()  # at least once
         self._samples = SampleCount()
         self._used: Counter[ParameterGroup] = Counter()  # samples of this rank since the last averaging
         for flat in self.flats:
-            if world.world_size > 1:
-                flat.move_data(world.shared_empty(flat.data.size, flat.dtype))
-            flat.stepper = self._step
+            if communicator.world_size > 1:
+                flat.move_data(communicator.shared_empty(flat.data.size, flat.dtype))
             if self._has_outer:
                 self._outer[flat] = flat.data.copy(), np.zeros_like(flat.data)
 
     @property
     def _has_outer(self) -> bool:
-        return self._strategy.outer_momentum > 0 or self._strategy.outer_lr != 1
+        return self.outer_momentum > 0 or self.outer_lr != 1
 
-    # What the engine calls
-    def begin(self, batch: Batch | None, alone: bool) -> float:
-        loss_weight(batch, self.world.world_size)  # refuses what cannot be weighted
-        self._batch = batch
+    # In backward
+    def begin(self, counted: float | None, alone: bool) -> float:
+        self.loss_weight.of_backward(counted)  # refuses what cannot be weighed
+        batch = self.loss_weight.batch
         self._samples.begin(self.parameters)
-        if batch is None or batch.parts != self.world.world_size:
+        if batch is None or batch.parts != self.communicator.world_size:
             return 1.0
         self._samples.add(batch)
-        return weight_within_part(batch, self.world.rank)
+        return weight_within_part(batch, self.communicator.rank)
 
     def finish(self) -> None:
         """Gradients stay here."""
 
-    def cancel(self) -> None:
-        """Gradients stay here."""
-
-    # What the optimiser calls
-    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+    # In the optimiser's step
+    def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
         if self._has_outer and not self._steps[group]:
             for start, stop in _spans(group):  # the user may have set other values since
                 self._outer[group.flat][0][start:stop] = group.flat.data[start:stop]
@@ -123,7 +104,7 @@ class ParameterAveraging(Exchange):
         self._samples.mark_used()
         self._steps[group] += 1
         self._used[group] += self._samples.mine
-        if self._steps[group] == self._strategy.local_iterations:
+        if self._steps[group] == self.local_iterations:
             self._average(group)
         group.mark_changed()
 
@@ -135,7 +116,7 @@ class ParameterAveraging(Exchange):
 
     @property
     def is_current(self) -> bool:
-        return self.world.world_size == 1 or not any(self._steps.values())
+        return self.communicator.world_size == 1 or not any(self._steps.values())
 
     def _average(self, group: ParameterGroup) -> None:
         flat, samples = group.flat, self._used[group]
@@ -144,23 +125,23 @@ class ParameterAveraging(Exchange):
         for start, stop in _spans(group):
             mine = flat.data[start:stop]
             mine *= weight
-            self.world.allreduce(mine)
+            self.communicator.allreduce(mine)
             self.exchanged_bytes += mine.nbytes
             if self._has_outer:
                 self._outer_step(flat, start, stop, first=group not in self._averaged)
         self._averaged.add(group)
-        self._count_exchange()
+        self._consistency.count_exchange(self.loss_weight.batch)
 
     def _share(self, samples: int) -> float:
         """Return this rank's part of all ranks' samples, or, where nothing says how many, one in P; collective."""
-        total = self.world.sum(samples)
-        return samples / total if total else 1 / self.world.world_size
+        total = self.communicator.sum(samples)
+        return samples / total if total else 1 / self.communicator.world_size
 
     def _outer_step(self, flat: FlatParameters, start: int, stop: int, first: bool) -> None:
         """Step from the last parameters along their distance to the mean, and leave the result everywhere."""
         before, velocity = (array[start:stop] for array in self._outer[flat])
         mean = flat.data[start:stop]
-        lr, momentum = self._strategy.outer_lr, self._strategy.outer_momentum
+        lr, momentum = self.outer_lr, self.outer_momentum
         kernels.sgd_updater(before, before - mean, velocity)(lr, momentum, 1.0, 0.0, momentum > 0, first)
         mean[:] = before
 

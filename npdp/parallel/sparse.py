@@ -1,6 +1,6 @@
 """The exchange of sparse gradients: each rank touched a few rows of a weight, and all need the sum of all of them.
 
-    rank 0   rows 2 7 9     ┐  how many rows has each?   (an allgather of counts, and now and then of marks)
+    rank 0   rows 2 7 9     ┐  how many rows has each?   (an allgather of counts, and now and then of checksums)
     rank 1   rows 7         ┼  values and rows of all    (a line of words from each, as long as the longest)
     rank 2   rows 1 9       ┘  rows 1 2 7 9, values added up in rank order: the same bits everywhere
 
@@ -22,14 +22,14 @@ from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter, row_gradient
 from npdp.nn.products import sums_of_rows
-from npdp.parallel.marks import marks_of_rows, not_the_same
+from npdp.parallel.consistency import checksums_of_rows, differ
 
 WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
 UNUSED = -1  # instead of a count of rows: this rank did not use the parameter
 
 
 class SparseExchange:
-    """Adds up the row gradients of sparse parameters over the ranks: a `GradientExchange`'s part for these.
+    """Sums the row gradients of sparse parameters over the ranks.
 
     Args:
         parameters: sparse, in the same order on all ranks.
@@ -44,15 +44,15 @@ class SparseExchange:
         self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in parameters}
         self._lines = _Lines(world)
 
-    def sum(self, turn: int | None) -> int:
+    def sum(self, round_number: int | None) -> int:
         """Leave in each parameter's gradient the sum of all ranks'; return the bytes of this rank's own. Collective.
 
         Args:
-            turn: of the marks that go along (marks.py); None: none do.
+            round_number: of the checksums that go along (consistency.py); None: none do.
         """
         gradients = [row_gradient(parameter) for parameter in self._parameters]
-        marks = [] if turn is None else marks_of_rows(self._touched, turn)
-        counts = self._counts(gradients, marks)
+        checksums = [] if round_number is None else checksums_of_rows(self._touched, round_number)
+        counts = self._counts(gradients, checksums)
         starts = np.cumsum([0, *(self._words(p) * max(0, *of_ranks) for p, of_ranks in zip(self._parameters, counts))])
         mine, given_bytes = self._lines.mine(int(starts[-1])), 0
         for gradient, start in zip(gradients, starts):
@@ -63,22 +63,22 @@ class SparseExchange:
         for parameter, start, of_ranks in zip(self._parameters, starts, counts):
             if max(of_ranks) != UNUSED:
                 total = self._sum(parameter, [line[start:] for line in lines], of_ranks)
-                parameter.grad = total  # type: ignore[assignment]  # a tensor's is an array, a sparse parameter's is not
+                parameter.raw_grad = total  # type: ignore[assignment]
         return given_bytes
 
-    def _counts(self, gradients: list[RowGradient | None], marks: list[int]) -> list[list[int]]:
+    def _counts(self, gradients: list[RowGradient | None], checksums: list[int]) -> list[list[int]]:
         """Return for each parameter how many rows each rank has; UNUSED where it has no gradient.
 
         Raises:
             RuntimeError: the ranks' parameters were not the same.
         """
         counts = [UNUSED if gradient is None else len(gradient.rows) for gradient in gradients]
-        mine = np.array([*counts, *marks], np.int64)
+        mine = np.array([*counts, *checksums], np.int64)
         everyones = np.empty((self._world.world_size, len(mine)), np.int64)
         self._world.allgather(mine, everyones)
         of_each: list[list[int]] = everyones.T.tolist()
         if any(min(of_ranks) != max(of_ranks) for of_ranks in of_each[len(counts) :]):
-            raise not_the_same(self._world.rank)
+            raise differ(self._world.rank)
         return of_each[: len(counts)]
 
     @staticmethod

@@ -1,101 +1,208 @@
-"""How ranks train together, behind one wrapper: a training loop cannot tell strategies apart.
+"""Base class of the strategies: the ways in which ranks train together.
 
-    AllReduce          every gradient is the mean over the global batch     all_reduce.py, fused.py
-    ParameterServer    servers own the parameters                           parameter_server/
-    LocalSGD           parameters are averaged now and then                 local_sgd.py
+    Naive             naive.py              one all-reduce a parameter after backward: read this one first
+    AllReduce         all_reduce.py         the same in buckets, while backward goes on
+    Fused             fused.py              the optimiser's step sums gradients and updates in one pass
+    LocalSGD          local_sgd.py          parameters are averaged now and then
+    ParameterServer   parameter_server/     servers own the parameters
+
+A rank's loss is the mean over its n_r of the N samples of a global batch. Backward begins with n_r / N instead of 1, so
+that its gradients are this rank's share of the global mean, and the sum over the ranks is that mean, exactly, however
+uneven the parts; a part of 0 samples contributes zeros.
+
+    backward    begin (returns n_r / N) | ready: a parameter's gradient is complete | finish: `exchange`, or cancel
+    step        of the strategies that update by themselves, instead of the optimiser's own
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import warnings
+from typing import TYPE_CHECKING, Any
 
-from npdp.arguments import require_number
-from npdp.collectives.communicator import Communicator
-from npdp.nn.parameter import Parameter
-from npdp.parallel.all_reduce import GradientExchange
-from npdp.parallel.exchange import Exchange
-from npdp.parallel.fused import FusedExchange, require_reduce_scatter
+import numpy as np
 
-UPDATES = ("replicated", "fused")
-EXCHANGED = "DataParallel: this model, or a part of it, is exchanged already; wrap it once"
+from npdp.autograd import Tensor
+from npdp.autograd.rows import no_rows
+from npdp.nn.parameter import Parameter, lay_flat, row_gradient
+from npdp.parallel.replicas import require_apart
+from npdp.parallel.samples import LossWeight
+
+if TYPE_CHECKING:
+    from npdp.collectives.communicator import Communicator
+    from npdp.optim import Optimizer
+    from npdp.optim.groups import ParameterGroup
+
+REDUCED = "DataParallel: this model, or a part of it, is wrapped already, or has a DistributedOptimizer; wrap it once"
+SETTINGS = (int, float, str, type(None))
+WHOLE_PARAMETERS = (
+    "DataParallel: this strategy passes over whole parameters, and the model has sparse ones: use all-reduce with "
+    'update="replicated", or make its layers with sparse=False'
+)
+UNSYNCED = (
+    "step: these gradients were accumulated under no_sync() and have not been summed over the ranks; "
+    "run the last backward before step() outside no_sync()"
+)
 
 
-class Strategy(Protocol):
-    """What a wrapped model trains by.
+class Strategy:
+    """One way to train together, for the parameters of one model; most write `exchange` alone.
 
     Attributes:
-        update: how parameters are updated, for metrics.
+        communicator: the ranks that train.
+        parameters: those that are trained; `flats` are the arrays in which they lie, but for the sparse ones.
+        sparse_parameters: those.
+        number: among this rank's strategies, which all ranks make in the same order.
+        loss_weight: the part of the global batch that a loss is the mean over.
+        syncing: False under `no_sync`, where gradients only add up.
+        wrapped: whether a DataParallel has it; a DistributedOptimizer's may still be taken by one.
+        local: whether gradients are sums of this rank alone, as `no_sync` leaves them.
+        exchanged_bytes: of gradients and parameters that this rank has given to others, or got from servers.
     """
 
-    @property
-    def update(self) -> str: ...
+    update = "replicated"  # how parameters are updated, for metrics
+    synchronous = True  # whether all ranks make each backward together, so that it may be collective
+    overlaps_backward = False  # whether `ready` is to be called while backward goes on
+    steps = False  # whether `step` replaces the optimiser's own
+    takes_rows = False  # whether it knows sparse parameters, of which a gradient is rows
+
+    def __repr__(self) -> str:  # by which ranks compare their strategies, before they are attached
+        settings = (f"{name}={value!r}" for name, value in vars(self).items() if isinstance(value, SETTINGS))
+        return f"{type(self).__name__}({', '.join(settings)})"
 
     def workers(self, ranks: int) -> int:
         """Return how many of so many ranks train: the first ones."""
-
-    def require_free(self, parameters: Sequence[Parameter]) -> None:
-        """Raise ValueError where these parameters are trained in another way already."""
-
-    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
-        """Return what exchanges their gradients; collective. Its `world` is that of the ranks that train."""
-
-
-@dataclass(frozen=True)
-class AllReduce:
-    """Every rank has the model, and the mean gradient over the global batch; see `DataParallel` for the arguments."""
-
-    update: str = "replicated"
-    bucket_cap_mb: float | None = None
-    first_bucket_mb: float | None = None
-    overlap: bool = True
-
-    def __post_init__(self) -> None:
-        if self.update not in UPDATES:
-            raise ValueError(f"DataParallel: no update {self.update!r}; there are {', '.join(UPDATES)}")
-        for name, size in {"bucket_cap_mb": self.bucket_cap_mb, "first_bucket_mb": self.first_bucket_mb}.items():
-            hint = "; PyTorch's device_ids have no place here, as there are CPUs only" if isinstance(size, list) else ""
-            if size is not None:
-                require_number(size, f"DataParallel: {name} must be a number of MB, or None{hint}")
-
-    def workers(self, ranks: int) -> int:
         return ranks
 
-    def require_free(self, parameters: Sequence[Parameter]) -> None:
-        if _exchange_of(parameters) is not None and self.update == "fused":
-            raise ValueError('DataParallel: update="fused" and DistributedOptimizer exclude each other')
+    def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
+        """Take these parameters, which no other strategy has; collective.
 
-    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
-        if self.update == "fused" and world.world_size > 1:
-            require_reduce_scatter(world.algorithm)
-            return FusedExchange(parameters, world)
-        sizes = self.bucket_cap_mb, self.first_bucket_mb
-        return _exchange_of(parameters) or GradientExchange(parameters, world, *sizes, self.overlap)
+        Raises:
+            ValueError: another has one of them, or they are sparse, which it does not know.
+        """
+        if any(parameter.reducer is not None for parameter in parameters):
+            raise ValueError(REDUCED)
+        if not self.takes_rows and any(parameter.sparse for parameter in parameters):
+            raise ValueError(WHOLE_PARAMETERS)
+        if hasattr(self, "parameters"):
+            raise ValueError(f"{type(self).__name__}: one strategy trains one model; make a new one for each")
+        self.communicator, self.parameters = communicator, parameters
+        require_apart(communicator, parameters)  # before any rank changes them
+        self.number = communicator.number_reducer()
+        self.flats = lay_flat(parameters)
+        self.sparse_parameters = [parameter for parameter in parameters if parameter.sparse]
+        for parameter in parameters:
+            parameter.reduce_by(self)
+        for flat in self.flats:
+            flat.reduce_by(self)
+        self.loss_weight = LossWeight(communicator, self.synchronous)
+        self.syncing, self.local, self.wrapped, self._warned = True, False, False, False
+        self.exchanged_bytes = 0
+
+    # In backward
+    def begin(self, counted: float | None, alone: bool) -> float:
+        """Return the weight of this rank's loss; see `npdp.autograd.engine.Reducer`."""
+        weight = self.loss_weight.of_backward(counted)
+        for parameter in self.sparse_parameters:
+            row_gradient(parameter)  # on all ranks: an array is refused
+        if self.communicator.rank and not self.local:
+            self._leave_to_rank_0()
+        return weight
+
+    def _leave_to_rank_0(self) -> None:
+        """Make zeros of gradients that are global already: rank 0 keeps them, so the next sum has them once."""
+        for parameter in self.parameters:
+            if parameter.raw_grad is None:
+                continue
+            if parameter.sparse:
+                parameter.raw_grad = no_rows(parameter.shape, parameter.dtype)  # type: ignore[assignment]
+            elif parameter.raw_grad is parameter.grad_buffer:
+                parameter.raw_grad.fill(0)
+            else:  # an array of the user's
+                parameter.raw_grad = np.zeros_like(parameter.data)
+
+    def ready(self, parameter: Tensor) -> None:
+        """The gradient of a parameter is complete, while backward goes on."""
+
+    def finish(self) -> None:
+        """Backward has ended: make the gradients those of all ranks, but under `no_sync`."""
+        if self.communicator.world_size > 1:
+            if self.syncing:
+                self.exchange()
+            self.local = not self.syncing
+
+    def exchange(self) -> None:
+        """Leave in each parameter's `raw_grad` the sum over the ranks, None where no rank has one; collective."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Backward has failed: there are no gradients."""
+        for parameter in self.parameters:
+            parameter.raw_grad = None
+        self.local = False
+
+    def note_outsiders(self, leaves: list[Tensor]) -> None:
+        """Warn, once, of parameters that no strategy has: a criterion's, say, or what was unfrozen or added late."""
+        shapes = [leaf.shape for leaf in leaves if isinstance(leaf, Parameter)]
+        if shapes and not self._warned and self.communicator.world_size > 1 and not self.communicator.rank:
+            self._warned = True
+            warnings.warn(
+                f"backward reaches parameters that are in no DataParallel ({len(shapes)}, the first of shape "
+                f"{shapes[0]}): each rank has its own gradient of them. Make them a part of the model before it is "
+                "wrapped, or wrap their module too, as in nn.DataParallel(criterion)",
+                stacklevel=4,
+            )
+
+    # In the optimiser's step
+    def require_reduced(self, parameters: list[Parameter]) -> None:
+        """Raise RuntimeError where gradients of these are this rank's own: a step would make replicas differ."""
+        if self.local and any(p.reducer is self and p.raw_grad is not None for p in parameters):
+            raise RuntimeError(UNSYNCED)
+
+    def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+        """Update these parameters instead of the optimiser; of strategies that have `steps`."""
+        raise NotImplementedError
+
+    # What the program asks for
+    def synchronize(self) -> None:
+        """Give every rank the newest parameters, where it does not have them anyway; collective."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this rank has the newest parameters, the same as all others."""
+        return True
+
+    def updates(self, optimizer: Optimizer) -> int:
+        """Return how often the parameters that this rank has were updated."""
+        return optimizer.iteration
+
+    def end_training(self) -> dict[str, Any]:
+        """End what spans beside the program; return what metrics say of it. Collective."""
+        return {}
+
+    def save_arrivals(self, path: str, run: dict[str, Any]) -> None:
+        """Write the order in which gradients were applied, where that is not always the same."""
+        raise NotImplementedError
+
+    @property
+    def algorithm(self) -> str:
+        """How the largest message travels."""
+        return self.communicator.chosen("allreduce", max(self.bucket_bytes, default=0))
+
+    @property
+    def bucket_bytes(self) -> list[int]:
+        """Of each buffer that travels by itself."""
+        return [parameter.data.nbytes for parameter in self.parameters if not parameter.sparse]
+
+
+def share_gradients(strategy: Strategy) -> None:
+    """Lay a strategy's gradients where the ranks of a host share memory; collective."""
+    for flat in strategy.flats:
+        if strategy.communicator.world_size > 1 and not flat.grad_shared:
+            flat.share_grad(strategy.communicator.shared_empty(flat.grad.size, flat.dtype))
 
 
 def require_strategy(strategy: Any) -> None:
     """Raise TypeError where this is no strategy, but the name of one, or the class."""
-    if isinstance(strategy, type) or not hasattr(strategy, "exchange"):
+    if not isinstance(strategy, Strategy):
         got = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
         raise TypeError(f"DataParallel: strategy must be npdp.ParameterServer(...) or npdp.LocalSGD(...), got {got}")
-
-
-def require_not_exchanged(parameters: Sequence[Parameter]) -> None:
-    """Raise ValueError where anything exchanges one of these parameters."""
-    if any(parameter.exchange is not None for parameter in parameters):
-        raise ValueError(EXCHANGED)
-
-
-def _exchange_of(parameters: Sequence[Parameter]) -> GradientExchange | None:
-    """Return the exchange that a DistributedOptimizer has made for these parameters, None where there is none.
-
-    Raises:
-        ValueError: they are exchanged already, in another way.
-    """
-    found = next((parameter.exchange for parameter in parameters if parameter.exchange is not None), None)
-    if found is None:
-        return None
-    if not isinstance(found, GradientExchange) or found.wrapped or set(found.parameters) != set(parameters):
-        raise ValueError(EXCHANGED)
-    return found

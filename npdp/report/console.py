@@ -97,12 +97,16 @@ def banner(start: dict[str, Any]) -> str:
         f"npdp {start['version']}: {start['model']} with {start['parameters']:,} parameters\n"
         f"  data      {start['data']}\n"
         f"  ranks     {_ranks(start)} on {start['transport']}, {threads} BLAS thread{'s' * (threads != 1)} each, "
-        f"{start['backend']} kernels, {_TOGETHER[start['strategy']](start)}\n"
+        f"{start['backend']} kernels, {_TOGETHER.get(start['strategy'], _by_name)(start)}\n"
         f"  batch     {start['global_batch_size']} globally, {each}; {iterations} iteration{'s' * (iterations != 1)} "
         f"an epoch, {epochs} epoch{'s' * (epochs != 1)}\n"
         f"  optimizer {start['optimizer']}, learning rate {start['learning_rate']:g} ({start['lr_schedule']})"
         f"{momentum}, {start['dtype']}"
     )
+
+
+def _by_name(start: dict[str, Any]) -> str:
+    return f"strategy {start['strategy']}"
 
 
 _TOGETHER: dict[str, Callable[[dict[str, Any]], str]] = {  # strategy -> how ranks train together
@@ -126,9 +130,7 @@ def _staleness(end: dict[str, Any]) -> str:
     if "staleness_histogram" not in end:
         return ""
     counts = ", ".join(f"{staleness}: {count:,}" for staleness, count in end["staleness_histogram"].items()) or "-"
-    dropped, unused = end["dropped_pushes"], end["unused_samples"]
-    lost = f"  dropped   {dropped:,} gradients came too late; {unused:,} samples went unused\n" if unused else ""
-    return f"  staleness {counts} of {end['pushes']:,} gradients\n{lost}"
+    return f"  staleness {counts} of {end['pushes']:,} gradients\n"
 
 
 def summary(end: dict[str, Any]) -> str:

@@ -23,7 +23,6 @@ STRATEGIES = {
     "ps bounded": npdp.ParameterServer(1, 2),
     "ps asynchronous": npdp.ParameterServer(1, math.inf),
     "ps colocated asynchronous": npdp.ParameterServer(0, math.inf),
-    "ps backup": npdp.ParameterServer(1, backup_workers=1),
     "local-sgd": npdp.LocalSGD(8),
 }
 
@@ -75,11 +74,11 @@ def on_a_server(strategy):
     """The update of a server raises, in its main thread or in a worker's second one."""
     updates, whole = [], DenseShard.apply
 
-    def apply(self, pushes):
+    def apply(self, pushes, version):
         updates.append(self)
         if len(updates) == 20 and (not ranks_serve(strategy) or npdp.rank() == 1):
             fault()
-        whole(self, pushes)
+        whole(self, pushes, version)
 
     DenseShard.apply = apply
     for_ever(strategy)

@@ -1,148 +1,131 @@
-"""What workers and servers say to each other, as plain values; gradients and parameters travel beside them.
+"""Messages between workers and servers, and how they travel: as a header of their fields, in order.
 
-Each message of a worker to a shard has a `sequence` number, one higher than the last: what comes twice is known by it.
+    worker → server   header | gradient, or rows, in segments (where the server does not see the worker's memory)
+    server → worker   header | parameters, in segments (where they have changed and do not lie in memory)
+
+A header is a record of NumPy's, made of the annotations.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from enum import IntEnum
+from functools import cache
+from typing import Any, NamedTuple, get_type_hints
 
-NONE_LEFT = -1  # in a reply: this epoch has no unit of work left
+import numpy as np
+
+from npdp.autograd.tensor import Array
+from npdp.collectives.execute import SEGMENT_BYTES
+from npdp.comm.transport import Handle, Transport
+
+NONE_LEFT = -1  # in a reply: this pass has no work item left
 NOT_ASKED = -2
+ALL = -1  # rows of a PULL
+NOT_SAID = -1  # completed iterations
+AS_BEGUN = -1.0  # a learning rate: as it was when the model was wrapped, a schedule maybe
+
+
+class Kind(IntEnum):
+    """What a worker wants of a shard."""
+
+    PUSH = 0  # brings a gradient; waits for new parameters
+    START = 1  # begins a pass; waits until it may, for parameters no staler than allowed
+    PULL = 2  # waits for the newest parameters, all or some rows
+    STATUS = 3  # only says whether it is at work; not answered
+    LEAVE = 4  # will send nothing more; waits for the shard's report
 
 
 class Request(NamedTuple):
-    """Asks for the next unit of a loader's pass over the data, which has `units`; `parts` of them make a batch."""
+    """Asks for the next work item of a loader's pass over the data, which has `items`; `parts` of them make a batch.
 
-    loader: int
-    epoch: int
-    units: int
-    parts: int
-
-
-class Unit(NamedTuple):
-    """A piece of work: part `number` of the pass `epoch` of a loader. Without a loader (-1): the worker's own count."""
-
-    loader: int
-    epoch: int
-    number: int
-
-
-class Push(NamedTuple):
-    """A worker's gradient of a unit of work; it waits for new parameters.
-
-    Attributes:
-        worker: its number.
-        sequence: of its messages.
-        unit: what the gradient was computed from.
-        version: that of the parameters it was computed on.
-        samples: how many it was computed from.
-        batch_samples: those of the whole batch, of which this is a part; with staleness 0 the gradient is weighted by
-            its part of it, else it is the mean over its own samples.
-        lr: the worker's learning rate; None: a schedule, which the server keeps.
-        unused: which of the group's parameters have no gradient, by index; they have zeros instead.
-        request: the next unit is asked for.
-        rows: of a sparse parameter, how many the gradient has.
-        completed: iterations that the worker has completed, with this one; the same number to all shards.
-        collectives: how many collectives of the workers it has come to; counted with staleness 0.
+    Without parts: for nothing.
     """
 
-    worker: int
-    sequence: int
-    unit: Unit
-    version: int
-    samples: int
-    batch_samples: int
-    lr: float | None = None
-    unused: tuple[int, ...] = ()
-    request: Request | None = None
-    rows: int = 0
-    completed: int = 0
-    collectives: int = 0
+    loader: int = -1
+    epoch: int = 0
+    items: int = 0
+    parts: int = 0
 
 
-class Start(NamedTuple):
-    """A worker begins to work, with the first unit of an epoch say; it waits for parameters no staler than allowed.
+class WorkItem(NamedTuple):
+    """Part `number` of a loader's pass over the data. Without a loader (-1): the worker's own count."""
 
-    Attributes:
-        completed: at how many iterations it begins; None: the shard that hands out says where, in its reply.
-    """
-
-    worker: int
-    sequence: int
-    version: int
-    request: Request | None = None
-    completed: int | None = None
+    loader: int = -1
+    epoch: int = 0
+    number: int = 0
 
 
-class Idle(NamedTuple):
-    """A worker has nothing to do for now: nobody need wait for it. Not answered.
+class Message(NamedTuple):
+    """A worker's message to a shard."""
 
-    Attributes:
-        collectives: with staleness 0, how many it has come to, with the one in which it waits for all others.
-    """
-
-    worker: int
-    sequence: int
-    collectives: int = 0
-
-
-class Resume(NamedTuple):
-    """A worker is back at work after it was idle within an iteration. Not answered."""
-
-    worker: int
-    sequence: int
-    completed: int
-
-
-class Pull(NamedTuple):
-    """A worker wants the newest parameters, to look at; it waits for them."""
-
-    worker: int
-    sequence: int
-    version: int
-
-
-class Fetch(NamedTuple):
-    """A worker wants some rows of a sparse parameter, which a forward is about to read; it waits for them.
-
-    Attributes:
-        rows: how many.
-        training: whether a gradient will come of it; else they are looked at only.
-    """
-
-    worker: int
-    sequence: int
-    version: int
-    rows: int = 0
-    training: bool = True
-
-
-class Leave(NamedTuple):
-    """A worker will send nothing more; it waits for a last answer."""
-
-    worker: int
-    sequence: int
-
-
-Message = Push | Start | Idle | Resume | Pull | Fetch | Leave
+    kind: int
+    worker: int  # its number
+    active: bool = True  # at work: others may have to wait for it; else it is between passes, or in a collective
+    completed: int = NOT_SAID  # iterations, with this one; where not said, the shard says it, in its reply
+    collectives: int = 0  # of the workers, to which it has come, with the one in which it is
+    shard: int = 0  # which of its server's
+    version: int = 0  # of the shard's parameters, that the worker has
+    request: Request = Request()  # for the next work item
+    item: WorkItem = WorkItem()  # what a gradient was computed from
+    samples: int = 0  # how many it was computed from
+    lr: float = AS_BEGUN  # the worker's learning rate
+    unused: int = 0  # how many parameters have no gradient; they have zeros instead, and their indices follow
+    rows: int = ALL  # of a sparse parameter, how many are pushed, or wanted; their numbers follow
+    training: bool = False  # whether a gradient will come of what is pulled; else it is looked at only
 
 
 class Reply(NamedTuple):
-    """What a worker waits for: the version there is now, and the unit it asked for.
-
-    Parameters travel along where this version is not `held`, the one that the worker has. `completed` is the
-    worker's, as this shard counts it.
-    """
+    """What a worker waits for."""
 
     worker: int
-    version: int
-    held: int
-    unit: int = NOT_ASKED
-    pulled: bool = False  # the answer to Pull
-    last: bool = False  # the answer to Leave
-    completed: int = 0
+    version: int  # that there is now; parameters travel along where it is not the one that the worker has
+    held: int  # that one
+    number: int = NOT_ASKED  # of the work item that it gets, or NONE_LEFT
+    completed: int = 0  # the worker's iterations, as this shard counts them
 
     @property
     def changed(self) -> bool:
         return self.version != self.held
+
+
+@cache
+def _record(kind: Any) -> tuple[np.dtype[Any], list[Any]]:
+    """Return the type of a named tuple as a record, its fields in their order, and the fields' own types."""
+    types = get_type_hints(kind)
+    fields = [(name, _record(field)[0] if issubclass(field, tuple) else field) for name, field in types.items()]
+    return np.dtype(fields), list(types.values())
+
+
+def new_header(kind: type) -> Array:
+    """Return memory for the header of a `Message` or a `Reply`."""
+    return np.zeros(_record(kind)[0].itemsize, np.uint8)
+
+
+def encode(message: Message | Reply) -> Array:
+    """Return the header of a message, or of a reply."""
+    kind: Any = type(message)
+    return np.array([message], _record(kind)[0]).view(np.uint8)
+
+
+def decode(kind: type, header: Array) -> Any:
+    """Return the message, or the reply, that a header holds."""
+    record, types = _record(kind)
+    values = zip(types, header.view(record).item())
+    return kind(*(field(*value) if isinstance(value, tuple) else value for field, value in values))
+
+
+def send(transport: Transport, array: Array, peer: int) -> list[Handle]:
+    """Begin to send an array in segments."""
+    return [transport.send(segment, peer) for segment in _segments(array)]
+
+
+def receive(transport: Transport, array: Array, peer: int) -> None:
+    """Receive an array in segments, in place."""
+    for handle in [transport.receive(segment, peer) for segment in _segments(array)]:
+        transport.wait(handle)
+
+
+def _segments(array: Array) -> Iterator[Array]:
+    length = max(1, SEGMENT_BYTES // array.itemsize)
+    return (array[start : start + length] for start in range(0, array.size, length))

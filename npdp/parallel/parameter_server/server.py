@@ -3,93 +3,118 @@
     for reply in server.handle(message):
         ...
 
+                   applied                                      a worker goes on
+    Synchronous    when all have pushed, in worker order        with the update
+    Bounded        on arrival                                   when it is at most s iterations ahead of the slowest
+                                                                (s = inf: at once)
+
 Whoever drives it (service.py; a test) carries messages and replies. A message is either answered at once or kept until
 its worker may go on; an answer shows a whole version of the shard, never half an update: that of the moment at which
-it is yielded, for one message may lead to several updates. The same message once more gets the same answer and does
-nothing else.
+it is yielded, for one message may lead to several updates. Where work is assigned, a worker that has none says
+that it is not active, and nobody waits for it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from npdp.parallel.parameter_server.ledger import Ledger
-from npdp.parallel.parameter_server.messages import (
-    NOT_ASKED,
-    Fetch,
-    Idle,
-    Leave,
-    Message,
-    Pull,
-    Push,
-    Reply,
-    Resume,
-    Start,
-    Unit,
-)
-from npdp.parallel.parameter_server.policies import Policy, WorkerState
-
-
-class Arrival(NamedTuple):
-    """A gradient that was applied."""
-
-    worker: int
-    unit: Unit
-    version: int
+from npdp.parallel.parameter_server.messages import NOT_ASKED, NOT_SAID, Kind, Message, Reply
+from npdp.parallel.parameter_server.work import AppliedSet, WorkPool
 
 
 @dataclass
-class Statistics:
-    """What a shard has done.
+class WorkerState:
+    """What a shard knows of a worker."""
 
-    Attributes:
-        staleness: staleness -> number of pushes that were applied so; version applied to minus version computed on.
-        pushes, samples: applied, and what they were computed from.
-        dropped: pushes that came too late to be applied.
-        unused_samples: those of batches that were finished without their gradient.
+    completed: int = 0  # iterations, the same on all shards: else two workers might wait for each other crosswise
+    active: bool = True  # whether it is at work, so that others may have to wait for it; so from the beginning
+    left: bool = False  # for good
+    collectives: int = 0  # to which it has come, with the one in which it was when last it said so
+    waiting: Message | None = None  # for an answer to this
+    push: Message | None = None  # the same, while it is a push that is still to be applied
+
+
+Workers = list[WorkerState]
+
+
+def slowest(workers: Workers) -> float:
+    """Return how many iterations the slowest that is active has completed; inf where none is."""
+    return min((worker.completed for worker in workers if worker.active), default=math.inf)
+
+
+class Policy:
+    """Base: when a gradient is applied, and who may go on; see the table above."""
+
+    log: Sequence[tuple[int, ...]] = ()  # of what was applied, where it is kept
+
+    def next_update(self, version: int, workers: Workers) -> list[Message]:
+        """Return the pushes that make the next version, in this order; [] while there are not enough."""
+        raise NotImplementedError
+
+    def may_go_on(self, message: Message, version: int, workers: Workers) -> bool:
+        """Return whether a worker gets this version to compute on, in answer to a message that is dealt with."""
+        return True
+
+
+class Synchronous(Policy):
+    """Staleness 0: each update is made of one push of every worker, added in worker order."""
+
+    def next_update(self, version: int, workers: Workers) -> list[Message]:
+        pushes = [worker.push for worker in workers if worker.push is not None]
+        if len(pushes) == len(workers):
+            return pushes
+        for push in pushes:
+            _require_all_to_come(push, workers)
+        return []
+
+
+def _require_all_to_come(push: Message, workers: Workers) -> None:
+    """Raise RuntimeError where a worker has left, or waits in a collective for one that waits here for its push."""
+    taken = f"while worker {push.worker} {{}}: with staleness 0 all workers take the same number of steps"
+    for number, worker in enumerate(workers):
+        if worker.left:
+            raise RuntimeError(f"worker {number} has left {taken.format('goes on')}")
+        if worker.push is None and push.collectives < worker.collectives:
+            where = "is in a collective, such as synchronize(),"
+            raise RuntimeError(f"worker {number} {where} {taken.format('takes a step')} between two collectives")
+
+
+class Bounded(Policy):
+    """Each push is applied on arrival; a worker may start while it is at most `staleness` ahead of the slowest.
+
+    The staleness of what is applied is then at most (workers - 1) (2 staleness + 1).
     """
 
-    staleness: Counter[int] = field(default_factory=Counter)
-    pushes: int = 0
-    samples: int = 0
-    dropped: int = 0
-    unused_samples: int = 0
+    def __init__(self, staleness: float) -> None:
+        self._staleness = staleness
+
+    def next_update(self, version: int, workers: Workers) -> list[Message]:
+        return [worker.push for worker in workers if worker.push is not None][:1]
+
+    def may_go_on(self, message: Message, version: int, workers: Workers) -> bool:
+        ahead = workers[message.worker].completed - slowest(workers)
+        return message.kind == Kind.PULL or ahead <= self._staleness
 
 
 class Server:
     """One shard.
 
     Args:
-        workers: how many there are.
-        policy: when gradients are applied and who may go on.
         apply: carries out an update from some workers' gradients, in the given order: the next version.
-        is_first: whether it is the first of all shards, which hands out the units of work.
-        records: whether it keeps the order of arrivals.
-
-    Attributes:
-        version: number of updates so far.
-        statistics: what it has done.
-        arrivals: of each gradient applied, in this order, where it records.
+        pool: assigns work, where workers ask this shard for it.
     """
 
     def __init__(
-        self,
-        workers: int,
-        policy: Policy,
-        apply: Callable[[list[Push]], None],
-        is_first: bool = True,
-        records: bool = False,
+        self, workers: int, policy: Policy, apply: Callable[[list[Message]], None], pool: WorkPool | None = None
     ) -> None:
-        self.version = 0
-        self.arrivals: list[Arrival] = []
-        self._is_first, self._records = is_first, records
-        self.statistics = Statistics()
+        self.version = self.samples = 0  # updates so far, and what they were computed from
+        self.staleness: Counter[int] = Counter()  # of pushes: version applied to minus version computed on
         self.workers = [WorkerState() for _ in range(workers)]
-        self._policy, self._apply = policy, apply
-        self._ledger = Ledger()
+        self.policy, self._apply, self._pool = policy, apply, pool
+        self._applied = AppliedSet()
 
     def handle(self, message: Message) -> Iterator[Reply]:
         """Take a message; yield what may be answered now, to whomever. All of it has to be taken.
@@ -97,94 +122,55 @@ class Server:
         Raises:
             RuntimeError: the workers do not do the same thing, and would wait for ever.
         """
-        worker = self.workers[message.worker]
-        if message.sequence <= worker.sequence:
-            yield from self._again(worker, message)
-            return
-        worker.sequence, worker.answer = message.sequence, None
-        if isinstance(message, (Idle, Leave)):
-            worker.active, worker.left = False, isinstance(message, Leave)
-            worker.collectives = message.collectives if isinstance(message, Idle) else 0
-        elif isinstance(message, (Push, Start, Resume)):
-            self._policy.activate(message.worker, message.completed, self.workers)
-        worker.waiting = None if isinstance(message, (Idle, Resume)) else message
-        if isinstance(message, Push) and not self._comes_too_late(message):
-            self._policy.take(message)
-        yield from self._go_on()
-
-    @property
-    def waiting(self) -> list[int]:
-        """The workers that wait for an answer."""
-        return [number for number, worker in enumerate(self.workers) if worker.waiting is not None]
-
-    def _again(self, worker: WorkerState, message: Message) -> list[Reply]:
-        """Answer the last message once more, with the parameters that there are now; forget what is older."""
-        if message.sequence < worker.sequence or worker.answer is None:
-            return []
-        return [worker.answer._replace(version=self.version)]
-
-    def _go_on(self) -> Iterator[Reply]:
-        """Apply what may be applied, and answer who may be answered, until nothing more can be done."""
-        progress = True
-        while progress:
-            pushes = self._policy.next_update(self.version, self.workers)
+        self._take(message)
+        while True:
+            pushes = self.policy.next_update(self.version, self.workers)
             if pushes:
                 self._update(pushes)
-            progress = bool(pushes)
-            for reply in self._answers():
-                progress = True
-                yield reply
+            number = next(filter(self._may_be_answered, range(len(self.workers))), None)
+            if number is not None:
+                yield self._answer(number)  # which may let another worker go on
+            elif not pushes:
+                return
 
-    def _update(self, pushes: list[Push]) -> None:
+    def _take(self, message: Message) -> None:
+        """Note what a message says of its worker."""
+        worker = self.workers[message.worker]
+        if message.completed != NOT_SAID:
+            worker.completed = message.completed
+        elif not worker.active and slowest(self.workers) < math.inf:  # it comes back level with others, holding up none
+            worker.completed = max(worker.completed, int(slowest(self.workers)))
+        worker.active, worker.collectives = message.active, message.collectives
+        worker.left = message.kind == Kind.LEAVE
+        worker.waiting = None if message.kind == Kind.STATUS else message
+        if message.kind == Kind.PUSH and message.item not in self._applied:
+            worker.push = message
+        if message.kind == Kind.PUSH and self._pool is not None:
+            self._pool.pushed(message)
+        elif worker.left and self._pool is not None:
+            self._pool.left(message.worker)
+
+    def _update(self, pushes: list[Message]) -> None:
         self._apply(pushes)
-        statistics = self.statistics
         for push in pushes:
-            statistics.staleness[self.version - push.version] += 1
-            statistics.samples += push.samples
-            if self._records:
-                self.arrivals.append(Arrival(push.worker, push.unit, push.version))
-            if not self._policy.whole_batches:  # there the version tells what comes too late
-                self._ledger.add(push)
-        statistics.pushes += len(pushes)
-        if self._policy.whole_batches:
-            statistics.unused_samples += pushes[0].batch_samples - sum(push.samples for push in pushes)
+            self.workers[push.worker].push = None
+            self._applied.add(push)
+            self.staleness[self.version - push.version] += 1
+            self.samples += push.samples
         self.version += 1
 
-    def _answers(self) -> Iterator[Reply]:
-        """Answer all that may be; an answer may let another worker go on."""
-        while (number := next(filter(self._let_go, self.waiting), None)) is not None:
-            yield self._answer(number)
-
-    def _let_go(self, number: int) -> bool:
-        """Let a worker have its answer, if it may; return whether it does."""
-        message = self.workers[number].waiting
-        if isinstance(message, (Pull, Leave)):
-            return True
-        if isinstance(message, Fetch):
-            return not message.training or self._policy.let_fetch(number, self.version)
-        assert isinstance(message, (Push, Start))
-        if isinstance(message, Push) and self._policy.holds(message):
+    def _may_be_answered(self, number: int) -> bool:
+        worker = self.workers[number]
+        if worker.push is not None or worker.waiting is None:
             return False
-        return self._policy.let_go(number, message, self.version, self.workers)
+        return worker.left or self.policy.may_go_on(worker.waiting, self.version, self.workers)
 
     def _answer(self, number: int) -> Reply:
         worker = self.workers[number]
         message, worker.waiting = worker.waiting, None
-        if isinstance(message, Leave):
-            worker.answer = Reply(number, self.version, self.version, last=True)
-            return worker.answer
-        assert isinstance(message, (Push, Start, Pull, Fetch))
-        unit = NOT_ASKED
-        if isinstance(message, (Push, Start)) and message.request is not None and self._is_first:
-            unit = self._policy.hand_out(number, message.request, self.workers)
-        pulled = isinstance(message, Pull)
-        worker.answer = Reply(number, self.version, message.version, unit, pulled, completed=worker.completed)
-        return worker.answer
-
-    def _comes_too_late(self, push: Push) -> bool:
-        """Return whether a push is not to be applied: its unit was already, or its batch is finished; then counted."""
-        if push in self._ledger:
-            return True
-        late = self._policy.whole_batches and push.version != self.version
-        self.statistics.dropped += late
-        return late
+        assert message is not None
+        assigned = NOT_ASKED
+        if message.request.parts and self._pool is not None:
+            assigned = self._pool.assign(number, message.request)
+        held = self.version if worker.left else message.version
+        return Reply(number, self.version, held, assigned, worker.completed)

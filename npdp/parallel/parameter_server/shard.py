@@ -3,192 +3,167 @@
     worker 0's gradient  |....[shard]....|  ┐
     worker 1's gradient  |....[shard]....|  ┼ added in this order → optimiser → data |....[shard]....|
 
-A worker has a `RemoteDense` of it. Of a sparse parameter only the rows travel that a worker has touched: see rows.py.
+    ranks share memory             a push brings    an answer brings
+    no, or there is no room        the gradient     the parameters
+    yes, staleness 0               nothing          nothing: all have the same parameters, and wait for an update
+    yes, else                      nothing          nothing: the server wrote them to the worker's, which may compute
+
+A server has a `DenseShard` of each parameter group; a worker a `RemoteDense` of each server's. Of a sparse parameter
+only the rows travel that a worker has touched: rows.py has the same for these.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp.autograd.tensor import Array
+from npdp.collectives.communicator import Communicator
 from npdp.kernels import Sum
+from npdp.kernels.memory import allocate
+from npdp.nn.parameter import FlatParameters
 from npdp.optim.groups import ParameterGroup, Span, within
 from npdp.optim.optimizer import Optimizer
-from npdp.parallel.parameter_server.layout import COPIED, SENT, Layout
-from npdp.parallel.parameter_server.messages import Message, Push, Reply
+from npdp.parallel.parameter_server.messages import AS_BEGUN, Kind, Message, Reply
 
-Receive = Callable[[Array], None]  # fills an array with what a worker sends next
-
-
-class Outgoing(NamedTuple):
-    """A worker's message to a shard, what follows it, and the bytes of a gradient that it moves, wherever they lie."""
-
-    message: Message
-    following: Sequence[Array] = ()
-    pushed_bytes: int = 0
+Receive = Callable[[Array], object]  # fills an array with what the other side sends next
 
 
-class Shard(Protocol):
-    """What a server has of one shard."""
+class Roles(NamedTuple):
+    """Which rank is what.
 
-    def take(self, message: Message, receive: Receive) -> None:
-        """Receive what follows a message."""
+        mpirun -n 4, servers=1     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2    rank 3  server 0
+        mpirun -n 3, servers=0     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2
+                                           server 0            server 1            server 2    (a thread each)
+    """
 
-    def apply(self, pushes: Sequence[Push]) -> None:
-        """Update from these workers' gradients, added in this order."""
+    rank: int  # this one
+    workers: int  # how many: the first ranks
+    servers: range  # the rank of each
 
-    def answer(self, reply: Reply) -> Iterator[Array]:
-        """Yield what follows a reply; it may be the parameters themselves, which must not change before it is sent."""
+    @property
+    def server(self) -> int | None:
+        """The number of the server that this rank is, or None."""
+        return self.servers.index(self.rank) if self.rank in self.servers else None
 
 
 class Rate:
-    """The learning rate of a shard's updates.
+    """The learning rate of a shard's updates, of which so many make an iteration where a push does not say it.
 
-    Args:
-        optimizer: the user's; copied, so that a worker on the same rank may have it too.
-        settings: of the parameter group; copied likewise.
-        pushes: how many make an iteration, where a push does not say it.
-        damped: whether an update's learning rate is divided by 1 + its staleness.
-        in_step: whether all workers make each update together, so that they are to have the same learning rate.
+    It is divided by 1 + the update's staleness where it is damped.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, settings: dict[str, Any], pushes: int, damped: bool, in_step: bool
-    ) -> None:
-        self.optimizer, self.settings = copy.copy(optimizer), dict(settings)
+    def __init__(self, optimizer: Optimizer, settings: dict[str, Any], pushes: int, damped: bool) -> None:
+        self.optimizer, self.settings = copy.copy(optimizer), dict(settings)  # a worker here may have them
         self._first_iteration, self._lr = optimizer.iteration, settings["lr"]
-        self._pushes, self._damped, self._in_step = pushes, damped, in_step
+        self._pushes, self._damped = pushes, damped
 
-    def set(self, pushed: Sequence[Push], version: int) -> None:
-        """Set the optimiser's learning rate for an update of this version.
-
-        Raises:
-            RuntimeError: workers have set other learning rates.
-        """
-        optimizer, push = self.optimizer, pushed[0]
-        if self._in_step and len({other.lr for other in pushed}) > 1:
-            rates = ", ".join(f"worker {p.worker} {'its schedule' if p.lr is None else f'{p.lr:g}'}" for p in pushed)
+    def set(self, pushed: Sequence[Message], version: int) -> None:
+        """Set the learning rate for an update of this version; RuntimeError where pushes do not agree on it."""
+        optimizer, settings, push = self.optimizer, self.settings, pushed[0]
+        if len({other.lr for other in pushed}) > 1:
+            named = [(p.worker, "its schedule" if p.lr == AS_BEGUN else f"{p.lr:g}") for p in pushed]
+            rates = ", ".join(f"worker {worker} {lr}" for worker, lr in named)
             raise RuntimeError(f"parameter server: workers have other learning rates in the same step: {rates}")
-        pushes = self._pushes if self._pushes == 1 or push.request is None else push.request.parts
+        pushes = self._pushes if self._pushes == 1 else push.request.parts or self._pushes
         optimizer.iteration = self._first_iteration + version // pushes
-        self.settings["lr"] = self._lr if push.lr is None else push.lr
+        settings["lr"] = self._lr if push.lr == AS_BEGUN else push.lr
         if self._damped and version > push.version:
-            self.settings["lr"] = optimizer.lr_of(self.settings) / (1 + version - push.version)
+            settings["lr"] = optimizer.lr_of(settings) / (1 + version - push.version)
 
 
-def missing_weight(pushes: Sequence[Push], workers: int) -> float:
-    """Return by what a sum of weighted gradients is to be multiplied where some workers' are missing, else 1."""
-    if len(pushes) == workers:
-        return 1.0
-    samples = sum(push.samples for push in pushes)
-    return pushes[0].batch_samples / samples if samples else 1.0
+class Layout:
+    """Address layout of some flat arrays; collective. Parameters move, and are read-only from then on."""
+
+    def __init__(self, flat: FlatParameters, world: Communicator, roles: Roles, synchronous: bool) -> None:
+        self.flat, self.roles = flat, roles
+        gradients = world.memory.everyones(flat.grad)
+        parameters = None
+        if gradients is not None and not synchronous:
+            parameters = one_for_each(world, flat.data.size, flat.dtype)
+        elif gradients is not None and (once := world.shared_once(flat.data.size, flat.dtype)) is not None:
+            parameters = [once] * world.world_size
+        self.in_memory = parameters is not None  # else gradients and parameters are sent
+        flat.move_data(flat.data if parameters is None else parameters[world.rank], writeable=False)
+        world.barrier()
+        self.own = slice(0, 0) if roles.server is None else self.range_of(roles.server)  # what this rank serves
+        self.data = flat.data[self.own]  # what it updates: for all optimisers the same, as an answer is all of it
+        if roles.rank < roles.workers and not (self.in_memory and synchronous):  # this rank's own are a worker's
+            self.data = _copied(self.data)
+        if gradients is not None and parameters is not None:  # where each worker's gradient is after a push, ...
+            self.gradients = [gradient[self.own] for gradient in gradients[: roles.workers]]
+            self.copies = [] if synchronous else [each[self.own] for each in parameters[: roles.workers]]  # its own
+        else:
+            self.gradients, self.copies = [_copied(self.data) for _ in range(roles.workers)], []
+
+    def range_of(self, server: int) -> slice:
+        """Return the range of a server's shard: equal in bytes, in whole cache lines."""
+        return slice(*self.flat.part_in_lines(len(self.roles.servers), server))
+
+
+def _copied(array: Array) -> Array:
+    copied = allocate(array.size, array.dtype)
+    copied[:] = array
+    return copied
+
+
+def one_for_each(world: Communicator, count: int, dtype: np.dtype[Any]) -> list[Array] | None:
+    """Return an array of each rank, in memory that all map; None where they share none; collective."""
+    mine = world.shared_empty(count, dtype)
+    everyones = world.memory.everyones(mine)
+    if everyones is not None:
+        everyones[world.rank] = mine  # who holds it holds the memory
+    return everyones
 
 
 class DenseShard:
-    """A range of a group: its parameters, the optimiser's state for them, and every worker's gradient.
+    """A range of a group: its parameters, the optimiser's state for them, and every worker's gradient."""
 
-    Args:
-        rate: the optimiser with its learning rate.
-        group: its parameters and state.
-        layout: where its arrays lie.
-        whole_batches: whether an update is made of all workers' gradients, each weighted by its part of the batch.
-    """
-
-    def __init__(self, rate: Rate, group: ParameterGroup, layout: Layout, whole_batches: bool) -> None:
-        self.start, self.stop = layout.own_range
-        self.data, self.gradients, self._copies = layout.data, layout.gradients_in(), layout.copies()
-        self.version = 0
-        self._rate, self._layout, self._whole_batches = rate, layout, whole_batches
-        self._group = _range_of(group, self.start, self.stop, self.data)
+    def __init__(self, rate: Rate, group: ParameterGroup, layout: Layout) -> None:
+        self._rate, self._layout, self._group = rate, layout, _part_of(group, layout)
         self._group.settings = rate.settings
-        self._sums: dict[tuple[int, ...], Sum] = {}
+        self._unused: list[set[int]] = [set() for _ in layout.gradients]
+        self._sum = Sum(layout.gradients)
 
     def take(self, message: Message, receive: Receive) -> None:
-        if isinstance(message, Push) and self._layout.gradients is SENT:
-            receive(self.gradients[message.worker])
+        """Receive what follows a message."""
+        if message.kind == Kind.PUSH:
+            unused = np.empty(message.unused, np.int64)
+            receive(unused)
+            self._unused[message.worker] = set(unused.tolist())
+            if not self._layout.in_memory:
+                receive(self._layout.gradients[message.worker])
 
-    def apply(self, pushes: Sequence[Push]) -> None:
-        self._rate.set(pushes, self.version)
-        grad = self._gradient(pushes)
-        everywhere_unused = set.intersection(*(set(push.unused) for push in pushes))
+    def apply(self, pushes: Sequence[Message], version: int) -> None:
+        """Update this version from these workers' gradients, added in this order."""
+        self._rate.set(pushes, version)
+        start, stop = self._layout.own.start, self._layout.own.stop
+        grad = self._sum if len(pushes) > 1 else self._layout.gradients[pushes[0].worker]
+        everywhere_unused = set.intersection(*(self._unused[push.worker] for push in pushes))
         used = [index for index in range(len(self._group.numbers)) if index not in everywhere_unused]
-        for span in within(self._group.next_spans_of(used), self.start, self.stop):
-            mine = span._replace(start=span.start - self.start, stop=span.stop - self.start)
-            whole = mine.start == 0 and mine.stop == self.data.size
+        for span in within(self._group.next_spans_of(used), start, stop):
+            mine = span._replace(start=span.start - start, stop=span.stop - start)
+            whole = mine.start == 0 and mine.stop == stop - start
             self._rate.optimizer.update(self._group, mine, grad if whole else _cut(grad, mine))
-        self.version += 1
 
     def answer(self, reply: Reply) -> Iterator[Array]:
-        if not reply.changed:
-            return
-        if self._layout.parameters is SENT:
-            yield self.data
-        elif self._layout.parameters is COPIED:
-            np.copyto(self._copies[reply.worker], self.data)
-
-    def _gradient(self, pushes: Sequence[Push]) -> Array | Sum:
-        workers = tuple(push.worker for push in pushes)
-        if not self._whole_batches:
-            return self.gradients[workers[0]]
-        if workers not in self._sums:
-            self._sums[workers] = Sum([self.gradients[worker] for worker in workers])
-        total = self._sums[workers]
-        weight = missing_weight(pushes, len(self.gradients))
-        if weight == 1:
-            return total
-        summed: Array = np.sum(total.arrays, axis=0)
-        summed *= summed.dtype.type(weight)
-        return summed
+        """Yield what follows a reply; it may be the parameters themselves, which must not change before it is sent."""
+        if reply.changed and not self._layout.in_memory:
+            yield self._layout.data
+        elif reply.changed and self._layout.copies:
+            np.copyto(self._layout.copies[reply.worker], self._layout.data)
 
 
-class RemoteDense:
-    """Such a shard, as a worker sees it.
-
-    Args:
-        server: the server's number.
-        layout: where its arrays lie.
-
-    Attributes:
-        rank, number: its server's rank, and which of that server's shards it is.
-        gradient, parameters: (count,) this worker's range of its flat arrays.
-        version, seen: that of the parameters that this worker has.
-    """
-
-    def __init__(self, rank: int, number: int, server: int, layout: Layout) -> None:
-        self.rank, self.number, self._layout = rank, number, layout
-        start, stop = layout.range_of(server)
-        self.gradient, self.parameters = layout.flat.grad[start:stop], layout.flat.data[start:stop]
-        self.version = 0
-
-    @property
-    def seen(self) -> int:
-        return self.version
-
-    def push(self, message: Push) -> Outgoing:
-        """Return a push of this shard's gradient."""
-        return Outgoing(message, [self.gradient] if self._layout.gradients is SENT else [], self.gradient.nbytes)
-
-    def take(self, message: Message, reply: Reply, receive: Receive) -> int:
-        """Receive what follows a reply; return the bytes of parameters that have changed, wherever they lie."""
-        self.version = reply.version
-        if not reply.changed:
-            return 0
-        if self._layout.parameters is SENT:
-            receive(self.parameters)
-        return self.parameters.nbytes
-
-
-def _range_of(group: ParameterGroup, start: int, stop: int, data: Array) -> ParameterGroup:
+def _part_of(group: ParameterGroup, layout: Layout) -> ParameterGroup:
     """Return a group whose arrays begin with the shard: its state is that of this range alone."""
     mine = copy.copy(group)
     mine.flat = copy.copy(group.flat)
-    mine.flat.data = data
+    mine.flat.data = layout.data
     mine.steps = list(group.steps)
-    mine.move_state({name: values[start:stop] for name, values in group.state.items()})
+    mine.move_state({name: values[layout.own] for name, values in group.state.items()})
     return mine
 
 
@@ -196,3 +171,36 @@ def _cut(grad: Array | Sum, span: Span) -> Array | Sum:
     if isinstance(grad, Sum):
         return Sum([array[span.start : span.stop] for array in grad.arrays])
     return grad[span.start : span.stop]
+
+
+class RemoteDense:
+    """A server's shard of a group, as a worker sees it.
+
+    Attributes:
+        rank, number: the server's rank, and which of its shards it is.
+        version: that of the parameters which this worker computes on.
+    """
+
+    def __init__(self, number: int, server: int, layout: Layout) -> None:
+        self.rank, self.number, self.version = layout.roles.servers[server], number, 0
+        where, self._in_memory = layout.range_of(server), layout.in_memory
+        self._gradient, self._parameters = layout.flat.grad[where], layout.flat.data[where]
+
+    def outgoing(self, message: Message, content: Any) -> tuple[Message, list[Array]]:
+        """Return a message as it goes to this shard, and what follows.
+
+        Args:
+            content: of a push, the indices of parameters that have no gradient.
+        """
+        message = message._replace(shard=self.number, version=self.version)
+        if message.kind != Kind.PUSH:
+            return message, []
+        unused = np.array(content, np.int64)
+        return message._replace(unused=unused.size), [unused] if self._in_memory else [unused, self._gradient]
+
+    def take(self, message: Message, reply: Reply, receive: Receive) -> int:
+        """Receive what follows a reply; return the bytes of parameters that have changed, wherever they lie."""
+        self.version = reply.version
+        if reply.changed and not self._in_memory:
+            receive(self._parameters)
+        return self._parameters.nbytes if reply.changed else 0

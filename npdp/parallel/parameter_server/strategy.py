@@ -1,24 +1,35 @@
-"""What the user says: how many servers, and how stale a gradient may be."""
+"""The strategy `ParameterServer`: how many servers, how stale a gradient may be, and how a rank is put together.
+
+    all ranks   where gradients and parameters lie; the lines between ranks
+    a server    its shards: it serves until all workers have left, and leaves the program
+    a worker    the other ends of all shards: it goes on in a world of workers
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from npdp.arguments import require_number, whole
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter
-from npdp.parallel.exchange import Exchange
-from npdp.parallel.parameter_server.arrivals import Replayed
-from npdp.parallel.parameter_server.assembly import take_up
-from npdp.parallel.parameter_server.policies import Policy, policy_for
-from npdp.parallel.parameter_server.server import Arrival
-from npdp.parallel.strategy import require_not_exchanged
+from npdp.optim.groups import ParameterGroup
+from npdp.optim.optimizer import Optimizer
+from npdp.parallel.agreement import require_same_optimizers
+from npdp.parallel.parameter_server.client import Client, Lines
+from npdp.parallel.parameter_server.rows import Lanes, RemoteRows, RowShard
+from npdp.parallel.parameter_server.server import Bounded, Policy, Synchronous
+from npdp.parallel.parameter_server.service import Logic, Service
+from npdp.parallel.parameter_server.shard import DenseShard, Layout, Rate, RemoteDense, Roles
+from npdp.parallel.parameter_server.update_log import Logged, Replayed, Update
+from npdp.parallel.parameter_server.work import WorkPool
+from npdp.parallel.parameter_server.worker import Key, Shards, Worker, settings_by
+from npdp.parallel.world import become
 
 
-@dataclass(frozen=True)
-class ParameterServer:
+@dataclass(eq=False)
+class ParameterServer(Worker):
     """Servers own the parameters: `nn.DataParallel(model, strategy=ParameterServer(servers=1, staleness=2))`.
 
     Ranks in order are workers, then servers. On a server rank making the wrapped model serves the workers until they
@@ -29,78 +40,101 @@ class ParameterServer:
         servers: how many ranks are servers; 0: every rank is worker and server of a shard.
         staleness: 0: synchronous, the same update as all-reduce. s >= 1: a worker may be s iterations ahead of the
             slowest. math.inf: asynchronous.
-        backup_workers: with staleness 0 and one server, so many workers of each batch are not waited for; their
-            gradients are dropped.
         damped: divide an update's learning rate by 1 + its staleness.
-        record: keep the order of arrivals, for a replay.
-        replay: arrivals of a recorded run, a list a shard, to be repeated.
+        record: keep the update log, for a replay.
+        replay: the log of a recorded run, a list a shard, to be repeated.
     """
 
     servers: int = 1
     staleness: float = 0
-    backup_workers: int = 0
     damped: bool = False
     record: bool = False
-    replay: tuple[tuple[Arrival, ...], ...] = field(default=(), repr=False)  # long
-
-    update = "server"
+    replay: tuple[tuple[Update, ...], ...] = field(default=(), repr=False)  # long
 
     def __post_init__(self) -> None:
         whole(self.servers, "ParameterServer: servers must be 0, 1, 2, ...", 0)
-        whole(self.backup_workers, "ParameterServer: backup_workers must be 0, 1, 2, ...", 0)
         require_number(self.staleness, "ParameterServer: staleness must be 0, 1, 2, ... or inf")
         if not (self.staleness >= 0 and (self.staleness == math.inf or self.staleness == int(self.staleness))):
             raise ValueError(f"ParameterServer: staleness must be 0, 1, 2, ... or inf, got {self.staleness}")
-        if self.backup_workers and self.staleness:
-            raise ValueError(f"ParameterServer: backup_workers go with staleness 0, got staleness {self.staleness}")
-        if self.backup_workers and self.servers != 1:
-            others = f"got {self.servers} servers, of which each would drop other gradients"
-            raise ValueError(f"ParameterServer: backup_workers go with one server, {others}")
+        self.synchronous = self.staleness == 0
 
     def workers(self, ranks: int) -> int:
-        """Return how many of so many ranks are workers.
-
-        Raises:
-            ValueError: fewer than one, or not more than backup workers.
-        """
+        """Return how many of so many ranks are workers; raise ValueError where it is none."""
         workers = ranks - self.servers
         if workers < 1:
             raise ValueError(
                 f"a parameter server with {self.servers} server{'s' * (self.servers != 1)} on {ranks} "
                 f"rank{'s' * (ranks != 1)} leaves {max(0, workers)} workers: wanted at least 1"
             )
-        if self.backup_workers >= workers:
-            backups = self.backup_workers
-            raise ValueError(
-                f"{backups} backup worker{'s' * (backups != 1)} of {workers} worker{'s' * (workers != 1)} "
-                f"leave{'s' * (backups == 1)} nobody to wait for"
-            )
         return workers
 
-    def require_free(self, parameters: Sequence[Parameter]) -> None:
-        require_not_exchanged(parameters)
+    def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
+        """Begin to work, or serve and leave the program (SystemExit); collective.
 
-    def exchange(self, parameters: list[Parameter], world: Communicator) -> Exchange:
-        """Take up this rank's role; on a server rank it ends in SystemExit; collective."""
-        return take_up(self, parameters, world)
-
-    @property
-    def whole_batches(self) -> bool:
-        """Whether an update is one of a whole batch, of which each worker has a part."""
-        return self.staleness == 0
-
-    @property
-    def in_step(self) -> bool:
-        """Whether all workers make each update together, and wait for it; else work is handed out on demand."""
-        return self.whole_batches and not self.backup_workers
-
-    def policy(self, workers: int, shard: int, fetched: bool) -> Policy:
-        """Return what a shard goes by.
-
-        Args:
-            shard: its number: all servers' shards of the first group come first, then those of the second, ...
-            fetched: whether it is one of a sparse parameter.
+        The communicator becomes the workers'.
         """
-        if self.replay:
-            return Replayed(self.replay[shard], workers, fetched)
-        return policy_for(workers, self.staleness, self.backup_workers)
+        if self.servers and communicator.reducers:
+            raise ValueError(
+                "ParameterServer: a model of this world was wrapped before, and its ranks would become servers: wrap "
+                "models that share servers as one module, or use servers=0"
+            )
+        super().attach(parameters, communicator)
+        workers = self.workers(communicator.world_size)
+        roles = Roles(communicator.rank, workers, range(workers if self.servers else 0, communicator.world_size))
+        optimizers = _optimizers_of(self)
+        require_same_optimizers(communicator, dict.fromkeys(optimizers.values()))  # servers update by theirs
+        layouts: dict[Any, Any] = {flat: Layout(flat, communicator, roles, self.synchronous) for flat in self.flats}
+        layouts.update((parameter, Lanes(parameter, communicator, roles)) for parameter in self.sparse_parameters)
+        ends = {key: layouts[key.flat if isinstance(key, ParameterGroup) else key] for key in optimizers}
+        lines, service = Lines(communicator), None
+        if roles.server is not None:
+            service = Service(*lines.for_a_thread(), workers, self._served(optimizers, ends, roles))
+            if self.servers:
+                service.serve()
+                raise SystemExit(0)
+        if self.servers:
+            communicator.narrow(lines.transport.subworld(range(workers)))
+            communicator.reducers = 1
+            become(communicator)
+        remote: Shards = {}
+        for number, (key, where) in enumerate(ends.items()):
+            kind = RemoteDense if isinstance(key, ParameterGroup) else RemoteRows
+            remote[key] = [kind(number, server, where) for server in range(len(roles.servers))]
+        self.begin_to_work(optimizers, remote, Client(communicator, *lines.for_a_thread()))
+        if service is not None:
+            communicator.closing.append(service.begin(lines.transport.fail).join)
+
+    def _served(self, optimizers: dict[Key, Optimizer], ends: dict[Key, Any], roles: Roles) -> list[Logic]:
+        """Return what this rank serves; what assigns work is the first shard's, by their numbers among all."""
+        shards: list[Logic] = []
+        for key, optimizer in optimizers.items():
+            among_all = len(shards) * len(roles.servers) + (roles.server or 0)
+            policy: Policy = Bounded(self.staleness) if self.staleness else Synchronous()
+            pool = WorkPool()
+            if self.replay:
+                policy = pool = Replayed(self.replay[among_all], roles.workers, isinstance(key, Parameter))
+            rate = Rate(optimizer, settings_by(optimizer, key), roles.workers if self.staleness else 1, self.damped)
+            kind: Any = DenseShard if isinstance(key, ParameterGroup) else RowShard
+            shard = kind(rate, key, ends[key])
+            shards.append((shard, Logged(policy) if self.record else policy, None if among_all else pool))
+        return shards
+
+
+def _optimizers_of(worker: Worker) -> dict[Key, Optimizer]:
+    """Return the optimiser of each group, in the order in which they were made, and of each sparse parameter."""
+    found: dict[Key, Optimizer] = {}
+    for flat in worker.flats:
+        alive = [optimizer for reference in flat.optimizers if (optimizer := reference()) is not None]
+        found.update((group, optimizer) for optimizer in alive for group in optimizer.groups if group.flat is flat)
+    for parameter in worker.sparse_parameters:
+        optimizer = parameter.optimizer() if parameter.optimizer is not None else None
+        if isinstance(optimizer, Optimizer):
+            found[parameter] = optimizer
+    groups = [key.parameters if isinstance(key, ParameterGroup) else [key] for key in found]
+    covered = {parameter for group in groups for parameter in group}
+    if without := sum(parameter.requires_grad and parameter not in covered for parameter in worker.parameters):
+        raise ValueError(
+            f"ParameterServer: {without} of the model's parameters have no optimiser: make it before the model is "
+            "wrapped, for servers need it too; or freeze them (requires_grad=False)"
+        )
+    return found

@@ -1,64 +1,69 @@
-"""What a worker is at: its unit of work, and how many iterations it has completed."""
+"""Work items: which are assigned to whom, and which are applied.
+
+    WorkPool     the first of all shards has it     each item of a pass to one worker
+    AppliedSet   every shard has one                each item applied once, whoever brings it
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from itertools import count
+from collections import deque
 
-from npdp.parallel.parameter_server.messages import NOT_ASKED, Reply, Request, Unit
+from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Request, WorkItem
 
 
-class Work:
-    """Units that were handed out, and how far this worker is.
+class WorkPool:
+    """The work items of all passes: assigns each to whichever worker asks next.
 
-    Attributes:
-        now: the unit that is being worked on, and the pass that it is of; None without npdp's loader.
-        completed: iterations; a step of each optimiser is one.
-        collectives: of all workers, that this one has come to; counted with staleness 0.
+    Last come those that workers had in hand, assigned and not pushed, when they left or went on to another pass.
     """
 
     def __init__(self) -> None:
-        self.now: tuple[Request, Unit] | None = None
-        self.completed = self.collectives = 0
-        self._handed_out: dict[Request, int] = {}  # units that came with an answer
-        self._pushed: dict[Hashable, Unit] = {}  # in this iteration, by what was pushed
-        self._own_numbers = count()
+        self._passes: dict[tuple[int, int], tuple[Request, deque[int]]] = {}  # and the numbers to be assigned
+        self._in_hand: dict[tuple[int, int], WorkItem] = {}  # (worker, loader) -> what it got last
 
-    @property
-    def part(self) -> int | None:
-        """Which part of its batch the unit is."""
-        return None if self.now is None else self.now[1].number % self.now[0].parts
+    def assign(self, worker: int, request: Request) -> int:
+        """Return the number of the work item that a worker gets, or NONE_LEFT."""
+        if request[:2] not in self._passes:
+            self._passes[request[:2]] = request, deque(range(request.items))
+        known, numbers = self._passes[request[:2]]
+        if known != request:
+            raise RuntimeError(
+                f"worker {worker} wants work of loader {request.loader} in {request.items} items, another worker did "
+                f"in {known.items}: their loaders differ; give one that not all have rank and world_size"
+            )
+        before = self._in_hand.pop((worker, request.loader), None)
+        if before is not None and before.epoch != request.epoch:  # else it has gone past it
+            self._take_back(before)
+        if not numbers:
+            return NONE_LEFT
+        self._in_hand[worker, request.loader] = WorkItem(*request[:2], numbers.popleft())
+        return self._in_hand[worker, request.loader].number
 
-    def next_of(self, request: Request, start: Callable[[Request], int]) -> int:
-        """Return the next unit of a pass: the one that came with the last answer, else what `start` gets."""
-        number = self._handed_out.pop(request, NOT_ASKED)
-        return start(request) if number == NOT_ASKED else number
+    def pushed(self, push: Message) -> None:
+        """Note that a worker has pushed what it had in hand."""
+        self._in_hand.pop((push.worker, push.item.loader), None)
 
-    def take(self, request: Request | None, reply: Reply) -> None:
-        """Keep the unit that came with an answer to a push."""
-        if reply.unit != NOT_ASKED and request is not None:
-            self._handed_out[request] = reply.unit
+    def left(self, worker: int) -> None:
+        """Take back what a worker that leaves has in hand."""
+        for key in [key for key in self._in_hand if key[0] == worker]:
+            self._take_back(self._in_hand.pop(key))
 
-    def end(self, request: Request, outer: tuple[Request, Unit] | None) -> None:
-        """A pass has ended, or was broken off; go on with the one around it."""
-        self._handed_out.pop(request, None)
-        self.now = outer
+    def _take_back(self, item: WorkItem) -> None:
+        self._passes[item[:2]][1].append(item.number)
 
-    def count_push(self, key: Hashable) -> tuple[Unit, Request | None]:
-        """Count a push; return what it is known by, and what it asks for.
 
-        A second step on the same unit, or one without npdp's loader, is known by a number of this worker's own.
+class AppliedSet:
+    """The work items that a shard has applied, but for workers' own."""
 
-        Args:
-            key: what is pushed: a group, a sparse parameter.
-        """
-        last = self._pushed.get(key)
-        if last is not None or not self._pushed:  # the first of an iteration
-            self.completed, self._pushed = self.completed + 1, {}
-        request, unit = self.now or (None, None)
-        if unit is not None and unit != last:
-            self._pushed[key] = unit
-            return unit, request
-        own = Unit(-1, 0, next(self._own_numbers))
-        self._pushed[key] = unit or own
-        return own, None
+    def __init__(self) -> None:
+        self._missing: dict[tuple[int, int], set[int]] = {}  # of each pass
+
+    def __contains__(self, item: WorkItem) -> bool:
+        return item[:2] in self._missing and item.number not in self._missing[item[:2]]
+
+    def add(self, push: Message) -> None:
+        """Note that a push was applied."""
+        loader, epoch, number = push.item
+        if loader >= 0 and (loader, epoch) not in self._missing:
+            self._missing[loader, epoch] = set(range(push.request.items))
+        self._missing.get((loader, epoch), set()).discard(number)

@@ -1,7 +1,7 @@
 """What a worker does: backward leaves its gradient, `step` pushes it and pulls the parameters that come of it.
 
-    loader   ── give me a unit ──▶ the server that hands out          (staleness not 0)
-    backward    the gradient of the unit, in this worker's flat arrays
+    loader   ── give me a work item ──▶ the shard that assigns         (staleness not 0)
+    backward    its gradient, in this worker's flat arrays
     step     ── push ──▶ every shard ── parameters ──▶                 one message there, one back
 
 Several backwards before a step add up, as everywhere; they are pushed together.
@@ -10,291 +10,255 @@ Several backwards before a step add up, as everywhere; they are pushed together.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import Any
 
 import numpy as np
 
-from npdp.autograd import Batch, is_grad_enabled
+from npdp.autograd import is_grad_enabled
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import WorldEnded
+from npdp.data.sampler import this_rank
 from npdp.nn.parameter import Parameter
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
-from npdp.parallel.at_step import ExchangeAtStep, move_in, require_not_replaced
-from npdp.parallel.parameter_server import arrivals
-from npdp.parallel.parameter_server.client import Client, Make, RemoteShard, S
-from npdp.parallel.parameter_server.messages import (
-    NONE_LEFT,
-    Fetch,
-    Idle,
-    Leave,
-    Pull,
-    Push,
-    Reply,
-    Request,
-    Resume,
-    Start,
-    Unit,
-)
-from npdp.parallel.parameter_server.rows import RemoteRows
-from npdp.parallel.parameter_server.server import Arrival
-from npdp.parallel.parameter_server.settings import Settings, group_of
-from npdp.parallel.parameter_server.shard import Outgoing, RemoteDense
-from npdp.parallel.parameter_server.work import Work
-from npdp.parallel.weight import SampleCount, weight_within_part
+from npdp.parallel.agreement import settings_of
+from npdp.parallel.at_step import AtStep, move_in, require_not_replaced
+from npdp.parallel.consistency import Consistency
+from npdp.parallel.parameter_server import messages, update_log
+from npdp.parallel.parameter_server.client import Client, RemoteShard
+from npdp.parallel.parameter_server.messages import NONE_LEFT, Kind, Message, Reply, Request, WorkItem
+from npdp.parallel.samples import SampleCount, weight_within_part
 
-if TYPE_CHECKING:
-    from npdp.parallel.parameter_server.strategy import ParameterServer
-
+Key = ParameterGroup | Parameter  # what has shards: a parameter group, or a sparse parameter
+Shards = dict[Key, list[RemoteShard]]  # one a server
+STATE_ON_SERVERS = "under a parameter server the servers have it: load it before the model is wrapped"
 WHY_HIDDEN = (
     "under a parameter server the gradients of the workers meet on the servers, in optimizer.step(): "
     "there is no .grad to be looked at or clipped"
 )
 
 
-class ServerExchange(ExchangeAtStep):
-    """A worker's gradients, and the way to the shards.
+class Worker(AtStep):
+    """A worker's gradients, and the way to the shards; `ParameterServer` is one, with the settings.
 
-    Args:
-        parameters: to be trained.
-        world: of all ranks, workers first; when `begin_to_work` is called it has been narrowed to these.
-        strategy: what the user wants.
+    It is attached to all ranks, of which the workers are left before `begin_to_work`. With staleness 0 all make each
+    update together; else work is assigned on demand.
     """
 
-    def __init__(self, parameters: list[Parameter], world: Communicator, strategy: ParameterServer) -> None:
-        super().__init__(parameters, world, WHY_HIDDEN)
-        self.in_step, self._whole_batches = strategy.in_step, strategy.whole_batches
-        self._work = Work()
+    update = "server"
+    why_hidden = WHY_HIDDEN
+    takes_rows = True
+    algorithm = "parameter_server"
+    is_current = True
+    staleness: float
+
+    def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
+        super().attach(parameters, communicator)
+        self._consistency = Consistency(communicator, self.synchronous)
+        self._now: tuple[Request, WorkItem] | None = None  # what is worked on; None without npdp's loader
+        self._assigned: dict[Request, int] = {}  # numbers that came with an answer to a push
+        self._pushed: dict[Hashable, WorkItem] = {}  # in this iteration, by group or sparse parameter
+        self._own_numbers = count()  # of pushes
+        self._completed = self._collectives = 0  # iterations, in each of which each optimiser steps once
         self._samples = SampleCount()  # of what has been pushed last, or will be next
-        self._is_idle = False
-        self._keeps_up = self._whole_batches and not self.sparse_parameters  # each step ends with the newest parameters
-        self._is_current = True
-        self._left = False
+        self._active, self._left = True, False
+        self._pushed_bytes = 0  # of gradients, wherever they lay
+        self._keeps_up = self.synchronous and not self.sparse_parameters  # each step ends with the newest parameters
 
-    def begin_to_work(
-        self,
-        groups: dict[ParameterGroup, list[RemoteDense]],
-        rows: dict[Parameter, list[RemoteRows]],
-        optimizers: dict[ParameterGroup | Parameter, Optimizer],
-        client: Client,
-    ) -> None:
-        """Take up the work, as one of the workers.
-
-        Args:
-            groups: of each group, a shard a server.
-            rows: of each sparse parameter, the same.
-            optimizers: whose each of them is.
-            client: the way to the shards.
-        """
-        self._groups, self._rows, self._client = groups, rows, client
+    def begin_to_work(self, optimizers: dict[Key, Optimizer], shards: Shards, client: Client) -> None:
+        """Take up the work, as one of the workers, with what the optimisers have."""
+        self._optimizers, self._shards, self._client = optimizers, shards, client
+        self._all_shards = [shard for some in shards.values() for shard in some]
+        groups = {key: settings_by(optimizer, key) for key, optimizer in optimizers.items()}
+        self._known = {key: (group["lr"], settings_of(optimizers[key], group)) for key, group in groups.items()}
         for flat in self.flats:
-            flat.state_elsewhere = "under a parameter server the servers have it: load it before the model is wrapped"
-        self._by_key: list[Sequence[RemoteShard]] = [*groups.values(), *rows.values()]
-        self._all_shards = list(chain(*self._by_key))
-        for parameter in rows:
+            flat.state_elsewhere = STATE_ON_SERVERS
+        for parameter in self.sparse_parameters:
             parameter.fetch, parameter.row_updater = partial(self.fetch, parameter), self.step_rows
             parameter.data = parameter.data_buffer = parameter.data.view()
             parameter.data.flags.writeable = False  # the shards have the array itself, for what they get
-        self._optimizers = optimizers
-        self._settings = {key: Settings(optimizer, group_of(optimizer, key)) for key, optimizer in optimizers.items()}
+        self.communicator.closing.append(self.leave)
+        if self.staleness < math.inf:
+            self.communicator.around.append(self.in_collective)
+        if not self.synchronous:
+            this_rank.hand_out = self.work_items
 
     # What the engine calls
-    def begin(self, batch: Batch | None, alone: bool) -> float:
-        weight = super().begin(batch, alone)
+    def begin(self, counted: float | None, alone: bool) -> float:
+        weight, batch = super().begin(counted, alone), self.loss_weight.batch
         self._samples.begin(self.parameters)
-        if batch is not None and batch.parts == self.world.world_size:
+        if batch is not None and batch.parts == self.communicator.world_size:
             self._samples.add(batch)
-            part = self._work.part
-            if part is not None and not self._whole_batches:
-                return weight_within_part(batch, part)
-        return weight if self._whole_batches else 1.0
+            if self._now is not None:
+                request, item = self._now
+                return weight_within_part(batch, item.number % request.parts)
+        return weight if self.synchronous else 1.0
 
     # What the optimiser calls
-    def _step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
-        unused = tuple(move_in(group))
+    def step_on(self, optimizer: Optimizer, group: ParameterGroup) -> None:
+        unused = move_in(group)
         for index in unused:
             group.parameters[index].grad_buffer[...] = 0  # type: ignore[index]
-        self._push(optimizer, group, self._groups.get(group, []), RemoteDense.push, unused)
-        for index, parameter in enumerate(group.parameters):
-            if index in unused:
-                parameter.version[0] += 1  # others may have used it
+        self._push(optimizer, group, unused, group.flat.grad.nbytes)
+        for index in unused:
+            group.parameters[index].version[0] += 1  # others may have used it
 
     def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
         """Push the rows of a sparse parameter, in place of the optimiser's own update."""
         require_not_replaced(parameter)
-        shards = self._rows[parameter]
-        self._push(optimizer, parameter, shards, lambda shard, message: shard.push(message, gradient))
+        self._push(optimizer, parameter, gradient, gradient.rows.nbytes + gradient.values.nbytes)
 
-    def _push(
-        self,
-        optimizer: Optimizer,
-        key: ParameterGroup | Parameter,
-        shards: Sequence[S],
-        push: Callable[[S, Push], Outgoing],
-        unused: tuple[int, ...] = (),
-    ) -> None:
+    def _push(self, optimizer: Optimizer, key: Key, content: Any, nbytes: int) -> None:
         if self._optimizers.get(key) is not optimizer:
             raise RuntimeError(
                 "parameter server: servers do not have this optimiser: it was made after the model was wrapped, or "
                 "another has its sparse parameter; make one of each parameter, before"
             )
-        settings = self._settings[key]
-        settings.require_unchanged()
+        lr = self._changed_lr(optimizer, key)
         self._samples.mark_used()
-        self._is_idle = False
-        self._is_current = self._keeps_up
-        unit, request = self._work.count_push(key)
-        rank, samples, lr = self.world.rank, (self._samples.mine, self._samples.total), settings.changed_lr
-        counts = {"completed": self._work.completed, "collectives": self._work.collectives}
+        self._active, self.is_current = True, self._keeps_up
+        item, request = self._count_push(key)
+        work = {"item": item, "request": request, "samples": self._samples.mine, "lr": lr}
+        self._pushed_bytes += nbytes
+        for reply in self._ask(Kind.PUSH, self._shards[key], content, **work):
+            if reply.number != messages.NOT_ASKED:
+                self._assigned[request] = reply.number
+        if self.synchronous and key is next(iter(self._optimizers)) and self.communicator.world_size > 1:
+            # Now, as all workers have pushed: a server has better words for one that has left
+            self._consistency.count_exchange(self.loss_weight.batch)
 
-        def make(shard: S, sequence: int) -> Outgoing:
-            message = Push(rank, sequence, unit, shard.version, *samples, lr, unused, request, **counts)
-            return push(shard, message)
+    def _count_push(self, key: Key) -> tuple[WorkItem, Request]:
+        """Count a push; return what it is known by, and what it asks for.
 
-        for reply in self._ask(shards, make):
-            self._work.take(request, reply)
-        if self.in_step and key is next(iter(self._optimizers)) and self.world.world_size > 1:
-            self._count_exchange()  # now, as all workers have pushed: a server has better words for one that has left
+        A second step on the same item, or one without npdp's loader, is known by a number of this worker's own.
+        """
+        last = self._pushed.get(key)
+        if last is not None or not self._pushed:  # the first of an iteration
+            self._completed, self._pushed = self._completed + 1, {}
+        own = WorkItem(number=next(self._own_numbers))
+        request, item = self._now or (Request(), own)
+        self._pushed[key] = item
+        return (own, Request()) if item == last else (item, request)
+
+    def _changed_lr(self, optimizer: Optimizer, key: Key) -> float:
+        """Return the learning rate that the user has set, or AS_BEGUN; RuntimeError where anything else changed."""
+        (lr, known), group = self._known[key], settings_by(optimizer, key)
+        for name, value in settings_of(optimizer, group).items():
+            if value != known[name]:
+                raise RuntimeError(
+                    f"parameter server: {name} of the optimiser was {known[name]} when the model was wrapped and "
+                    f"is {value} now; servers have the old one. Only lr may change"
+                )
+        return messages.AS_BEGUN if group["lr"] is lr and callable(lr) else float(optimizer.lr_of(group))
 
     # What a layer calls
     def fetch(self, parameter: Parameter, rows: Rows) -> None:
         """Fill in these rows of a sparse parameter, sorted and each once."""
-        if self._left:
-            return  # all of it was pulled
-        rank, training = self.world.rank, is_grad_enabled()
-
-        def fetch(shard: RemoteRows, sequence: int) -> Outgoing:
-            return shard.fetch(Fetch(rank, sequence, shard.version, training=training), rows)
-
-        self._ask(self._rows[parameter], fetch)
+        if not self._left:  # else all of it was pulled
+            self._ask(Kind.PULL, self._shards[parameter], rows, training=is_grad_enabled())
 
     # What the loader calls
-    def units(self, loader: int, epoch: int, units: int, parts: int) -> Iterator[int]:
-        """Yield the units of work that this worker is given in a pass over the data."""
-        request = Request(loader, epoch, units, parts)
-        outer = self._work.now  # of a pass within which this one is made
+    def work_items(self, loader: int, epoch: int, items: int, parts: int) -> Iterator[int]:
+        """Yield the numbers of the work items that this worker is given in a pass over the data."""
+        request, outer = Request(loader, epoch, items, parts), self._now  # of a pass within which this one is made
         try:
-            while (number := self._work.next_of(request, self._start)) != NONE_LEFT:
-                self._work.now = request, Unit(loader, epoch, number)
+            while (number := self._next_of(request)) != NONE_LEFT:
+                self._now = request, WorkItem(loader, epoch, number)
                 yield number
         finally:
-            self._work.end(request, outer)
+            self._assigned.pop(request, None)
+            self._now = outer
             if not self._left and outer is None:
                 with contextlib.suppress(WorldEnded):
-                    self._idle()
+                    self._tell(active=False)
 
-    def _start(self, request: Request) -> int:
-        """Begin to work on a pass: return the first unit, with parameters no staler than allowed."""
-        self._is_idle = False
+    def _next_of(self, request: Request) -> int:
+        """Return the next number of a pass: what came with the last answer; else wait until it may begin."""
+        if request in self._assigned:
+            return self._assigned.pop(request)
+        self._active = True
         if is_grad_enabled():  # others train in this pass, though there may be nothing left for this one
-            self._is_current = self._keeps_up
-        rank, (first, *others) = self.world.rank, self._all_shards
-        (reply,) = self._ask([first], lambda shard, sequence: Outgoing(Start(rank, sequence, shard.version, request)))
-        completed = self._work.completed = reply.completed  # with the others it begins level, too
-        for shard in others if reply.unit != NONE_LEFT else ():
-            self._ask([shard], lambda s, sequence: Outgoing(Start(rank, sequence, s.version, request, completed)))
-        return reply.unit
+            self.is_current = self._keeps_up
+        first, *others = self._all_shards
+        (reply,) = self._ask(Kind.START, [first], request=request, completed=messages.NOT_SAID)
+        self._completed = reply.completed  # with the others it begins level, too
+        for shard in others if reply.number != NONE_LEFT else ():
+            self._ask(Kind.START, [shard], request=request)
+        return reply.number
 
+    # What a collective calls
     @contextlib.contextmanager
-    def idle_meanwhile(self) -> Iterator[None]:
-        """Within, nobody waits for this worker, which waits for all: a collective."""
-        if self._left or self._is_idle:
+    def in_collective(self) -> Iterator[None]:
+        """Within, nobody waits for this worker, which waits for all; servers know to how many it has come."""
+        self._collectives += 1
+        if self._left:
             yield
             return
-        self._idle()
+        active = self._active
+        self._tell(active=False)
         yield
-        self._is_idle = False
-        rank, completed = self.world.rank, self._work.completed
-        self._client.tell(self._all_shards, lambda _, sequence: Outgoing(Resume(rank, sequence, completed)))
+        if active:
+            self._tell(active=True)
 
-    @contextlib.contextmanager
-    def counted_meanwhile(self) -> Iterator[None]:
-        """Within, servers know that this worker, which waits for all in a collective, pushes nothing."""
-        self._work.collectives += 1
-        if not self._left:
-            self._idle()
-        yield
-
-    def _idle(self) -> None:
-        self._is_idle = True
-        rank, collectives = self.world.rank, self._work.collectives
-        self._client.tell(self._all_shards, lambda _, sequence: Outgoing(Idle(rank, sequence, collectives)))
+    def _tell(self, active: bool) -> None:
+        self._active = active
+        self._client.tell(self._all_shards, self._message(Kind.STATUS))
 
     # What the program calls
-    @property
-    def algorithm(self) -> str:
-        return "parameter_server"
-
     def updates(self, optimizer: Optimizer) -> int:
         return self._all_shards[0].version
 
     def synchronize(self) -> None:
         """Give every worker the newest parameters, the same; collective over the workers."""
-        rank = self.world.rank
-        self._idle()
-        self.world.barrier()  # everybody's gradients are applied
-        self._ask_all(lambda shard, sequence: Outgoing(Pull(rank, sequence, shard.seen)))
-        self.world.barrier()  # nobody pushes before everybody has them
-        self._is_current = True
-
-    @property
-    def is_current(self) -> bool:
-        return self._is_current
+        self._tell(active=False)
+        self.communicator.barrier()  # everybody's gradients are applied
+        for shards in self._shards.values():  # a server has one message of this worker at a time
+            self._ask(Kind.PULL, shards)
+        self.communicator.barrier()  # nobody pushes before everybody has them
+        self.is_current = True
 
     def leave(self) -> None:
         """Tell the servers that nothing more will come; they end when all workers have."""
         if not self._left:
-            self._left = True
-            rank = self.world.rank
-            self._ask_all(lambda _, sequence: Outgoing(Leave(rank, sequence)))
+            self._left, self._active = True, False
+            for shard in self._all_shards:  # in their order, as the reports come
+                self._ask(Kind.LEAVE, [shard])
 
     def end_training(self) -> dict[str, Any]:
         """Leave the servers; return what they and the workers have done; collective over the workers."""
         self.leave()
-        first = self._reports()[0]  # the shard's that hands out; each unit was pushed to all
-        moved = np.array([self._client.pushed_bytes, self._client.pulled_bytes], np.int64)
-        self.world.allreduce(moved, algorithm="tree")
+        first = self._client.reports[0]  # each item was pushed to all shards
+        moved = np.array([self._pushed_bytes, self._client.pulled_bytes], np.int64)
+        self.communicator.allreduce(moved, algorithm="tree")
         return {
             "iterations": first["version"],
             "samples_seen": first["samples"],
-            "pushes": first["pushes"],
+            "pushes": sum(count for _, count in first["staleness"]),
             "staleness_histogram": {str(staleness): count for staleness, count in first["staleness"]},
-            "dropped_pushes": first["dropped"],
-            "unused_samples": first["unused_samples"],
             "pushed_bytes": int(moved[0]),
             "pulled_bytes": int(moved[1]),
-            "server_peak_memory_bytes": max(report["peak_memory_bytes"] for report in self._reports()),
+            "server_peak_memory_bytes": max(report["peak_memory_bytes"] for report in self._client.reports),
         }
 
-    @property
-    def arrivals(self) -> list[list[Arrival]]:
-        """Every shard's, once this worker has left."""
-        return [
-            [Arrival(worker, Unit(*unit), version) for worker, *unit, version in report["arrivals"]]
-            for report in self._reports()
-        ]
-
     def save_arrivals(self, path: str, run: dict[str, Any]) -> None:
-        arrivals.save(path, self.arrivals, run)
+        update_log.save(path, self._client.reports, run)
 
     # How it does it
-    def _reports(self) -> list[dict[str, Any]]:
-        return [self._client.reports[shard.rank, shard.number] for shard in self._all_shards]
+    def _message(self, kind: Kind, **fields: Any) -> Message:
+        now = {"active": self._active, "completed": self._completed, "collectives": self._collectives}
+        return Message(kind, self.communicator.rank, **{**now, **fields})
 
-    def _ask_all(self, make: Make[RemoteShard]) -> None:
-        """Ask all shards, one group after the other: a server has one message of this worker at a time."""
-        for shards in self._by_key:
-            self._ask(shards, make)
-
-    def _ask(self, shards: Sequence[S], make: Make[S]) -> list[Reply]:
-        client = self._client
-        spent_s, wait_s = client.spent_s, client.wait_s
-        replies = client.ask(shards, make)
-        self.world.clock.other_s += client.spent_s - spent_s
-        self.world.transport.wait_s += client.wait_s - wait_s
-        self.exchanged_bytes = client.pushed_bytes + client.pulled_bytes
+    def _ask(self, kind: Kind, shards: Sequence[RemoteShard], content: Any = None, **fields: Any) -> list[Reply]:
+        replies = self._client.ask(shards, self._message(kind, **fields), content)
+        self.exchanged_bytes = self._pushed_bytes + self._client.pulled_bytes
         return replies
+
+
+def settings_by(optimizer: Optimizer, key: Key) -> dict[str, Any]:
+    """Return the user's parameter group by which a `ParameterGroup`, or a sparse parameter, is updated."""
+    return key.settings if isinstance(key, ParameterGroup) else optimizer.sparse_parameters[key]

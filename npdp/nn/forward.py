@@ -1,0 +1,39 @@
+"""The forward that a model is in: by it, a dropout knows which rows of the global batch it masks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Samples(NamedTuple):
+    """Samples of a global batch that a forward is about: `count` of them, from `first` on.
+
+    `shared` says that other ranks have the others.
+    """
+
+    iteration: int
+    first: int
+    count: int  # type: ignore[assignment]  # not the method of tuples
+    shared: bool = False
+
+
+def samples_of(batch: Any) -> Samples | None:
+    """Return the samples of a part of a batch, as the loader's tensors have one (data/batch.py); None of None."""
+    return batch and Samples(batch.iteration, batch.first_row, batch.count, batch.parts > 1)
+
+
+class Forward:
+    """Counts the forwards of a model.
+
+    Attributes:
+        samples: what this one is about; None: nobody says, all rows of an input are samples.
+        number: how many forwards there were before this one.
+    """
+
+    def __init__(self) -> None:
+        self.samples: Samples | None = None
+        self.number = -1
+
+    def begin(self, samples: Samples | None = None) -> None:
+        """Count a forward, about these samples."""
+        self.samples, self.number = samples, self.number + 1

@@ -1,0 +1,138 @@
+"""How much a rank's loss counts in the global one: by the samples of its forward, n_r of N."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npdp.autograd.engine import LOST, SUMMED
+from npdp.data.batch import Batch
+from npdp.data.sampler import this_rank
+from npdp.nn.parameter import Parameter
+from npdp.partition import part
+
+if TYPE_CHECKING:
+    from npdp.collectives.communicator import Communicator
+
+IS_A_SUM = (
+    'reduction="sum" cannot be used under DataParallel: the loss of each rank is taken as the mean over its samples, '
+    "and weighed by their number; use the mean, or scale the learning rate"
+)
+COUNT_IS_LOST = (
+    "backward: a loss with weight or ignore_index counts by itself what it is the mean over, and this was computed "
+    "from it: call backward() on the loss itself, the gradients of several add up"
+)
+COUNTS_DIFFER = (
+    "backward: since the last one the model was called with {} and with {} samples of {} and {}, which weigh "
+    "differently: give each forward its own backward, and evaluate under no_grad()"
+)
+NO_COUNT = "backward: the model was called in eval() with arrays, which are not counted there; call train() first"
+COUNTED_IN_PARTS = (
+    "backward: with accumulate, a loss with weight or ignore_index cannot know what the other micro-batches will count"
+)
+
+
+class LossWeight:
+    """Remembers what the last forward was about, for the backward to come.
+
+    Attributes:
+        batch: the samples of the last forward; None where nobody has said.
+    """
+
+    def __init__(self, communicator: Communicator, synchronous: bool) -> None:
+        self._communicator, self._synchronous = communicator, synchronous
+        self.batch: Batch | None = None
+        self.pending = False  # a forward was noted, and no backward has come since
+        self._refusal: str | None = None
+
+    def note(self, batch: Batch) -> None:
+        """A forward that is to be trained on: it has these samples."""
+        before = self.batch
+        if self.pending and before is not None and before.weight != batch.weight:
+            counts = before.count, batch.count, before.global_count, batch.global_count
+            self._refusal = COUNTS_DIFFER.format(*counts)
+        elif not self.pending:
+            self._refusal = None
+        self.batch, self.pending = batch, True
+
+    def note_uncounted(self) -> None:
+        """A forward whose samples nobody has counted; it does not matter unless backward follows."""
+        if not self.pending:
+            self._refusal = NO_COUNT
+
+    def of_backward(self, counted: float | None) -> float:
+        """Return the weight of a loss, n_r / N, or where nothing says how many samples, one in P.
+
+        Args:
+            counted: what the loss itself says that it is the mean over; see `Reducer.begin`.
+
+        Raises:
+            ValueError: the loss is a sum, or of forwards that weigh differently.
+        """
+        alone, refusal = self._communicator.world_size == 1, self._refusal
+        self.pending, self._refusal = False, None
+        batch = self.batch if self.batch is not None else this_rank.batch
+        if counted in (SUMMED, LOST):
+            raise ValueError(IS_A_SUM if counted == SUMMED else COUNT_IS_LOST)
+        if counted is not None and not (alone and this_rank.pieces == 1):
+            return self._of_counted(counted)
+        if refusal is not None and not alone:
+            raise ValueError(refusal)
+        if batch is None or batch.parts != self._communicator.world_size:
+            return 1 / self._communicator.world_size
+        return batch.weight
+
+    def _of_counted(self, counted: float) -> float:
+        """Return the part of what all ranks have counted; collective."""
+        if this_rank.pieces > 1:
+            raise ValueError(COUNTED_IN_PARTS)
+        if not self._synchronous:
+            return 1 / self._communicator.world_size
+        total = np.array([counted])
+        self._communicator.allreduce(total, algorithm="auto")
+        return counted / total.item() if total.item() else 0.0
+
+
+def weight_within_part(batch: Batch, number: int) -> float:
+    """Return the weight of a micro-batch in the mean over part `number` of its batch: 1 where it is the whole part."""
+    start, stop = part(batch.global_count, batch.parts, number)
+    return batch.count / (stop - start) if stop > start else 0.0
+
+
+class SampleCount:
+    """Counts the samples behind this rank's gradients; a batch that several losses were computed from counts once.
+
+    Attributes:
+        mine: this rank's.
+        total: those of the whole batches, of which it had its part, in one micro-batch or several.
+    """
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.mine = self.total = 0
+        self._used = False
+        self._iteration: int | None = None
+        self._batches: list[Batch] = []
+
+    def begin(self, parameters: Iterable[Parameter]) -> None:
+        """A backward begins: count anew where gradients have been used, or thrown away, since the last one."""
+        if self._used or all(parameter.raw_grad is None for parameter in parameters):
+            self._clear()
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch, which has been cut for the ranks, or a micro-batch of it."""
+        if any(counted is batch for counted in self._batches):
+            return
+        self._batches.append(batch)
+        self.mine += batch.count
+        if batch.iteration != self._iteration:  # else another micro-batch of the same part
+            self._iteration = batch.iteration
+            self.total += batch.global_count
+
+    def mark_used(self) -> None:
+        """Note that the gradients have been used, by one optimiser or several."""
+        self._used = True

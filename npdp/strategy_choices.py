@@ -1,0 +1,50 @@
+"""What `--strategy` may be: one table, by which a flag becomes a way to train, and a new one takes a line.
+
+It imports neither NumPy nor MPI, as flags are read before these are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+_ON_EACH_RANK = "updates on each rank: --update is for --strategy allreduce"
+
+
+class Choice(NamedTuple):
+    """One of the strategies.
+
+    Attributes:
+        made_by: `module:name`, of a class of strategies, or of a function of (flags, world, what is trained) that
+            returns one (strategies.py).
+        help: what it does.
+        flags: its own flags, and what each is where not given.
+        excludes: other flags, and why they do not go together with it.
+    """
+
+    made_by: str
+    help: str
+    flags: Mapping[str, Any] = MappingProxyType({})
+    excludes: Mapping[str, str] = MappingProxyType({"update": _ON_EACH_RANK})
+
+
+_SERVER_FLAGS = {
+    "servers": 1,
+    "staleness": 0.0,
+    "staleness_lr": "constant",
+    "record_arrivals": None,
+    "replay_arrivals": None,
+}
+_ON_SERVERS = {
+    "update": "updates on the servers: --update is for --strategy allreduce",
+    "clip_norm": "adds gradients up on the servers, where --clip-norm cannot see them",
+}
+_LOCAL_FLAGS = {"local_iterations": 8, "outer_momentum": 0.0, "outer_learning_rate": 1.0}
+
+STRATEGIES = {
+    "allreduce": Choice("npdp.strategies:all_reduce", "every rank has the mean gradient", excludes={}),
+    "naive": Choice("npdp.parallel.naive:Naive", "the same, by one all-reduce a parameter after backward"),
+    "ps": Choice("npdp.strategies:parameter_server", "a parameter server", _SERVER_FLAGS, _ON_SERVERS),
+    "local-sgd": Choice("npdp.strategies:local_sgd", "parameters are averaged now and then", _LOCAL_FLAGS),
+}
