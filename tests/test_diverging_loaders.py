@@ -53,6 +53,18 @@ def test_ranks_whose_loaders_draw_other_batches_are_told_so(differs, kind):
         run(3, trains_on_a_loader, differs, *kind)
 
 
+def test_ranks_are_told_so_where_only_the_optimiser_is_wrapped():
+    def program():
+        model = nn.Linear(3, 2)
+        optimizer = npdp.DistributedOptimizer(optim.SGD(model.parameters()))
+        x = np.ones((12, 3), np.float32)
+        for inputs, labels in DataLoader(ArrayDataset(x, x[:, :2]), 4, shuffle=True, seed=npdp.rank()):
+            train_on(model, optimizer, inputs, labels, nn.MSELoss())
+
+    with pytest.raises(RuntimeError, match="loaders of the whole data, .* differ between ranks: rank 1 has seed 1"):
+        run(2, program)
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_that_have_a_shard_of_the_data_each_are_told_so(world_size):
     """As a sampler of PyTorch's gives it: they are as long, and each rank would train on a part of its part."""

@@ -216,7 +216,7 @@ def test_forwards_of_differing_counts_before_one_backward_are_refused():
     npdp.run_ranks(2, program)
 
 
-@pytest.mark.parametrize("looking", ["no_grad", "eval"])
+@pytest.mark.parametrize("looking", ["no_grad", "eval", "eval on what a loader gives"])
 def test_a_forward_that_looks_does_not_replace_the_count(looking):
     def gradient():
         rank, cut = npdp.rank(), CUT[npdp.world_size()]
@@ -229,7 +229,7 @@ def test_a_forward_that_looks_does_not_replace_the_count(looking):
                 model(X[:5])
         else:
             model.eval()
-            model(X[:5])
+            model(X[:5] if looking == "eval" else next(iter(DataLoader(ArrayDataset(X, Y), 7)))[0])
             model.train()
         loss.backward()
         return next(model.parameters()).grad.copy()

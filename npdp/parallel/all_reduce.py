@@ -83,8 +83,6 @@ class AllReduce(Strategy):
         return self.communicator.persistent_allreduce(buffer, number)
 
     def begin(self, counted: float | None, alone: bool) -> float:
-        if self._on_the_wire:
-            self.communicator.finish()  # what a backward that failed has begun
         weight = super().begin(counted, alone)
         self._next = 0
         # Two models behind one loss would mix their buckets in an order that depends on what a rank used: each then

@@ -38,12 +38,14 @@ class LossWeight:
     """Remembers what the last forward was about, for the backward to come.
 
     Attributes:
-        batch: the samples of the last forward; None where nobody has said.
+        batch: the samples of the last forward; where no DataParallel has told of one, those that a loader gave last
+            before a backward; None where nobody has said.
     """
 
     def __init__(self, communicator: Communicator, synchronous: bool) -> None:
         self._communicator, self._synchronous = communicator, synchronous
         self.batch: Batch | None = None
+        self._told = False  # of forwards
         self.pending = False  # a forward was noted, and no backward has come since
         self._refusal: str | None = None
 
@@ -55,7 +57,7 @@ class LossWeight:
             self._refusal = COUNTS_DIFFER.format(*counts)
         elif not self.pending:
             self._refusal = None
-        self.batch, self.pending = batch, True
+        self.batch, self.pending, self._told = batch, True, True
 
     def note_uncounted(self) -> None:
         """A forward whose samples nobody has counted; it does not matter unless backward follows."""
@@ -73,7 +75,7 @@ class LossWeight:
         """
         alone, refusal = self._communicator.world_size == 1, self._refusal
         self.pending, self._refusal = False, None
-        batch = self.batch if self.batch is not None else this_rank.batch
+        self.batch = batch = self.batch if self._told else this_rank.batch
         if counted in (SUMMED, LOST):
             raise ValueError(IS_A_SUM if counted == SUMMED else COUNT_IS_LOST)
         if counted is not None and not (alone and this_rank.pieces == 1):

@@ -19,10 +19,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from npdp.autograd import Tensor
-from npdp.autograd.rows import no_rows
 from npdp.nn.parameter import Parameter, lay_flat, row_gradient
 from npdp.parallel.replicas import require_apart
 from npdp.parallel.samples import LossWeight
@@ -104,21 +101,10 @@ class Strategy:
         weight = self.loss_weight.of_backward(counted)
         for parameter in self.sparse_parameters:
             row_gradient(parameter)  # on all ranks: an array is refused
-        if self.communicator.rank and not self.local:
-            self._leave_to_rank_0()
+        if self.communicator.rank and not self.local:  # what is global already stays on rank 0: the sum has it once
+            for parameter in self.parameters:
+                parameter.raw_grad = None
         return weight
-
-    def _leave_to_rank_0(self) -> None:
-        """Make zeros of gradients that are global already: rank 0 keeps them, so the next sum has them once."""
-        for parameter in self.parameters:
-            if parameter.raw_grad is None:
-                continue
-            if parameter.sparse:
-                parameter.raw_grad = no_rows(parameter.shape, parameter.dtype)  # type: ignore[assignment]
-            elif parameter.raw_grad is parameter.grad_buffer:
-                parameter.raw_grad.fill(0)
-            else:  # an array of the user's
-                parameter.raw_grad = np.zeros_like(parameter.data)
 
     def ready(self, parameter: Tensor) -> None:
         """The gradient of a parameter is complete, while backward goes on."""
@@ -138,7 +124,6 @@ class Strategy:
         """Backward has failed: there are no gradients."""
         for parameter in self.parameters:
             parameter.raw_grad = None
-        self.local = False
 
     def note_outsiders(self, leaves: list[Tensor]) -> None:
         """Warn, once, of parameters that no strategy has: a criterion's, say, or what was unfrozen or added late."""
