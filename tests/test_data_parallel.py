@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import (
     CLASSES,
+    HorovodStyle,
     Parallel,
     Plain,
     assert_as_on_one_rank,
@@ -141,8 +142,9 @@ def test_a_penalty_on_the_parameters_counts_once():
     assert_as_on_one_rank(program)
 
 
-def test_dropout_masks_the_same_rows_however_many_ranks_share_them():
-    assert_as_on_one_rank(lambda way: train(way, mlp(dropout=0.4), loader(5)))
+@pytest.mark.parametrize("way", [Parallel(), HorovodStyle()], ids=["the model wrapped", "the optimiser wrapped"])
+def test_dropout_masks_the_same_rows_however_many_ranks_share_them(way):
+    assert_as_on_one_rank(lambda way: train(way, mlp(dropout=0.4), loader(5)), way=way)
 
 
 @pytest.mark.parametrize(("batch_size", "pieces"), [(3, 1), (4, 1), (4, 2)])
