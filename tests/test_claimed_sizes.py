@@ -18,9 +18,6 @@ from hypothesis import strategies as st
 from npdp import saved_model, train, using
 from npdp.data.sources import load
 from npdp.errors import MESSAGE_CHARACTERS_MAX, InputError
-from npdp.parallel.parameter_server import arrivals
-from npdp.parallel.parameter_server.messages import Unit
-from npdp.parallel.parameter_server.server import Arrival
 
 MODEL = {"format": 1, "model": "softmax", "features": 4, "classes": 3, "hidden": [], "dtype": "float64"}
 SPARSE = {"indptr": np.array([0, 1, 3]), "indices": np.array([1, 0, 2]), "values": np.ones(3),
@@ -40,8 +37,6 @@ READERS: dict[str, tuple[Callable[[str], object], str, dict[str, np.ndarray], st
     "data set": (load, "d.npz", {"x": np.ones((3, 4)), "y": np.arange(3)}, "x"),
     "sparse data": (load, "s.npz", SPARSE, "values"),
     "samples": (predicted, "x.npz", {"x": np.ones((3, 4))}, "x"),
-    "update log": (lambda path: arrivals.load(path, {}), "a.npz", {
-        "run": np.frombuffer(b"{}", np.uint8), "shard0": np.zeros((5, 3), np.int32)}, "shard0"),
 }  # fmt: skip
 SHAPES = [(2**40,), (2**62,), (2**63,), (0, 2**62), (2**31, 2**31, 4), (3, 2**62), (2**40, 0), (-1,), (-3, -4),
           (True, 12), (1,) * 65]  # fmt: skip
@@ -186,9 +181,6 @@ def test_a_name_of_an_array_that_is_no_text_is_refused(reader, tmp_path):
 
 def written(folder: Path, reader: str, compressed: bool) -> bytes:
     _, _, arrays, _ = READERS[reader]
-    if reader == "update log":
-        arrivals.save(f"{folder}/a", [[Arrival(0, Unit(0, 0, n), n) for n in range(3)]], {})
-        return (folder / "a").read_bytes()
     (np.savez_compressed if compressed else np.savez)(folder / "a.npz", **arrays)
     return (folder / "a.npz").read_bytes()
 
