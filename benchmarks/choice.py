@@ -25,11 +25,11 @@ import flags
 import hosts
 from machine import RESULTS, clean_environment, keep
 
-from npdp import launch
+from npdp.app import launch
+from npdp.app.flag_parser import number
+from npdp.base.errors import InputError
 from npdp.bench.accuracy import NEAR
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.errors import InputError
-from npdp.flag_parser import number
 
 SIZES = "64,256,1K,4K,16K,64K,128K,256K,512K,1M,4M,16M"
 PLACES = {"one": "one host", "two": "two hosts"}

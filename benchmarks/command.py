@@ -59,7 +59,7 @@ def main() -> None:
     if arguments.torch_rank:
         torch_program()
         return
-    from npdp import launch
+    from npdp.app import launch
 
     ranks = str(arguments.ranks)
     commands = {

@@ -95,7 +95,7 @@ PROGRAMS = {"npdp": npdp_epochs, "npdp on 2 ranks": npdp_epochs, "torch": torch_
 
 def measure(who: str, folder: str) -> float:
     """Run a contender in processes of its own; return the seconds of its median epoch after the first."""
-    from npdp import launch
+    from npdp.app import launch
 
     threads = str(THREADS[who])
     ranks = [launch.find_mpirun(), "-n", "2"] if who.endswith("2 ranks") else []

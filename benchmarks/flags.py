@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from npdp import environment, flag_parser
+from npdp.app import flag_parser
+from npdp.app.flag_parser import POSITIVE_INT, flag_of, number, number_of_ranks
+from npdp.app.paths import require_writable
+from npdp.base import environment
+from npdp.base.errors import InputError
 from npdp.bench.sizes import parse_sizes
-from npdp.errors import InputError
-from npdp.flag_parser import POSITIVE_INT, flag_of, number, number_of_ranks
-from npdp.paths import require_writable
 
 ROUNDS, RANKS, SECONDS = POSITIVE_INT, number_of_ranks, number(float, lambda value: value > 0, "a number above 0")
 MORE_IS_AS_GOOD = ("rounds", "seconds")

@@ -89,7 +89,7 @@ def hosts(count: int, rate: str = RATE) -> Iterator[list[str]]:
 
 def mpirun_command(names: Sequence[str], ranks_per_host: int) -> tuple[list[str], dict[str, str]]:
     """Return what starts a program on so many ranks of each host: the command before it, variables to be added."""
-    from npdp import environment
+    from npdp.base import environment
 
     ranks = len(names) * ranks_per_host
     if ranks < 1:
@@ -108,7 +108,7 @@ def mpirun_command(names: Sequence[str], ranks_per_host: int) -> tuple[list[str]
 
 def run(names: Sequence[str], ranks_per_host: int, program: Sequence[str]) -> int:
     """Run a program on the hosts; return mpirun's exit code. An exception, Ctrl-C's too, ends the ranks."""
-    from npdp import launch
+    from npdp.app import launch
     from npdp.report import machine
 
     command, variables = mpirun_command(names, ranks_per_host)
@@ -130,7 +130,8 @@ def run(names: Sequence[str], ranks_per_host: int, program: Sequence[str]) -> in
 
 def _open_mpi(ranks: int) -> tuple[str, dict[str, str]]:
     """Return mpirun, and the settings with which it starts ranks through `_agent` and sends through the links."""
-    from npdp import errors, launch
+    from npdp.app import launch
+    from npdp.base import errors
 
     try:
         mpirun = launch.find_mpirun()

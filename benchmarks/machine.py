@@ -54,7 +54,7 @@ def clean_environment() -> dict[str, str]:
 
 def output_of(what: str, command: Sequence[str], ranks: int, **variables: str) -> str:
     """Run a command that starts so many ranks, with these variables; return what it prints."""
-    from npdp import launch
+    from npdp.app import launch
 
     environment = {**clean_environment(), **launch.settings(ranks), **variables}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

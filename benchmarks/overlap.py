@@ -17,9 +17,9 @@ from machine import keep
 
 import npdp
 from npdp import Tensor, nn, optim
+from npdp.base.errors import InputError
 from npdp.bench.models import LEARNING_RATE, batch, layers
 from npdp.data.batch import Batch, BatchTensor
-from npdp.errors import InputError
 from npdp.report.machine import STARTED_BY
 
 HOSTS = "python benchmarks/hosts.py run --hosts 2 --ranks-per-host 1 --rate 1gbit --"  # what is kept ran on these

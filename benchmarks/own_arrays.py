@@ -68,7 +68,7 @@ def program() -> None:
 
 def measure() -> dict[str, dict[str, float]]:
     """Run the program on two ranks."""
-    from npdp import launch
+    from npdp.app import launch
 
     command = [launch.find_mpirun(), "-n", "2", sys.executable, __file__, "--rank"]
     found: dict[str, dict[str, float]] = json.loads(output_of("own arrays", command, 2).splitlines()[-1])

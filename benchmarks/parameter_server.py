@@ -17,8 +17,8 @@ import flags
 from machine import clean_environment, keep, medians, output_of, versions
 from step import SERVED, seconds_a_step
 
+from npdp.base.errors import InputError
 from npdp.bench.models import MODELS
-from npdp.errors import InputError
 
 RANKS = 3
 IDLE_S = 5.0
@@ -55,7 +55,7 @@ def tensorflow_step(python: str, model: str, seconds: float) -> float:
 
 def idle_server_s() -> float:
     """Return how much processor time a server uses in five seconds in which nobody wants anything."""
-    from npdp import launch
+    from npdp.app import launch
 
     command = [launch.find_mpirun(), "-n", str(RANKS), sys.executable, "-c", IDLE]
     lines = output_of("the idle server", command, RANKS).splitlines()

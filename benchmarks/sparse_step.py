@@ -52,7 +52,7 @@ def program(sparse: bool, steps: int) -> None:
 
 def measure(sparse: bool, steps: int) -> dict:
     """Run the program on two ranks."""
-    from npdp import launch
+    from npdp.app import launch
 
     command = [launch.find_mpirun(), "-n", "2", sys.executable, __file__, "--rank", str(int(sparse)), str(steps)]
     return json.loads(output_of("rows" if sparse else "the whole gradient", command, 2).splitlines()[-1])

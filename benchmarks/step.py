@@ -20,8 +20,8 @@ import flags
 from contenders import CONTENDERS
 from machine import clean_environment, keep, medians
 
+from npdp.base.errors import InputError
 from npdp.bench.models import MODELS
-from npdp.errors import InputError
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 WHO = (*CONTENDERS, "alone")
@@ -37,7 +37,7 @@ def command(who: str, ranks: int) -> list[str]:
         return [sys.executable]
     if who == "torch":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    from npdp import launch
+    from npdp.app import launch
 
     bound = ["--bind-to", "core"] if who == "jax" else []  # it would use all cores
     return [launch.find_mpirun(), "-n", str(ranks), *bound, PYTHONS.get(who, sys.executable)]
@@ -55,7 +55,7 @@ def lines_of(
     who: str, ranks: int, arguments: list[str], beginning: str, count: int, threads: int = 1
 ) -> list[str]:
     """Start a contender's ranks; return the lines that begin so, of which there must be so many."""
-    from npdp import launch
+    from npdp.app import launch
 
     environment = {**clean_environment(), **launch.settings(ranks), **dict.fromkeys(THREADS, str(threads))}
     for _ in range(TRIES):

@@ -22,8 +22,8 @@ from itertools import pairwise
 import flags
 import numpy as np
 
+from npdp.base.errors import InputError
 from npdp.bench.models import LEARNING_RATE, MODELS, batch
-from npdp.errors import InputError
 
 WORKERS = 2
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import flags
 from machine import keep, output_of
 
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 EXAMPLE = str(Path(__file__).parent.parent / "examples" / "text_classifier.py")
 SAID = re.compile(r"test accuracy (\d\.\d+), (\d+) samples/s")
@@ -52,7 +52,7 @@ def sklearn(path: str, threads: int) -> None:
 
 def run(who: str, path: str) -> tuple[float, float]:
     """Return accuracy and samples per second of one run of a contender."""
-    from npdp import launch
+    from npdp.app import launch
 
     count = re.findall(r"\d", who)[0]
     if who.startswith("npdp"):

@@ -7,7 +7,7 @@ MPI, and can still set the number of BLAS threads, which NumPy's BLAS reads once
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from npdp.environment import is_one_of_several, set_blas_threads
+from npdp.base.environment import is_one_of_several, set_blas_threads
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ if is_one_of_several():
 _HOME = {  # public name -> the module that defines it
     "Tensor": "npdp.autograd",
     "no_grad": "npdp.autograd",
-    "manual_seed": "npdp.random",
+    "manual_seed": "npdp.base.random",
     "init": "npdp.parallel.world",
     "rank": "npdp.parallel.world",
     "world_size": "npdp.parallel.world",
@@ -43,16 +43,17 @@ _HOME = {  # public name -> the module that defines it
     "ParameterServer": "npdp.parallel.parameter_server.strategy",
     "DistributedOptimizer": "npdp.parallel.distributed_optimizer",
     "broadcast_parameters": "npdp.parallel.replicas",
-    "InputError": "npdp.errors",
+    "InputError": "npdp.base.errors",
 }
+_MODULES = {"saved_model": "npdp.app.saved_model"}
 _PACKAGES = ("autograd", "nn", "optim", "data", "kernels", "comm", "collectives", "parallel")
 
-__all__ = ["__version__", *_HOME, *_PACKAGES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME, *_MODULES, *_PACKAGES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from npdp.autograd import Tensor as Tensor
     from npdp.autograd import no_grad as no_grad
-    from npdp.errors import InputError as InputError
+    from npdp.base.errors import InputError as InputError
     from npdp.parallel.arrays import (
         allgather as allgather,
         allreduce as allreduce,
@@ -73,12 +74,14 @@ if TYPE_CHECKING:
         run_ranks as run_ranks,
         world_size as world_size,
     )
-    from npdp.random import manual_seed as manual_seed
+    from npdp.base.random import manual_seed as manual_seed
 
 
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"npdp.{name}")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOME:
         raise AttributeError(f"module 'npdp' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

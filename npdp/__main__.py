@@ -2,12 +2,12 @@
 
 import sys
 
-from npdp import addresses, cli
+from npdp.app import address_layout, cli
 
 
 def main() -> int:
     """Run the command that this process was started for; return its exit code."""
-    addresses.begin_again_at_same()
+    address_layout.begin_again_at_same()
     return cli.main()
 
 

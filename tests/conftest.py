@@ -16,7 +16,9 @@ from unittest import mock
 import pytest
 from launching import exit_code
 
-from npdp import environment, kernels, launch, random
+from npdp import kernels
+from npdp.app import launch
+from npdp.base import environment, random
 
 if kernels.compiled is None:
     os.environ.setdefault("NPDP_KERNELS", "numpy")
@@ -57,7 +59,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits_model(tmp_path_factory) -> Path:
     """A model of the digits, saved."""
-    from npdp import cli
+    from npdp.app import cli
 
     path = tmp_path_factory.mktemp("model") / "model.npz"
     assert exit_code(cli.main, "train", "--quiet", "--epochs", "2", "--save", str(path)) == 0

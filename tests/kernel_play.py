@@ -13,8 +13,8 @@ import pytest
 from worlds import FOLD, values
 
 from npdp import kernels
+from npdp.base.partition import part, rounded_up
 from npdp.collectives.cost import SMALL_BYTES, SMALL_DIRECT_BYTES
-from npdp.partition import part, rounded_up
 
 if kernels.compiled is None:
     pytest.skip("the C kernels are not compiled here", allow_module_level=True)

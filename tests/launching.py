@@ -21,8 +21,8 @@ from unittest import mock
 
 import pytest
 
-from npdp.environment import BLAS_THREADS
-from npdp.launch import SESSION_FOLDER, without_script
+from npdp.app.launch import SESSION_FOLDER, without_script
+from npdp.base.environment import BLAS_THREADS
 
 PROGRAMS = Path(__file__).parent / "mpi_programs"
 MARK = "NPDP_TEST_RUN"  # in the environment of every process of a run, by which it is found again

@@ -80,4 +80,4 @@ def test_numbers_of_numpy_are_numbers():
     assert wrapped(np.float64(1), 1).strategy.bucket_cap_mb == 1
     step_with(np.float32(0.1))
     npdp.manual_seed(np.int16(5))
-    assert npdp.random.current_seed() == 5 and type(npdp.random.current_seed()) is int
+    assert npdp.base.random.current_seed() == 5 and type(npdp.base.random.current_seed()) is int

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from server_play import Play, play
 from training import fit
 
-from npdp import train
-from npdp.errors import InputError
+from npdp.app import train
+from npdp.base.errors import InputError
 from npdp.parallel.parameter_server import update_log
 from npdp.parallel.parameter_server.messages import Kind, Message, WorkItem
 from npdp.parallel.parameter_server.server import Server

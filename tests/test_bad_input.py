@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from launching import refusal
 
-from npdp import cli, train
+from npdp.app import cli, train
 
 MODELS = {
     "syntax.py": "def make(:\n",

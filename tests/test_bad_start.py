@@ -7,14 +7,15 @@ from unittest import mock
 import pytest
 from launching import refusal
 
-from npdp import cli, config, flag_parser, kernels, train
-from npdp.errors import InputError
+from npdp import kernels
+from npdp.app import cli, config, flag_parser, train
+from npdp.base.errors import InputError
 
 
 @pytest.fixture
 def no_ranks(monkeypatch):
     """Within, a command that starts ranks fails the test."""
-    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr("npdp.app.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
 
 
 @pytest.mark.usefixtures("no_ranks")

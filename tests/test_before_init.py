@@ -6,8 +6,8 @@ import sys
 import pytest
 from launching import needs_mpi, python
 
+from npdp.base.environment import Launch
 from npdp.comm.failures import missing
-from npdp.environment import Launch
 
 TRACEBACK = "Traceback (most recent call last)"
 MPICH = {"PMI_RANK": "1", "PMI_SIZE": "3"}
@@ -16,7 +16,7 @@ BEFORE_INIT = """
 import os, sys, time, npdp
 from npdp.comm.failures import missing
 missing.SAID_AFTER_S = 0.5
-rank = npdp.environment.launch().rank
+rank = npdp.base.environment.launch().rank
 if rank == 1:
     {rank_1_does}
 npdp.init()

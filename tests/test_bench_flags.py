@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from launching import exit_code, refusal
 
-from npdp import cli
+from npdp.app import cli
+from npdp.base.errors import InputError
 from npdp.bench import flags
 from npdp.bench import run as bench
 from npdp.bench.cases import BUS_FACTORS, CASES
 from npdp.bench.sizes import parse_sizes
 from npdp.collectives import arrays as checks
-from npdp.errors import InputError
 from npdp.report.table import size_text
 
 
@@ -79,7 +79,7 @@ def test_sizes_are_whole_elements_of_the_type():
     ("allreduce --plot o.txt", "--plot: wanted a file that ends in .png, .svg, .pdf, got 'o.txt'"),
 ])  # fmt: skip
 def test_what_cannot_be_used_is_refused_in_one_line_before_any_rank_starts(arguments, said, capsys, monkeypatch):
-    monkeypatch.setattr("npdp.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr("npdp.app.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr("npdp.bench.run.measure", lambda *_: pytest.fail("something was measured"))
     for main, before in ((bench.main, ()), (cli.main, ("bench",))):
         assert said in refusal(capsys, main, *before, *arguments.split())

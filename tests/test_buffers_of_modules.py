@@ -10,8 +10,8 @@ from worlds import run
 import npdp
 from npdp import nn, optim
 from npdp.autograd import Tensor
+from npdp.base.errors import InputError
 from npdp.data import ArrayDataset, DataLoader
-from npdp.errors import InputError
 from npdp.parallel.replicas import parameters_sha256
 
 

@@ -15,9 +15,9 @@ from data_files import npy_bytes, npz_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from npdp import saved_model, train, using
+from npdp.app import inference, saved_model, train
+from npdp.base.errors import MESSAGE_CHARACTERS_MAX, InputError
 from npdp.data.sources import load
-from npdp.errors import MESSAGE_CHARACTERS_MAX, InputError
 
 MODEL = {"format": 1, "model": "softmax", "features": 4, "classes": 3, "hidden": [], "dtype": "float64"}
 SPARSE = {"indptr": np.array([0, 1, 3]), "indices": np.array([1, 0, 2]), "values": np.ones(3),
@@ -26,7 +26,7 @@ LITTLE_BYTES = 4 * 2**20
 
 
 def predicted(path: str) -> None:
-    using._from_numpy(path)
+    inference._from_numpy(path)
 
 
 # what reads it -> a file's name, its arrays, the one whose header is changed

@@ -9,7 +9,7 @@ import pytest
 from launching import exit_code, mpirun, needs_mpi, python, refusal
 
 import npdp
-from npdp import cli, train
+from npdp.app import cli, train
 
 
 # Help
@@ -121,7 +121,7 @@ def test_where_the_launcher_lets_each_rank_end_by_itself_rank_0_refuses_for_all(
 # A program of one's own
 PROGRAM = """
 import sys
-from npdp import train
+from npdp.app import train
 code = train.main(["--epochs", "x"]) if "refuse" in sys.argv else 0
 print(f"{code} {sys.argv[1:]}\\n", end="", flush=True)  # in one piece: the other rank says so too
 sys.exit(7 if "fail" in sys.argv else 0)

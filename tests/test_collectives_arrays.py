@@ -5,8 +5,8 @@ import pytest
 from worlds import folded, run, values
 
 import npdp
+from npdp.base.partition import part
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.partition import part
 
 
 def test_allgather_takes_a_column_of_an_array_in_fortran_order():

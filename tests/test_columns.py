@@ -11,9 +11,9 @@ from data_files import in_file, npz_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npdp import cli, saved_model, train, using
+from npdp.app import cli, inference, saved_model, train
+from npdp.base.errors import InputError
 from npdp.data.sources import load
-from npdp.errors import InputError
 
 NAMES = ("a", "b", "c", "price")
 WEIGHT = np.array([2.0, -3.0, 0.5])
@@ -48,11 +48,11 @@ def model(tmp_path_factory) -> str:
 
 
 def scores(model: str, path: str, target: str | None = None) -> str:
-    return using.evaluate(model, path, target, "all", 0.2, 0)
+    return inference.evaluate(model, path, target, "all", 0.2, 0)
 
 
 def answers(model: str, path: str, target: str | None = None, **say) -> str:
-    return using.predict(model, path, target, False, **say)
+    return inference.predict(model, path, target, False, **say)
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from launching import exit_code, needs_mpi
 
-from npdp import train
+from npdp.app import train
 from npdp.report import console
 from npdp.report.console import TERMINAL
 from npdp.report.progress import Progress

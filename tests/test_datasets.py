@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npdp.base.errors import InputError
 from npdp.data.datasets import HASHED_WHOLE_BYTES, ArrayDataset
 from npdp.data.scaling import ScaledDataset, moments
 from npdp.data.sources import load
-from npdp.errors import InputError
 
 FASHION = "/usr/share/datasets/fashion-mnist"
 

@@ -6,7 +6,7 @@ from worlds import mlp, run
 
 import npdp
 from npdp import nn, optim
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 WRAPS = {
     "replicated": nn.DataParallel,

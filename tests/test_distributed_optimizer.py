@@ -18,7 +18,7 @@ from worlds import (
 
 import npdp
 from npdp import nn, optim
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 
 class Both(HorovodStyle, Parallel):

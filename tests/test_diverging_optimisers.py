@@ -7,7 +7,7 @@ from worlds import run
 
 import npdp
 from npdp import nn, optim
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 from launching import says
 
-from npdp import environment
-from npdp.environment import BLAS_THREADS, Launch
+from npdp.base import environment
+from npdp.base.environment import BLAS_THREADS, Launch
 
 pytestmark = pytest.mark.usefixtures("bare")
 
@@ -81,7 +81,7 @@ def test_the_launcher_of_mpich_numbers_its_sockets_alike_but_each_rank_has_its_o
 # Cores
 ASK = """
 import os
-from npdp import environment
+from npdp.base import environment
 os.sched_getaffinity = lambda process: print("asked", process) or {1, 2, 3}
 print(environment.cores_of_job())
 """
@@ -111,7 +111,7 @@ def test_the_cores_of_a_job_are_those_of_who_launched_it():
 
 
 def test_a_program_without_a_launcher_has_the_cores_it_may_run_on():
-    with mock.patch("npdp.environment.cores", return_value=5):
+    with mock.patch("npdp.base.environment.cores", return_value=5):
         assert environment.cores_of_job() == 5
 
 
@@ -163,7 +163,7 @@ def test_one_rank_keeps_all_its_cores():
 def test_peak_memory_is_this_process_s_own():
     here = environment.peak_memory_bytes()
     assert here > 20e6
-    program = "from npdp.environment import peak_memory_bytes as peak\nprint(peak())\nx = b'1' * 50_000_000\n" \
+    program = "from npdp.base.environment import peak_memory_bytes as peak\nprint(peak())\nx = b'1' * 50_000_000\n" \
               "print(peak())"  # fmt: skip
     low, high = map(int, subprocess.run([sys.executable, "-c", program], capture_output=True).stdout.split())
     assert low < 30e6 and 49e6 < high - low < 60e6

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from npdp import nn
+from npdp.app.evaluation import evaluate
 from npdp.autograd import Tensor
 from npdp.data import ArrayDataset
-from npdp.evaluation import evaluate
 from npdp.parallel.world import init
 
 

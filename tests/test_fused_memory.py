@@ -12,9 +12,10 @@ from needs import needs_shared_memory
 from worlds import FEATURES, assert_close, criterion, dataset, loader, parameters, run
 
 import npdp
-from npdp import nn, optim, saved_model
-from npdp.evaluation import evaluate
-from npdp.models import build
+from npdp import nn, optim
+from npdp.app import saved_model
+from npdp.app.evaluation import evaluate
+from npdp.app.models import build
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 

@@ -25,7 +25,7 @@ FASTEST_S = 0.9 * NBYTES * 8 / 1e9  # a bucket full goes at once, headers come o
 LOOK = f"""
 import json, socket, time
 import numpy as np
-from npdp import environment
+from npdp.base import environment
 from mpi4py import MPI
 
 world, message = MPI.COMM_WORLD, np.ones({NBYTES}, np.uint8)

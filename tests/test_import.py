@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from npdp.environment import BLAS_THREADS, LAUNCHERS
+from npdp.base.environment import BLAS_THREADS, LAUNCHERS
 
 ON_TOP_OF_NUMPY_S = 0.15
 OF_LAUNCHERS = {name for names in LAUNCHERS for name in names}

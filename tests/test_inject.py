@@ -7,10 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from training import fit
 
-from npdp import config, train
+from npdp.app import config, train
+from npdp.base.errors import InputError
 from npdp.elastic import inject
 from npdp.elastic.inject import Fault, Pace, parse
-from npdp.errors import InputError
 
 BAD = {
     "": "wanted kind@key=value,... with a kind of slow, delay, got ''",

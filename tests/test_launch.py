@@ -11,14 +11,14 @@ from unittest import mock
 import pytest
 from launching import says
 
-from npdp import launch
-from npdp.errors import InputError
+from npdp.app import launch
+from npdp.base.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("bare")
 
 
 def test_root_is_allowed_and_more_ranks_than_cores_are():
-    with mock.patch("os.geteuid", return_value=0), mock.patch("npdp.environment.cores", return_value=2):
+    with mock.patch("os.geteuid", return_value=0), mock.patch("npdp.base.environment.cores", return_value=2):
         allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         crowded = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
         assert launch.settings(2) == allowed
@@ -26,13 +26,13 @@ def test_root_is_allowed_and_more_ranks_than_cores_are():
 
 
 def test_another_user_with_enough_cores_needs_nothing():
-    with mock.patch("os.geteuid", return_value=1000), mock.patch("npdp.environment.cores", return_value=4):
+    with mock.patch("os.geteuid", return_value=1000), mock.patch("npdp.base.environment.cores", return_value=4):
         assert launch.settings(4) == {}
 
 
 def test_mpirun_is_given_the_home_that_cron_does_not_set():
     known = mock.Mock(pw_dir="/home/somebody")
-    with mock.patch("os.geteuid", return_value=1000), mock.patch("npdp.environment.cores", return_value=4):
+    with mock.patch("os.geteuid", return_value=1000), mock.patch("npdp.base.environment.cores", return_value=4):
         del os.environ["HOME"]
         with mock.patch("pwd.getpwuid", return_value=known):
             assert launch.settings(4) == {"HOME": "/home/somebody"}
@@ -58,7 +58,7 @@ def test_a_shell_can_evaluate_the_lines_of_env():
 
 @pytest.mark.parametrize("value", ["it's", "a b; exit 3", "$HOME", "`false`", 'a"b', ""])
 def test_a_value_of_env_reaches_the_shell_as_it_is(value):
-    with mock.patch("npdp.launch.settings", return_value={"NPDP_ODD": value}):
+    with mock.patch("npdp.app.launch.settings", return_value={"NPDP_ODD": value}):
         script = launch.env_lines() + '\nprintf %s "$NPDP_ODD"'
     done = subprocess.run(["sh", "-e", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == value

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from launching import mpirun, needs_mpi
 
+from npdp.base.environment import Launch
 from npdp.comm import mpi
-from npdp.environment import Launch
 
 GB = 2**30
 TRANSPORTS = "OMPI_MCA_btl"

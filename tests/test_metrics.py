@@ -8,7 +8,7 @@ import resource
 import pytest
 from training import Run, fit, read_run, strict_lines
 
-from npdp import train
+from npdp.app import train
 from npdp.collectives.algorithms import SCHEDULES
 from npdp.report import metrics as metrics_module
 from npdp.report.metrics import Metrics

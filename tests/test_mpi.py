@@ -22,9 +22,9 @@ from launching import (
 )
 
 import npdp
+from npdp.base.environment import VERDICT
 from npdp.comm.failures import ending
 from npdp.comm.failures.ending import MPI_SEGMENT
-from npdp.environment import VERDICT
 
 pytestmark = needs_mpi
 TRACEBACK = "Traceback (most recent call last)"
@@ -165,7 +165,7 @@ def test_ranks_whose_mpirun_is_killed_end_within_two_seconds(tmp_path):
 
 
 def test_ranks_whose_mpirun_is_killed_while_they_begin_end_as_well():
-    begins = "import time; from npdp.on_ranks import main; main(lambda: (print(flush=True), time.sleep(60)), 0, 0)"
+    begins = "import time; from npdp.app.on_ranks import main; main(lambda: (print(flush=True), time.sleep(60)), 0, 0)"
     with started("-c", begins, before=on_ranks(3)) as (process, mark):
         for _ in range(3):
             process.stdout.readline()

@@ -11,10 +11,10 @@ from worlds import CLASSES, FEATURES, Parallel, Plain, assert_close, criterion, 
 
 import npdp
 from npdp import nn, optim
+from npdp.app.strategy_choices import STRATEGIES, Choice
 from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.naive import Naive
 from npdp.parallel.strategy import Strategy
-from npdp.strategy_choices import STRATEGIES, Choice
 
 
 class ToRankZero(Strategy):

@@ -5,9 +5,9 @@ import pytest
 from needs import needs_shared_memory
 from worlds import run
 
+from npdp.base.errors import InputError
 from npdp.collectives.arena import Arena
 from npdp.data import ArrayDataset, sources
-from npdp.errors import InputError
 from npdp.parallel.once_a_host import load_once
 from npdp.parallel.world import init
 

@@ -9,7 +9,7 @@ from worlds import run
 
 import npdp
 from npdp import nn, optim
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 
 def split(model):

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from npdp import models, saved_model, using
+from npdp.app import inference, models, saved_model
+from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import sources
-from npdp.parser_lock import ONE_AT_A_TIME
 
 
 def test_threads_read_the_same_files_at_once(tmp_path):
@@ -34,8 +34,8 @@ def test_whoever_reads_a_header_holds_the_lock(tmp_path, monkeypatch):
     for read in (
         lambda: sources.load(f"{tmp_path}/data.npz"),
         lambda: saved_model.load(f"{tmp_path}/model.npz"),
-        lambda: using.predict(f"{tmp_path}/model.npz", f"{tmp_path}/x.npy", None, False),
-        lambda: using.predict(f"{tmp_path}/model.npz", f"{tmp_path}/data.npz", None, False),
+        lambda: inference.predict(f"{tmp_path}/model.npz", f"{tmp_path}/x.npy", None, False),
+        lambda: inference.predict(f"{tmp_path}/model.npz", f"{tmp_path}/data.npz", None, False),
     ):
         held.clear()
         read()

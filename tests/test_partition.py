@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npdp.partition import bounds, part, rounded_up
+from npdp.base.partition import bounds, part, rounded_up
 
 counts = st.integers(0, 1000)
 many = st.integers(1, 80)

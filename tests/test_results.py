@@ -10,7 +10,7 @@ import pytest
 from data_files import IMAGES, idx_bytes, idx_folder
 from launching import refusal
 
-from npdp import train
+from npdp.app import train
 from npdp.report import metrics as metrics_module
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npdp.base.partition import part
 from npdp.data import epoch_order, local_rows
-from npdp.partition import part
 
 numbers = st.integers(0, 60)
 few = st.integers(1, 6)

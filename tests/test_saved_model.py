@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from npdp import cli, models, saved_model
+from npdp.app import cli, models, saved_model
+from npdp.app.saved_model import SavedModel
 from npdp.autograd import Tensor
-from npdp.errors import InputError
-from npdp.saved_model import SavedModel
+from npdp.base.errors import InputError
 
 DESCRIPTION = {"model": "mlp", "features": 5, "classes": 3, "hidden": [4], "dtype": "float64", "data": "none"}
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from npdp.base.partition import part
 from npdp.collectives.algorithms import ALGORITHMS, SCHEDULES, require
 from npdp.collectives.schedule import add, of_rank, put
 from npdp.collectives.verify import bytes_sent, prove
-from npdp.partition import part
 
 LARGE = 100_003
 EVERY = [(collective, algorithm) for collective, makers in SCHEDULES.items() for algorithm in makers]

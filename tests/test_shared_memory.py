@@ -15,10 +15,10 @@ from needs import needs_shared_memory
 from worlds import DTYPES, PAIRS, run
 
 import npdp
+from npdp.base.partition import part
 from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.arrays import OPS
 from npdp.parallel.world import init
-from npdp.partition import part
 
 pytestmark = needs_shared_memory
 

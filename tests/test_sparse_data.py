@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse_tables import sparse
 
+from npdp.base.errors import InputError
 from npdp.data import ArrayDataset, DataLoader, SparseDataset, SparseRows
 from npdp.data.formats import sparse_npz
 from npdp.data.sources import load
-from npdp.errors import InputError
 
 
 def dense(count=23, columns=11, seed=3):

@@ -7,8 +7,8 @@ import pytest
 from launching import mpirun, needs_mpi, refusal
 from training import fit, off
 
-from npdp import train
-from npdp.cli import main
+from npdp.app import train
+from npdp.app.cli import main
 
 FEATURES, ENTRIES, SAMPLES = 5000, 10, 300
 

@@ -6,7 +6,7 @@ import pytest
 from launching import refusal
 from training import fit
 
-from npdp import train
+from npdp.app import train
 
 PS = "--strategy ps "
 LOCAL = "--strategy local-sgd "

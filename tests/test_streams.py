@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from launching import exit_code, needs_mpi, wait_for_an_epoch
 
-from npdp import cli, on_ranks
+from npdp.app import cli, on_ranks
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(digits_model):
@@ -29,7 +29,7 @@ def test_without_standard_output_a_run_is_silent_and_does_its_work(ranks, tmp_pa
 
 @pytest.mark.parametrize("command", ["train", "predict model.npz digits", "bench broadcast"])
 def test_ctrl_c_is_one_line_and_the_exit_code_that_a_shell_gives_it(command, capsys, monkeypatch):
-    for work in ("npdp.train._train", "npdp.using.predict", "npdp.bench.run.measure"):
+    for work in ("npdp.app.train._train", "npdp.app.inference.predict", "npdp.bench.run.measure"):
         monkeypatch.setattr(work, mock.Mock(side_effect=KeyboardInterrupt))
     assert exit_code(cli.main, *command.split()) == 130
     assert capsys.readouterr() == ("", "npdp: error: ended by SIGINT\n")

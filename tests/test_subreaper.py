@@ -7,7 +7,7 @@ import sys
 import pytest
 from launching import end, needs_mpi, python, started
 
-from npdp import subreaper
+from npdp.app import subreaper
 
 pytestmark = [
     needs_mpi,

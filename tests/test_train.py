@@ -102,7 +102,8 @@ def test_each_flag_changes_the_outcome(flag, other):
 
 
 COUNTS = """import numpy as np
-from npdp import nn, random
+from npdp import nn
+from npdp.base import random
 class Counts(nn.Module):
     def __init__(self):
         self.fc, self.dropout, self.calls = nn.Linear(64, 10), nn.Dropout(0.2), 0
@@ -119,7 +120,7 @@ def test_that_a_model_is_tried_before_changes_nothing_of_its_training(tmp_path):
     (tmp_path / "counts.py").write_text(COUNTS)
     flags = ("--quiet", "--epochs", "1", "--model", f"{tmp_path}/counts.py:Counts")
     tried = fit(*flags)
-    with mock.patch("npdp.models.require_fit") as require_fit:
+    with mock.patch("npdp.app.models.require_fit") as require_fit:
         assert fit(*flags).end["parameters_sha256"] == tried.end["parameters_sha256"]
     require_fit.assert_called_once()
 

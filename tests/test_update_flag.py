@@ -7,7 +7,7 @@ from launching import mpirun, needs_mpi, python
 from training import UNUSED, fit, strict_lines
 
 from npdp import kernels
-from npdp.train import main
+from npdp.app.train import main
 
 IN_RANK_ORDER = () if kernels.backend() == "c" else ("--algorithm", "naive")  # shared memory adds so by itself
 FLAGS = ("--quiet", "--epochs", "2", "--global-batch-size", "50", *IN_RANK_ORDER)

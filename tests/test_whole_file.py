@@ -9,9 +9,9 @@ from unittest import mock
 
 import pytest
 
+from npdp.base.whole_file import whole_file
 from npdp.report.machine import keep
 from npdp.report.plot import plot_times
-from npdp.whole_file import whole_file
 
 
 def plot(path):
@@ -35,7 +35,7 @@ def test_what_was_kept_before_survives_a_disk_that_is_full(writer, tmp_path):
 
 SAVES = """
 import sys, time
-from npdp.whole_file import whole_file
+from npdp.base.whole_file import whole_file
 with whole_file(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()

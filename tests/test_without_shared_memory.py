@@ -11,9 +11,9 @@ from worlds import run
 
 import npdp
 from npdp import kernels
+from npdp.base.partition import part
 from npdp.collectives import host as host_module
 from npdp.parallel.world import init
-from npdp.partition import part
 
 pytestmark = needs_shared_memory
 

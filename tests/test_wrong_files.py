@@ -26,9 +26,9 @@ from data_files import (
     zipped,
 )
 
+from npdp.base.errors import InputError
 from npdp.data.formats import csv, idx
 from npdp.data.sources import load
-from npdp.errors import InputError
 
 X, Y = np.zeros((3, 2)), np.arange(3)
 PLAIN, GZ = idx_bytes(IMAGES), gzip.compress(idx_bytes(IMAGES))

@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 
-from npdp import train
+from npdp.app import train
 
 DIGITS_TRAIN = 1437  # samples of the digits' training part
 BATCHES = (1, 7, 32, 64, 100, DIGITS_TRAIN)  # from each sample alone to all at once; the last batch may be smaller

@@ -14,11 +14,11 @@ import numpy as np
 
 import npdp
 from npdp import nn, optim
+from npdp.base.partition import part
 from npdp.collectives import execute
 from npdp.collectives.arrays import OPS
 from npdp.data import ArrayDataset, DataLoader
 from npdp.parallel.world import init
-from npdp.partition import part
 
 LIMIT_S = 20
 DTYPES = ("float32", "float64", "int32", "int64")

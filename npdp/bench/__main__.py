@@ -2,8 +2,8 @@
 
 import sys
 
-from npdp import addresses
+from npdp.app import address_layout
 from npdp.bench.run import main
 
-addresses.begin_again_at_same()
+address_layout.begin_again_at_same()
 sys.exit(main())

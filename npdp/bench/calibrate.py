@@ -6,12 +6,12 @@ import time
 from dataclasses import asdict
 
 from npdp import __version__
+from npdp.base.errors import OutputError
 from npdp.bench.flags import CalibrateConfig
 from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.communicator import Communicator
 from npdp.collectives.constants import key
 from npdp.collectives.machine import Kernel, Link, Rate
-from npdp.errors import OutputError
 from npdp.parallel.agreement import agree
 from npdp.parallel.calibrate import calibrate
 from npdp.parallel.world import init

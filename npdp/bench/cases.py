@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import npdp
+from npdp.base.partition import part, rounded_up
 from npdp.bench.inputs import BLANK, Array, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.timing import Contender
 from npdp.collectives.algorithms import NATIVE
-from npdp.partition import part, rounded_up
 
 MOST_CALLS = 1000
 MOST_BLOCKING = 50  # each may take 20 ms where others want the core on which MPI waits

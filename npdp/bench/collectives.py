@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from npdp import __version__, environment
+from npdp import __version__
+from npdp.base import environment
+from npdp.base.errors import InputError, OutputError
 from npdp.bench.accuracy import accuracy, accuracy_text
 from npdp.bench.cases import (
     BUS_FACTORS,
@@ -29,7 +31,6 @@ from npdp.bench.timing import Timing, time_in_turn
 from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, algorithms_of
 from npdp.collectives.auto import candidates, price
 from npdp.collectives.communicator import Communicator
-from npdp.errors import InputError, OutputError
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
 from npdp.report.console import Console

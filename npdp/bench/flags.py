@@ -8,13 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npdp import environment
+from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
+from npdp.app.paths import require_apart, require_writable
+from npdp.base import environment
+from npdp.base.errors import InputError
 from npdp.bench.models import MODELS
 from npdp.bench.sizes import parse_sizes
 from npdp.collectives.algorithms import ALGORITHMS, NATIVE, SCHEDULES, algorithms_of
-from npdp.errors import InputError
-from npdp.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
-from npdp.paths import require_apart, require_writable
 from npdp.report.plot import require_plot
 from npdp.report.table import size_text
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from npdp import __version__, environment, kernels, manual_seed
+from npdp import __version__, kernels, manual_seed
+from npdp.base import environment
+from npdp.base.errors import InputError, OutputError
 from npdp.bench.flags import IterationConfig
 from npdp.bench.models import MODELS, iteration
 from npdp.bench.timing import Contender, Timing, time_in_turn
 from npdp.collectives.communicator import Communicator
-from npdp.errors import InputError, OutputError
 from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init

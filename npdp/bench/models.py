@@ -45,7 +45,7 @@ def batch(name: str, rows: int | None = None) -> tuple[npt.NDArray[Any], npt.NDA
 
 def layers(name: str) -> nn.Module:
     """Return a new model."""
-    from npdp import models
+    from npdp.app import models
 
     features, *hidden, outputs = MODELS[name][0]
     return (models.mlp if hidden else models.softmax)(features, outputs, tuple(hidden))

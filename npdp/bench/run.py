@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from npdp import environment, on_ranks
+from npdp.app import on_ranks
+from npdp.base import environment
 from npdp.bench import flags
 from npdp.bench.flags import CalibrateConfig, CollectiveConfig, IterationConfig
 from npdp.report.machine import STARTED_BY, command_line

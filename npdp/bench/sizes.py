@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 from npdp.report.table import UNITS
 
 SIZE = re.compile(r"([0-9]{1,12})([KMG]?)", re.IGNORECASE)

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import kernels
+from npdp.base.partition import bounds, part
 from npdp.collectives.execute import RankStep, cut_steps, elementwise, messages, rank_steps
 from npdp.collectives.hierarchical import Phases, by_messages, groups, phases_of
 from npdp.collectives.host import Host
 from npdp.comm.failures.call_log import LoggedCall
 from npdp.comm.transport import Buffer, Transport
-from npdp.partition import bounds, part
 
 MOST_GATHERINGS = 100
 

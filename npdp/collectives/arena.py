@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from npdp.base.partition import rounded_up
 from npdp.comm.call import ALLOCATION
 from npdp.comm.room import room_bytes
 from npdp.comm.shared_memory import SharedMemory
 from npdp.comm.transport import Buffer
-from npdp.partition import rounded_up
 
 if TYPE_CHECKING:
     from npdp.collectives.host import Host

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from npdp.arguments import whole
+from npdp.base.arguments import whole
 from npdp.comm.call import FORTRAN
 
 Array = npt.NDArray[Any]

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from npdp.arguments import whole
+from npdp.base.arguments import whole
+from npdp.base.partition import part
 from npdp.collectives.arrays import Array, checked, extents_of, order_of, same_order
 from npdp.collectives.by_messages import ByMessages
 from npdp.collectives.chooser import Chooser
@@ -33,7 +34,6 @@ from npdp.collectives.topology import Topology
 from npdp.comm.call import BARRIER, Call, bucket
 from npdp.comm.transport import Buffer, Transport
 from npdp.kernels.memory import allocate
-from npdp.partition import part
 
 
 class Communicator:

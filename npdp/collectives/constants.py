@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp import environment, kernels
+from npdp import kernels
+from npdp.base import environment
+from npdp.base.whole_file import whole_file
 from npdp.collectives.cost import Hosts
 from npdp.collectives.host import gather
 from npdp.collectives.machine import Machine, built_in, from_json
 from npdp.comm.transport import Transport
-from npdp.whole_file import whole_file
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, OverflowError, RuntimeError)  # the last: no home, or too deep
 

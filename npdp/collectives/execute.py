@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp import kernels
+from npdp.base.partition import bounds
 from npdp.collectives.algorithms import SCHEDULES
 from npdp.collectives.schedule import Move, Step, of_rank
 from npdp.comm.call import Call
 from npdp.comm.failures.call_log import LoggedCall
 from npdp.comm.transport import Buffer, Transport
-from npdp.partition import bounds
 
 SENDS_AHEAD = 16  # 4 to 64 are alike from 64 MB on; all sends at once take twice as long
 SEGMENT_BYTES = 256 * 1024  # fits in a core's second-level cache beside what it is added to

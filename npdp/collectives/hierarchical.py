@@ -26,10 +26,10 @@ from functools import lru_cache
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
+from npdp.base.partition import bounds
 from npdp.collectives import ring, tree
 from npdp.collectives.algorithms import SCHEDULES, Maker
 from npdp.collectives.schedule import Move, Step
-from npdp.partition import bounds
 
 # Measured on emulated hosts with links of 1 Gbit/s: docs/measurements.md
 GATHERED_UP_TO_BYTES = 64 << 10

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from npdp import kernels
+from npdp.base.partition import rounded_up
 from npdp.collectives.arena import Arena
 from npdp.collectives.execute import execute, rank_steps
 from npdp.comm.call import FORTRAN, Call, label_number, label_of
@@ -26,7 +27,6 @@ from npdp.comm.failures.call_log import LoggedCall, different
 from npdp.comm.shared_memory import MemoryHandle, SharedMemory, find, make
 from npdp.comm.transport import Buffer, Transport
 from npdp.comm.waiting import MEMORY, MEMORY_BESIDE_LINK
-from npdp.partition import rounded_up
 
 SLOT_BYTES = 512 << 10  # of a staging slot at most; a rank has room for four: measured, docs/measurements.md
 

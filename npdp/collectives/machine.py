@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import isfinite, log
 from typing import Any, get_args, get_origin, get_type_hints
 
-from npdp import environment
+from npdp.base import environment
 
 
 @dataclass(frozen=True)

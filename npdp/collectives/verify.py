@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npdp.base.partition import bounds
 from npdp.collectives.schedule import Move, Schedule, of_rank
-from npdp.partition import bounds
 
 State = npt.NDArray[Any]  # (rank, chunk, contributor): how often it is in there
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from npdp import environment
+from npdp.base import environment
 from npdp.comm.errors import CommunicationError
 from npdp.comm.failures.call_log import CallLog, LoggedCall, different
 from npdp.comm.failures.ending import (

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from npdp import environment
+from npdp.base import environment
 
 
 class SpinPolicy(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 Array = NDArray[Any]
 Rows: TypeAlias = "NDArray[np.integer[Any]] | slice"

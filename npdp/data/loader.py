@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npdp import random
-from npdp.arguments import at_least_one, seed_of
 from npdp.autograd import is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array
+from npdp.base import random
+from npdp.base.arguments import at_least_one, seed_of
 from npdp.data.batch import UNSHUFFLED, Batch, with_batch
 from npdp.data.datasets import ArrayDataset
 from npdp.data.sampler import Rows, Shard, count_units, epoch_order, local_rows, number_loader, shard, this_rank

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npdp.base.partition import part
 from npdp.data.batch import Batch
-from npdp.partition import part
 
 Rows = npt.NDArray[np.int64]
 HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, units, units in a batch) -> this rank's units

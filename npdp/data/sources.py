@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdp.autograd.sparse_rows import SparseRows
+from npdp.base.errors import InputError
 from npdp.data import digits, formats
 from npdp.data.datasets import Array, ArrayDataset
 from npdp.data.formats.raw import Columns, Part, RawData
 from npdp.data.scaling import Moments, ScaledDataset, moments
 from npdp.data.sparse import SparseDataset
 from npdp.data.targets import SIGNS, class_labels, doubt, is_classification, refuse_infinite, regression_targets
-from npdp.errors import InputError
 
 DTYPES = ("float32", "float64")
 SYNTHETIC_SAMPLES, SYNTHETIC_FEATURES, SYNTHETIC_NOISE = 1000, 10, 0.1

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npdp.autograd.sparse_rows import SparseRows
+from npdp.base.errors import InputError
 from npdp.data.datasets import Array, ArrayDataset, Rows, checked_rows, gather, sampled
-from npdp.errors import InputError
 
 
 class SparseDataset(ArrayDataset):

@@ -18,8 +18,8 @@ from math import sqrt
 import numpy as np
 from numpy.typing import DTypeLike
 
+from npdp.base.errors import InputError
 from npdp.data.formats.raw import Array, Part, RawData
-from npdp.errors import InputError
 
 FEW_VALUES = 20  # so many distinct whole numbers are taken for classes however few the samples
 SIGNS = (-1, 1)  # as labels, what stands in a file for the classes 0 and 1

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 
 class Fault(NamedTuple):

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdp import environment, kernels
+from npdp import kernels
+from npdp.base import environment
 
 Array = NDArray[Any]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from npdp import random
-from npdp.arguments import require_number, seed_of
 from npdp.autograd import Tensor
 from npdp.autograd.tensor import Array
+from npdp.base import random
+from npdp.base.arguments import require_number, seed_of
 from npdp.nn.forward import Forward, Samples
 from npdp.nn.functional import scale_by
 from npdp.nn.module import Module, as_tensor

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from npdp import random
-from npdp.arguments import at_least_one, require_number
 from npdp.autograd import Tensor, operators
+from npdp.base import random
+from npdp.base.arguments import at_least_one, require_number
 from npdp.kernels import NARROW
 from npdp.nn.functional import leaky_relu, linear, log_softmax, softmax
 from npdp.nn.initializers import uniform_fan_in

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from npdp.arguments import whole
 from npdp.autograd import Tensor, operators
 from npdp.autograd.engine import SUMMED
 from npdp.autograd.tensor import Array
+from npdp.base.arguments import whole
 from npdp.nn.functional import (
     bce_with_logits,
     cross_entropy,

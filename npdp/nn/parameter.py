@@ -20,9 +20,9 @@ import numpy as np
 
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array, Hook, Tensor, TensorLike
+from npdp.base.partition import part, rounded_up
 from npdp.kernels.memory import LINE_BYTES as LINE_BYTES
 from npdp.kernels.memory import allocate as allocate
-from npdp.partition import part, rounded_up
 
 SPARE = 2  # places behind each parameter, for what is sent along
 READ_ONLY = (

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from npdp import random
-from npdp.arguments import at_least_one, whole
 from npdp.autograd import Node, Tensor, is_grad_enabled
 from npdp.autograd.rows import Distinct, RowGradient, Rows
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array, result
+from npdp.base import random
+from npdp.base.arguments import at_least_one, whole
 from npdp.nn.initializers import normal
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter

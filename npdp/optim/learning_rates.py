@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from npdp.arguments import at_least_one
+from npdp.base.arguments import at_least_one
 
 LearningRateSchedule = Callable[[int], float]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from npdp.base.errors import InputError
 from npdp.collectives.communicator import Communicator
-from npdp.errors import InputError
 from npdp.optim import Optimizer
 
 T = TypeVar("T")

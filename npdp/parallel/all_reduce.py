@@ -19,9 +19,9 @@ from functools import partial
 
 import numpy as np
 
-from npdp.arguments import require_number
 from npdp.autograd import Tensor
 from npdp.autograd.tensor import Array
+from npdp.base.arguments import require_number
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets

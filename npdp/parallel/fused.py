@@ -26,6 +26,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from npdp.autograd.tensor import Array
+from npdp.base.partition import part
 from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
 from npdp.collectives.communicator import Communicator
 from npdp.kernels import Sum, combine
@@ -35,7 +36,6 @@ from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers, settings_of
 from npdp.parallel.at_step import AtStep, move_in
 from npdp.parallel.consistency import Consistency
-from npdp.partition import part
 
 NO_GRAD = (
     'with update="fused" the gradient is summed while the parameters are updated, and stored nowhere: '

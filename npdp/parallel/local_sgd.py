@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from npdp import kernels
-from npdp.arguments import at_least_one, require_number
 from npdp.autograd.tensor import Array
+from npdp.base.arguments import at_least_one, require_number
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from npdp.base.partition import rounded_up
 from npdp.collectives.communicator import Communicator
 from npdp.collectives.host import Host
 from npdp.nn.parameter import LINE_BYTES
 from npdp.parallel.agreement import agree
-from npdp.partition import rounded_up
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from npdp.autograd.engine import LOST, SUMMED
+from npdp.base.partition import part
 from npdp.data.batch import Batch
 from npdp.data.sampler import this_rank
 from npdp.nn.parameter import Parameter
-from npdp.partition import part
 
 if TYPE_CHECKING:
     from npdp.collectives.communicator import Communicator

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from npdp import environment
-from npdp.arguments import whole
+from npdp.base import environment
+from npdp.base.arguments import whole
 from npdp.collectives.algorithms import ALGORITHMS, NATIVE
 from npdp.collectives.communicator import Communicator
 from npdp.comm.failures.forked import refuse

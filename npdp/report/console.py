@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from npdp import environment
+from npdp.base import environment
 
 LINE_EVERY_S = 0.1
 BACK = "\x1b[A\r\x1b[K"  # up to the line above, to its first column, and nothing in the line

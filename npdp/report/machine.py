@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from npdp import environment
-from npdp.whole_file import whole_file
+from npdp.base import environment
+from npdp.base.whole_file import whole_file
 
 NAMED = ("npdp", "numpy", "mpi4py")  # whose versions count, where this process has loaded them
 STARTED_BY = "NPDP_STARTED_BY"  # the command before that of this process: emulated hosts, say (benchmarks/hosts.py)

@@ -6,9 +6,9 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 
-from npdp.errors import InputError
+from npdp.base.errors import InputError
+from npdp.base.whole_file import whole_file
 from npdp.report.table import size_text
-from npdp.whole_file import whole_file
 
 ENDINGS = (".png", ".svg", ".pdf")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from npdp.errors import OutputError
+from npdp.base.errors import OutputError
 from npdp.report.console import Console
 
 

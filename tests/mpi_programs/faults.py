@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 import npdp
-from npdp import launch
+from npdp.app import launch
 from npdp.comm.errors import CommunicationError
 
 

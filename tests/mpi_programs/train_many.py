@@ -3,7 +3,7 @@
 import json
 import sys
 
-from npdp import train
+from npdp.app import train
 
 for flags in sys.argv[1:]:
     code = train.main(json.loads(flags))

@@ -4,7 +4,7 @@ import os
 import sys
 
 import npdp
-from npdp import train
+from npdp.app import train
 
 rank, last = npdp.rank(), npdp.world_size() - 1
 folder = os.path.join(sys.argv[1], str(rank))

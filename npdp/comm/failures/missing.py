@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from npdp import environment
+from npdp.base import environment
 
 SAID_AFTER_S = 5.0
 LOOK_EVERY_S = 0.005

@@ -11,9 +11,9 @@ import os
 import stat
 from collections.abc import Callable
 
+from npdp.base.errors import InputError
 from npdp.data.formats import csv, idx, npz, svmlight
 from npdp.data.formats.raw import Columns, RawData, status
-from npdp.errors import InputError
 
 FILES: dict[str, Callable[[str], RawData]] = {
     ".csv": csv.read, ".npz": npz.read_npz, ".npy": npz.read_npy, ".svm": svmlight.read, ".libsvm": svmlight.read}

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
+from npdp.base.errors import InputError
 from npdp.data.formats.raw import Array, Columns, Part, RawData, open_text, shown
-from npdp.errors import InputError
 
 if TYPE_CHECKING:
     from _csv import Reader

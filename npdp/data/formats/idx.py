@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npdp.base.errors import InputError
 from npdp.data.formats.raw import DEFLATE_LIMIT, Array, Part, RawData, open_file, status
-from npdp.errors import InputError
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 FOLDER = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

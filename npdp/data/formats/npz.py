@@ -22,10 +22,10 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from npdp.base.errors import InputError
+from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data.formats import sparse_npz
 from npdp.data.formats.raw import DEFLATE_LIMIT, Array, Part, RawData, open_file, status
-from npdp.errors import InputError
-from npdp.parser_lock import ONE_AT_A_TIME
 
 if TYPE_CHECKING:
     import zipfile

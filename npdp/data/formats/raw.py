@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from npdp.errors import InputError
+from npdp.base.errors import InputError
 
 Array = NDArray[Any]
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.sparse_rows import SparseRows
+from npdp.base.errors import InputError
 from npdp.data.formats.raw import Array, Part, RawData
 from npdp.data.sparse import SparseDataset
-from npdp.errors import InputError
 
 ARRAYS = ("indptr", "indices", "values", "shape", "y")
 

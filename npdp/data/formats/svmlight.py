@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdp.autograd.sparse_rows import SparseRows
+from npdp.base.errors import InputError
 from npdp.data.formats.raw import Array, Part, RawData, open_text, shown
-from npdp.errors import InputError
 
 NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 LINE = re.compile(rf"\s*{NUMBER}(?:\s+\d+:{NUMBER})*\s*", re.ASCII)

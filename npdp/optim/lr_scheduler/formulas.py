@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from npdp.arguments import at_least_one, require_number
+from npdp.base.arguments import at_least_one, require_number
 from npdp.optim.lr_scheduler.base import LRScheduler, one_each
 from npdp.optim.optimizer import Optimizer
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from npdp.arguments import at_least_one
+from npdp.base.arguments import at_least_one
 from npdp.optim.lr_scheduler.base import LRScheduler, one_each, require_numbers
 from npdp.optim.optimizer import Optimizer
 

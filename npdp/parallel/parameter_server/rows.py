@@ -15,12 +15,12 @@ import numpy as np
 
 from npdp.autograd.rows import Distinct, Rows
 from npdp.autograd.tensor import Array
+from npdp.base.partition import part, rounded_up
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import LINE_BYTES, Parameter
 from npdp.nn.products import sums_of_rows
 from npdp.parallel.parameter_server.messages import ALL, Kind, Message, Reply
 from npdp.parallel.parameter_server.shard import Rate, Receive, Roles, one_for_each
-from npdp.partition import part, rounded_up
 
 LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of texts touches some MB; more is sent
 

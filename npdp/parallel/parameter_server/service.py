@@ -15,8 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from npdp import environment
 from npdp.autograd.tensor import Array
+from npdp.base import environment
 from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server.messages import Message, Reply, decode, encode, new_header, receive, send
 from npdp.parallel.parameter_server.rows import RowShard

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from npdp.arguments import require_number, whole
+from npdp.base.arguments import require_number, whole
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter
 from npdp.optim.groups import ParameterGroup

@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from npdp.errors import InputError
+from npdp.base.errors import InputError
+from npdp.base.whole_file import whole_file
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Kind, Message, Request, WorkItem
 from npdp.parallel.parameter_server.server import Policy, Workers
 from npdp.parallel.parameter_server.work import WorkPool
-from npdp.whole_file import whole_file
 
 FORMAT = 2
 DIGEST_BYTES = 16

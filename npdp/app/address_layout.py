@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from npdp import environment
+from npdp.base import environment
 
 RANDOM = "NPDP_RANDOM_ADDRESSES"
 _BEGUN_AGAIN = "NPDP_BEGUN_AGAIN"

@@ -6,8 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from npdp.errors import InputError
-from npdp.flag_parser import flag_of
+from npdp.app.flag_parser import flag_of
+from npdp.base.errors import InputError
 
 IN_A_FOLDER = (".npy", "-ubyte", "-ubyte.gz")  # how the names of a data set's files end there
 

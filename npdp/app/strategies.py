@@ -7,17 +7,17 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from npdp.app.config import TrainConfig
+from npdp.app.strategy_choices import STRATEGIES
+from npdp.base.errors import InputError
 from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.communicator import Communicator
-from npdp.config import TrainConfig
-from npdp.errors import InputError
 from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.fused import Fused, require_reduce_scatter
 from npdp.parallel.local_sgd import LocalSGD
 from npdp.parallel.parameter_server import update_log
 from npdp.parallel.parameter_server.strategy import ParameterServer
 from npdp.parallel.strategy import Strategy
-from npdp.strategy_choices import STRATEGIES
 
 # What of the flags does not change what is computed
 BESIDE = ("metrics", "save", "quiet", "transport", "ranks", "inject", "algorithm", "record_arrivals", "replay_arrivals")

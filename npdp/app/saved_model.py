@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp import models, nn
+from npdp import nn
+from npdp.app import models
 from npdp.autograd.tensor import Array
+from npdp.base.errors import InputError
+from npdp.base.whole_file import whole_file
 from npdp.data.formats import npz
 from npdp.data.formats.raw import Columns
-from npdp.errors import InputError
-from npdp.whole_file import whole_file
 
 FORMAT = 1
 WANTED = f"a model saved by npdp (`npdp train --save`, format {FORMAT})"

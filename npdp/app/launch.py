@@ -23,11 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TextIO
 
-from npdp import addresses, environment
+from npdp.app import address_layout
+from npdp.app.subreaper import orphans_ended
+from npdp.base import environment
+from npdp.base.errors import InputError
 from npdp.comm.failures.ending import signal_when_parent_dies
-from npdp.errors import InputError
 from npdp.report.console import TERMINAL, own_terminal_width, refuse
-from npdp.subreaper import orphans_ended
 
 # Where Open MPI's mpirun keeps its files, in a directory named by its process id. One that was killed leaves them, and
 # a later mpirun with the same id does not start ("listener thread failed to start"): so each gets its own.
@@ -151,7 +152,7 @@ def before_mpirun(ranks: int) -> Callable[[], object]:
     """Return the `preexec_fn` of an mpirun: it ends with this thread; ranks that share cores get the same addresses."""
     calls: list[Callable[[], object]] = [signal_when_parent_dies(signal.SIGTERM, os.getpid())]
     if ranks > environment.cores():
-        calls.append(addresses.fixer())
+        calls.append(address_layout.fixer())
     return lambda: [call() for call in calls]
 
 

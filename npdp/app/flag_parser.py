@@ -11,8 +11,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
-from npdp import environment
-from npdp.errors import InputError
+from npdp.base import environment
+from npdp.base.errors import InputError
 
 # More ranks than this are a slip of the keyboard, and would bring down the machine that is to start them.
 RANKS_A_CORE, RANKS_ANYWHERE = 64, 1024

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from npdp import environment
+from npdp.base import environment
 
 PR_SET_CHILD_SUBREAPER = 36
 LOOK_EVERY_S = 0.1

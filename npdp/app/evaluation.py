@@ -10,9 +10,9 @@ import numpy as np
 
 from npdp import nn
 from npdp.autograd import Tensor, no_grad
+from npdp.base.partition import part
 from npdp.collectives.communicator import Communicator
 from npdp.data import ArrayDataset, SparseRows
-from npdp.partition import part
 
 BLOCK_ELEMENTS = 2**20  # of features per forward
 

@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npdp import models, saved_model
+from npdp.app import models, saved_model
+from npdp.app.evaluation import blocks
+from npdp.app.evaluation import evaluate as score
+from npdp.app.saved_model import SavedModel
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
+from npdp.base.errors import InputError
 from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
 from npdp.data.formats import csv, npz
 from npdp.data.targets import refuse_infinite
-from npdp.errors import InputError
-from npdp.evaluation import blocks
-from npdp.evaluation import evaluate as score
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
-from npdp.saved_model import SavedModel
 
 NO_ANSWER = "{} has no answer but NaN: are its parameters finite?"
 Say = Callable[[str], None]  # what tells a line that is no result

@@ -11,8 +11,8 @@ import pytest
 from data_files import npy_bytes, npz_bytes
 from training import DROPOUT, Run, read_run
 
-from npdp import saved_model, train, using
-from npdp.errors import InputError
+from npdp.app import inference, saved_model, train
+from npdp.base.errors import InputError
 from npdp.parallel.world import init, run_ranks
 
 
@@ -58,11 +58,11 @@ def numbers(folder) -> Run:
 
 def scores(folder: Path, name: str, data: str = "digits", part: str = "test", **more) -> str:
     options = {"target": None, "test_fraction": 0.2, "seed": 0, **more}
-    return using.evaluate(f"{folder}/{name}/model.npz", data, part=part, **options)
+    return inference.evaluate(f"{folder}/{name}/model.npz", data, part=part, **options)
 
 
 def answers(folder: Path, name: str, samples: object, target: str | None = None, probabilities: bool = False):
-    return using.predict(f"{folder}/{name}/model.npz", str(samples), target, probabilities).splitlines()
+    return inference.predict(f"{folder}/{name}/model.npz", str(samples), target, probabilities).splitlines()
 
 
 @pytest.mark.parametrize("name", ["digits", "standardized"])
@@ -84,7 +84,8 @@ def test_a_model_of_ones_own_is_found_again_and_drops_nothing(folder):
     scored = f"360 samples: loss {end['test_loss']:.4f}, accuracy {end['test_accuracy']:.4f}"
     assert scores(folder, "own", trust=True) == scored
     model = f"{folder}/own/model.npz"
-    assert using.predict(model, "digits", None, False, True) == using.predict(model, "digits", None, False, True)
+    predicted = inference.predict(model, "digits", None, False, True)
+    assert predicted == inference.predict(model, "digits", None, False, True)
 
 
 def test_a_model_whose_file_has_gone_or_has_changed_says_what_it_was_trained_with(folder, tmp_path):
@@ -226,10 +227,10 @@ def test_predict_refuses_an_answer_that_is_nan(folder, tmp_path):
     saved_model.save(f"{tmp_path}/nan.npz", wrong)
     np.save(tmp_path / "row.npy", np.zeros((2, 64)))
     with pytest.raises(InputError, match="row.npy: .*nan.npz has no answer but NaN"):
-        using.predict(f"{tmp_path}/nan.npz", f"{tmp_path}/row.npy", None, False)
+        inference.predict(f"{tmp_path}/nan.npz", f"{tmp_path}/row.npy", None, False)
     np.savez(tmp_path / "rows.npz", x=np.zeros((2, 64)), y=[0, 1])
     with pytest.raises(InputError, match="rows.npz: .*nan.npz has no answer but NaN"):
-        using.evaluate(f"{tmp_path}/nan.npz", f"{tmp_path}/rows.npz", None, "all", 0, 0)
+        inference.evaluate(f"{tmp_path}/nan.npz", f"{tmp_path}/rows.npz", None, "all", 0, 0)
 
 
 @pytest.mark.usefixtures("numbers")

@@ -12,10 +12,10 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from npdp import environment
+from npdp.app.flag_parser import flag_of
+from npdp.base import environment
+from npdp.base.errors import DivergedError, InputError, OutputError
 from npdp.comm.failures.ending import end_with_launcher
-from npdp.errors import DivergedError, InputError, OutputError
-from npdp.flag_parser import flag_of
 from npdp.report.console import refuse
 
 if TYPE_CHECKING:

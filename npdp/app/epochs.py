@@ -12,7 +12,7 @@ from npdp import optim
 from npdp.elastic.inject import Pace
 
 if TYPE_CHECKING:
-    from npdp.job import Job
+    from npdp.app.job import Job
     from npdp.report.progress import Progress
 
 T = TypeVar("T")

@@ -43,8 +43,8 @@ _ON_SERVERS = {
 _LOCAL_FLAGS = {"local_iterations": 8, "outer_momentum": 0.0, "outer_learning_rate": 1.0}
 
 STRATEGIES = {
-    "allreduce": Choice("npdp.strategies:all_reduce", "every rank has the mean gradient", excludes={}),
+    "allreduce": Choice("npdp.app.strategies:all_reduce", "every rank has the mean gradient", excludes={}),
     "naive": Choice("npdp.parallel.naive:Naive", "the same, by one all-reduce a parameter after backward"),
-    "ps": Choice("npdp.strategies:parameter_server", "a parameter server", _SERVER_FLAGS, _ON_SERVERS),
-    "local-sgd": Choice("npdp.strategies:local_sgd", "parameters are averaged now and then", _LOCAL_FLAGS),
+    "ps": Choice("npdp.app.strategies:parameter_server", "a parameter server", _SERVER_FLAGS, _ON_SERVERS),
+    "local-sgd": Choice("npdp.app.strategies:local_sgd", "parameters are averaged now and then", _LOCAL_FLAGS),
 }

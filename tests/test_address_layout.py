@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from launching import mpirun, needs_mpi, python
 
-from npdp import addresses, cli, environment, launch
+from npdp.app import address_layout, cli, launch
+from npdp.base import environment
 
 CROWD = environment.cores() + 1
 TELL = 'print("personality", open("/proc/self/personality").read(), flush=True)'
@@ -21,16 +22,19 @@ def make():
 """
 BENCH = """
 import runpy, sys
-from npdp import on_ranks
+from npdp.app import on_ranks
 on_ranks.main = lambda *_: {tell} or 0
 sys.argv[1:1] = {argv}
 runpy.run_module("{module}", run_name="__main__")
 """
-FIX = "from npdp import addresses; addresses.fixer()(); import os; os.execvp('cat', ['cat', '/proc/self/personality'])"
+FIX = """
+from npdp.app import address_layout; address_layout.fixer()()
+import os; os.execvp('cat', ['cat', '/proc/self/personality'])
+"""
 
 
 def is_fixed(personality: str) -> bool:
-    return bool(int(personality, 16) & addresses.ADDR_NO_RANDOMIZE)
+    return bool(int(personality, 16) & address_layout.ADDR_NO_RANDOMIZE)
 
 
 def can_be_fixed() -> bool:
@@ -87,11 +91,13 @@ def test_a_program_of_ones_own_is_started_with_them(tmp_path):
 @needs_permission
 @needs_mpi
 def test_a_user_may_keep_them_random(probe):
-    outcome = python("-m", "npdp", "train", "--ranks", str(CROWD), *probe, **{addresses.RANDOM: "1"})
+    outcome = python("-m", "npdp", "train", "--ranks", str(CROWD), *probe, **{address_layout.RANDOM: "1"})
     assert fixed_ranks(outcome.stdout) == [False] * CROWD
 
 
-@pytest.mark.parametrize("answers", [[-1], [0, -1], [addresses.ADDR_NO_RANDOMIZE]], ids=["unknown", "refused", "done"])
+@pytest.mark.parametrize(
+    "answers", [[-1], [0, -1], [address_layout.ADDR_NO_RANDOMIZE]], ids=["unknown", "refused", "done"]
+)
 def test_where_nothing_can_change_the_program_goes_on(answers, monkeypatch):
     asked = iter(answers)
 
@@ -102,7 +108,7 @@ def test_where_nothing_can_change_the_program_goes_on(answers, monkeypatch):
     monkeypatch.setattr(environment, "launch", lambda: environment.Launch(0, 999, 999))
     monkeypatch.setattr(sys, "argv", [__file__])
     monkeypatch.setattr(os, "execv", lambda *given: pytest.fail("the program began again"))
-    addresses.begin_again_at_same()
+    address_layout.begin_again_at_same()
     assert next(asked, None) is None
 
 
@@ -111,8 +117,8 @@ def test_a_rank_with_a_core_of_its_own_does_not_begin_again(launched, monkeypatc
     asked = []
     monkeypatch.setattr(environment, "launch", lambda: launched)
     monkeypatch.setattr(sys, "argv", [__file__])
-    monkeypatch.setattr(addresses, "fixer", lambda: asked.append("to be fixed"))
-    addresses.begin_again_at_same()
+    monkeypatch.setattr(address_layout, "fixer", lambda: asked.append("to be fixed"))
+    address_layout.begin_again_at_same()
     assert asked == []
 
 
@@ -120,27 +126,28 @@ def test_a_rank_with_a_core_of_its_own_does_not_begin_again(launched, monkeypatc
 def test_a_program_begins_again_once_and_only_where_it_can_be_read_again(argv0, begins, monkeypatch):
     begun = []
     monkeypatch.setattr(environment, "launch", lambda: environment.Launch(0, 999, 999))
-    monkeypatch.setattr(addresses, "fixer", lambda: lambda: True)  # as where the system drops it at each exec
+    monkeypatch.setattr(address_layout, "fixer", lambda: lambda: True)  # as where the system drops it at each exec
     monkeypatch.setattr(sys, "argv", [argv0])
     monkeypatch.setattr(os, "execv", lambda *given: begun.append(given))
-    monkeypatch.setenv(addresses._BEGUN_AGAIN, "1")  # of another process: this one's parent, say
+    monkeypatch.setenv(address_layout._BEGUN_AGAIN, "1")  # of another process: this one's parent, say
     for _ in range(3):
-        addresses.begin_again_at_same()
+        address_layout.begin_again_at_same()
     assert begun == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])] * begins
 
 
 def test_an_interpreter_that_is_not_there_goes_on(monkeypatch):
     monkeypatch.setattr(environment, "launch", lambda: environment.Launch(0, 999, 999))
-    monkeypatch.setattr(addresses, "fixer", lambda: lambda: True)
+    monkeypatch.setattr(address_layout, "fixer", lambda: lambda: True)
     monkeypatch.setattr(sys, "argv", [__file__])
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    monkeypatch.setenv(addresses._BEGUN_AGAIN, "")
-    addresses.begin_again_at_same()
-    assert os.environ[addresses._BEGUN_AGAIN] == str(os.getpid())  # it was tried
+    monkeypatch.setenv(address_layout._BEGUN_AGAIN, "")
+    address_layout.begin_again_at_same()
+    assert os.environ[address_layout._BEGUN_AGAIN] == str(os.getpid())  # it was tried
 
 
 def test_who_calls_main_of_the_command_is_not_begun_again(monkeypatch):
-    monkeypatch.setattr(addresses, "begin_again_at_same", lambda: pytest.fail("the caller's program would begin again"))
+    again = lambda: pytest.fail("the caller's program would begin again")  # noqa: E731
+    monkeypatch.setattr(address_layout, "begin_again_at_same", again)
     monkeypatch.setattr(sys, "argv", ["npdp", "env"])
     assert cli.main() == cli.main(["env"]) == 0
 
@@ -151,14 +158,14 @@ def test_only_a_yes_keeps_them_random(said, keeps, monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     system = SimpleNamespace(personality=lambda wanted: asked.append(wanted) or 0)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: system)
-    monkeypatch.setenv(addresses.RANDOM, said)
-    addresses.fixer()()
+    monkeypatch.setenv(address_layout.RANDOM, said)
+    address_layout.fixer()()
     assert (asked == []) == keeps
 
 
 def test_before_mpirun_addresses_are_fixed_where_cores_do_not_suffice(monkeypatch):
     asked = []
-    monkeypatch.setattr(addresses, "fixer", lambda: lambda: asked.append("fixed"))
+    monkeypatch.setattr(address_layout, "fixer", lambda: lambda: asked.append("fixed"))
     monkeypatch.setattr(launch, "signal_when_parent_dies", lambda number, parent: lambda: None)
     launch.before_mpirun(environment.cores())()
     assert asked == []

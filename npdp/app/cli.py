@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 import npdp
-from npdp import environment
+from npdp.app.flag_parser import Parser, number_of_ranks
+from npdp.app.on_ranks import RankFlags, interrupted
+from npdp.base import environment
+from npdp.base.errors import InputError, OutputError
 from npdp.comm.failures.ending import announce_failure, launcher_ends_all
-from npdp.errors import InputError, OutputError
-from npdp.flag_parser import Parser, number_of_ranks
-from npdp.on_ranks import RankFlags, interrupted
 from npdp.report.console import discard_output, note, refusal, refuse
 
 EXAMPLES = """
@@ -29,8 +29,8 @@ examples:
 
 def train(arguments: Sequence[str]) -> int:
     """Train, on ranks that this command starts itself."""
-    from npdp import config
-    from npdp import train as training
+    from npdp.app import config
+    from npdp.app import train as training
 
     return _on_ranks(config.parse, "npdp.train", training.main, arguments)
 
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError(f"npdp run: no program {flags.program}; a module is named after -m")
     if ":" in arguments[at + 1 :]:
         raise InputError("npdp run: mpirun would take the argument ':' for the end of this program's")
-    from npdp import launch
+    from npdp.app import launch
 
     path = f"./{flags.program}" if flags.program.startswith("-") else flags.program
     program = [*(["-m"] if flags.is_module else []), path, *arguments[at + 1 :]]
@@ -75,7 +75,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Print the scores of a saved model on data."""
     parser = _parser("evaluate", "Loss, and for classes accuracy, of a saved model on the test part of a data set.",
                      "  npdp evaluate model.npz --data digits\n  npdp evaluate model.npz --data mnist/ --part train")
-    from npdp import config, using
+    from npdp.app import config, inference
 
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
@@ -86,7 +86,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",
                         help="as in training: it chose the test part (0)")  # fmt: skip
     _add_trust(parser)
-    return _report(parser, arguments, using.evaluate)
+    return _report(parser, arguments, inference.evaluate)
 
 
 def predict(arguments: Sequence[str]) -> int:
@@ -103,9 +103,9 @@ def predict(arguments: Sequence[str]) -> int:
                         "name; without a header the last, if one more)")
     parser.add_argument("--probabilities", action="store_true", help="each class's probability, comma-separated")
     _add_trust(parser)
-    from npdp import using
+    from npdp.app import inference
 
-    return _report(parser, arguments, using.predict)
+    return _report(parser, arguments, inference.predict)
 
 
 def _add_trust(parser: Parser) -> None:
@@ -120,7 +120,7 @@ def env(arguments: Sequence[str]) -> int:
                      "printed that is set already.",
                      '  eval "$(npdp env)"; mpirun -n 4 python -m npdp.train')
     parser.parse_args(arguments)
-    from npdp import launch
+    from npdp.app import launch
 
     lines = launch.env_lines()
     if lines:
@@ -158,7 +158,7 @@ def _on_ranks(
     arguments: Sequence[str],
 ) -> int:
     """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
-    from npdp import launch
+    from npdp.app import launch
 
     if not environment.is_one_of_several():
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
@@ -184,14 +184,14 @@ def _parser(name: str, description: str, examples: str) -> Parser:
 
 def _report(parser: Parser, arguments: Sequence[str], work: Callable[..., str]) -> int:
     """Print on rank 0 what `work` returns for the flags, or why it cannot be done; collective."""
-    from npdp import using
+    from npdp.app import inference
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
     world = init()
     try:
         flags = agree(world, lambda: parser.parse_args(arguments))
-        text = work(**vars(flags), say=note if world.rank == 0 else using.unsaid)
+        text = work(**vars(flags), say=note if world.rank == 0 else inference.unsaid)
     except InputError as error:
         if world.rank == 0:
             refuse(str(error))

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from npdp import nn, random
+from npdp import nn
+from npdp.app.evaluation import blocks
 from npdp.autograd import no_grad
+from npdp.base import random
+from npdp.base.errors import InputError
+from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import ArrayDataset
-from npdp.errors import InputError
-from npdp.evaluation import blocks
-from npdp.parser_lock import ONE_AT_A_TIME
 
 TASKS = {"softmax": "classification", "linear": "regression"}  # what a model is for, where its name says so
 

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from npdp.arguments import seed_of
+from npdp.base.arguments import seed_of
 
 
 class _OfThisRank(threading.local):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from npdp.app.flag_parser import POSITIVE_INT, Parser, flag_of, number, number_of_ranks, require_one_launcher
+from npdp.app.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
+from npdp.app.strategy_choices import STRATEGIES
+from npdp.base.errors import InputError
 from npdp.collectives.algorithms import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
-from npdp.errors import InputError
-from npdp.flag_parser import POSITIVE_INT, Parser, flag_of, number, number_of_ranks, require_one_launcher
-from npdp.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
-from npdp.strategy_choices import STRATEGIES
 
 WORDS = ("digits", "synthetic")  # what --data takes that is no path
 UPDATES = ("auto", "replicated", "fused")

@@ -7,20 +7,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npdp import __version__, environment, kernels, manual_seed, models, nn, optim, strategies
+from npdp import __version__, kernels, manual_seed, nn, optim
+from npdp.app import models, strategies
+from npdp.app.config import TrainConfig
+from npdp.app.evaluation import evaluate
+from npdp.base import environment
+from npdp.base.errors import InputError
+from npdp.base.partition import bounds
 from npdp.collectives.communicator import Communicator
-from npdp.config import TrainConfig
 from npdp.data import DataLoader, SparseDataset, sources
 from npdp.data.sources import DataSplit
 from npdp.elastic.inject import require_ranks
-from npdp.errors import InputError
-from npdp.evaluation import evaluate
 from npdp.optim import learning_rates
 from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
 from npdp.parallel.once_a_host import load_once
 from npdp.parallel.replicas import parameters_sha256
-from npdp.partition import bounds
 
 MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
 

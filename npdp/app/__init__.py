@@ -1,0 +1,1 @@
+"""What a command does: flags, launch, train, evaluate, saved models."""

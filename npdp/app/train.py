@@ -1,0 +1,125 @@
+"""`python -m npdp.train`: from flags to a trained model, on however many ranks were launched.
+
+    flags → data, model, optimiser      all ranks agree that these can be used, or leave together
+          → epochs of batches (epochs.py)
+          → scores over all ranks, the saved model, where the time went
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from npdp.app import on_ranks
+from npdp.app.config import TrainConfig, parse
+from npdp.base.errors import DivergedError, InputError, OutputError
+from npdp.report.console import Console, banner, summary
+from npdp.report.metrics import Metrics
+from npdp.report.progress import Progress
+from npdp.report.results import write_results
+
+if TYPE_CHECKING:
+    from npdp.app.job import Job
+    from npdp.collectives.communicator import Communicator
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 without usable results."""
+    return on_ranks.main(lambda: parse(arguments), _train, lambda config: "npdp train")
+
+
+def _train(config: TrainConfig) -> int:
+    loss = train(config)["train_loss"]  # the same on all ranks
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"training ended with a loss of {loss}, the model is of no use: try a smaller --learning-rate, "
+            "--clip-norm 1, or --standardize"
+        )
+    return 0
+
+
+def _set_algorithm(algorithm: str, world: Communicator) -> None:
+    """Make it the world's, or refuse it where this world cannot use it; collective."""
+    try:
+        world.chosen("allreduce", 0, algorithm)
+    except ValueError as error:
+        raise InputError(f"--algorithm {algorithm}: {error}") from None
+    world.algorithm = algorithm
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train on this rank of the world that there is; collective. Returns the `end` event."""
+    import numpy as np
+
+    from npdp.app import job as jobs
+    from npdp.app.epochs import train_epochs
+    from npdp.parallel.agreement import agree
+    from npdp.parallel.world import init
+
+    world = init()
+    agree(world, lambda: _set_algorithm(config.algorithm, world))
+    job = jobs.prepare(config, world)
+    world = job.world  # of the ranks that train: a server has left by now
+    console = Console(world.rank == 0 and not config.quiet)
+    opened = agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None, console))
+    with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
+        start = jobs.start_event(job)
+        metrics.write("start", **start)
+        console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
+        world.clock.clear()
+        before = time.perf_counter()
+        updates = partial(job.model.strategy.updates, job.optimizer)
+        progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
+        iterations, samples = train_epochs(job, progress)
+        job.model.strategy.synchronize()
+        wall_s = time.perf_counter() - before
+        end = jobs.end_event(job, iterations, samples, wall_s)
+        metrics.write("end", **end)
+        console.say(summary(end))  # first, whatever becomes of the files
+        agree(world, lambda: _write_results(job, metrics, console) if world.rank == 0 else None, OutputError)
+    return end
+
+
+def _open_metrics(path: str | None, console: Console) -> Metrics:
+    try:
+        return Metrics(path, lambda why: console.say(f"  --metrics: no more is written to {path}: {why}"))
+    except OSError as error:
+        raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
+
+
+def _write_results(job: Job, metrics: Metrics, console: Console) -> None:
+    """Write the files that flags name; OutputError names those that could not be."""
+    config = job.config
+    write_results(console, (
+        ("--metrics", config.metrics, metrics.close),
+        ("--save", config.save, lambda: _save(job)),
+        ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
+    ))  # fmt: skip
+
+
+def _save_arrivals(job: Job) -> None:
+    assert job.config.record_arrivals is not None
+    job.model.strategy.save_arrivals(job.config.record_arrivals, job.run)
+
+
+def _save(job: Job) -> None:
+    from npdp.app import models, saved_model
+
+    config = job.config
+    description = {
+        "model": models.name_from_anywhere(job.model_name),
+        "features": job.data.train.sample_shape[0],
+        "classes": job.data.classes,
+        "hidden": list(config.hidden),
+        "dtype": config.dtype,
+        "data": job.data.source,
+    }
+    if job.data.labels is not None:
+        description["labels"] = list(job.data.labels)
+    if job.data.columns is not None:
+        description["columns"], description["target"] = list(job.data.columns.features), job.data.columns.target
+    assert config.save is not None
+    saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling))

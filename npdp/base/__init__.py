@@ -1,0 +1,1 @@
+"""What all of npdp may use, and what uses nothing of it."""
