@@ -34,7 +34,7 @@ def test_each_launcher_is_understood(variables, wanted):
     assert environment.launch() == wanted
 
 
-TELL = "from npdp import environment; print(environment.launch() is not None, environment.cores_of_job())"
+TELL = "from npdp.base import environment; print(environment.launch() is not None, environment.cores_of_job())"
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": 0, "OMPI_COMM_WORLD_SIZE": 2, "PMIX_NAMESPACE": "first"}
 SLURM = {"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 2, "SLURM_JOB_ID": 7, "SLURM_STEP_ID": 1}
 
@@ -61,7 +61,7 @@ def test_what_a_rank_starts_is_no_rank_but_what_a_script_or_another_launcher_sta
 
 def test_a_rank_that_begins_again_is_still_the_rank():
     says(**OPEN_MPI)
-    again = "import os, sys; from npdp import environment; environment.become_rank(); " \
+    again = "import os, sys; from npdp.base import environment; environment.become_rank(); " \
             f"os.execv(sys.executable, [sys.executable, '-c', '{TELL}'])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("True")

@@ -79,7 +79,7 @@ def test_sync_vs_async_draws_and_the_slow_worker_costs_asynchrony_little(tmp_pat
     figures = json.loads(table.read_text())["figures"]
     said = f"python examples/sync_vs_async.py --epochs 2 --delay-ms 4 --out {picture.name} --json {table.name}"
     assert json.loads(table.read_text())["command"] == said
-    assert len(figures) == 12 and all(one["test_accuracy"] > 0.8 for one in figures.values())
+    assert len(figures) == 10 and all(one["test_accuracy"] > 0.8 for one in figures.values())
 
 
 def test_sync_vs_async_says_what_to_install_before_it_trains():

@@ -32,7 +32,7 @@ def test_import_loads_neither_numpy_nor_mpi():
 
 
 def test_flags_are_read_before_numpy_is_loaded():
-    assert not loaded_after("from npdp import cli, config, launch, train; config.parse([])") & {"numpy", "mpi4py"}
+    assert not loaded_after("from npdp.app import cli, config, launch, train; config.parse([])") & {"numpy", "mpi4py"}
 
 
 def test_a_world_of_one_loads_no_mpi():

@@ -206,7 +206,7 @@ def run_that_writes(folder: Path, is_own: bool = True) -> subprocess.Popen[str]:
     script = Path(make_mpirun(folder))
     script.write_text(f"#!/bin/sh\necho first\nread line < {folder}/heard\nseq 100000\n")
     os.mkfifo(folder / "heard")
-    program = f"from npdp import launch; launch.find_mpirun = lambda: '{script}'; " \
+    program = f"from npdp.app import launch; launch.find_mpirun = lambda: '{script}'; " \
               f"raise SystemExit(launch.run_ranks_with_mpirun(2, [], {is_own}))"  # fmt: skip
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
 
@@ -233,7 +233,8 @@ def test_an_mpirun_whose_reader_has_gone_does_not_wait_for_one(tmp_path):
 def test_ranks_get_this_pythons_flags(tmp_path):
     script = Path(make_mpirun(tmp_path))
     script.write_text('#!/bin/sh\nprintf "%s " "$@"\n')
-    start = f"from npdp import launch; launch.find_mpirun = lambda: '{script}'; launch.run_ranks_with_mpirun(2, ['x'])"
+    start = f"from npdp.app import launch; launch.find_mpirun = lambda: '{script}'; " \
+            "launch.run_ranks_with_mpirun(2, ['x'])"  # fmt: skip
     command = [sys.executable, "-O", "-W", "ignore", "-c", start]
     *began, last = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.split()
     assert began[:2] == ["-n", "2"] and last == "x"

@@ -127,7 +127,7 @@ def test_that_a_model_is_tried_before_changes_nothing_of_its_training(tmp_path):
 
 @pytest.mark.parametrize("model", ["mlp", "file"])
 def test_a_model_with_hidden_layers_gets_their_widths(model, tmp_path):
-    (tmp_path / "mine.py").write_text("from npdp import models\n\ndef make(features, classes, hidden):\n"
+    (tmp_path / "mine.py").write_text("from npdp.app import models\n\ndef make(features, classes, hidden):\n"
                                       "    return models.mlp(features, classes, hidden)\n")  # fmt: skip
     name = "mlp" if model == "mlp" else f"{tmp_path}/mine.py:make"
     start = fit("--quiet", "--epochs", "0", "--model", name, "--hidden", "3, 4").events[0]

@@ -72,7 +72,7 @@ def _require_kernels() -> None:
     name = os.environ.get("NPDP_KERNELS", "")
     if name not in KERNELS:
         raise InputError(f"NPDP_KERNELS is {name!r}, wanted c or numpy, or unset for the best there is")
-    if name == "c" and PathFinder.find_spec("_compiled", [str(Path(__file__).with_name("kernels"))]) is None:
+    if name == "c" and PathFinder.find_spec("_compiled", [str(Path(__file__).parents[1] / "kernels")]) is None:
         raise InputError("NPDP_KERNELS is 'c', and npdp's C kernels are not compiled: install gcc, and then npdp again")
 
 

@@ -9,9 +9,6 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
-if sys.platform != "win32":
-    import fcntl
-
 NEW = "npdp-{}.part"  # a new file's name, with a random number
 
 
@@ -61,7 +58,9 @@ def _locked(path: str) -> Iterator[None]:
         if sys.platform == "win32":
             file.close()  # where no file that is open can be renamed
         else:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(ImportError, OSError):
+                import fcntl
+
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -71,6 +70,8 @@ def _remove_left(folder: str) -> None:
     if sys.platform == "win32":
         return
     for path in glob.glob(os.path.join(glob.escape(folder), NEW.format("[0-9a-f]" * 16))):
-        with contextlib.suppress(OSError), open(path, "rb+") as file:
+        with contextlib.suppress(ImportError, OSError), open(path, "rb+") as file:
+            import fcntl
+
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path)
