@@ -11,10 +11,11 @@ C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
-.PHONY: help train test lint bench mutants sanitize emulate clean
+.PHONY: help train test test-all lint bench mutants sanitize emulate clean
 help:
 	@echo "make train      set up, then train on the digits on 4 ranks"
-	@echo "make test       set up, then run all tests"
+	@echo "make test       set up, then run the tests of what is promised (some minutes)"
+	@echo "make test-all   set up, then run all tests"
 	@echo "make lint       ruff, mypy --strict, and the C code with all warnings"
 	@echo "make bench      the benchmarks, against NumPy and PyTorch (some minutes)"
 	@echo "make mutants    plant each known bug and see that a test catches it"
@@ -39,6 +40,9 @@ train: .venv/.installed
 	eval "$$($(BIN)/npdp env)"; PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n $(RANKS) python -m npdp.train $(FLAGS)
 
 test: .venv/.dev
+	$(BIN)/python -m pytest -m "not extensive" $(FLAGS)
+
+test-all: .venv/.dev
 	$(BIN)/python -m pytest $(FLAGS)
 
 lint: .venv/.dev

@@ -30,6 +30,20 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # In the background of a shell Ctrl-C is ignored, and would be by what tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Many launches, hosts or cases of a kind, whose law a quicker file looks at too: `make test-all` has these as well.
+EXTENSIVE = {
+    "test_address_layout", "test_bench", "test_bench_checks", "test_bench_predictions", "test_benchmarks",
+    "test_claimed_sizes", "test_cli", "test_console", "test_different_calls", "test_examples", "test_hosts",
+    "test_parameter_server_failures", "test_parameter_server_mpi", "test_shared_empty_room", "test_streams",
+    "test_subreaper",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in EXTENSIVE:
+            item.add_marker("extensive")
+
 
 @pytest.fixture(autouse=True)
 def _one_seed():
