@@ -80,7 +80,8 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     uses, reducers, outsiders, counting = _behind(root)
     if outsiders and reducers:
         reducers[0].note_outsiders(outsiders)
-    weight = _begin(reducers, _counted(root, counting) if counting else None)
+    counted = _counted(root, counting) if counting else None
+    weight = reducers[0].begin(counted, True) if len(reducers) == 1 else _begin(reducers, counted)
     scale = loss.data.dtype.type(weight)
     start = scale if given is None else given * scale
     try:
@@ -140,11 +141,9 @@ def _counted(root: Node, counting: list[Node]) -> float | None:
 
 
 def _begin(reducers: list[Reducer], counted: float | None) -> float:
-    """Begin all reducers; return this rank's weight in the global loss: 1 where there are none."""
+    """Begin all reducers, none or several; return this rank's weight in the global loss, 1 where there are none."""
     if not reducers:
         return 1.0
-    if len(reducers) == 1:
-        return reducers[0].begin(counted, True)
     reducers.sort(key=lambda reducer: reducer.number)  # they meet in this order, whatever graph a rank's loss has
     weights: list[float] = []
     try:

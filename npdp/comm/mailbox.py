@@ -15,7 +15,7 @@ from npdp.comm.errors import CommunicationError
 from npdp.comm.failures.call_log import LoggedCall
 from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.vain_waits import why_in_vain
-from npdp.comm.transport import Buffer, Handle, Transport, check_message
+from npdp.comm.transport import Buffer, Handle, Transport, wrong_message
 from npdp.comm.waiting import MAILBOXES
 
 LARGE_BYTES = 8192  # from here on pieces cost more than a message of the transport beneath
@@ -126,7 +126,7 @@ class MailboxTransport:
                 return
             if left != missing:
                 got = message.gone + left
-                raise CommunicationError(check_message(message.bytes, got, True, self.rank, message.peer))
+                raise CommunicationError(wrong_message(message.bytes, got, True, self.rank, message.peer))
             message.gone += min(self._most, missing)
             if message.gone == message.bytes.size:
                 queue.popleft().done = True

@@ -28,7 +28,7 @@ from npdp.comm.failures.ending import (
 from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.missing import say_who_is_missing
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
-from npdp.comm.transport import Buffer, check_message
+from npdp.comm.transport import Buffer, wrong_message
 from npdp.comm.waiting import MESSAGES, wait_until
 
 TAG_LEFT = 1
@@ -153,7 +153,7 @@ class MpiTransport:
         except self._mpi.Exception as error:
             if error.Get_error_class() != self._mpi.ERR_TRUNCATE:
                 raise
-            raise CommunicationError(check_message(wanted, None, True, self.rank, peer)) from None
+            raise CommunicationError(wrong_message(wanted, None, True, self.rank, peer)) from None
         if wanted is not None:
             self._check(wanted, peer, status)
 
@@ -174,9 +174,9 @@ class MpiTransport:
         """Raise CommunicationError where what came is not what was wanted."""
         tag = status.Get_tag()
         same_dtype = tag == wanted.dtype.num or tag >= FIRST_TAG_OF_CALLS
-        error = check_message(wanted, status.Get_count(self._mpi.BYTE), same_dtype, self.rank, peer)
-        if error:
-            raise CommunicationError(error)
+        got_bytes = status.Get_count(self._mpi.BYTE)
+        if got_bytes != wanted.nbytes or not same_dtype:
+            raise CommunicationError(wrong_message(wanted, got_bytes, same_dtype, self.rank, peer))
 
     def subworld(self, ranks: Sequence[int]) -> MpiTransport:
         made = copy.copy(self)

@@ -18,7 +18,7 @@ from npdp.comm.errors import CommunicationError, WorldEnded
 from npdp.comm.failures.call_log import CallLog, LoggedCall, different
 from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
-from npdp.comm.transport import Buffer, check_message
+from npdp.comm.transport import Buffer, wrong_message
 from npdp.comm.waiting import MESSAGES, wait_until
 
 T = TypeVar("T")
@@ -177,13 +177,13 @@ class ThreadTransport:
 
 def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
     """Copy from a send into its receive, and end both."""
+    error, wanted, got = None, receive.buffer, send.buffer
     if send.call is not None and receive.call is not None and send.call != receive.call:
-        error: str | None = str(different(target, str(receive.call.call), source, str(send.call.call)))
+        error = str(different(target, str(receive.call.call), source, str(send.call.call)))
+    elif wanted.nbytes != got.nbytes or wanted.dtype != got.dtype:
+        error = wrong_message(wanted, got.nbytes, wanted.dtype == got.dtype, target, source)
     else:
-        same_dtype = receive.buffer.dtype == send.buffer.dtype
-        error = check_message(receive.buffer, send.buffer.nbytes, same_dtype, target, source)
-    if error is None:
-        np.copyto(receive.buffer, send.buffer)
+        np.copyto(wanted, got)
     for message in (send, receive):
         message.error = error
         message.arrived.release()

@@ -124,10 +124,8 @@ class NoTransport:
         pass
 
 
-def check_message(wanted: Buffer, got_bytes: int | None, same_dtype: bool, rank: int, peer: int) -> str | None:
-    """Return what is wrong with a message of so many bytes (None: too many) for the buffer `wanted`, or None."""
-    if wanted.nbytes == got_bytes and same_dtype:
-        return None
+def wrong_message(wanted: Buffer, got_bytes: int | None, same_dtype: bool, rank: int, peer: int) -> str:
+    """Return what to say of a message of so many bytes (None: too many) that does not fit the buffer `wanted`."""
     got = "more" if got_bytes is None else str(got_bytes)
     return (
         f"rank {rank}: wanted {wanted.nbytes} bytes{'' if same_dtype else f' of {wanted.dtype}'} from rank {peer}, "

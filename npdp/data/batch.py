@@ -39,11 +39,6 @@ class Batch(NamedTuple):
     parts: int = 1
     drawn: tuple[int, ...] = ()
 
-    @property
-    def weight(self) -> float:
-        """The part that these samples are of the global batch."""
-        return self.count / self.global_count if self.global_count else 0.0
-
 
 class BatchTensor(Tensor):
     """A tensor that the loader yields: rows of `batch`."""

@@ -52,7 +52,11 @@ class LossWeight:
     def note(self, batch: Batch) -> None:
         """A forward that is to be trained on: it has these samples."""
         before = self.batch
-        if self.pending and before is not None and before.weight != batch.weight:
+        if (
+            self.pending
+            and before is not None
+            and before.count * batch.global_count != batch.count * before.global_count
+        ):
             counts = before.count, batch.count, before.global_count, batch.global_count
             self._refusal = COUNTS_DIFFER.format(*counts)
         elif not self.pending:
@@ -84,7 +88,7 @@ class LossWeight:
             raise ValueError(refusal)
         if batch is None or batch.parts != self._communicator.world_size:
             return 1 / self._communicator.world_size
-        return batch.weight
+        return batch.count / batch.global_count if batch.global_count else 0.0
 
     def _of_counted(self, counted: float) -> float:
         """Return the part of what all ranks have counted; collective."""
