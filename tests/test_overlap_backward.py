@@ -1,6 +1,7 @@
 """Backward with all-reduces beside it: the same gradients, no bit changed, no time counted twice, no error lost."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from worlds import Parallel, Plain, assert_close, criterion, gradients, loader, 
 
 import npdp
 from npdp import nn
+from npdp.collectives.clock import Clock
 from npdp.data import ArrayDataset, DataLoader
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
@@ -57,35 +59,55 @@ def test_a_collective_in_the_midst_of_backward_comes_after_the_buckets_that_have
     assert across_hosts(3, seen, algorithm="ring") == [[1.0]] * 3
 
 
-@pytest.mark.parametrize("algorithm", ["tree", "hierarchical"])
-def test_the_time_that_backward_hides_does_not_count_as_waiting(algorithm):
-    def times():
-        world = init()
-        record(delay_s=0.02)
-        world.allreduce(np.zeros(4))
-        world.clock.clear()
-        time.sleep(0.2 * (world.rank % 2))  # where two share a host the other waits for it, inside the kernel
-        world.begin_allreduce(np.zeros(4))
-        time.sleep(0.3)
-        world.finish()
-        return world.clock.wait_s, world.clock.collective_s
+def clock(wait_s=1.0, kernel_wait_s=2.0, kernel_s=3.0, other_s=5.0):
+    """Return a clock, its transport, and the kernel of its host, with these seconds counted already."""
+    transport, kernel = SimpleNamespace(wait_s=wait_s), SimpleNamespace(wait_s=kernel_wait_s, collective_s=kernel_s)
+    kernel.clear_times = lambda: vars(kernel).update(wait_s=0.0, collective_s=0.0)
+    made = Clock(transport, SimpleNamespace(opened=SimpleNamespace(kernel=kernel)))
+    made.other_s = other_s
+    return made, transport, kernel
 
-    for wait_s, collective_s in run(4, times, hosts=(0, 0, 1, 1), algorithm=algorithm):
-        assert wait_s < 0.1 and collective_s < 0.1
+
+def wait_beside_the_program(clock, transport, kernel):
+    transport.wait_s += 0.25
+    kernel.wait_s += 0.5
+    kernel.collective_s += 0.5
+    clock.other_s += 2.0
+
+
+def test_the_time_that_backward_hides_does_not_count_as_waiting():
+    it, transport, kernel = clock()
+    it.begin_overlap()
+    wait_beside_the_program(it, transport, kernel)
+    it.count_program(0.125)  # in which it was begun, by the program itself
+    it.end_overlap(blocked_s=0.0625)
+    assert (it.wait_s, it.collective_s) == (3.0 + 0.0625, 8.0 + 0.125 + 0.0625)
 
 
 def test_times_that_are_cleared_beside_a_collective_do_not_come_back():
+    it, transport, kernel = clock()
+    it.begin_overlap()
+    wait_beside_the_program(it, transport, kernel)
+    it.clear()
+    wait_beside_the_program(it, transport, kernel)
+    it.end_overlap(blocked_s=0.0625)
+    assert (it.wait_s, it.collective_s) == (0.0625, 0.0625)
+
+
+def test_a_rank_counts_what_it_does_beside_the_program():
+    """Nothing of what was begun is counted twice, however long it takes."""
+
     def times():
         world = init()
-        time.sleep(0.3 * (world.rank % 2))
-        world.allreduce(np.zeros(4))
-        world.begin_allreduce(np.zeros(4))
+        world.barrier()
         world.clock.clear()
+        begun = time.perf_counter()
+        world.begin_allreduce(np.zeros(4))
         world.finish()
-        return world.clock.wait_s, world.clock.collective_s
+        return world.clock.wait_s, world.clock.collective_s, time.perf_counter() - begun
 
-    for wait_s, collective_s in across_hosts(2, times):
-        assert wait_s < 0.2 and collective_s < 0.2
+    for wait_s, collective_s, spent_s in across_hosts(2, times):
+        assert 0 <= wait_s <= collective_s + 1e-6 <= spent_s + 2e-6
 
 
 def test_a_rank_that_fails_in_backward_ends_all():
