@@ -35,8 +35,8 @@ int64_t npdp_mail_take(const npdp_mail *mail, uint32_t from, void *rest, size_t 
 /* How often this rank's bell has rung. */
 uint32_t npdp_mail_bell(const npdp_mail *mail);
 
-/* Waits until it has rung more often than `heard`, at most 10 ms: looks, yields between looks, sleeps. Returns how often
- * it has rung. */
+/* Waits until it has rung more often than `heard`, 10 ms at most: spins, yields between spins, sleeps. Returns how
+ * often it has rung. */
 uint32_t npdp_mail_wait(npdp_mail *mail, uint32_t heard, uint32_t spins, uint32_t yields);
 
 #endif

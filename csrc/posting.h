@@ -33,7 +33,7 @@ static void sleep_until_posted(npdp_host *host, line *theirs)
         sleep_while(&theirs->posted, &theirs->sleepers, seen, host->until_s - now_s());
 }
 
-/* Waits for one rank: looks, yields, sleeps once; returns whether it has posted. A yield may take as long as others, who
+/* Waits for a rank: spins, yields, sleeps once; returns whether it has posted. A yield may take as long as others, who
  * use the core, are let: so there are no more when the time of this call is over. */
 static int wait_for(npdp_host *host, line *theirs)
 {

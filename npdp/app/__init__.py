@@ -1,1 +1,1 @@
-"""What a command does: flags, launch, train, evaluate, saved models."""
+"""The commands of npdp: flags, launching, training, evaluation, saved models."""

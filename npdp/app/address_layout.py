@@ -1,11 +1,11 @@
-"""The same addresses in all ranks of a host, where these outnumber its cores.
+"""A common address layout: all ranks of a host have the same addresses, where they outnumber its cores.
 
 Linux puts every process somewhere else in memory, so that an intruder does not know where things are. But a processor
 remembers where branches went by their addresses alone: ranks that take turns on a core each find that the others have
 displaced what was remembered for them, and at the same addresses they find it learnt. Measured: docs/measurements.md.
 
-Who would rather have addresses at random, of mpirun and of all that ranks start too, sets NPDP_RANDOM_ADDRESSES=1. A
-program of one's own gets the same addresses where `npdp run` starts it, or `setarch -R mpirun`.
+NPDP_RANDOM_ADDRESSES=1 keeps the address layout random, of mpirun and of all that ranks start too. A
+program of one's own gets the same layout where `npdp run` starts it, or `setarch -R mpirun`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ASK = 0xFFFFFFFF
 
 
 def fixer() -> Callable[[], bool]:
-    """Return what a process calls so that what it executes next has the same addresses as all that do so.
+    """Return a function for a process to call, so that what it executes next has the common address layout.
 
     That lasts through fork and exec. Nothing is done where the user wants addresses at random, or the system refuses,
     as in some containers, or is not Linux; the function returns whether it has changed anything. A `preexec_fn` may
@@ -45,7 +45,7 @@ def fixer() -> Callable[[], bool]:
 
 
 def begin_again_at_same() -> None:
-    """Execute this program again, at the addresses of the other ranks, where a launcher has started it and that helps.
+    """Execute this program again in the common address layout, where a launcher has started it and that helps.
 
     For a program's first step: what it has done until then is done twice. It returns where each rank has a core, where
     the user or the system will not have it, and where the program came from standard input or a pipe, now empty.

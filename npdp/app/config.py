@@ -1,4 +1,4 @@
-"""The flags of `npdp.train`, and what is wrong with them before anything is loaded.
+"""The flags of `npdp.train`, and their checks before anything is loaded.
 
 It imports neither NumPy nor MPI: flags are read first, so that BLAS threads can be set for a world of threads.
 """
@@ -38,7 +38,7 @@ examples:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The flags, checked as far as that is possible without looking at the data."""
+    """The flags of a training run, checked as far as is possible without the data."""
 
     data: str
     target: str | None

@@ -1,4 +1,4 @@
-"""The training loop: epochs of batches; of each, forward, backward with the exchange inside, and a step."""
+"""The training loop: for each batch of an epoch forward, backward with the exchange of gradients, and a step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass
 class LossSum:
-    """A loss summed over samples of this rank; `mean` is that of no samples, 0, where there are none."""
+    """Sum of the loss over samples of this rank; its `mean` is 0 where there are no samples."""
 
     total: float = 0.0
     count: int = 0
@@ -36,7 +36,7 @@ class LossSum:
 
 
 def train_epochs(job: Job, progress: Progress) -> tuple[int, int]:
-    """Train; return the number of updates, and of samples that this rank has used. Collective."""
+    """Train; return the numbers of updates and of samples that this rank has used. Collective."""
     pace = Pace(job.config.inject, job.world.rank)
     samples = 0
     for epoch in range(1, job.config.epochs + 1):
@@ -53,7 +53,7 @@ def train_epochs(job: Job, progress: Progress) -> tuple[int, int]:
 
 
 def in_batches(pieces: Iterable[T], accumulate: int) -> Iterator[Iterator[T]]:
-    """Yield each batch as an iterator of its pieces, `accumulate` of them, to be used up before the next one."""
+    """Yield each batch as an iterator of its `accumulate` micro-batches, to be used up before the next one."""
     rest = iter(pieces)
     for first in rest:
         yield chain((first,), islice(rest, accumulate - 1))

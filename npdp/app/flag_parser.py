@@ -1,4 +1,4 @@
-"""How commands read their flags: what is wrong with them is one line, with the flag that was meant, and exit code 2."""
+"""Parser of command-line flags: an error is one line, with the flag that was meant, and exit code 2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ELSEWHERE = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing usage, shows texts as they are, and under mpirun speaks on rank 0."""
+    """Argument parser that raises instead of printing usage, keeps texts as they are, and speaks on rank 0 alone."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)

@@ -1,4 +1,4 @@
-"""Using a saved model: its scores on data, and its answers for samples. Both return the text to print."""
+"""Inference with a saved model: its scores on data, and its predictions. Both return the text to print."""
 
 from __future__ import annotations
 

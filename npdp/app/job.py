@@ -1,4 +1,4 @@
-"""What a rank needs to train, made from the flags, and what a run says of itself before and after."""
+"""A training job made from the flags, and the events that a run reports at its start and end."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
 
 
 class Job(NamedTuple):
-    """All that a rank needs to train.
+    """A training job of one rank: data, model, optimiser and loader.
 
     Attributes:
         config: the flags, with what depends on the data filled in.
-        run: what a record of arrivals belongs to.
+        run: what an update log belongs to.
     """
 
     config: TrainConfig
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
     @property
     def world(self) -> Communicator:
-        """The ranks that train."""
+        """The communicator of the ranks that train."""
         return self.model.world
 
 
@@ -185,7 +185,7 @@ def start_event(job: Job) -> dict[str, Any]:
 
 
 def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[str, Any]:
-    """Score the model, make sure that all ranks have the same, and add up what they did; collective.
+    """Score the model, compare the ranks' replicas, and add up their work; collective.
 
     Args:
         iterations, samples: as this rank counts them; a parameter server knows better.

@@ -1,4 +1,4 @@
-"""Starting ranks: the mpirun that belongs to the MPI that mpi4py loads, with the settings that this machine needs.
+"""Launching of ranks by the mpirun of the MPI that mpi4py loads, with the settings that this machine needs.
 
     npdp env                     prints the settings, for a shell: eval "$(npdp env)"
     npdp train --ranks 4 ...     sets them, runs mpirun -n 4 python -m npdp.train ..., hands on its exit code
@@ -149,7 +149,7 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
 
 
 def before_mpirun(ranks: int) -> Callable[[], object]:
-    """Return the `preexec_fn` of an mpirun: it ends with this thread; ranks that share cores get the same addresses."""
+    """Return the `preexec_fn` of an mpirun: it ends with this thread; ranks that share cores get one address layout."""
     calls: list[Callable[[], object]] = [signal_when_parent_dies(signal.SIGTERM, os.getpid())]
     if ranks > environment.cores():
         calls.append(address_layout.fixer())

@@ -1,4 +1,4 @@
-"""The models that `--model` names, and the user's own from a file."""
+"""The models of `--model`: built-in ones by name, and the user's own from a file."""
 
 from __future__ import annotations
 

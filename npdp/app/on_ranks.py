@@ -1,4 +1,4 @@
-"""From flags to the ranks that do what they say: those that a launcher has started, threads, or this process alone.
+"""Runs a command on its ranks: those that a launcher has started, threads, or this process alone.
 
 What one rank cannot use no rank uses: all share the verdict, and leave together with exit code 2 and one line.
 """
@@ -27,7 +27,7 @@ POSITIONAL = ("what",)  # of npdp bench
 
 
 class RankFlags(Protocol):
-    """Flags that say on which ranks."""
+    """The flags that choose the ranks of a command."""
 
     @property
     def transport(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Files that flags name: whether they can be written, before anything else is done."""
+"""Checks that the files named by flags can be written, before anything else is done."""
 
 from __future__ import annotations
 

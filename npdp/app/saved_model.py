@@ -58,7 +58,7 @@ def _are_names(columns: Any, target: Any, features: int) -> bool:
 
 
 class SavedModel(NamedTuple):
-    """A model with what is needed to use it: its description, and how its features are scaled, if they are."""
+    """A model with its description and the scaling of its features, if they are scaled."""
 
     model: nn.Module
     description: dict[str, Any]
@@ -66,7 +66,7 @@ class SavedModel(NamedTuple):
 
     @property
     def columns(self) -> Columns | None:
-        """The columns that it was trained on, where these had names."""
+        """The named columns that the model was trained on; None where they had no names."""
         names = self.description.get("columns")
         return None if names is None else Columns(tuple(names), self.description["target"])
 

@@ -1,4 +1,4 @@
-"""From `--strategy` and its flags to how ranks train together: what makes the strategies of strategy_choices.py."""
+"""Makes a training strategy from `--strategy` and its flags, by the table of strategy_choices.py."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ FUSED_FROM_BYTES = 2**20  # of parameters; below, its second meeting costs more 
 
 
 class Trained(NamedTuple):
-    """What is trained.
+    """Facts about the run that a strategy depends on.
 
     Attributes:
-        run: what a record of arrivals must belong to.
+        run: what an update log must belong to.
         nbytes: of its parameters that are trained.
         what_is_sparse: the data, its parameters, or None.
     """
@@ -43,7 +43,7 @@ def make(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy
     """Return the strategy that the flags ask for.
 
     Raises:
-        InputError: this world is too small for it, or a record does not fit.
+        InputError: this world is too small for it, or an update log does not fit.
     """
     module, name = STRATEGIES[config.strategy].made_by.split(":")
     maker = getattr(import_module(module), name)
@@ -55,7 +55,7 @@ def make(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy
 
 
 def run_of(config: TrainConfig, ranks: int, fingerprint: str) -> dict[str, Any]:
-    """Return what makes a run what it is, for a record of its arrivals."""
+    """Return the facts that identify a run, for its update log."""
     flags = {name: value for name, value in asdict(config).items() if name not in BESIDE}
     return {"ranks": ranks, **flags, "staleness": f"{config.staleness:g}", "data_fingerprint": fingerprint}
 

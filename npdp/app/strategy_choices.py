@@ -1,4 +1,4 @@
-"""What `--strategy` may be: one table, by which a flag becomes a way to train, and a new one takes a line.
+"""The table of strategies that `--strategy` can name; a new strategy takes one line.
 
 It imports neither NumPy nor MPI, as flags are read before these are loaded.
 """
@@ -13,7 +13,7 @@ _ON_EACH_RANK = "updates on each rank: --update is for --strategy allreduce"
 
 
 class Choice(NamedTuple):
-    """One of the strategies.
+    """A strategy of the table.
 
     Attributes:
         made_by: `module:name`, of a class of strategies, or of a function of (flags, world, what is trained) that

@@ -1,4 +1,4 @@
-"""Ending of processes that ranks leave behind: a loader's workers, or a program that a rank has started.
+"""Ends processes that ranks leave behind: a loader's workers, or a program that a rank has started.
 
 A child of a rank holds the pipe by which mpirun reads the rank's output. Where the rank dies before it, mpirun waits
 for the end of that pipe, for ever. So the launcher becomes a subreaper: Linux makes it the parent of every process
@@ -29,7 +29,7 @@ LOOK_EVERY_S = 0.1
 
 @contextlib.contextmanager
 def orphans_ended(mpirun: int) -> Iterator[None]:
-    """Within, processes that a dead rank leaves behind are killed; at the end, all that is left below this process.
+    """Kill, within, processes that a dead rank leaves behind; at the end, all that is left below this process.
 
     Args:
         mpirun: the process id of what starts the ranks, a child of this process.

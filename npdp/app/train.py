@@ -1,4 +1,4 @@
-"""`python -m npdp.train`: from flags to a trained model, on however many ranks were launched.
+"""Training from the command line, `python -m npdp.train`: flags in, a trained model out, on any number of ranks.
 
     flags → data, model, optimiser      all ranks agree that these can be used, or leave together
           → epochs of batches (epochs.py)

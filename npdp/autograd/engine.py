@@ -1,4 +1,4 @@
-"""Backward: walks the graph from a loss to its leaves, each node once, when all that it feeds has answered.
+"""The backward pass: walks the graph from a loss to its leaves, each node once its output's gradient is complete.
 
 Two passes, no recursion. The first counts how often each node's output was used; the second takes a node
 when its last use has sent back a gradient. A leaf is complete the moment its last contribution is in, while
@@ -23,7 +23,7 @@ SUMMED, LOST = -1.0, -2.0  # instead of what a loss counted: it is a sum; what w
 
 
 class Reducer(Protocol):
-    """What makes gradients those of all ranks, as backward sees it; see `parallel/strategy.py`.
+    """Interface of gradient reducers, as backward calls them; the base class is in `parallel/strategy.py`.
 
     Attributes:
         number: among this rank's reducers; the same on all ranks.
@@ -34,7 +34,7 @@ class Reducer(Protocol):
     overlaps_backward: bool
 
     def begin(self, counted: float | None, alone: bool) -> float:
-        """Backward begins: return the weight of this rank's loss in the global one.
+        """Begin a backward: return the weight of this rank's loss in the global one.
 
         Args:
             counted: what the loss is the mean over, where it says so (`Node.counted`), SUMMED or LOST; None: samples.
@@ -42,20 +42,20 @@ class Reducer(Protocol):
         """
 
     def ready(self, parameter: Tensor) -> None:
-        """The gradient of this parameter is complete."""
+        """Note that the gradient of this parameter is complete."""
 
     def finish(self) -> None:
-        """Backward has ended."""
+        """End a backward: make the gradients those of all ranks."""
 
     def cancel(self) -> None:
-        """Backward has failed, or what `finish` does."""
+        """Clean up after a backward, or a `finish`, that failed."""
 
     def note_outsiders(self, leaves: list[Tensor]) -> None:
-        """Behind the same loss are leaves that no reducer has."""
+        """Note the leaves behind the same loss that no reducer has."""
 
 
 class Behind(NamedTuple):
-    """What is behind a loss.
+    """The graph behind a loss, and the reducers of its leaves.
 
     Attributes:
         uses: how often each node and leaf is used.

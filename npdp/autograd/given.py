@@ -1,4 +1,4 @@
-"""What a caller gives: numbers, arrays, and tuples, lists and dicts of either, in one another too."""
+"""Nested arguments of a caller: numbers, arrays, and tuples, lists and dicts of them."""
 
 from __future__ import annotations
 

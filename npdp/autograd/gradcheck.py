@@ -19,7 +19,7 @@ STEP = 1e-5  # truncation grows as h^2, rounding as 1e-16 / h: they meet near he
 
 
 class GradientError(AssertionError):
-    """A gradient rule and finite differences disagree."""
+    """Error: a gradient rule and finite differences disagree."""
 
 
 def gradcheck(function: Callable[..., Tensor], *tensors: Tensor, tolerance: float = 1e-6) -> None:

@@ -1,4 +1,4 @@
-"""What NumPy's functions do with tensors: they take their arrays, and refuse to lose a gradient.
+"""NumPy functions on tensors: they work on the tensors' arrays, and refuse to lose a gradient.
 
     np.argmax(model(x), 1)        an array of integers, through which no gradient would pass
     np.concatenate([h, z])        TypeError where h or z has a gradient: what is made of the array would not train them

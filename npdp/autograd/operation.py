@@ -1,4 +1,4 @@
-"""How an operation is registered: one function gives its result and, for each input, its gradient rule.
+"""Registration of operations: one function gives the result and, for each input, the gradient rule.
 
     @operation(keeps=INPUTS)
     def mul(a, b):

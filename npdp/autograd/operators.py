@@ -148,7 +148,7 @@ def sum(x: Array, *, axis: Axis = None, keepdims: bool = False):
 
 @operation(keeps=NOTHING)
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False):
-    """The mean; of nothing, 0: a rank whose part of a batch is empty takes part like any other."""
+    """The mean; 0 of an empty array: a rank whose part of a batch is empty takes part like any other."""
     y = x.sum(axis=axis, keepdims=keepdims)
     count = x.size // y.size if x.size else 1
     return y / count, (lambda g: _spread(g / count, x.shape, axis, keepdims),)

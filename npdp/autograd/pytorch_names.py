@@ -1,4 +1,4 @@
-"""What a tensor can do under PyTorch's names of it, where NumPy has others, and what is done with its booleans."""
+"""Tensor methods under PyTorch's names, where NumPy has others, and operations on boolean tensors."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return"
 # As in operators.py, whose rules these are.
@@ -72,7 +72,7 @@ def _t(self: Tensor) -> Tensor:
 
 
 class Extreme(NamedTuple):
-    """The largest, or smallest, elements along an axis, and where each is."""
+    """Largest or smallest elements along an axis, and their indices."""
 
     values: Tensor
     indices: Tensor

@@ -1,4 +1,4 @@
-"""Whether operations are recorded for backward: on each thread by itself, as ranks may be threads."""
+"""Switch that turns recording for backward on and off, a thread at a time, as ranks may be threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Mode(threading.local):
-    """Whether this thread records."""
+    """The recording mode of this thread."""
 
     grad_enabled = True
 
@@ -28,7 +28,7 @@ def is_grad_enabled() -> bool:
 
 
 class no_grad(ContextDecorator):  # noqa: N801  (PyTorch's name)
-    """Context, or decorator, in which nothing is recorded, for evaluation and for changing parameters by hand.
+    """Context manager or decorator that turns recording off, for evaluation and for changing parameters by hand.
 
     Of a generator function that it decorates nothing is recorded; what goes over its items is recorded as before.
     """

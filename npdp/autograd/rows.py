@@ -1,4 +1,4 @@
-"""What is sparse by rows: a gradient most of whose rows are zero, and who finds the rows that a batch touches.
+"""Row-sparse gradients, most of whose rows are zero, and a finder of the rows that a batch touches.
 
     rows    [  2      7      9  ]      sorted, each once
     values  [[..], [..], [..]  ]       the gradient there; it is zero everywhere else
@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 
 
 class RowGradient:
-    """A gradient whose only rows that are not zero are `values` at `rows`.
+    """Row-sparse gradient: `values` at `rows`, zero in all other rows.
 
     Args:
         rows: (k,) int64, sorted, each once; kept, not copied.
@@ -85,7 +85,7 @@ def no_rows(shape: tuple[int, ...], dtype: Any) -> RowGradient:
 
 
 class Distinct:
-    """Finds the distinct numbers among many in 0 .. count - 1, and where each is among them, without sorting the many.
+    """Finder of distinct numbers among many in 0 .. count - 1, and of each one's place among them, without a sort.
 
     Each number has a slot. All entries write their index into their number's slot, and one of them is the last: it
     stands for the number. Slots need not be cleared, for none is read that was not written before.

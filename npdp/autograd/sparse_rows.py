@@ -1,4 +1,4 @@
-"""A batch of samples of which most features are zero, in compressed rows (CSR).
+"""Sparse matrix in compressed rows (CSR): a batch of samples most of whose features are zero.
 
     indptr   [0       2    3          6]     sample i has entries indptr[i] .. indptr[i + 1]
     indices  [4   90  17   3   4   51  ]     feature of each entry, from 0
@@ -16,7 +16,7 @@ from npdp.autograd.tensor import Array
 
 
 class SparseRows:
-    """Rows of which most elements are zero.
+    """Sparse matrix in compressed rows.
 
     Args:
         indptr: (n + 1,) integers: where each row's entries begin, and where the last one's end.

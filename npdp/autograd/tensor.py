@@ -33,7 +33,7 @@ NOT_RECORDED = "a change in place is not recorded: write it as x = x + y, or, fo
 
 @dataclass(slots=True, eq=False, repr=False)
 class Node:
-    """One operation that was carried out: what it read, and how gradients go back through it.
+    """Node of the graph: one operation that was carried out, its inputs, and their gradient rules.
 
     Attributes:
         name: the operation's name, for messages.
@@ -53,7 +53,7 @@ class Node:
 
 
 class Tensor:
-    """An array that remembers how it was computed.
+    """An array with its gradient and the operation that computed it.
 
     Args:
         data: anything NumPy takes; an array is not copied. Python floats, also in lists, become float32.

@@ -1,1 +1,1 @@
-"""What all of npdp may use, and what uses nothing of it."""
+"""Helpers that all of npdp may use and that use nothing of it."""

@@ -1,4 +1,4 @@
-"""What a caller gave for a number: an error that says the argument, what was wanted and what came, where it is none."""
+"""Checks of number arguments: the error names the argument, what was wanted and what came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the launcher and the machine say about this process, read from the environment alone.
+"""Facts about this process from the launcher and the machine, read from the environment alone.
 
 Nothing here imports NumPy or MPI: `import npdp` runs it before either is loaded.
 """
@@ -27,7 +27,7 @@ JOBS = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "PMI_PORT", "PMI_FD")
 
 
 class Launch(NamedTuple):
-    """How this process was launched: its rank, the number of ranks, and how many of them share this host."""
+    """A launched process: its rank, the number of ranks, and the number of them on this host."""
 
     rank: int
     world_size: int
@@ -53,7 +53,7 @@ def _launchers_names() -> tuple[str, str, str] | None:
 
 
 def become_rank() -> None:
-    """Note that this process is the rank: what it starts has the launcher's variables from it, and is none.
+    """Note that this process is the rank; what it starts inherits the launcher's variables, and is none.
 
     MPI would wait for ever there. A script in which the launcher has started a rank does not call this, and so the
     program that it starts, or becomes, is a rank; so are those of a launcher that a rank starts: theirs is another job.

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, as opposed to faults of npdp."""
+"""Errors that the user can mend, as opposed to faults of npdp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where randomness comes from: a generator per rank, from the same seed on every rank.
+"""Random generators: one per rank, from the same seed on every rank.
 
 Layers take an explicit `generator`; without one they use this rank's. Every rank starts from the same
 seed, so the same program builds the same weights everywhere. Ranks may be threads: each has its own.

@@ -1,4 +1,4 @@
-"""`npdp bench`: collectives and training iterations, timed on the ranks that there are; results are checked meanwhile.
+"""Benchmarks, `npdp bench`: collectives and training iterations, timed on the ranks at hand, results checked too.
 
     flags.py        what is wanted, and what is wrong with it, before anything is started
     run.py          from flags to ranks

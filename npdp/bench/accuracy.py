@@ -1,4 +1,4 @@
-"""How good the model is that chooses (collectives/cost.py): its prices, and its choice, against what was measured."""
+"""Accuracy of the cost model (collectives/cost.py): its prices, and its choice, against measured times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`npdp calibrate`: the constants by which `auto` chooses, measured and shown."""
+"""The command `npdp calibrate`: measures and shows the constants by which `auto` chooses."""
 
 from __future__ import annotations
 

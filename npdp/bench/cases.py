@@ -1,4 +1,4 @@
-"""What is timed: each collective through npdp's public call, in place; beside it MPI_Allreduce and a memory copy.
+"""The benchmark cases: each collective by npdp's public call, in place; beside it MPI_Allreduce and a memory copy.
 
 They work on the very buffers: MPI_Allreduce in place, the copy from there to another of the same kind of memory.
 """
@@ -39,7 +39,7 @@ BUS_FACTORS: dict[str, Callable[[int], float]] = {
 
 
 class Case(NamedTuple):
-    """One collective, as one rank takes part in it.
+    """Benchmark case of one collective, on one rank.
 
     Attributes:
         buffer: 1-D; for reduce_scatter and allgather, all chunks.
@@ -79,7 +79,7 @@ def buffers(nbytes: int, dtype: np.dtype[Any], shared: bool) -> Array:
 
 
 def allreduce(case: Case, bind: Callable[[Array], Callable[[], Any]] | None = None) -> Contender:
-    """Every call in a row adds up what the last one left: world_size times as much."""
+    """Case of all-reduce: every call adds up what the last one left, world_size times as much."""
     grows = case.world_size if case.op == "sum" else 1
     total = case.reduced()
 
@@ -95,7 +95,7 @@ def allreduce(case: Case, bind: Callable[[Array], Callable[[], Any]] | None = No
 
 
 def mpi_allreduce(case: Case, blocking: Callable[[Array, str], Callable[[], object]]) -> Contender:
-    """MPI's own, as programs call it; of a mean, which MPI does not have, the sum, divided afterwards.
+    """Case of MPI's own all-reduce, as programs call it; a mean, which MPI does not have, is a sum divided afterwards.
 
     Args:
         blocking: makes the call on an array, with an op of MPI's.
@@ -111,7 +111,7 @@ def mpi_allreduce(case: Case, blocking: Callable[[Array, str], Callable[[], obje
 
 
 def reduce_scatter(case: Case) -> Contender:
-    """It leaves partial sums outside this rank's chunk, so inputs serve for one call."""
+    """Case of reduce-scatter: it leaves partial sums outside this rank's chunk, so inputs serve for one call."""
     start, stop = part(case.buffer.size, case.world_size, case.rank)
     total = case.reduced()
     return case.contender(
@@ -123,7 +123,7 @@ def reduce_scatter(case: Case) -> Contender:
 
 
 def allgather(case: Case) -> Contender:
-    """Each rank's chunk stands in its place already; the others are blank."""
+    """Case of allgather: each rank's chunk stands in its place already; the others are blank."""
     cuts = [part(case.buffer.size, case.world_size, rank) for rank in range(case.world_size)]
     patterns = [case.inputs(rank) for rank in range(case.world_size)]
 
@@ -143,7 +143,7 @@ def allgather(case: Case) -> Contender:
 
 
 def broadcast(case: Case) -> Contender:
-    """Rank 0 is the root."""
+    """Case of broadcast: rank 0 is the root."""
     of_root = case.inputs(0)
     return case.contender(
         partial(fill, case.buffer, case.inputs(case.rank)),
@@ -153,7 +153,7 @@ def broadcast(case: Case) -> Contender:
 
 
 def memory_copy(case: Case) -> Contender:
-    """All ranks copy at once, each from its buffer to its other."""
+    """Case of a memory copy: all ranks copy at once, each from its buffer to its other."""
     pattern = case.inputs(case.rank)
 
     def put() -> None:

@@ -1,4 +1,4 @@
-"""`npdp bench allreduce`, and so on: a table of sizes and algorithms, beside MPI_Allreduce and a memory copy."""
+"""Benchmark of a collective, `npdp bench allreduce` and so on: sizes by algorithms, beside MPI and a memory copy."""
 
 from __future__ import annotations
 

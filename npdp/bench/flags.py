@@ -1,4 +1,4 @@
-"""The flags of `npdp bench`, and what is wrong with them before any rank starts. It imports neither NumPy nor MPI."""
+"""The flags of `npdp bench`, checked before any rank starts. It imports neither NumPy nor MPI."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What every benchmark has."""
+    """The flags that every benchmark has."""
 
     what: str
     ranks: int | None
@@ -66,14 +66,14 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig(BenchConfig):
-    """The constants of this machine: measured anew, or only shown."""
+    """The flags of `npdp calibrate`: the machine's constants, measured anew or only shown."""
 
     show: bool
 
 
 @dataclass(frozen=True)
 class TimedConfig(BenchConfig):
-    """What is timed in rounds, with constants measured anew or not."""
+    """The flags of benchmarks timed in rounds, with constants measured anew or not."""
 
     rounds: int
     calibrate: bool
@@ -81,7 +81,7 @@ class TimedConfig(BenchConfig):
 
 @dataclass(frozen=True)
 class CollectiveConfig(TimedConfig):
-    """A collective: at these sizes in bytes, whole elements each, with these algorithms; None: all that there are."""
+    """The flags of a collective's benchmark: sizes in bytes, whole elements each; algorithms, None for all."""
 
     sizes: tuple[int, ...]
     algorithms: tuple[str, ...] | None
@@ -93,7 +93,7 @@ class CollectiveConfig(TimedConfig):
 
 @dataclass(frozen=True)
 class IterationConfig(TimedConfig):
-    """A training iteration of these models."""
+    """The flags of the benchmark of training iterations."""
 
     models: tuple[str, ...]
     algorithm: str

@@ -1,4 +1,4 @@
-"""Inputs that show who and where, and whose results are known to the last bit.
+"""Benchmark inputs that depend on rank and position, and whose results are known to the last bit.
 
 Each rank has a pattern of its own that is repeated along its buffer, so a buffer of any size is filled and checked at
 memory's speed, and nothing of its size is kept beside it. The values are small whole numbers, in float types too:

@@ -1,4 +1,4 @@
-"""`npdp bench iteration`: one training iteration of each model, under DataParallel on the ranks that there are."""
+"""Benchmark of a training iteration, `npdp bench iteration`: each model under DataParallel, on the ranks at hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Four models to time a training iteration on, and one batch for each; the batch is per rank.
+"""Four benchmark models, and one batch for each; the batch is per rank.
 
     lin10     Linear(10, 1), mean squared error, batch 32
     softmax   784-10, cross entropy, batch 128

@@ -1,4 +1,4 @@
-"""From the flags of `npdp bench` to the ranks that measure."""
+"""Runs `npdp bench` by its flags, on the ranks that measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes as people write them: 64, 1K, 1K:64M, 1K,256K,1M. K, M and G are powers of 1024."""
+"""Parser of sizes: 64, 1K, 1K:64M, 1K,256K,1M. K, M and G are powers of 1024."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How things are timed.
+"""Timing of benchmarks.
 
 A round is: inputs, a barrier, one call that is not counted (it leaves the ranks as far apart as such a call does,
 not as a barrier does), then calls in a row between two looks at the clock, then the check. Contenders take turns within
@@ -24,7 +24,7 @@ LATE_S = 1.0  # after so long there are no more than must be: the machine is bus
 
 
 class Contender(NamedTuple):
-    """What is timed, as this rank does it.
+    """A contender in a benchmark, as this rank runs it.
 
     Attributes:
         name: for people.
@@ -44,7 +44,7 @@ class Contender(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What came out for one contender.
+    """Measured times of one contender.
 
     Attributes:
         rounds_s: seconds a call, in each round, of the slowest rank.

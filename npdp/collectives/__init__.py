@@ -1,1 +1,1 @@
-"""Collectives as data: schedules, the proof that they are right, and what carries them out."""
+"""Collectives: schedules as data, the proof that they are right, and the loops that carry them out."""

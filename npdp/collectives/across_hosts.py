@@ -35,7 +35,7 @@ MOST_GATHERINGS = 100
 
 
 class Gathering(NamedTuple):
-    """Where a leader puts all hosts' sums, and how it gets them; ordinary memory: the kernel then posts only once."""
+    """Buffer of all hosts' sums on a leader, and the steps that fill it; ordinary memory, so the kernel posts once."""
 
     steps: list[RankStep]
     sums: Buffer
@@ -45,7 +45,7 @@ class Gathering(NamedTuple):
 
 
 class AcrossHosts:
-    """All-reduces over the hosts of a world, as one of its ranks.
+    """Hierarchical all-reduce over the hosts of a world, on one rank.
 
     Args:
         hosts: each rank's host.
@@ -134,7 +134,7 @@ class AcrossHosts:
     def _cross(
         self, phases: Phases, piece: Buffer, op: str, transport: Transport, call: LoggedCall, meanwhile: Iterator[None]
     ) -> Iterator[Any]:
-        """All-reduce what this rank carries, if it carries something, among the ranks of its column."""
+        """All-reduce what this rank carries, if it carries something, in its cross-host group."""
         slices = len(phases.columns)
         if self._local_rank < slices:
             mine = piece[slice(*part(piece.size, slices, self._local_rank))]
@@ -142,7 +142,7 @@ class AcrossHosts:
             yield from messages(steps, transport, mine, op, call, meanwhile)
 
     def _steps(self, phases: Phases, column: int, count: int, itemsize: int) -> list[RankStep]:
-        """Return this host's share of what the ranks of a column do."""
+        """Return this host's share of the steps of a cross-host group."""
         ranks = phases.columns[column]
         how = phases.across, phases.algorithm, len(ranks), self._host_index
         return rank_steps(*how, count, itemsize, among=ranks)

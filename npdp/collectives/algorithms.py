@@ -1,4 +1,4 @@
-"""Which algorithms there are, by name; auto.py says which one `auto` takes."""
+"""The table of algorithms, by name; auto.py says which one `auto` takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in the memory that the ranks of a host share: given out, and taken back when no rank uses them any more.
+"""Allocator of arrays in the shared memory of a host; an array is freed when no rank uses it any more.
 
     memory  | the kernel's | block: rank 0's array | rank 1's array | block: one array for all | free ...
 
@@ -32,14 +32,14 @@ LOOKED_FOR_BYTES = 1 << 20  # from here on room is looked for: half a millisecon
 
 
 class Block(NamedTuple):
-    """A piece of the memory, in whole pages."""
+    """A block of the memory, in whole pages."""
 
     start: int
     nbytes: int
 
 
 class Arena:
-    """The part of a host's memory in which arrays lie, as one of the host's ranks sees it.
+    """Allocator of arrays in a host's shared memory, on one of the host's ranks.
 
     Args:
         memory: what all of them map.
@@ -93,7 +93,7 @@ class Arena:
         return bool(answer[0])
 
     def everyones(self, array: Buffer) -> list[Buffer] | None:
-        """Return, in rank order, what `empty` gave each rank when it gave this one `array`; None if it gave none."""
+        """Return, in rank order, the ranks' arrays of the `empty` call that made `array`; None if none did."""
         at = array.ctypes.data - self._address
         block = next((block for block in self._blocks if block.start <= at < block.start + block.nbytes), None)
         if block is None:

@@ -1,4 +1,4 @@
-"""What a collective takes: contiguous arrays of four dtypes, in place; or an error that says wanted and got."""
+"""Checks of a collective's arrays: contiguous, of four dtypes, in place; an error says wanted and got."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from npdp.comm.transport import Buffer, Transport
 
 
 class ByMessages:
-    """One rank's collectives by messages."""
+    """Executor of one rank's collectives by messages."""
 
     def __init__(self, transport: Transport, topology: Topology, memory: HostMemory, clock: Clock) -> None:
         self._transport, self._topology, self._memory, self._clock = transport, topology, memory, clock

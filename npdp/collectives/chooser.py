@@ -1,4 +1,4 @@
-"""Which algorithm a collective takes: the one asked for, else the communicator's, else the cheapest.
+"""Choice of a collective's algorithm: the one asked for, else the communicator's, else the cheapest.
 
 A collective is prepared once: what was chosen for its kind, size, dtype, ... is kept.
 """
@@ -20,7 +20,7 @@ MOST_PREPARED = 4096  # collectives that are kept
 
 
 class Prepared(NamedTuple):
-    """What does not change from one collective to the next of the same kind, size, ...
+    """Prepared steps, shared by all collectives of the same kind, size, ...
 
     Attributes:
         algorithm, call: what was chosen; what ranks compare.
@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
 
 
 class Chooser:
-    """Chooses for one rank of a communicator, the same on all of them.
+    """Chooser of algorithms for one rank of a communicator; its choice is the same on all of them.
 
     Attributes:
         prepared: collectives by what they are called with; see `Communicator.run`.
@@ -47,7 +47,7 @@ class Chooser:
 
     @property
     def constants(self) -> Constants:
-        """What collectives cost here, as rank 0 knows it: measured before, or built in; collective the first time."""
+        """Constants of this machine, from rank 0: measured before, or built in; collective the first time."""
         if self._constants is None:
             self._constants = constants(self._transport, self._topology.hosts)
         return self._constants

@@ -1,4 +1,4 @@
-"""How long a rank is in collectives, and how much of that it only waits.
+"""Clock of a rank's time in collectives, and of its waiting in them.
 
     collective_s        = kernel's own, which takes its time itself | other_s, outside it
     wait_s              = kernel's own                              | the transport's
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Measures one rank's time in collectives.
+    """Clock of one rank's time in collectives.
 
     Attributes:
         other_s: of `collective_s`, the seconds outside the kernel.
@@ -59,7 +59,7 @@ class Clock:
 
     @contextmanager
     def outside_kernel(self) -> Iterator[None]:
-        """Within, count the time in which the kernel carries out no collective."""
+        """Count, within, the time in which the kernel carries out no collective."""
         before = time.perf_counter() - self._kernel_s
         yield
         self.other_s += time.perf_counter() - self._kernel_s - before
@@ -71,7 +71,7 @@ class Clock:
 
     # What goes on beside the program counts only as far as the program is kept from its own work
     def begin_overlap(self) -> None:
-        """Something begins beside the program."""
+        """Note that a collective begins beside the program."""
         self._program_s = self.wait_s, self.collective_s
 
     def count_program(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ class Clock:
         self._program_s = wait_s, collective_s + seconds
 
     def end_overlap(self, blocked_s: float) -> None:
-        """All beside the program is done, for which it was waiting so long."""
+        """Note that all beside the program is done, and how long it has waited for that."""
         wait_s, collective_s = self._program_s
         self._transport.wait_s += wait_s + blocked_s - self.wait_s
         self.other_s += collective_s + blocked_s - self.collective_s

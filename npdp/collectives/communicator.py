@@ -1,4 +1,4 @@
-"""A group of ranks with its collectives, as one of them sees it.
+"""Communicators: groups of ranks with their collectives, as one rank sees them.
 
     communicator   transport   moves messages                          (comm/)
                    topology    who is on which host                    topology.py
@@ -37,7 +37,7 @@ from npdp.kernels.memory import allocate
 
 
 class Communicator:
-    """The ranks, as one of them sees them.
+    """A group of ranks with its collectives, as one of them sees it.
 
     Attributes:
         transport, topology, memory, chooser, overlap, clock: see above.
@@ -53,7 +53,7 @@ class Communicator:
         self.narrow(transport)
 
     def narrow(self, transport: Transport) -> None:
-        """Be the communicator of these ranks, some of those before or others; who holds it goes on with them."""
+        """Narrow this communicator to the given ranks, in place: all that hold it go on with them."""
         self.transport, self.rank, self.world_size = transport, transport.rank, transport.world_size
         self.topology, self.memory = Topology(transport), HostMemory(transport)
         self.clock = Clock(transport, self.memory)

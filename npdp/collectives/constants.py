@@ -1,4 +1,4 @@
-"""Where a machine's constants are kept: a file for each kind of world, which rank 0 reads and tells the others.
+"""Files of a machine's constants: one for each kind of world, read by rank 0, which tells the others.
 
     ~/.cache/npdp/constants-*.json      ($XDG_CACHE_HOME/npdp) named by processor and its family, cores, ranks of each
                                         host, transport, kernels, npdp's version

@@ -33,7 +33,7 @@ SEGMENT_BYTES = 256 * 1024  # fits in a core's second-level cache beside what it
 
 
 class Segment(NamedTuple):
-    """Elements [start, stop) that go to, or come from, `peer`."""
+    """Segment of a buffer: elements [start, stop), sent to or received from `peer`."""
 
     peer: int
     start: int

@@ -1,4 +1,4 @@
-"""Halving-doubling: halve the ranks and the buffer until each rank has its chunk, then the way back.
+"""Halving-doubling algorithm: halve ranks and buffer until each rank has its chunk, then the way back.
 
     4 ranks, reduce-scatter               5 ranks: the halves are {0 1 2} and {3 4}
     step 0   0 ⇄ 2   1 ⇄ 3                step 0   0 ⇄ 3   1 ⇄ 4   2 → 4

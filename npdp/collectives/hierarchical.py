@@ -1,4 +1,4 @@
-"""Hierarchical: inside each host first, then across hosts, then inside again, so that a link carries little.
+"""Hierarchical algorithm: inside each host first, then across hosts, then inside again, to spare the links.
 
     2 hosts x 2 ranks; chunks 0 1 are slice 0, chunks 2 3 slice 1; hosts {0 1} and {2 3}
 
@@ -48,12 +48,12 @@ INSIDE: dict[str, Maker] = {
 
 
 class Phases(NamedTuple):
-    """What an all-reduce over hosts consists of: a collective inside each host, one across, and one inside again.
+    """The phases of an all-reduce over hosts: a collective inside each host, one across, and one inside again.
 
     Attributes:
         before, after: the collectives inside a host.
-        across, algorithm: the collective among the ranks of each column, and how it is done.
-        columns: for each slice the ranks that carry it across, one of each host; one column, of leaders, carries all.
+        across, algorithm: the collective of each cross-host group, and how it is done.
+        columns: the cross-host groups, one for each slice, of one rank of each host; or one of leaders, for all.
         pieces: into how many the buffer is cut, which go through the phases one after the other.
     """
 
@@ -66,13 +66,13 @@ class Phases(NamedTuple):
 
     @property
     def gathered(self) -> bool:
-        """Whether each leader gets the sums of all hosts, and adds them up itself."""
+        """True if each leader gets the sums of all hosts, and adds them up itself."""
         return self.across == "allgather"
 
 
 @lru_cache(maxsize=1024)
 def phases_of(nbytes: int, hosts: tuple[int, ...], shares_memory: bool) -> Phases:
-    """Return what an all-reduce of so many bytes consists of.
+    """Return the phases of an all-reduce of so many bytes.
 
     Args:
         hosts: each rank's host.
@@ -102,7 +102,7 @@ def columns_of(hosts: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def algorithm_across(nbytes: float, hosts: int) -> str:
-    """Return how the ranks of a column, as many as hosts, carry out a collective on a slice of so many bytes."""
+    """Return the algorithm of a cross-host group, with a rank of each host, for a slice of so many bytes."""
     return "ring" if hosts <= FEW_HOSTS or nbytes >= RING_FROM_BYTES else "halving_doubling"
 
 
@@ -121,7 +121,7 @@ def groups(hosts: Sequence[int]) -> Groups:
 
 
 def by_messages(hosts: Sequence[int], phases: Phases) -> Iterator[Step]:
-    """Every rank ends with the sum, where a host's ranks share no memory."""
+    """All-reduce by messages alone, where a host's ranks share no memory."""
     slices = bounds(len(hosts), len(phases.columns))
     yield from _inside(INSIDE[phases.before], hosts)
     yield from across(phases, pairwise(slices))
@@ -129,7 +129,7 @@ def by_messages(hosts: Sequence[int], phases: Phases) -> Iterator[Step]:
 
 
 def across(phases: Phases, slices: Iterable[tuple[int, int]]) -> Iterator[Step]:
-    """Yield the steps among hosts: the ranks of each column carry its slice, chunks [start, stop)."""
+    """Yield the steps among hosts: each cross-host group carries its slice, chunks [start, stop)."""
     maker = SCHEDULES[phases.across][phases.algorithm]
     return together(
         renamed(maker(len(column)), column, [start + cut for cut in bounds(stop - start, len(column))])

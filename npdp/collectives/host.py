@@ -32,7 +32,7 @@ SLOT_BYTES = 512 << 10  # of a staging slot at most; a rank has room for four: m
 
 
 class Host:
-    """The ranks of one host, as one of them sees them, and the memory that they share.
+    """The ranks of one host, as one of them sees them, with their shared memory.
 
     Args:
         memory: what all of them map.
@@ -91,7 +91,7 @@ class Host:
         return self._codes.words_of(call.kind, dtype, call.op, call.order == FORTRAN, root_or_label)
 
     def finish(self, status: int) -> None:
-        """Go on with a collective, of which the kernel returned this status, until it is done.
+        """Finish a collective whose kernel call returned this status.
 
         Raises:
             CommunicationError: as `collective`.

@@ -1,4 +1,4 @@
-"""The memory that the ranks of a host share, as one of them has it; made, collectively, when it is first asked for."""
+"""Shared memory of a host's ranks, made, collectively, when it is first asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from npdp.comm.transport import Buffer, Transport
 
 
 class HostMemory:
-    """The host of one rank of a communicator.
+    """Shared memory of the host of one rank of a communicator.
 
     Attributes:
         opened: the same as `host`, but None before it is asked for.
@@ -28,7 +28,7 @@ class HostMemory:
 
     @property
     def is_of_all(self) -> bool:
-        """Whether all ranks of the communicator share it."""
+        """True if all ranks of the communicator share it."""
         host = self.host
         return host is not None and len(host.ranks) == self._transport.world_size
 
@@ -37,5 +37,5 @@ class HostMemory:
         return self.host.arena.everyones(array) if self.is_of_all and self.host else None
 
     def forget(self) -> None:
-        """Have none from now on."""
+        """Drop the memory: there is none from now on."""
         self.opened, self._is_open = None, True

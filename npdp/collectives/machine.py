@@ -1,4 +1,4 @@
-"""The constants of a machine: what one host, and the links between hosts, cost. Measured, or the built-in ones.
+"""The constants of a machine: the costs of one host and of the links between hosts, measured or built in.
 
 The built-in ones are of 2 cores of an Intel Xeon, 2 MB of cache each, with Open MPI 5, rounded from what `npdp
 calibrate` found on 2 ranks, 4 ranks, 2 threads, and two emulated hosts with a link of 1 Gbit/s (later runs, up to 1.6

@@ -1,4 +1,4 @@
-"""Naive: all send all to rank 0, which adds in rank order and sends the sum to all.
+"""Naive algorithm: all send all to rank 0, which adds in rank order and sends the sum to all.
 
     step 0   1 → 0 (add)
     step 1   2 → 0 (add)
@@ -40,5 +40,5 @@ def allgather(world_size: int) -> Iterator[Step]:
 
 
 def broadcast(world_size: int, root: int = 0) -> Iterator[Step]:
-    """The root sends all to each."""
+    """Every rank ends with the root's buffer, sent to each by the root."""
     yield [put(root, rank, 0, world_size) for rank in range(world_size) if rank != root]

@@ -1,4 +1,4 @@
-"""All-reduces that go on beside the program: while a bucket is on the wire, backward computes the next.
+"""Overlap of all-reduces with backward: while a bucket is on the wire, backward computes the next.
 
     program     | layer 3 |send| layer 2 | layer 1 | finish: wait for the rest |
     thread                     | bucket 0    | bucket 1           | bucket 2 |
@@ -26,10 +26,10 @@ Wait = Callable[[Any], None]
 
 
 class Overlap:
-    """Carries out pieces of work in order, on a thread of its own.
+    """Executor that carries out tasks in order, on a thread of its own.
 
     Args:
-        failed: called at once with what a piece of work raised there; `finish` raises it.
+        failed: called at once with what a task raised there; `finish` raises it.
 
     Attributes:
         busy: whether something has been begun since the last `finish`.
@@ -64,7 +64,7 @@ class Overlap:
         """Wait until all that was begun is done; return for how many seconds that took.
 
         Raises:
-            BaseException: what a piece of work raised; those behind it were left undone.
+            BaseException: what a task raised; those behind it were left undone.
         """
         before = time.perf_counter()
         self._done.wait_for(self._begun)
@@ -87,7 +87,7 @@ class Overlap:
 
 
 class _Done:
-    """How many pieces are done, which one thread counts and another waits for; an interrupted wait loses nothing."""
+    """Counter of tasks done: one thread counts, another waits; an interrupted wait loses nothing."""
 
     def __init__(self) -> None:
         self.count = 0

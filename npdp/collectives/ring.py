@@ -1,4 +1,4 @@
-"""Ring: each rank sends to its right and receives from its left; P-1 steps add, P-1 steps spread.
+"""Ring algorithm: each rank sends to its right and receives from its left; P-1 steps add, P-1 steps spread.
 
     4 ranks, reduce-scatter; the chunk that each rank sends, and adds to what it meets there
 

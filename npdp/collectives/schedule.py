@@ -1,4 +1,4 @@
-"""What a schedule is: who sends which chunks to whom, and whether the receiver adds or replaces.
+"""Schedules: the moves of chunks between ranks, step by step, where the receiver adds or replaces.
 
 A buffer is cut into one chunk per rank. A schedule is a list of steps, a step a list of moves, over all ranks at
 once. A rank carries out the moves that name it: in each step it begins all its sends and receives, and goes on
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Move(NamedTuple):
-    """`source` sends its chunks [start, stop) to `target`, which adds them to its own or puts them in their place."""
+    """Move of chunks [start, stop) from `source` to `target`, which adds them to its own or replaces those."""
 
     source: int
     target: int

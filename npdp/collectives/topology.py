@@ -1,4 +1,4 @@
-"""Which rank is on which host, and which ranks carry the same slice between hosts.
+"""Topology of a communicator: each rank's host, and the cross-host groups, which carry a slice between hosts.
 
     hosts              (0, 0, 1, 1)        of ranks 0, 1, 2, 3
     cross-host groups  (0, 2), (1, 3)      one rank of each host
@@ -13,7 +13,7 @@ from npdp.comm.transport import Transport
 
 
 class Topology:
-    """Where the ranks of a communicator are; found out, collectively, when it is first asked for."""
+    """The hosts of a communicator's ranks; found out, collectively, when first asked for."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -30,10 +30,10 @@ class Topology:
 
     @property
     def spans_hosts(self) -> bool:
-        """Whether there are ranks on several hosts."""
+        """True if there are ranks on several hosts."""
         return max(self.hosts) > 0
 
     @property
     def cross_host_group(self) -> tuple[int, ...]:
-        """The ranks that carry the same slice as this one across hosts; none where hosts have different numbers."""
+        """The ranks that carry this rank's slice across hosts; none where hosts have unequal numbers of ranks."""
         return next((ranks for ranks in columns_of(self.hosts) if self._transport.rank in ranks), ())

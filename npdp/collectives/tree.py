@@ -1,4 +1,4 @@
-"""Tree: a binomial tree, the whole buffer on each edge; for buffers so small that only messages count.
+"""Tree algorithm: a binomial tree, the whole buffer on each edge; for buffers so small that only messages count.
 
     8 ranks, broadcast from 0        step 0   0 → 4
                                      step 1   0 → 2   4 → 6

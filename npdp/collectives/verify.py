@@ -1,4 +1,4 @@
-"""Proves a schedule right for a world size, by running it on what each chunk is made of.
+"""Proves a schedule right for a world size, by running it on the set of contributions in each chunk.
 
 Instead of numbers, a chunk on a rank holds how often each rank's contribution is in it: adding adds these counts,
 putting replaces them. At the end every chunk must hold each contribution exactly once, wherever the collective
@@ -26,7 +26,7 @@ State = npt.NDArray[Any]  # (rank, chunk, contributor): how often it is in there
 
 
 class WrongSchedule(ValueError):  # noqa: N818  (what is wrong is the schedule)
-    """A schedule that does not do what its collective promises; the text says where."""
+    """Error: a schedule does not do what its collective promises; the text says where."""
 
 
 def prove(schedule: Schedule, collective: str, world_size: int, root: int = 0) -> None:

@@ -1,1 +1,1 @@
-"""Communication between ranks: who can send to whom, over what, and how a world ends."""
+"""Communication between ranks: transports, shared memory, waiting, and the end of a world."""

@@ -1,4 +1,4 @@
-"""A collective as one value: what ranks must call alike, and compare.
+"""Description of a collective call, by which ranks compare what they have called.
 
     Call("allreduce", 10, "float32", op="sum", label="bucket 3")      allreduce of 10 float32 (sum), bucket 3
     Call("broadcast", 8, "int64", root=1, algorithm="tree")           broadcast of 8 int64 from rank 1 by tree
@@ -16,7 +16,7 @@ _FIRST_PART = 2**32 - len(_PARTS)
 
 
 class Call(NamedTuple):
-    """What a rank calls.
+    """A collective call of a rank.
 
     Attributes:
         kind: allreduce, reduce_scatter, allgather, broadcast or barrier.

@@ -1,9 +1,9 @@
-"""What can go wrong between ranks."""
+"""Errors of communication between ranks."""
 
 
 class CommunicationError(RuntimeError):
-    """A message did not fit or will never come: the ranks do not do the same thing."""
+    """Error: a message did not fit or will never come; the ranks do not do the same thing."""
 
 
 class WorldEnded(BaseException):
-    """Another rank has failed; unwinds this one. Not an Exception, so that no handler of the user's keeps it."""
+    """Unwinds this rank when another has failed. Not an Exception, so that no handler of the user's keeps it."""

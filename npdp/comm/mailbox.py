@@ -32,7 +32,7 @@ class _Piecewise:
 
 
 class MailboxTransport:
-    """A world of ranks that share memory, for small messages; all else the transport beneath does. See `lines`.
+    """Transport of small messages through shared memory; all else goes to the transport beneath. See `lines`.
 
     Sender and receiver know a message's size, so both know which way it goes. It is not for collectives: small messages
     of different calls are not told apart. `wait_any` is for messages of less than LARGE_BYTES alone.

@@ -1,4 +1,4 @@
-"""A world of MPI processes. The only file that imports mpi4py.
+"""The MPI transport: a world of MPI processes. The only file that imports mpi4py.
 
 Besides messages it brings what MPI lacks: an exception on one rank ends all of them (ending.py), and a rank
 that waits for one that has left is told so.
@@ -91,7 +91,7 @@ def _finalize(mpi: Any) -> None:
 
 
 class MpiTransport:
-    """This process as a rank of MPI's world.
+    """Transport of this process as a rank of MPI's world.
 
     Raises:
         RuntimeError: the launcher started several ranks but MPI sees one: mpirun and library do not match.

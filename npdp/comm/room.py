@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what the host has left, and what its control groups let it have.
+"""Memory that this process may still take: what the host has left, and its control groups allow.
 
     /proc/meminfo           MemTotal, MemAvailable
     /proc/self/cgroup       this process's groups. Version 1:  4:memory:/job/rank   version 2:  0::/job/rank
@@ -20,7 +20,7 @@ SPARE = 32  # one part in so many of a limit is left free: page tables alone tak
 
 
 class _Version(NamedTuple):
-    """Where a version of control groups has its memory's limit and use, and how its statistics name cached files."""
+    """File names of one version of control groups: memory limit, memory use, and cached files in its statistics."""
 
     root: str
     limit: str

@@ -1,4 +1,4 @@
-"""Memory that several processes of a host map: made by one, found by the others through its process.
+"""Shared memory between processes of a host: made by one, found by the others through its process.
 
 It is a memfd: a file in memory without a name, so that nothing is left behind however a job ends, and not bound by the
 size of /dev/shm. The mapping is as large as all memory of the host; what has not been reserved takes none. A page that
@@ -22,7 +22,7 @@ TOKEN_BYTES = 8
 
 
 class MemoryHandle(NamedTuple):
-    """How another process of this host finds the memory: numbers, to be sent as int64."""
+    """Handle by which another process of this host finds the memory: numbers, to be sent as int64."""
 
     pid: int
     fd: int
@@ -31,7 +31,7 @@ class MemoryHandle(NamedTuple):
 
 
 class SharedMemory:
-    """A mapping; `memory` is what cffi and NumPy take."""
+    """Mapped shared memory; `memory` is what cffi and NumPy take."""
 
     def __init__(self, fd: int, nbytes: int) -> None:
         """Map `nbytes` of the open file `fd`, which is closed with this object.

@@ -39,7 +39,7 @@ class _Message:
 
 
 class _Channel:
-    """What is under way from one rank to another, in order."""
+    """Channel of messages from one rank to another, in order."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -48,7 +48,7 @@ class _Channel:
 
 
 class ThreadWorld:
-    """What the ranks of a world of threads share; `hosts` has each rank's host, all one where None."""
+    """The shared state of a world of threads; `hosts` has each rank's host, all one where None."""
 
     def __init__(self, world_size: int, hosts: Sequence[int] | None = None) -> None:
         self.world_size = world_size
@@ -71,7 +71,7 @@ class ThreadWorld:
 
 
 class ThreadTransport:
-    """One rank of a world of threads."""
+    """Transport of one rank of a world of threads."""
 
     name = "threads of one process"
 

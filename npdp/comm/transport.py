@@ -1,4 +1,4 @@
-"""What moves messages between ranks, as everything above `comm/` sees it.
+"""Transports, which move messages between ranks, as all above `comm/` sees them.
 
 Messages between two ranks arrive in the order in which they were sent. A send need not be buffered: it may
 end only when its receive is there, so a schedule that needs buffering to get along is wrong (`verify` says so).
@@ -20,7 +20,7 @@ Handle = Any  # a send or receive that is under way
 
 
 class Transport(Protocol):
-    """A world as one of its ranks sees it.
+    """Base class of transports: a world as one of its ranks sees it.
 
     Attributes:
         name: what it is, for people.
@@ -87,7 +87,7 @@ class Transport(Protocol):
 
 
 class NoTransport:
-    """A world of one rank: it has nobody to talk to."""
+    """Transport of a world of one rank, which has no peers."""
 
     name = "one process"
     rank = 0

@@ -1,10 +1,10 @@
 """Waiting for a message without wasting a core.
 
-    look again and again    quickest; a tenth of a millisecond, where a rank has a core to itself
-    yield between looks     some milliseconds, there: whatever else wants the core gets it
-    sleep between looks     after that; and at once, nearly, where ranks outnumber cores
+    spin                    quickest; a tenth of a millisecond, where a rank has a core to itself
+    yield between spins     some milliseconds, there: whatever else wants the core gets it
+    sleep between spins     after that; and at once, nearly, where ranks outnumber cores
 
-Looking on for longer keeps a busy machine from running the very rank that one waits for. Sleeping sooner makes the
+Spinning for longer keeps a busy machine from running the very rank that one waits for. Sleeping sooner makes the
 other ranks, which meanwhile wait for this one, sleep too, and so on for ever.
 
 `wait_until` does so for messages. C code does it too, by other numbers of the table below; there sleepers are woken.
@@ -21,14 +21,14 @@ from npdp.base import environment
 
 
 class SpinPolicy(NamedTuple):
-    """How often to look at once, then with the core offered to others in between, before sleeping between looks."""
+    """Number of spins, and then of spins with a yield of the core in between, before sleeping in between."""
 
     spins: int
     yields: int
 
 
 class Waiting(NamedTuple):
-    """How a rank waits where the ranks of its host have a core each, and where they share cores."""
+    """Waiting policies of a rank: with a core for each rank of its host, and with shared cores."""
 
     own_core: SpinPolicy
     shared_core: SpinPolicy
@@ -39,9 +39,9 @@ class Waiting(NamedTuple):
 
 
 # By what is waited for. Sections named are of docs/measurements.md.
-# Messages: a look is a call of MPI's, from Python, and nobody wakes a sleeper ("Waiting")
+# Messages: a spin is a call of MPI's, from Python, and nobody wakes a sleeper ("Waiting")
 MESSAGES = Waiting(SpinPolicy(300, 4000), SpinPolicy(20, 0))
-# Collectives through shared memory: a look takes nanoseconds, and all ranks come soon ("Shared memory inside a host")
+# Collectives through shared memory: a spin takes nanoseconds, and all ranks come soon ("Shared memory inside a host")
 MEMORY = Waiting(SpinPolicy(2000, 200), SpinPolicy(50, 1000))
 # The same on one host of several: a rank of this one may be waiting for the link, and needs the core ("Two hosts")
 MEMORY_BESIDE_LINK = Waiting(SpinPolicy(20, 200), SpinPolicy(20, 200))
@@ -58,7 +58,7 @@ def wait_until(
     """Return when `done()`.
 
     `why_in_vain` is asked every half second for the error to raise where nothing will ever come. What did come just
-    before counts: a rank may have sent its last message and left between two looks.
+    before counts: a rank may have sent its last message and left between two spins.
     """
     for _ in range(policy.spins):
         if done():

@@ -1,4 +1,4 @@
-"""Which rows of which global batch the loader's tensors are: what makes P ranks count, and drop out, as one would.
+"""Rows of the global batch behind the loader's tensors, by which P ranks count, and drop out, as one would.
 
     global batch of 10 on 3 ranks    | rank 0: rows 0 to 3 | rank 1: rows 4 to 6 | rank 2: rows 7 to 9 |
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class BatchTensor(Tensor):
-    """A tensor that the loader yields: rows of `batch`."""
+    """Tensor that the loader yields: rows of `batch`."""
 
     def __init__(self, data: Array, batch: Batch) -> None:
         self.data, self.version, self.batch = data, [0], batch

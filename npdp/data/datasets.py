@@ -27,7 +27,7 @@ SAMPLED_LABELS = 1024  # numbers that a checksum reads
 
 
 class ArrayDataset:
-    """Hold features and labels as two arrays of the same first dimension.
+    """Data set of features and labels in two arrays with the same first dimension.
 
     Args:
         x: (N, ...) features, any dtype; kept, not copied; may be a `np.memmap`.
@@ -63,7 +63,7 @@ class ArrayDataset:
 
     @property
     def elements_per_sample(self) -> int:
-        """How many numbers a sample takes in memory, about: what blocks of samples are measured by."""
+        """Approximate count of numbers in memory per sample, by which blocks of samples are measured."""
         return int(np.prod(self.sample_shape))
 
     @property

@@ -1,4 +1,4 @@
-"""The loader: global batches in the order of the epoch, of which each rank gets its part."""
+"""The data loader: yields a rank's part of each global batch, in the order of the epoch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Dataset(Protocol):
 
 
 class _Passes:
-    """How many passes a rank has made: the number of the next one; and those it was given work in."""
+    """Count of a rank's passes: the number of the next one, and of those in which it was assigned work."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -51,9 +51,9 @@ class DataLoader:
         batch_size: of the global batch, over all ranks together.
         shuffle: whether each epoch has an order of its own.
         seed: of the orders; the same on every rank. This rank's (`npdp.manual_seed`) where None.
-        accumulate: each global batch comes in so many pieces, one after the other; their gradients, added
-            up over all pieces and ranks, are those of the whole batch. Under DataParallel or DistributedOptimizer, on
-            one rank too: there each piece weighs as many samples as it has, so its loss is not to be divided. Its
+        accumulate: each global batch comes in so many micro-batches, one after the other; their gradients, added
+            up over all of them and all ranks, are those of the whole batch. Under DataParallel or DistributedOptimizer,
+            on one rank too, each weighs as many samples as it has, so its loss is not to be divided. Its
             tensors say so; arrays made of them do not.
         rank, world_size: whose part; this rank's where not given.
 
@@ -90,24 +90,24 @@ class DataLoader:
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"DataLoader: rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
         self._passes = {self._maker.begun: _Passes(0)}
-        self._number = number_loader() if self._shard is None else -1  # for who hands out work: the same on all ranks
+        self._number = number_loader() if self._shard is None else -1  # for who assigns work: the same on all ranks
 
     def __getstate__(self) -> dict[str, Any]:  # a copy counts for itself
         return {**vars(self), "_passes": copy.deepcopy(self._passes)}
 
     @property
     def rank(self) -> int:
-        """Whose part: this rank's number, among the workers where there are servers too."""
+        """Number of the rank whose part it is, among the workers where there are servers too."""
         return self._part.rank
 
     @property
     def world_size(self) -> int:
-        """Into how many parts each batch is cut."""
+        """Number of parts that each batch is cut into."""
         return self._part.world_size
 
     @property
     def iterations_per_epoch(self) -> int:
-        """The number of global batches; the last one may be smaller. Where work is handed out, `len` is about right."""
+        """The number of global batches; the last one may be smaller. Where work is assigned, `len` is about right."""
         return -(-len(self.dataset) // self.global_batch_size)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Which samples an epoch takes in which order, and which of them are this rank's.
+"""The order of an epoch's samples, and each rank's part of every global batch.
 
     epoch order   7 2 9 4 | 1 0 8 3 | 6 5       global batches of 4, the last one shorter
     rank 0 of 3   7 2     | 1 0     | 6         the partition law on every batch: each sample exactly once,
@@ -8,8 +8,8 @@
 The order is a pure function of (seed, epoch): it does not depend on the number of ranks, and an epoch in the
 middle of a run can be made again.
 
-Where somebody hands out the work (an asynchronous parameter server), the same parts are its units, numbered through
-the epoch, and a rank takes whichever it is given next.
+Where work is assigned (by an asynchronous parameter server), the same parts are the work items, numbered through
+the epoch, and a rank takes whichever it is assigned next.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from npdp.base.partition import part
 from npdp.data.batch import Batch
 
 Rows = npt.NDArray[np.int64]
-HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, units, units in a batch) -> this rank's units
+HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, work items, those in a batch) -> this rank's
 
 
 class Shard:
-    """Which part of the data is a rank's: it is one object as long as the rank lives, though its world may change.
+    """A rank's part of the data: one object as long as the rank lives, though its world may change.
 
     Attributes:
         rank, world_size: as they are now.
@@ -47,9 +47,9 @@ class _OfThisRank(threading.local):
 
     Attributes:
         shard: this rank's, as `npdp.init()` says it; None where nobody has asked, as in a thread that is no rank.
-        hand_out: what gives them their units of work; None where each rank takes its own part of each batch.
+        hand_out: assigns them their work items; None where each rank takes its own part of each batch.
         batch: what a loader gave last.
-        pieces: in how many pieces it gives its batches; 1 outside of a pass.
+        pieces: in how many micro-batches it gives its batches; 1 outside of a pass.
         loaders: how many were made: the same program numbers them alike on every rank.
     """
 
@@ -88,13 +88,13 @@ def epoch_order(count: int, seed: int, epoch: int, shuffle: bool = True) -> Rows
 
 
 def local_rows(count: int, parts: int, rank: int, pieces: int, piece: int) -> tuple[int, int]:
-    """Return [start, stop) within a global batch of `count` for one piece of a rank's part."""
+    """Return [start, stop) within a global batch of `count` for one micro-batch of a rank's part."""
     start, stop = part(count, parts, rank)
     first, last = part(stop - start, pieces, piece)
     return start + first, start + last
 
 
 def count_units(count: int, batch_size: int, parts: int) -> int:
-    """Return how many units an epoch of `count` samples has: the parts of its batches that are not empty."""
+    """Return how many work items an epoch of `count` samples has: the parts of its batches that are not empty."""
     whole, rest = divmod(count, batch_size)
     return whole * min(parts, batch_size) + min(parts, rest)

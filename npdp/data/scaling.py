@@ -1,4 +1,4 @@
-"""Features scaled as they are taken, and the moments that standardising needs.
+"""Scaling of features as they are taken, and the moments that standardising needs.
 
     take(rows)  =  (raw[rows] / unit - mean) / deviation
 
@@ -25,7 +25,7 @@ BLOCK_ELEMENTS = 2**18  # of a pass over all rows: 1 MB in float32, stays in the
 
 
 class ScaledDataset(ArrayDataset):
-    """Give some rows of a raw array, flat and scaled, computed when they are taken.
+    """Data set of some rows of a raw array, flat and scaled, computed when they are taken.
 
     Args:
         x: (N_raw, ...) raw features; flattened to (n, D) when taken; may be a `np.memmap`.

@@ -1,4 +1,4 @@
-"""From what the user names to data that can be trained on.
+"""Loading of the data that `--data` names, ready to train on.
 
     spec ── read ── labels or numbers ── split ── scale ── DataSplit(train, test)
             digits, synthetic, formats/  targets.py        scaling.py

@@ -1,4 +1,4 @@
-"""A data set of which most features are zero: what `ArrayDataset` is for tables, for compressed rows.
+"""Sparse data sets, most of whose features are zero: `ArrayDataset` for compressed rows.
 
     dataset.take([4, 0, 4])  ->  SparseRows of three samples, their labels
 """
@@ -17,7 +17,7 @@ from npdp.data.datasets import Array, ArrayDataset, Rows, checked_rows, gather, 
 
 
 class SparseDataset(ArrayDataset):
-    """Hold sparse features and labels; the interface is `ArrayDataset`'s, with `SparseRows` where that has arrays.
+    """Data set of sparse features and labels: `ArrayDataset`'s interface, with `SparseRows` in place of arrays.
 
     Args:
         x: (N, D) `SparseRows`, a CSR matrix of scipy's, or (indptr, indices, values, D); kept, not copied.
@@ -41,7 +41,7 @@ class SparseDataset(ArrayDataset):
 
     @property
     def elements_per_sample(self) -> int:
-        """How many numbers a sample takes in memory, about: an index and a value for each entry."""
+        """Approximate count of numbers in memory per sample: an index and a value for each entry."""
         return 2 * len(self._x.values) // max(1, len(self)) + 1
 
     def __getitem__(self, row: int) -> tuple[SparseRows, Array]:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Labels or numbers: whether `y` holds classes, and what training gets of it.
+"""Targets: tells classes from numbers in `y`, and turns them into what training uses.
 
 | file             | classes where                                                              | else       |
 |------------------|----------------------------------------------------------------------------|------------|

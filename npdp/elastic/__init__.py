@@ -1,1 +1,1 @@
-"""What goes wrong on purpose, to see how training goes on."""
+"""Faults on purpose, to see how training goes on."""

@@ -1,4 +1,4 @@
-"""Faults on purpose: `--inject kind@key=value,...`, to see what a strategy makes of them.
+"""Injected faults: `--inject kind@key=value,...`, to see what a strategy makes of them.
 
     slow@rank=1,factor=4      rank 1 sleeps so that each of its iterations takes 4 times as long
     delay@ms=20               every rank sleeps 20 ms an iteration, as if it computed so long; with rank=1, that one
@@ -17,7 +17,7 @@ from npdp.base.errors import InputError
 
 
 class Fault(NamedTuple):
-    """One fault: what kind, on which rank (None: on all), and its other values."""
+    """Injected fault: its kind, its rank (None: all), and its other values."""
 
     kind: str
     rank: int | None
@@ -76,7 +76,7 @@ def _number(kind: str, key: str, text: str, least: int) -> float:
 
 
 class Pace:
-    """How much longer this rank's iterations take than they would."""
+    """Slowdown of this rank's iterations."""
 
     def __init__(self, faults: Sequence[Fault], rank: int) -> None:
         mine = [fault for fault in faults if fault.rank in (None, rank)]

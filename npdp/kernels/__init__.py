@@ -49,7 +49,7 @@ _ADAM = Arguments("adam_updater", FLOATS, ("param", "m", "v", "grad"))
 
 
 class Sum:
-    """A gradient that is the sum of several arrays, in their order, and is stored nowhere; checked once, used often."""
+    """Gradient that is the sum of several arrays, in their order, never stored; checked once, used often."""
 
     def __init__(self, arrays: list[Array]) -> None:
         if not arrays:

@@ -1,4 +1,4 @@
-"""What the kernels take: arrays that fit each other, or an error that says wanted and got.
+"""Checks of the kernels' arrays: they fit each other, or an error says wanted and got.
 
 Every call passes here, so `check` is short: three tests per array (0.3 microseconds for two). What does not pass them
 at once is looked at again, slowly, by `_refuse`, which finds the fault and its words, or that there is none.

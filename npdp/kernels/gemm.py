@@ -24,7 +24,7 @@ _pointer = ffi.from_buffer
 
 
 class Tiles(NamedTuple):
-    """A way to make products by tiles, and what it is quick at."""
+    """Tiled product kernels of one instruction set, and the sizes at which they are quick."""
 
     times: Callable[..., int] | None
     times_transposed: Callable[..., int]

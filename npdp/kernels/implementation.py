@@ -1,4 +1,4 @@
-"""What an implementation of the kernels offers: `compiled` and `reference` do, and `npdp.kernels` calls them."""
+"""Interface of the kernels' implementations, `compiled` and `reference`, which `npdp.kernels` calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 class Kernels(Protocol):
-    """The functions, whose arguments have been checked, and what makes updates.
+    """Interface of a kernel implementation: functions of checked arguments, and makers of updates.
 
     What returns an int returns 0; or 1, having changed nothing: `accumulate` and the updates where arrays overlap that
     must not, `shifted_logits` where a label is not in [0, classes). Nothing else looks for overlap.

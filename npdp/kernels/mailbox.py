@@ -1,4 +1,4 @@
-"""The functions of `csrc/mailbox.c` through cffi: messages between the ranks of a host, through memory they all map.
+"""Mailboxes, `csrc/mailbox.c`, through cffi: messages between the ranks of a host, through memory they all map.
 
 Where the C code was not compiled, importing this raises ImportError. Cost of a call: about half a microsecond.
 """
@@ -24,7 +24,7 @@ def mail_bytes(ranks: int) -> int:
 
 
 class Mail:
-    """One rank's boxes of a line, and its bell.
+    """Mailboxes of one rank on a line, and its bell.
 
     Args:
         memory: (mail_bytes(ranks),) bytes that all ranks map, on a cache line; zeros at first.
@@ -58,7 +58,7 @@ class Mail:
 
     @property
     def bell(self) -> int:
-        """How often something was put in a box for this rank, or taken out of one of its own, on any line."""
+        """Count of messages put in boxes for this rank, or taken out of its own, on any line."""
         return int(lib.npdp_mail_bell(self._mail))
 
     def wait(self, heard: int, spins: int, yields: int) -> int:

@@ -1,4 +1,4 @@
-"""Memory for arrays that a cache line begins with."""
+"""Allocation of arrays that start on a cache line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of two matrices, by whatever is quickest at them: npdp's own kernels, BLAS, or BLAS in small blocks.
+"""Products of two matrices, by the quickest of npdp's own kernels, BLAS, and BLAS in small blocks.
 
     float32, large enough, one BLAS thread, laid as csrc/gemm/ takes it      gemm.py, the first kind that is for it
     a @ b.T of a narrow b (`trans_b`), more than BLAS is quick at            BLAS, in blocks of rows

@@ -1,4 +1,4 @@
-"""What the kernels compute, in NumPy: the definition that `csrc/` is tested against, to the last bit.
+"""Reference kernels in NumPy: the definition that `csrc/` is tested against, to the last bit.
 
 It also does the work where npdp was installed without a C compiler. Each function goes through its arrays in blocks
 that stay in the L2 cache, so that no temporary is as long as the arrays are. Arguments have been checked by

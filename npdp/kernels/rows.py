@@ -1,4 +1,4 @@
-"""Rows of bytes, gathered and scaled: the function of `csrc/bytes.c` through cffi.
+"""Gathering and scaling of rows of bytes, by `csrc/bytes.c` through cffi.
 
 Where the C code was not compiled, importing this raises ImportError. Cost: the bytes of the rows read, four times as
 many written; 128 rows of 784 bytes take half of the time that NumPy's three passes do (docs/measurements.md).

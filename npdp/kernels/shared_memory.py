@@ -1,4 +1,4 @@
-"""The functions of `csrc/shared_memory.c` through cffi: collectives over memory that the ranks of a host map.
+"""Shared-memory collectives, `csrc/shared_memory.c`, through cffi: over memory that the ranks of a host map.
 
 Arguments have been checked by the caller. Where the C code was not compiled, importing this raises ImportError.
 Cost of a call, apart from the collective: about half a microsecond.
@@ -48,7 +48,7 @@ def header_bytes(ranks: int, slot_bytes: int) -> int:
 
 
 class HostRank:
-    """What one rank knows of the collectives over its host's memory.
+    """State of one rank's collectives over its host's memory.
 
     Args:
         memory: the mapping; zeros at first.
@@ -103,7 +103,7 @@ class HostRank:
 
     @property
     def different(self) -> int:
-        """After DIFFERENT: the number, among the host's ranks, of the first that called something else."""
+        """Number, among the host's ranks, of the first that called something else, after DIFFERENT."""
         return int(self._host.different)
 
     def is_ahead(self, rank: int) -> bool:

@@ -1,4 +1,4 @@
-"""The forward that a model is in: by it, a dropout knows which rows of the global batch it masks."""
+"""The current forward of a model, by which dropout knows the rows of the global batch that it masks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Samples(NamedTuple):
-    """Samples of a global batch that a forward is about: `count` of them, from `first` on.
+    """Samples of a global batch in a forward: `count` of them, from `first` on.
 
     `shared` says that other ranks have the others.
     """
@@ -23,7 +23,7 @@ def samples_of(batch: Any) -> Samples | None:
 
 
 class Forward:
-    """Counts the forwards of a model.
+    """Counter of a model's forwards.
 
     Attributes:
         samples: what this one is about; None: nobody says, all rows of an input are samples.

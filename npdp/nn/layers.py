@@ -1,4 +1,4 @@
-"""Layers: Linear and what stands between two of them."""
+"""Layers: Linear, activations, and containers of layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from npdp.nn.parameter import Parameter
 
 
 class Linear(Module):
-    """y = x @ weight.T + bias.
+    """Linear layer: y = x @ weight.T + bias.
 
     The weight has PyTorch's shape (out, in) but, unless `out` is small, lies in memory as (in, out): x @ weight.T
     then reads it along its rows, about a tenth faster.
@@ -114,7 +114,7 @@ class LogSoftmax(Softmax):
 
 
 class Identity(Module):
-    """x itself: in the place of a layer that is left out."""
+    """Identity layer, x itself, in the place of a layer that is left out."""
 
     def forward(self, x: Any) -> Any:
         return x
@@ -130,7 +130,7 @@ class Flatten(Module):
 
 
 class ModuleList(Module):
-    """Modules in a list, whose parameters are those of the module that holds it; what calls them is up to that one.
+    """List of modules, whose parameters belong to the module that holds it; that one calls them.
 
     Args:
         modules: their names are their numbers: `layers.0.weight`.
@@ -173,7 +173,7 @@ class ModuleList(Module):
 
 
 class Sequential(ModuleList):
-    """The given modules, one after the other.
+    """Chain of modules: each takes what the one before returns.
 
     Args:
         modules: each by itself; or one dict, whose names the modules get: `net.fc1`, `fc1.weight`.

@@ -152,7 +152,7 @@ def _class_weights(weight: Any) -> Array:
 
 
 class NLLLoss(_Loss):
-    """Mean of -log_p[label]: behind `LogSoftmax` it is what `CrossEntropyLoss`, which is quicker, is of the logits."""
+    """Mean of -log_p[label]: `LogSoftmax` and this equal `CrossEntropyLoss` of the logits, which is quicker."""
 
     def forward(self, log_p: Tensor, labels: Any) -> Tensor:
         """Return the loss; log_p (rows, classes), labels (rows,) of integers in [0, classes)."""

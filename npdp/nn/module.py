@@ -1,4 +1,4 @@
-"""A module: parameters and other modules as plain attributes, found by looking."""
+"""Modules: layers and models, whose parameters and modules are plain attributes, found by a search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT_NUMBERED = Forward()  # of a module that has made no training forward yet
 
 
 class Module:
-    """Base of layers and models: set parameters and modules as attributes, write `forward`.
+    """Base class of layers and models: set parameters and modules as attributes, write `forward`.
 
     Names are paths of attributes, as in PyTorch: `0.weight`, `encoder.fc1.bias`.
     """

@@ -1,4 +1,4 @@
-"""PyTorch's place for DistributedDataParallel, which lives where the two halves meet: it is loaded when asked for."""
+"""DistributedDataParallel in PyTorch's place; it belongs to npdp.parallel, and is loaded when asked for."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Parameters, and how they are laid side by side in one array.
+"""Parameters, and their layout side by side in one flat array.
 
     data   | 0.weight ......... | 0.bias .. | 2.weight ...... | 2.bias |
     grad   | 0.weight ......... | 0.bias .. | 2.weight ...... | 2.bias |
              each starts on a cache line; a parameter's data and its `.grad` are views. Behind each is room for
              some numbers that a reducer sends along with the gradients
 
-An optimiser then updates a whole model in one pass, and an exchange sends a run of gradients as one buffer,
+An optimiser then updates a whole model in one pass, and an exchange sends a span of gradients as one buffer,
 straight from where backward wrote them. A parameter is laid flat once, by whoever comes first, an optimiser
 or data parallel training; both use that. A sparse parameter stays where it is: its gradient is a few rows (see
 autograd/rows.py), and only those are updated and exchanged.
@@ -34,7 +34,7 @@ Allocate = Callable[[int, "np.dtype[Any]"], Array]
 
 
 class Parameter(Tensor):
-    """A leaf that a model owns and an optimiser changes; `requires_grad=False` freezes it.
+    """Parameter: a leaf that a model owns and an optimiser changes; `requires_grad=False` freezes it.
 
     A copy (`copy.deepcopy`, pickle) has the values, and is not laid flat. `p += x` and its like, inside `no_grad()`,
     change the values in place.

@@ -1,4 +1,4 @@
-"""Layers that read a few rows of a large weight: SparseLinear and Embedding.
+"""Sparse layers, which read a few rows of a large weight: SparseLinear and Embedding.
 
     SparseLinear   x (n, features), sparse     y = x @ weight + bias        weight (features, outputs): a row a feature
     Embedding      numbers (...)               y = weight[numbers]          weight (numbers, width)
@@ -29,7 +29,7 @@ from npdp.nn.products import sums_of_rows, times, transposed_times
 
 
 class SparseLinear(Module):
-    """y = x @ weight + bias, x sparse.
+    """Linear layer on sparse data: y = x @ weight + bias.
 
     The weight has the shape (in_features, out_features), the other way round than `Linear`: a feature is a row of it.
     Weight and bias begin at zero: a linear model's loss is convex, so training comes to the same end from anywhere,
@@ -86,7 +86,7 @@ class SparseLinear(Module):
 
 
 class Embedding(Module):
-    """y = weight[numbers].
+    """Embedding layer: y = weight[numbers].
 
     Args:
         num_embeddings: how many rows there are.

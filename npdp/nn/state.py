@@ -1,4 +1,4 @@
-"""A model's state: copies of parameters and buffers by name, and what does not fit where they are loaded."""
+"""A model's state: copies of parameters and buffers by name, and the check of their fit when loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from npdp.autograd.tensor import Array
 
 
 class StateDict(dict[str, Array]):
-    """A copy of every parameter's and buffer's values, by name; `tensors` are those that it was copied from."""
+    """State of a model: copies of all parameters and buffers, by name; `tensors` are the originals."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__({name: np.array(tensor.data, order="C") for name, tensor in tensors.items()})
@@ -23,7 +23,7 @@ class StateDict(dict[str, Array]):
 
 
 class Mismatch(NamedTuple):
-    """Names that a model and a state do not share: of tensors without a value, of values without a tensor."""
+    """Names that a model and a state do not share: tensors without a value, values without a tensor."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]

@@ -1,4 +1,4 @@
-"""What an optimiser takes: parameters in an order, and numbers that an update can be made with."""
+"""Checks of an optimiser's arguments: parameters in an order, and usable numbers."""
 
 from __future__ import annotations
 

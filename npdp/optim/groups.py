@@ -1,4 +1,4 @@
-"""Parameter groups: parameters that are updated by the same settings, with the optimiser's state for them, laid flat.
+"""Parameter groups: parameters with the same settings, laid flat with the optimiser's state for them.
 
     data     | 0.weight .......... | 0.bias .. | 2.weight ..... | 2.bias |     one set of flat arrays a dtype
     group    |<- numbers 0, 1, 2 ------------------------------>|              this group's parameters
@@ -25,7 +25,7 @@ MOST_CACHED = 64  # spans whose update is kept: where some parameters have no gr
 
 
 class Span(NamedTuple):
-    """Elements [start, stop) of a flat array, to be updated for the `step`-th time, counted from 1."""
+    """Span of a flat array: elements [start, stop), to be updated for the `step`-th time, counted from 1."""
 
     start: int
     stop: int
@@ -39,7 +39,7 @@ def within(spans: list[Span], start: int, stop: int) -> list[Span]:
 
 
 class ParameterGroup:
-    """Parameters of one of a user's groups in one set of flat arrays, with the optimiser's state for them, as flat.
+    """Parameter group: parameters of one of a user's groups in flat arrays, with the optimiser's state as flat.
 
     Attributes:
         flat: the parameters' arrays.

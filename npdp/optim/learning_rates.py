@@ -16,18 +16,18 @@ LearningRateSchedule = Callable[[int], float]
 
 
 def constant(lr: float) -> LearningRateSchedule:
-    """The same at every iteration."""
+    """Constant schedule: the same at every iteration."""
     return lambda iteration: lr
 
 
 def step(lr: float, every: int, factor: float = 0.1) -> LearningRateSchedule:
-    """Multiplied by `factor` every `every` iterations."""
+    """Step schedule: multiplied by `factor` every `every` iterations."""
     every = at_least_one(every, "learning_rates.step: every")
     return lambda iteration: lr * factor ** (iteration // every)
 
 
 def cosine(lr: float, iterations: int, lowest: float = 0.0) -> LearningRateSchedule:
-    """From `lr` down to `lowest` along half a cosine, and `lowest` ever after.
+    """Cosine schedule: from `lr` down to `lowest` along half a cosine, and `lowest` ever after.
 
     Source: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
     """
@@ -40,7 +40,7 @@ def cosine(lr: float, iterations: int, lowest: float = 0.0) -> LearningRateSched
 
 
 def warm_up(lr_schedule: LearningRateSchedule | float, iterations: int) -> LearningRateSchedule:
-    """Rising linearly to the schedule's own value over the first `iterations`."""
+    """Warm-up: rises linearly to the schedule's own value over the first `iterations`."""
     after = lr_schedule if callable(lr_schedule) else constant(lr_schedule)
     return lambda iteration: after(iteration) * min(1.0, (iteration + 1) / max(1, iterations))
 

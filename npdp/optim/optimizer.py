@@ -37,7 +37,7 @@ def setting(name: str) -> Any:
 
 
 class Optimizer:
-    """Base of the optimisers: they name their settings and their state, and write `update`.
+    """Base class of the optimisers: they name their settings and their state, and write `update`.
 
     Args:
         parameters: tensors to change, of float32 or float64; laid flat here unless they already are. Or parameter

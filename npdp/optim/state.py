@@ -1,4 +1,4 @@
-"""An optimiser's state under PyTorch's names: what `state_dict()` gives and `load_state_dict()` takes.
+"""An optimiser's state under PyTorch's names, for `state_dict()` and `load_state_dict()`.
 
     {"state": {0: {"step": 10, "exp_avg": array, "exp_avg_sq": array}, ...},     of SGD: {"momentum_buffer": array}
      "param_groups": [{"lr": 0.1, ..., "params": [0, 1]}, {...}],

@@ -1,1 +1,1 @@
-"""Where arithmetic and communication meet: the world, and the ways to train in it."""
+"""Data parallel training, where arithmetic and communication meet: the world, and the strategies."""

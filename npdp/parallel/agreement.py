@@ -1,4 +1,4 @@
-"""Verdicts that all ranks share: what one rank cannot use no rank uses, and all leave together."""
+"""Agreement of ranks on errors: what one rank cannot use no rank uses, and all leave together."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from npdp.parallel.strategy import Strategy, share_gradients
 
 
 class AllReduce(Strategy):
-    """Sums gradients over the ranks during every backward; every rank updates its own copy of the model.
+    """All-reduce strategy: sums gradients over the ranks during backward; every rank updates its own copy of the model.
 
     Args:
         bucket_cap_mb: size at which a bucket leaves, in MB of 2^20 bytes; None: 25 in a host, 0.25 across hosts.

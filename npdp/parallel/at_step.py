@@ -16,7 +16,7 @@ from npdp.parallel.strategy import Strategy, share_gradients
 
 
 class AtStep(Strategy):
-    """Keeps gradients hidden until the optimiser's step; what it then sums is each rank's own."""
+    """Base class of strategies whose gradients, each rank's own, stay hidden until the optimiser's step."""
 
     steps = True
     why_hidden = ""  # what is said to who looks at a gradient
@@ -32,7 +32,7 @@ class AtStep(Strategy):
         return self.loss_weight.of_backward(counted)
 
     def exchange(self) -> None:
-        """Gradients stay here."""
+        """Do nothing: gradients stay on this rank."""
 
     def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
         """Sum and update, in place of the optimiser's own step on this group.

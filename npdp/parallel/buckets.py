@@ -23,7 +23,7 @@ ACROSS_HOSTS_MB = 0.25  # a bucket is on the wire while backward goes on: the so
 
 
 class Bucket(NamedTuple):
-    """Parameters that travel together.
+    """Bucket of parameters, whose gradients travel together.
 
     Attributes:
         flat: the arrays in which they are.

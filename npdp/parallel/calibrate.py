@@ -8,7 +8,7 @@
       added         a message that is added
     direct, staged  an all-reduce through shared memory, of arrays that lie there, and of others
 
-near is among the ranks of a host, far among those of a column, which has one of each host; all groups at once. What is
+near is among the ranks of a host, far among a cross-host group, with one of each host; all groups at once. What is
 sent was received or added just before, as in a collective: another core's cache has it. Sizes and kinds take turns, so
 that what else the machine does meets all alike; of the slowest rank's times the lower quartile counts, since what
 disturbs only adds. alpha is the time of the smallest message; beta, at each other size, what is left per byte; gamma
@@ -50,7 +50,7 @@ Work = Callable[[], Any]
 
 
 class Kind(NamedTuple):
-    """A kind of work that is timed: `work(nbytes)` makes it; it takes so many steps, and the time of one counts."""
+    """Kind of timed work: `work(nbytes)` makes it; it takes so many steps, and the time of one counts."""
 
     sizes: Sequence[int]
     work: Callable[[int], Work]

@@ -1,4 +1,4 @@
-"""Whether replicas and batches are still alike: looked at now and then, beside the exchange of gradients.
+"""Consistency checks, now and then, that replicas and batches are alike, beside the exchange of gradients.
 
     replicas   every 8th exchange a few bits of the parameters go along with each bucket. Their sum over P ranks is P
                times one's own where all have the same. Round 0 takes the last value of each bucket, round 1 the last of
@@ -35,7 +35,7 @@ ABSTAINS = -(2**62)  # less than a quarter of any hash
 
 
 class Consistency:
-    """Compares replicas and batches of some ranks, as one of them.
+    """Comparison of replicas and batches among some ranks, on one of them.
 
     Args:
         communicator: the ranks.

@@ -39,7 +39,7 @@ UPDATES = ("replicated", "fused")
 
 
 class DataParallel(Module):
-    """A model whose `backward` leaves the mean gradient over the global batch, the same on every rank.
+    """Data parallel model: `backward` leaves the mean gradient over the global batch, the same on every rank.
 
     Making one is collective: names, shapes, dtypes and orders in memory are compared over the ranks, then rank 0's
     values are taken by all. Parameters keep their names: `state_dict` has no `module.` before each.
@@ -198,12 +198,12 @@ class DataParallel(Module):
         return super().state_dict()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Within, backward adds up local gradients; the first backward after it sums them all over the ranks."""
+        """Add up local gradients, within; the first backward after it sums them all over the ranks."""
         return self.syncing(False)
 
     @contextmanager
     def syncing(self, syncing: bool) -> Iterator[None]:
-        """Within, backward sums gradients over the ranks, or only adds them up."""
+        """Sum gradients over the ranks, within, in every backward, or only add them up."""
         before, self.strategy.syncing = self.strategy.syncing, syncing
         try:
             yield

@@ -1,4 +1,4 @@
-"""Horovod's way to ask for the same thing: the optimiser is wrapped, not the model."""
+"""Data parallel training in Horovod's form: the optimiser is wrapped, not the model."""
 
 from __future__ import annotations
 

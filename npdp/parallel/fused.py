@@ -49,7 +49,7 @@ _MARK = 2**32  # in one sum of whole numbers: marks times this, and how many par
 
 
 class Fused(AtStep):
-    """Sums gradients in the pass that updates."""
+    """Fused strategy: sums gradients in the pass that updates."""
 
     update = "fused"
     why_hidden = NO_GRAD
@@ -58,7 +58,7 @@ class Fused(AtStep):
         require_reduce_scatter(communicator.algorithm)
         super().attach(parameters, communicator)
         self._consistency = Consistency(communicator, self.synchronous)
-        # The gradients of this host's ranks, where parameters are held once a host
+        # The gradients of this host's ranks, where a host's ranks share parameters
         self._everyones: dict[FlatParameters, list[Array] | None] = {}
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
         self._totals: dict[FlatParameters, Array] = {}  # of this host's ranks, before they cross to others

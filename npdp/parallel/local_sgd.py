@@ -36,7 +36,7 @@ from npdp.parallel.strategy import Strategy
 
 @dataclass(eq=False)
 class LocalSGD(Strategy):
-    """Average the parameters now and then: `nn.DataParallel(model, strategy=LocalSGD(local_iterations=8))`.
+    """Local SGD, averaging parameters now and then: `nn.DataParallel(model, strategy=LocalSGD(local_iterations=8))`.
 
     Args:
         local_iterations: optimiser steps between two averagings.
@@ -92,7 +92,7 @@ class LocalSGD(Strategy):
         return weight_within_part(batch, self.communicator.rank)
 
     def finish(self) -> None:
-        """Gradients stay here."""
+        """End a backward: gradients stay on this rank."""
 
     # In the optimiser's step
     def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:

@@ -16,7 +16,7 @@ from npdp.parallel.strategy import Strategy
 
 
 class Naive(Strategy):
-    """Sums each gradient over the ranks, once backward has ended."""
+    """Naive strategy: sums each gradient over the ranks, once backward has ended."""
 
     def exchange(self) -> None:
         used = np.array([parameter.raw_grad is not None for parameter in self.parameters], np.int32)

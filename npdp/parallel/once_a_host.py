@@ -1,4 +1,4 @@
-"""Data that the ranks of a host hold once between them: one loads it, all see it.
+"""Shared data sets: the ranks of a host hold them once between them; one loads, all see.
 
     rank 0 of a host    load ── pickle ── the description, and the arrays beside it → shared memory
     every rank          unpickle: the same object, its arrays read-only views of that memory
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class _MapsAFile(Exception):  # noqa: N818  (no error: an answer)
-    """What was loaded is to be mapped by each rank, not copied."""
+    """Signal that the loaded data is to be mapped by each rank, not copied."""
 
 
 class _Pickler(pickle.Pickler):

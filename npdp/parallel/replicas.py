@@ -1,4 +1,4 @@
-"""Making sure that all ranks have the same model before they train it together."""
+"""Checks that all ranks have the same model before they train it together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a rank's loss counts in the global one: by the samples of its forward, n_r of N."""
+"""The weight of a rank's loss in the global one: the samples of its forward, n_r of N."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COUNTED_IN_PARTS = (
 
 
 class LossWeight:
-    """Remembers what the last forward was about, for the backward to come.
+    """Weight of the loss in the backward to come, by the samples of the last forward.
 
     Attributes:
         batch: the samples of the last forward; where no DataParallel has told of one, those that a loader gave last
@@ -50,7 +50,7 @@ class LossWeight:
         self._refusal: str | None = None
 
     def note(self, batch: Batch) -> None:
-        """A forward that is to be trained on: it has these samples."""
+        """Note a forward with these samples, which is to be trained on."""
         before = self.batch
         if (
             self.pending
@@ -64,7 +64,7 @@ class LossWeight:
         self.batch, self.pending, self._told = batch, True, True
 
     def note_uncounted(self) -> None:
-        """A forward whose samples nobody has counted; it does not matter unless backward follows."""
+        """Note a forward of unknown samples, which does not matter unless backward follows."""
         if not self.pending:
             self._refusal = NO_COUNT
 
@@ -108,7 +108,7 @@ def weight_within_part(batch: Batch, number: int) -> float:
 
 
 class SampleCount:
-    """Counts the samples behind this rank's gradients; a batch that several losses were computed from counts once.
+    """Counter of the samples behind this rank's gradients; a batch of several losses counts once.
 
     Attributes:
         mine: this rank's.
@@ -125,7 +125,7 @@ class SampleCount:
         self._batches: list[Batch] = []
 
     def begin(self, parameters: Iterable[Parameter]) -> None:
-        """A backward begins: count anew where gradients have been used, or thrown away, since the last one."""
+        """Begin a backward: count anew where gradients have been used, or thrown away, since the last one."""
         if self._used or all(parameter.raw_grad is None for parameter in parameters):
             self._clear()
 

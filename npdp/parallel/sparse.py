@@ -29,7 +29,7 @@ UNUSED = -1  # instead of a count of rows: this rank did not use the parameter
 
 
 class SparseExchange:
-    """Sums the row gradients of sparse parameters over the ranks.
+    """Sum over the ranks of the row gradients of sparse parameters.
 
     Args:
         parameters: sparse, in the same order on all ranks.
@@ -102,7 +102,7 @@ class SparseExchange:
 
 
 class _Lines:
-    """A line of words from each rank, for all to read: where ranks share memory no copy is made."""
+    """Lines of words, one from each rank, for all to read: where ranks share memory no copy is made."""
 
     def __init__(self, world: Communicator) -> None:
         self._world = world

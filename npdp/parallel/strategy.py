@@ -1,4 +1,4 @@
-"""Base class of the strategies: the ways in which ranks train together.
+"""Base class of the training strategies, by which ranks train together.
 
     Naive             naive.py              one all-reduce a parameter after backward: read this one first
     AllReduce         all_reduce.py         the same in buckets, while backward goes on
@@ -42,7 +42,7 @@ UNSYNCED = (
 
 
 class Strategy:
-    """One way to train together, for the parameters of one model; most write `exchange` alone.
+    """Base class of training strategies, for the parameters of one model; most write `exchange` alone.
 
     Attributes:
         communicator: the ranks that train.
@@ -107,10 +107,10 @@ class Strategy:
         return weight
 
     def ready(self, parameter: Tensor) -> None:
-        """The gradient of a parameter is complete, while backward goes on."""
+        """Note that a parameter's gradient is complete, while backward goes on."""
 
     def finish(self) -> None:
-        """Backward has ended: make the gradients those of all ranks, but under `no_sync`."""
+        """End a backward: make the gradients those of all ranks, but under `no_sync`."""
         if self.communicator.world_size > 1:
             if self.syncing:
                 self.exchange()
@@ -121,7 +121,7 @@ class Strategy:
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Backward has failed: there are no gradients."""
+        """Cancel a backward that has failed: there are no gradients."""
         for parameter in self.parameters:
             parameter.raw_grad = None
 
@@ -153,7 +153,7 @@ class Strategy:
 
     @property
     def is_current(self) -> bool:
-        """Whether this rank has the newest parameters, the same as all others."""
+        """True if this rank has the newest parameters, the same as all others."""
         return True
 
     def updates(self, optimizer: Optimizer) -> int:
@@ -170,12 +170,12 @@ class Strategy:
 
     @property
     def algorithm(self) -> str:
-        """How the largest message travels."""
+        """Algorithm of the largest message."""
         return self.communicator.chosen("allreduce", max(self.bucket_bytes, default=0))
 
     @property
     def bucket_bytes(self) -> list[int]:
-        """Of each buffer that travels by itself."""
+        """Bytes of each buffer that travels by itself."""
         return [parameter.data.nbytes for parameter in self.parameters if not parameter.sparse]
 
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Rank(NamedTuple):
-    """A rank: its communicator, and the shard by which its loaders know it."""
+    """Rank of this process or thread: its communicator, and the shard by which its loaders know it."""
 
     communicator: Communicator
     shard: Shard

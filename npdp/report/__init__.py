@@ -1,1 +1,1 @@
-"""What people look at: the console, the metrics file, tables, pictures, and what they were measured on."""
+"""Reports: the console, the metrics file, tables, pictures, and the machine of a measurement."""

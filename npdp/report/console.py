@@ -1,4 +1,4 @@
-"""What rank 0 says: what it will do, how it goes, what came out.
+"""Console output of rank 0: the plan of a run, its progress, its results.
 
 Progress is a line an epoch. On a terminal there is a live line below them, which is written again and again. It ends in
 a newline, as Open MPI's mpirun hands on whole lines only; the next goes up and takes its place. Where the user's model,
@@ -23,7 +23,7 @@ TERMINAL = "NPDP_TERMINAL"  # the width of the terminal that shows what ranks pr
 
 
 class Console:
-    """The terminal, as one rank may use it: every rank but 0, a quiet run and one without output are silent.
+    """Console of one rank, silent on every rank but 0, in a quiet run and without an output.
 
     Attributes:
         fault: why nothing more can be written, as on a full disk; None where all was, or the reader has gone.

@@ -1,4 +1,4 @@
-"""What a figure was measured on and by which command, and the file in which figures are kept with both."""
+"""Results files: measured figures with their machine and their command."""
 
 from __future__ import annotations
 

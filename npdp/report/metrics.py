@@ -14,7 +14,7 @@ ITERATION_EVERY_S = 0.1  # at most about ten iteration lines a second
 
 
 class Metrics:
-    """Writes events as they come; a run that is killed leaves whole lines. Without a path it writes nothing.
+    """Writer of events as they come; a run that is killed leaves whole lines. Without a path it writes nothing.
 
     Where a line cannot be written, as on a full disk, it is taken back, no more are written, and it is told: at once,
     and again to who closes. Training goes on.

@@ -1,4 +1,4 @@
-"""Times against bytes as a picture, both axes logarithmic. It needs matplotlib, which is an extra: npdp[plot]."""
+"""Plot of times against bytes, both axes logarithmic. It needs matplotlib, which is an extra: npdp[plot]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How training goes: lines of the metrics file, and what the terminal shows."""
+"""Progress of training, for the metrics file and the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from npdp.report.metrics import Metrics
 
 
 class Progress:
-    """Tells both, as often as they want to know.
+    """Reporter of progress to metrics file and terminal, each at its own rate.
 
     Args:
         console, metrics: the terminal and the file.

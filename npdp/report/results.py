@@ -1,4 +1,4 @@
-"""The files that flags name, written at the end, when what stands in them has taken its time."""
+"""Writing of the result files that flags name, at the end of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables whose rows are printed as they are measured, so that columns have fixed widths."""
+"""Tables with columns of fixed widths, whose rows are printed as they are measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNITS = {"G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "": 1}  # of bytes, as people
 
 
 class Column(NamedTuple):
-    """One column of a table.
+    """Column of a table.
 
     Attributes:
         key: where its value is in a row; a value that is missing or None is shown as a dash.

@@ -1,1 +1,1 @@
-"""What looks for mistakes between ranks: other calls, vain waits, forks, and how a world ends."""
+"""Detection of mistakes between ranks (different calls, vain waits, forks), and the end of a world."""

@@ -1,4 +1,4 @@
-"""Which collectives a rank has called by messages, so that ranks which call different ones are told, and do not wait.
+"""Log of the collectives that a rank has called by messages: ranks that call different ones get an error, not a hang.
 
     rank 0   1: allreduce of 10 float32 (sum) by ring   2: broadcast of 8 int64 from rank 0 by tree
     rank 1   1: allreduce of 10 float32 (sum) by ring   2: broadcast of 8 int64 from rank 1 by tree     they differ
@@ -32,7 +32,7 @@ Heard = Callable[[], "CommunicationError | None"]
 
 
 class LoggedCall(NamedTuple):
-    """A collective by messages: its number among this rank's, what it is, and what marks its messages."""
+    """A logged collective: its number among this rank's, its call, and the mark of its messages."""
 
     number: int
     call: Call
@@ -40,7 +40,7 @@ class LoggedCall(NamedTuple):
 
 
 class CallLog:
-    """The collectives that this rank has called by messages among some ranks, as one of them.
+    """Log of one rank's collectives by messages among some ranks.
 
     Args:
         rank: this one's number.

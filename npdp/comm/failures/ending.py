@@ -1,4 +1,4 @@
-"""How a world ends when a rank fails: at once, everywhere, with one traceback.
+"""The end of a world when a rank fails: at once, everywhere, with one traceback.
 
 An exception that nobody catches, in any thread, ends all ranks. Where several fail together the first one
 speaks: it makes a file in the job's own directory, which the launcher removes at the end. Where there is no such

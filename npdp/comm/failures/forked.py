@@ -1,4 +1,4 @@
-"""A process that a rank forks is no rank, though it has the rank's memory and all that its messages go through.
+"""Detection of forks: a process that a rank forks is no rank, though it has the rank's memory and its transport.
 
 A message that it sent would take the place of one of the rank's: a parameter server would take it for the worker's
 step. One that it received would be missing at the rank. So in such a process all transports refuse.

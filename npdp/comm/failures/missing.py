@@ -1,4 +1,4 @@
-"""Ranks that have not come to `npdp.init()`, named by one that waits for them there.
+"""Detection of ranks that have not come to `npdp.init()`, by a rank that waits for them there.
 
 MPI waits for all ranks when it begins: in silence, and for ever where one has left the program before. It also holds
 Python's lock meanwhile, so ranks look for each other before it begins, by files in the job's own directory.

@@ -1,4 +1,4 @@
-"""Whether a rank waits in vain for a message: asked by whoever has waited for long."""
+"""Detection of vain waits: a rank that has waited for long asks whether its message can still come."""
 
 from __future__ import annotations
 

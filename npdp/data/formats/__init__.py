@@ -1,4 +1,4 @@
-"""Files of samples: which reader reads which path.
+"""Readers of data files, chosen by path.
 
     folder with MNIST's file names    idx.py         .csv             csv.py
     folder with x.npy, or x.npy       npz.py         .svm, .libsvm    svmlight.py

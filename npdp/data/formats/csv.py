@@ -1,4 +1,4 @@
-"""Comma-separated numbers, with a header or without; `;` or tab instead of `,` where the first line has more of them.
+"""Reader of comma-separated numbers, with or without a header; `;` or tab for `,` if the first line has more of them.
 
 A first line without any number is a header. One column is the target, the others are features. A first column without a
 name whose values are 0, 1, 2, ... is an index, as pandas writes it, and no feature.

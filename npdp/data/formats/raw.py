@@ -1,4 +1,4 @@
-"""What every reader hands back, and how every reader opens a file."""
+"""The result of every reader, and the opening of files that all readers share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the test part as the file has it.
+    """Training or test part of a data set, as the file has it.
 
     Attributes:
         x: (N, ...) features, an array; or (N, D) `SparseRows`.
@@ -42,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RawData:
-    """All that a reader found.
+    """Data set as a reader found it.
 
     Attributes:
         train: the samples, or the training part of them.

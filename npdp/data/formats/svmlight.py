@@ -32,7 +32,7 @@ INDEX_MAX = 2**31 - 1
 
 
 class _Entries(NamedTuple):
-    """All that a file says, as it lies there.
+    """Contents of a file, in its own order.
 
     Attributes:
         labels: (N,) float64.

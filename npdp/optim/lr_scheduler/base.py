@@ -9,7 +9,7 @@ from npdp.optim.optimizer import Optimizer
 
 
 class LRScheduler:
-    """Base of the schedulers: they write `closed_form`, and `get_lr` where a step goes on from the last one.
+    """Base class of the schedulers: they write `closed_form`, and `get_lr` where a step goes on from the last one.
 
     Args:
         optimizer: whose learning rates are set, at once and in each step; a function of the iteration is refused.

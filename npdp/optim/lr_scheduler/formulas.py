@@ -1,4 +1,4 @@
-"""Schedulers by one formula of the number of steps."""
+"""Learning-rate schedulers given by a formula of the number of steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One cycle: the learning rate up and far down again, momentum the other way round.
+"""The one-cycle scheduler: the learning rate up and far down again, momentum the other way round.
 
     lr         initial ╱ max ╲ min            initial = max / div_factor, min = initial / final_div_factor
     momentum   max ╲ base ╱ max

@@ -1,4 +1,4 @@
-"""A scheduler by a metric: it waits until that gets no better."""
+"""Scheduler by a metric: reduces the learning rate when the metric gets no better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One scheduler after the other."""
+"""Chain of schedulers, one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines between workers and servers, and a worker's way to the shards: all those of a step at once.
+"""The client of the parameter server: the lines between workers and servers, and a worker's requests to the shards.
 
     ask   header, and what follows it ──▶ every shard ──▶ answers, in whatever order they come
     tell  header ──▶ every shard; no answer
@@ -28,7 +28,7 @@ RemoteShard = RemoteDense | RemoteRows
 
 
 class Lines:
-    """Two worlds of all ranks, for what goes to servers and what comes back; collective.
+    """Lines between workers and servers: two worlds of all ranks, one for each direction; collective.
 
     Where all ranks share memory small messages go through mailboxes in it; else through the world's transport.
 
@@ -55,14 +55,14 @@ class Lines:
 
 
 class _Alone(ThreadTransport):
-    """A world of one, worker and server, that can send to itself; its errors are its own."""
+    """World of one rank, worker and server, that can send to itself; its errors are its own."""
 
     def ended(self, peers: list[int]) -> BaseException | None:
         return self.world.failure[1] if self.world.failure else None
 
 
 class Client:
-    """One worker's way to the shards, by lines for this thread alone; the workers' world keeps the time."""
+    """Client of one worker: sends to the shards, on lines of this thread alone; the workers' world keeps the time."""
 
     def __init__(self, world: Communicator, requests: Transport, replies: Transport) -> None:
         self._world, self._requests, self._replies = world, requests, replies

@@ -27,7 +27,7 @@ AS_BEGUN = -1.0  # a learning rate: as it was when the model was wrapped, a sche
 
 
 class Kind(IntEnum):
-    """What a worker wants of a shard."""
+    """Kind of a worker's message to a shard."""
 
     PUSH = 0  # brings a gradient; waits for new parameters
     START = 1  # begins a pass; waits until it may, for parameters no staler than allowed
@@ -37,7 +37,7 @@ class Kind(IntEnum):
 
 
 class Request(NamedTuple):
-    """Asks for the next work item of a loader's pass over the data, which has `items`; `parts` of them make a batch.
+    """Request for the next work item of a loader's pass over the data, which has `items`; `parts` of them make a batch.
 
     Without parts: for nothing.
     """
@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 
 class WorkItem(NamedTuple):
-    """Part `number` of a loader's pass over the data. Without a loader (-1): the worker's own count."""
+    """Work item: part `number` of a loader's pass over the data. Without a loader (-1): the worker's own count."""
 
     loader: int = -1
     epoch: int = 0
@@ -76,7 +76,7 @@ class Message(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a worker waits for."""
+    """Reply of a shard, for which a worker waits."""
 
     worker: int
     version: int  # that there is now; parameters travel along where it is not the one that the worker has

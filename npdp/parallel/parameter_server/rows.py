@@ -1,4 +1,4 @@
-"""A shard of a sparse parameter: servers have ranges of its rows, and only the rows that a batch touches travel.
+"""Shards of sparse parameters: servers have ranges of rows, and only the rows that a batch touches travel.
 
     forward   ── these rows? ──▶ the servers that have them ── their values ──▶ this worker's copy
     step      ── rows, their gradient ──▶ the same servers: param[rows] -= lr gradient
@@ -26,7 +26,7 @@ LANE_BYTES = 8 << 20  # of a worker's lanes to all servers, at most: a batch of 
 
 
 class Lanes:
-    """Lays out lanes for rows of a sparse parameter on their way, from each worker to each server; collective.
+    """Lanes for rows of a sparse parameter, from each worker to each server; collective.
 
     A lane is memory that both share: the numbers of rows, and behind them the rows' values.
     """
@@ -57,7 +57,7 @@ class Lanes:
 
 
 class RowShard:
-    """A range of the rows of a sparse parameter, copied, on their server."""
+    """Shard of a sparse parameter on its server: a range of rows, copied."""
 
     def __init__(self, rate: Rate, parameter: Parameter, lanes: Lanes) -> None:
         assert lanes.roles.server is not None
@@ -110,7 +110,7 @@ class RowShard:
 
 
 class RemoteRows:
-    """Such a shard, as a worker sees it.
+    """Shard of a sparse parameter, as a worker sees it.
 
     Attributes:
         version: that of the rows which this worker computes on: the oldest that it has fetched since its last push.

@@ -1,4 +1,4 @@
-"""A shard's logic: which gradients are applied, in which order, and who is answered when. Nothing but plain values.
+"""The logic of a shard: decides which gradients are applied, in which order, and when workers are answered.
 
     for reply in server.handle(message):
         ...
@@ -27,7 +27,7 @@ from npdp.parallel.parameter_server.work import AppliedSet, WorkPool
 
 @dataclass
 class WorkerState:
-    """What a shard knows of a worker."""
+    """State of a worker, as a shard knows it."""
 
     completed: int = 0  # iterations, the same on all shards: else two workers might wait for each other crosswise
     active: bool = True  # whether it is at work, so that others may have to wait for it; so from the beginning
@@ -46,7 +46,7 @@ def slowest(workers: Workers) -> float:
 
 
 class Policy:
-    """Base: when a gradient is applied, and who may go on; see the table above."""
+    """Base class of policies: when a gradient is applied, and who may go on; see the table above."""
 
     log: Sequence[tuple[int, ...]] = ()  # of what was applied, where it is kept
 
@@ -100,7 +100,7 @@ class Bounded(Policy):
 
 
 class Server:
-    """One shard.
+    """Server of one shard.
 
     Args:
         apply: carries out an update from some workers' gradients, in the given order: the next version.

@@ -1,4 +1,4 @@
-"""Serves a rank's shards: takes messages from any worker, politely waiting, until all have left.
+"""The server loop: takes messages for a rank's shards from any worker, until all have left.
 
     wait for a header → what follows it → server.handle → answers, with parameters
 
@@ -28,7 +28,7 @@ Logic = tuple[DenseShard | RowShard, Policy, WorkPool | None]  # a shard's arith
 
 
 class Service:
-    """Serves some shards, to so many workers: ranks 0, 1, ... of the lines, which are for this thread alone."""
+    """Server loop of some shards, for so many workers: ranks 0, 1, ... of the lines, which only this thread uses."""
 
     def __init__(self, requests: Transport, replies: Transport, workers: int, shards: Sequence[Logic]) -> None:
         self._requests, self._replies = requests, replies

@@ -1,4 +1,4 @@
-"""A shard's arithmetic: some workers' gradients in, the optimiser's update of its range of the parameters.
+"""The arithmetic of a shard: from workers' gradients to the optimiser's update of its range of the parameters.
 
     worker 0's gradient  |....[shard]....|  ┐
     worker 1's gradient  |....[shard]....|  ┼ added in this order → optimiser → data |....[shard]....|
@@ -33,7 +33,7 @@ Receive = Callable[[Array], object]  # fills an array with what the other side s
 
 
 class Roles(NamedTuple):
-    """Which rank is what.
+    """Roles of the ranks: worker, server or both.
 
         mpirun -n 4, servers=1     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2    rank 3  server 0
         mpirun -n 3, servers=0     rank 0  worker 0    rank 1  worker 1    rank 2  worker 2
@@ -76,7 +76,7 @@ class Rate:
 
 
 class Layout:
-    """Address layout of some flat arrays; collective. Parameters move, and are read-only from then on."""
+    """Layout of some flat arrays in memory; collective. Parameters move, and are read-only from then on."""
 
     def __init__(self, flat: FlatParameters, world: Communicator, roles: Roles, synchronous: bool) -> None:
         self.flat, self.roles = flat, roles
@@ -120,7 +120,7 @@ def one_for_each(world: Communicator, count: int, dtype: np.dtype[Any]) -> list[
 
 
 class DenseShard:
-    """A range of a group: its parameters, the optimiser's state for them, and every worker's gradient."""
+    """Shard of a parameter group on its server: a range of parameters, their state, and every worker's gradient."""
 
     def __init__(self, rate: Rate, group: ParameterGroup, layout: Layout) -> None:
         self._rate, self._layout, self._group = rate, layout, _part_of(group, layout)
@@ -174,7 +174,7 @@ def _cut(grad: Array | Sum, span: Span) -> Array | Sum:
 
 
 class RemoteDense:
-    """A server's shard of a group, as a worker sees it.
+    """Shard of a parameter group, as a worker sees it.
 
     Attributes:
         rank, number: the server's rank, and which of its shards it is.

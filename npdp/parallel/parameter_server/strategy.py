@@ -1,4 +1,4 @@
-"""The strategy `ParameterServer`: how many servers, how stale a gradient may be, and how a rank is put together.
+"""The parameter-server strategy: number of servers, staleness of gradients, and set-up of a rank.
 
     all ranks   where gradients and parameters lie; the lines between ranks
     a server    its shards: it serves until all workers have left, and leaves the program
@@ -30,7 +30,7 @@ from npdp.parallel.world import become
 
 @dataclass(eq=False)
 class ParameterServer(Worker):
-    """Servers own the parameters: `nn.DataParallel(model, strategy=ParameterServer(servers=1, staleness=2))`.
+    """Parameter-server strategy: `nn.DataParallel(model, strategy=ParameterServer(servers=1, staleness=2))`.
 
     Ranks in order are workers, then servers. On a server rank making the wrapped model serves the workers until they
     have left, and then leaves the program (SystemExit). The optimiser must have been made before: it is found through

@@ -27,7 +27,7 @@ DIGEST_BYTES = 16
 
 
 class Update(NamedTuple):
-    """A gradient that was applied: a worker's, of a work item, computed on a version."""
+    """Update of the log: a gradient's worker, its work item, and the version that it was computed on."""
 
     worker: int
     item: WorkItem
@@ -35,7 +35,7 @@ class Update(NamedTuple):
 
 
 class Logged(Policy):
-    """Writes down what another policy has applied."""
+    """Policy that logs the updates of another policy."""
 
     log: list[tuple[int, ...]]
 
@@ -52,7 +52,7 @@ class Logged(Policy):
 
 
 class Replayed(Policy, WorkPool):
-    """Repeats a log: its work is assigned as it was then.
+    """Policy that replays a log: work is assigned as it was then.
 
     Workers get what they compute on by PULL where it is `fetched`, as of sparse parameters, else by PUSH and START.
     """

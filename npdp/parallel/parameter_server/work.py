@@ -1,4 +1,4 @@
-"""Work items: which are assigned to whom, and which are applied.
+"""Work items: their assignment to workers, and the record of those applied.
 
     WorkPool     the first of all shards has it     each item of a pass to one worker
     AppliedSet   every shard has one                each item applied once, whoever brings it
@@ -12,7 +12,7 @@ from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Request,
 
 
 class WorkPool:
-    """The work items of all passes: assigns each to whichever worker asks next.
+    """Pool of the work items of all passes, each assigned to whichever worker asks next.
 
     Last come those that workers had in hand, assigned and not pushed, when they left or went on to another pass.
     """
@@ -53,7 +53,7 @@ class WorkPool:
 
 
 class AppliedSet:
-    """The work items that a shard has applied, but for workers' own."""
+    """Set of the work items that a shard has applied, without workers' own."""
 
     def __init__(self) -> None:
         self._missing: dict[tuple[int, int], set[int]] = {}  # of each pass

@@ -1,4 +1,4 @@
-"""What a worker does: backward leaves its gradient, `step` pushes it and pulls the parameters that come of it.
+"""The worker: backward leaves its gradient, `step` pushes it and pulls the updated parameters.
 
     loader   ── give me a work item ──▶ the shard that assigns         (staleness not 0)
     backward    its gradient, in this worker's flat arrays
@@ -44,7 +44,7 @@ WHY_HIDDEN = (
 
 
 class Worker(AtStep):
-    """A worker's gradients, and the way to the shards; `ParameterServer` is one, with the settings.
+    """Base class of workers: gradients and requests to the shards; `ParameterServer` adds the settings.
 
     It is attached to all ranks, of which the workers are left before `begin_to_work`. With staleness 0 all make each
     update together; else work is assigned on demand.
@@ -194,7 +194,7 @@ class Worker(AtStep):
     # What a collective calls
     @contextlib.contextmanager
     def in_collective(self) -> Iterator[None]:
-        """Within, nobody waits for this worker, which waits for all; servers know to how many it has come."""
+        """Keep servers, within, from waiting for this worker, which waits for all; they know how many it came to."""
         self._collectives += 1
         if self._left:
             yield
