@@ -128,6 +128,6 @@ def test_flags_know_what_the_library_knows():
 
 
 def test_flags_are_read_before_numpy_is_loaded():
-    program = "import sys\nfrom npdp import cli\nfrom npdp.bench import flags, run\nflags.parse(['allreduce'])\n" \
+    program = "import sys\nfrom npdp.app import cli\nfrom npdp.bench import flags, run\nflags.parse(['allreduce'])\n" \
               "print({'numpy', 'mpi4py'} & set(sys.modules))"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
