@@ -118,7 +118,7 @@ def trained(make, call, accumulate=1):
 @pytest.mark.parametrize(("make", "call"), MODELS.values(), ids=MODELS)
 def test_whatever_a_forward_makes_of_its_inputs_weighs_and_drops_out_as_on_one_rank(make, call, accumulate):
     if accumulate > 1 and (make, call) in (MODELS["two arrays"], MODELS["what is computed of the loader's"]):
-        with pytest.raises(ValueError, match=r"gives in pieces \(accumulate\) only the loader's tensors say"):
+        with pytest.raises(ValueError, match=r"of micro-batches \(accumulate\) only the loader's tensors say"):
             trained(make, call, accumulate)
         return
     wanted = npdp.run_ranks(1, trained, make, call, accumulate)[0]

@@ -269,7 +269,7 @@ def test_importing_the_layers_loads_no_scipy():
 def test_data_that_one_rank_loads_for_all_of_a_host_is_the_same_on_each(tmp_path):
     from worlds import run
 
-    from npdp.parallel.once_a_host import load_once
+    from npdp.parallel.shared_data import load_once
     from npdp.parallel.world import init
 
     path = npz_file(tmp_path)

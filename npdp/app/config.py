@@ -143,7 +143,7 @@ def _add_model(parser: Parser) -> None:
     model.add_argument("--global-batch-size", type=POSITIVE_INT, default=64, metavar="N",
                        help="samples per update over all ranks (64)")
     model.add_argument("--accumulate", type=POSITIVE_INT, default=1, metavar="K",
-                       help="work through each batch in K pieces, for less memory (1)")
+                       help="work through each batch in K micro-batches, for less memory (1)")
     model.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd (default), adam or adamw")
     model.add_argument("--learning-rate", type=_NOT_NEGATIVE, default=0.1, metavar="R", help="(0.1)")
     model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="cosine",

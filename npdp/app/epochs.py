@@ -41,9 +41,9 @@ def train_epochs(job: Job, progress: Progress) -> tuple[int, int]:
     samples = 0
     for epoch in range(1, job.config.epochs + 1):
         seen = LossSum()
-        for pieces in in_batches(job.loader, job.config.accumulate):
+        for micro_batches in in_batches(job.loader, job.config.accumulate):
             learning_rate = job.optimizer.current_lr
-            batch = _iteration(job, pieces, pace)
+            batch = _iteration(job, micro_batches, pace)
             seen.total += batch.total
             seen.count += batch.count
             progress.iteration(epoch, batch.mean, learning_rate)
@@ -52,20 +52,20 @@ def train_epochs(job: Job, progress: Progress) -> tuple[int, int]:
     return job.optimizer.iteration, samples
 
 
-def in_batches(pieces: Iterable[T], accumulate: int) -> Iterator[Iterator[T]]:
+def in_batches(micro_batches: Iterable[T], accumulate: int) -> Iterator[Iterator[T]]:
     """Yield each batch as an iterator of its `accumulate` micro-batches, to be used up before the next one."""
-    rest = iter(pieces)
+    rest = iter(micro_batches)
     for first in rest:
         yield chain((first,), islice(rest, accumulate - 1))
 
 
-def _iteration(job: Job, pieces: Iterator[tuple[Any, Any]], pace: Pace) -> LossSum:
+def _iteration(job: Job, micro_batches: Iterator[tuple[Any, Any]], pace: Pace) -> LossSum:
     """Update the parameters once, by a batch; return its loss."""
     config, model, optimizer = job.config, job.model, job.optimizer
     began_s = time.perf_counter()
     optimizer.zero_grad()
     batch = LossSum()
-    for number, (inputs, labels) in enumerate(pieces, 1):
+    for number, (inputs, labels) in enumerate(micro_batches, 1):
         with model.syncing(number == config.accumulate):
             loss = job.criterion(model(inputs), labels)
             loss.backward()

@@ -21,8 +21,8 @@ from npdp.elastic.inject import require_ranks
 from npdp.optim import learning_rates
 from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
-from npdp.parallel.once_a_host import load_once
 from npdp.parallel.replicas import parameters_sha256
+from npdp.parallel.shared_data import load_once
 
 MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
 

@@ -16,7 +16,7 @@ from npdp.base import random
 from npdp.base.arguments import at_least_one, seed_of
 from npdp.data.batch import UNSHUFFLED, Batch, with_batch
 from npdp.data.datasets import ArrayDataset
-from npdp.data.sampler import Rows, Shard, count_units, epoch_order, local_rows, number_loader, shard, this_rank
+from npdp.data.sampler import Rows, Shard, count_work_items, epoch_order, local_rows, number_loader, shard, this_rank
 
 
 class Dataset(Protocol):
@@ -35,7 +35,7 @@ class _Passes:
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
-        self.handed_out = {True: 0, False: 0}  # to train, and to look
+        self.assigned = {True: 0, False: 0}  # to train, and to look
 
 
 class DataLoader:
@@ -151,26 +151,26 @@ class DataLoader:
                     where = stop - start, start, len(rows), iteration
                     batch = Batch(*where, self.world_size, (*drawn, number))
                     # Each time: other loaders may have passes within this one
-                    this_rank.batch, this_rank.pieces = batch, self.accumulate
+                    this_rank.batch, this_rank.micro_batches = batch, self.accumulate
                     yield with_batch(x, batch), with_batch(y, batch)
         finally:
-            this_rank.pieces = 1
+            this_rank.micro_batches = 1
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Yield (number of the batch, number of the part of it) for this rank: its own of each, or what it is given."""
-        give = this_rank.hand_out if self._shard is None else None
-        if give is None:
+        assign = this_rank.assign if self._shard is None else None
+        if assign is None:
             yield from ((number, self.rank) for number in range(self.iterations_per_epoch))
             return
         training = is_grad_enabled()
         loader = 2 * self._number + (not training)  # passes to train and to look count apart, as those of two loaders
-        passes = self._of_this_rank.handed_out
+        passes = self._of_this_rank.assigned
         pass_number = passes[training]  # an epoch may come twice, a pass does not
         passes[training] += 1
-        units = count_units(len(self.dataset), self.global_batch_size, self.world_size)
+        items = count_work_items(len(self.dataset), self.global_batch_size, self.world_size)
         parts = min(self.world_size, self.global_batch_size)
-        for unit in give(loader, pass_number, units, parts):
-            yield divmod(unit, parts)
+        for item in assign(loader, pass_number, items, parts):
+            yield divmod(item, parts)
 
     def _take(self, rows: Rows) -> tuple[Array, Array]:
         if self._whole_batches:

@@ -25,7 +25,7 @@ from npdp.base.partition import part
 from npdp.data.batch import Batch
 
 Rows = npt.NDArray[np.int64]
-HandOut = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, work items, those in a batch) -> this rank's
+Assign = Callable[[int, int, int, int], Iterator[int]]  # (loader, pass, work items, those in a batch) -> this rank's
 
 
 class Shard:
@@ -47,16 +47,16 @@ class _OfThisRank(threading.local):
 
     Attributes:
         shard: this rank's, as `npdp.init()` says it; None where nobody has asked, as in a thread that is no rank.
-        hand_out: assigns them their work items; None where each rank takes its own part of each batch.
+        assign: gives them their work items; None where each rank takes its own part of each batch.
         batch: what a loader gave last.
-        pieces: in how many micro-batches it gives its batches; 1 outside of a pass.
+        micro_batches: in how many micro-batches it gives its batches; 1 outside of a pass.
         loaders: how many were made: the same program numbers them alike on every rank.
     """
 
     shard: Shard | None = None
-    hand_out: HandOut | None = None
+    assign: Assign | None = None
     batch: Batch | None = None
-    pieces = 1
+    micro_batches = 1
     loaders = 0
 
 
@@ -87,14 +87,14 @@ def epoch_order(count: int, seed: int, epoch: int, shuffle: bool = True) -> Rows
     return generator.permutation(count)  # type: ignore[no-any-return]
 
 
-def local_rows(count: int, parts: int, rank: int, pieces: int, piece: int) -> tuple[int, int]:
+def local_rows(count: int, parts: int, rank: int, micro_batches: int, number: int) -> tuple[int, int]:
     """Return [start, stop) within a global batch of `count` for one micro-batch of a rank's part."""
     start, stop = part(count, parts, rank)
-    first, last = part(stop - start, pieces, piece)
+    first, last = part(stop - start, micro_batches, number)
     return start + first, start + last
 
 
-def count_units(count: int, batch_size: int, parts: int) -> int:
+def count_work_items(count: int, batch_size: int, parts: int) -> int:
     """Return how many work items an epoch of `count` samples has: the parts of its batches that are not empty."""
     whole, rest = divmod(count, batch_size)
     return whole * min(parts, batch_size) + min(parts, rest)

@@ -152,10 +152,10 @@ class DataParallel(Module):
             )
         if not self.training or not is_grad_enabled():
             return None
-        if this_rank.pieces > 1:
+        if this_rank.micro_batches > 1:
             raise ValueError(
-                "DataParallel: of a batch that the loader gives in pieces (accumulate) only the loader's tensors say "
-                "how much each piece weighs: pass them to the model, and change their shape or dtype in its forward"
+                "DataParallel: of micro-batches (accumulate) only the loader's tensors say how much each weighs: pass "
+                "them to the model, and change their shape or dtype in its forward"
             )
         self._counted_arrays += 1
         return self._counted(_row_count(values), self._counted_arrays - 1)

@@ -69,7 +69,7 @@ class Fused(AtStep):
 
     def _share(self, flat: FlatParameters) -> None:
         """Lay the parameters where all ranks of the host see them, once; collective."""
-        host = self.communicator.memory.host if _once_a_host(self.communicator) else None
+        host = self.communicator.memory.host if _shares_parameters(self.communicator) else None
         everyones = host.arena.everyones(flat.grad) if host else None
         shared = self._once(flat.data) if everyones else None
         if self.communicator.sum(shared is None):  # on any host
@@ -214,7 +214,7 @@ def require_reduce_scatter(algorithm: str) -> None:
         raise ValueError(f"fused needs an algorithm that has a reduce-scatter, {', '.join(usable)}; got {algorithm}")
 
 
-def _once_a_host(world: Communicator) -> bool:
+def _shares_parameters(world: Communicator) -> bool:
     """Return whether the ranks of each host are to have parameters in common; collective the first time."""
     if not world.topology.spans_hosts:
         return world.algorithm in ("auto", SHARED_MEMORY, HIERARCHICAL)

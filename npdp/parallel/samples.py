@@ -82,7 +82,7 @@ class LossWeight:
         self.batch = batch = self.batch if self._told else this_rank.batch
         if counted in (SUMMED, LOST):
             raise ValueError(IS_A_SUM if counted == SUMMED else COUNT_IS_LOST)
-        if counted is not None and not (alone and this_rank.pieces == 1):
+        if counted is not None and not (alone and this_rank.micro_batches == 1):
             return self._of_counted(counted)
         if refusal is not None and not alone:
             raise ValueError(refusal)
@@ -92,7 +92,7 @@ class LossWeight:
 
     def _of_counted(self, counted: float) -> float:
         """Return the part of what all ranks have counted; collective."""
-        if this_rank.pieces > 1:
+        if this_rank.micro_batches > 1:
             raise ValueError(COUNTED_IN_PARTS)
         if not self._synchronous:
             return 1 / self._communicator.world_size

@@ -86,7 +86,7 @@ class Worker(AtStep):
         if self.staleness < math.inf:
             self.communicator.around.append(self.in_collective)
         if not self.synchronous:
-            this_rank.hand_out = self.work_items
+            this_rank.assign = self.work_items
 
     # What the engine calls
     def begin(self, counted: float | None, alone: bool) -> float:

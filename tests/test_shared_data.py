@@ -8,7 +8,7 @@ from worlds import run
 from npdp.base.errors import InputError
 from npdp.collectives.arena import Arena
 from npdp.data import ArrayDataset, sources
-from npdp.parallel.once_a_host import load_once
+from npdp.parallel.shared_data import load_once
 from npdp.parallel.world import init
 
 
