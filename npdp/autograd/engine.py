@@ -10,7 +10,7 @@ Cost: each vjp once, plus about a microsecond a node.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,22 +54,6 @@ class Reducer(Protocol):
         """Note the leaves behind the same loss that no reducer has."""
 
 
-class Behind(NamedTuple):
-    """The graph behind a loss, and the reducers of its leaves.
-
-    Attributes:
-        uses: how often each node and leaf is used.
-        reducers: those of the leaves.
-        outsiders: leaves without one.
-        counting: nodes that say what they counted.
-    """
-
-    uses: Graph
-    reducers: list[Reducer]
-    outsiders: list[Tensor]
-    counting: list[Node]
-
-
 def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
     given = _given(loss, gradient)
@@ -109,11 +93,12 @@ def _given(loss: Tensor, gradient: Any) -> Array | None:
     return given
 
 
-def _behind(root: Node) -> Behind:
-    """Return what is behind a loss that this node has made."""
-    behind = Behind({root: 0}, [], [], [root] if root.counted is not None else [])
-    uses, reducers = behind.uses, behind.reducers
-    found: list[Node] = [root]
+def _behind(root: Node) -> tuple[Graph, list[Reducer], list[Tensor], list[Node]]:
+    """Return how often nodes and leaves are used, reducers, leaves without, and nodes that say what they counted."""
+    uses: Graph = {root: 0}
+    reducers: list[Reducer] = []
+    outsiders: list[Tensor] = []
+    counting, found = [root] if root.counted is not None else [], [root]
     while found:
         for parent in found.pop().parents:
             if parent is None:
@@ -125,12 +110,12 @@ def _behind(root: Node) -> Behind:
             if type(parent) is Node:
                 found.append(parent)
                 if parent.counted is not None:
-                    behind.counting.append(parent)
+                    counting.append(parent)
             elif parent.reducer is None:  # type: ignore[union-attr]
-                behind.outsiders.append(parent)  # type: ignore[arg-type]
+                outsiders.append(parent)  # type: ignore[arg-type]
             elif parent.reducer not in reducers:  # type: ignore[union-attr]
                 reducers.append(parent.reducer)  # type: ignore[union-attr]
-    return behind
+    return uses, reducers, outsiders, counting
 
 
 def _counted(root: Node, counting: list[Node]) -> float | None:

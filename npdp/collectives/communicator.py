@@ -241,13 +241,13 @@ class Communicator:
         label = bucket(number) if number else ""
         key = self._bucket_key(buffer, label)
         prepared = self.chooser.prepare(key, buffer)
-        host, words, algorithm = prepared.host, prepared.words, self.algorithm
+        host, words, algorithm, cache = prepared.host, prepared.words, self.algorithm, self.chooser.prepared
         if host is None or words is None:
             return lambda: self.run("allreduce", buffer, "sum", None, label=label)
         start = host.kernel.persistent(words, buffer)
 
         def allreduce() -> None:
-            as_prepared = self.chooser.prepared.get(key) is prepared and self.algorithm == algorithm
+            as_prepared = self.chooser.prepared is cache and self.algorithm == algorithm  # `use` makes another
             if not as_prepared or self.around or self.overlap.busy:
                 self.run("allreduce", buffer, "sum", None, label=label)
                 return

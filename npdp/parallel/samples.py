@@ -80,10 +80,11 @@ class LossWeight:
         alone, refusal = self._communicator.world_size == 1, self._refusal
         self.pending, self._refusal = False, None
         self.batch = batch = self.batch if self._told else this_rank.batch
-        if counted in (SUMMED, LOST):
-            raise ValueError(IS_A_SUM if counted == SUMMED else COUNT_IS_LOST)
-        if counted is not None and not (alone and this_rank.micro_batches == 1):
-            return self._of_counted(counted)
+        if counted is not None:
+            if counted in (SUMMED, LOST):
+                raise ValueError(IS_A_SUM if counted == SUMMED else COUNT_IS_LOST)
+            if not alone or this_rank.micro_batches > 1:
+                return self._of_counted(counted)
         if refusal is not None and not alone:
             raise ValueError(refusal)
         if batch is None or batch.parts != self._communicator.world_size:
