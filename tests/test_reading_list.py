@@ -75,7 +75,7 @@ def test_the_list_can_be_read_in_an_afternoon():
 
 
 @pytest.mark.parametrize(("algorithm", "functions", "files"), [
-    ("ring", 41, 15), pytest.param("shared_memory", 25, 11, marks=needs_shared_memory)
+    ("ring", 40, 15), pytest.param("shared_memory", 25, 11, marks=needs_shared_memory)
 ])  # fmt: skip
 def test_a_backward_and_a_step_enter_few_functions(algorithm, functions, files):
     _, rest = entered(algorithm)

@@ -6,6 +6,7 @@ Where it yields None, it waits for something else next. So it can go on here, or
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from npdp.collectives.across_hosts import AcrossHosts
@@ -41,14 +42,16 @@ class ByMessages:
                 f"rank {self._transport.rank} calls {call.kind} by {call.algorithm}, but its last collective by "
                 "messages is not done: it was interrupted by this one, or is under way in another thread"
             )
-        with self._clock.outside_kernel():
-            try:
-                with self._transport.calls:
-                    for message in work():
-                        if message is not None:
-                            self._transport.wait(message)
-            finally:
-                self._under_way.release()
+        clock = self._clock
+        before = time.perf_counter() - clock.kernel_s  # whose part the kernel counts itself
+        try:
+            with self._transport.calls:
+                for message in work():
+                    if message is not None:
+                        self._transport.wait(message)
+        finally:
+            self._under_way.release()
+            clock.other_s += time.perf_counter() - clock.kernel_s - before
 
     def work(self, prepared: Prepared, buffer: Buffer) -> Work:
         """Count a call, and return what carries it out."""

@@ -38,7 +38,7 @@ class Clock:
     @property
     def collective_s(self) -> float:
         """Seconds spent in collectives since `clear`."""
-        return self.other_s + self._kernel_s
+        return self.other_s + self.kernel_s
 
     @property
     def communication_s(self) -> float:
@@ -46,7 +46,8 @@ class Clock:
         return self.collective_s - self.wait_s
 
     @property
-    def _kernel_s(self) -> float:
+    def kernel_s(self) -> float:
+        """Seconds that the kernel has counted itself."""
         host = self._memory.opened
         return host.kernel.collective_s if host is not None else 0.0
 
@@ -60,9 +61,9 @@ class Clock:
     @contextmanager
     def outside_kernel(self) -> Iterator[None]:
         """Count, within, the time in which the kernel carries out no collective."""
-        before = time.perf_counter() - self._kernel_s
+        before = time.perf_counter() - self.kernel_s
         yield
-        self.other_s += time.perf_counter() - self._kernel_s - before
+        self.other_s += time.perf_counter() - self.kernel_s - before
 
     def count(self, spent_s: float, wait_s: float) -> None:
         """Count seconds spent with others, of which so many waiting, that somebody else has measured."""
