@@ -112,17 +112,15 @@ class SampleCount:
     """Counter of the samples behind this rank's gradients; a batch of several losses counts once.
 
     Attributes:
-        mine: this rank's.
-        total: those of the whole batches, of which it had its part, in one micro-batch or several.
+        mine: how many there are.
     """
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
-        self.mine = self.total = 0
+        self.mine = 0
         self._used = False
-        self._iteration: int | None = None
         self._batches: list[Batch] = []
 
     def begin(self, parameters: Iterable[Parameter]) -> None:
@@ -136,9 +134,6 @@ class SampleCount:
             return
         self._batches.append(batch)
         self.mine += batch.count
-        if batch.iteration != self._iteration:  # else another micro-batch of the same part
-            self._iteration = batch.iteration
-            self.total += batch.global_count
 
     def mark_used(self) -> None:
         """Note that the gradients have been used, by one optimiser or several."""
