@@ -14,6 +14,7 @@ was not built) and `reference` (NumPy).
 sums come in another order. Rows of bytes, scaled (rows.py), are C's alone: `data/scaling.py` otherwise makes three
 passes.
 NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice is made at the first call.
+Importing this tells malloc to keep the memory of arrays that come and go (memory.py).
 """
 
 import os
@@ -30,6 +31,7 @@ from npdp.base import environment
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 from npdp.kernels.implementation import Kernels
+from npdp.kernels.memory import keep_freed
 from npdp.kernels.products import NARROW, matmul
 
 __all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "backend", "combine", "compiled",
@@ -71,6 +73,7 @@ def _load_compiled() -> tuple[Kernels | None, str]:
 
 
 compiled, _why_missing = _load_compiled()
+keep_freed()
 
 
 def backend() -> str:
