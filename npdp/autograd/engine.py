@@ -16,6 +16,7 @@ import numpy as np
 
 from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array, Node, Tensor, Vjp
+from npdp.kernels.memory import keep_freed
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
 
@@ -56,6 +57,7 @@ class Reducer(Protocol):
 
 def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
+    keep_freed()  # the next iteration's arrays are as long as this one's
     given = _given(loss, gradient)
     root = loss.node
     if root is None:

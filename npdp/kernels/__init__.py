@@ -15,7 +15,6 @@ was not built) and `reference` (NumPy).
 sums come in another order. Rows of bytes, scaled (rows.py), are C's alone: `data/scaling.py` otherwise makes three
 passes.
 NPDP_KERNELS=c or numpy chooses; unset, C is taken where it is there. The choice is made at the first call.
-Importing this tells malloc to keep the memory of arrays that come and go (memory.py).
 """
 
 import os
@@ -46,7 +45,6 @@ from npdp.kernels.layers import (
     softmax_rows_gradient,
     tanh,
 )
-from npdp.kernels.memory import keep_freed
 from npdp.kernels.products import NARROW, matmul
 
 __all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "add_rows", "backend", "combine", "compiled",
@@ -89,7 +87,6 @@ def _load_compiled() -> tuple[Kernels | None, str]:
 
 
 compiled, _why_missing = _load_compiled()
-keep_freed()
 
 
 def backend() -> str:

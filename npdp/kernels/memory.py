@@ -9,14 +9,16 @@ with zeros, in every step:
     page faults, warm step    one every 4 KiB        none
 
 It stays NumPy's memory in all else: an array that something refers to keeps its values. NumPy asks for huge pages for
-arrays of 4 MiB and more (`madvise`), in these places too. What a process has fetched it keeps to its end: it goes on
-holding what it held at its peak. Measured: docs/measurements.md.
+arrays of 4 MiB and more (`madvise`), in these places too. What a process has fetched it then keeps to its end; so it is
+told at the first backward, when data have been loaded and what that took has been given back. Measured:
+docs/measurements.md.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,8 +32,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 NEVER = -1
 
 
+@cache
 def keep_freed() -> bool:
-    """Tell malloc to keep freed memory for the arrays to come; return whether it was told.
+    """Tell malloc, once, to keep freed memory for the arrays to come; return whether it was told.
 
     It is for the whole process. It is not told where the user has told it something himself (`MALLOC_TRIM_THRESHOLD_`
     and the like, `GLIBC_TUNABLES`), nor where the C library is another than glibc. A thread's arrays of more than
