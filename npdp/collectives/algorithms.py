@@ -32,14 +32,15 @@ SCHEDULES: dict[str, dict[str, Maker]] = {
 NATIVE = "mpi"  # MPI's own, to compare with; all-reduce only
 SHARED_MEMORY = "shared_memory"  # the kernel over memory that the ranks of a host share; no schedule of messages
 HIERARCHICAL = "hierarchical"  # memory inside each host, messages across (across_hosts.py); all-reduce only
-ALGORITHMS = ("auto", *SCHEDULES["allreduce"], HIERARCHICAL, SHARED_MEMORY, NATIVE)
 
 
 def algorithms_of(collective: str) -> tuple[str, ...]:
     """Return the algorithms that there are for a collective, without `auto`."""
-    if collective == "allreduce":
-        return ALGORITHMS[1:]
-    return (*SCHEDULES[collective], SHARED_MEMORY)
+    others = (HIERARCHICAL, SHARED_MEMORY, NATIVE) if collective == "allreduce" else (SHARED_MEMORY,)
+    return (*SCHEDULES[collective], *others)
+
+
+ALGORITHMS = ("auto", *algorithms_of("allreduce"))
 
 
 def require(collective: str, algorithm: str) -> None:
