@@ -105,7 +105,8 @@ class AllReduce(Strategy):
         bucket, send = self.buckets[self._next], self._sends[self._next]
         self._next += 1
         bucket.fill()
-        self._consistency.add_checksum(bucket)
+        if (round_number := self._consistency.round) is not None:
+            self._consistency.add_checksum(bucket, round_number)
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
 
@@ -117,8 +118,8 @@ class AllReduce(Strategy):
         for bucket in self.buckets:
             if bucket.take_flag():
                 self._settle_unused(bucket)
-        self._consistency.compare_checksums(self.buckets)
-        round_number = self._consistency.round
+        if (round_number := self._consistency.round) is not None:
+            self._consistency.compare_checksums(self.buckets, round_number)
         self._consistency.count_exchange(self.loss_weight.batch)
         if self.sparse_parameters:
             self.exchanged_bytes += self._sparse.sum(round_number)

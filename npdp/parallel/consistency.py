@@ -47,26 +47,23 @@ class Consistency:
 
     def __init__(self, communicator: Communicator, synchronous: bool) -> None:
         self._communicator, self._synchronous = communicator, synchronous
-        self._exchanges = 0
+        self._exchanges = self._batches_at = 0  # how many there were; after how many batches are compared next
         self.round: int | None = 0
 
-    def add_checksum(self, bucket: Bucket) -> None:
-        """Write the bucket's checksum beside its gradients, if this exchange has some."""
-        if self.round is not None:
-            bucket.flat.grad[bucket.checksum] = checksum(bucket, self.round)
+    def add_checksum(self, bucket: Bucket, round_number: int) -> None:
+        """Write the bucket's checksum of this round beside its gradients."""
+        bucket.flat.grad[bucket.checksum] = checksum(bucket, round_number)
 
-    def compare_checksums(self, buckets: Iterable[Bucket]) -> None:
+    def compare_checksums(self, buckets: Iterable[Bucket], round_number: int) -> None:
         """Compare the checksums, which are sums over all ranks now, and put them back to 0.
 
         Raises:
             RuntimeError: this rank's parameters were not the same as all others'.
         """
-        if self.round is None:
-            return
         for bucket in buckets:
             grad = bucket.flat.grad
             total, grad[bucket.checksum] = grad.item(bucket.checksum), 0
-            if total != self._communicator.world_size * checksum(bucket, self.round):
+            if total != self._communicator.world_size * checksum(bucket, round_number):
                 raise differ(self._communicator.rank)
 
     def count_exchange(self, batch: Batch | None) -> None:
@@ -75,13 +72,12 @@ class Consistency:
         Raises:
             RuntimeError: loaders gave ranks parts of different global batches.
         """
-        made = self._exchanges
-        # After 0, 1, 2, 4, 8, ... too: a loop may leave out empty parts, the first of them in an epoch's end
-        if not made & (made - 1) or not made % BATCHES_EVERY:
+        if self._exchanges == self._batches_at:
             self._require_same_batch(batch)
+            # After 0, 1, 2, 4, 8, ... too: a loop may leave out empty parts, the first of them in an epoch's end
+            self._batches_at += max(1, min(self._batches_at, BATCHES_EVERY))
         self._exchanges += 1
-        turn, rest = divmod(self._exchanges, REPLICAS_EVERY)
-        self.round = None if rest else turn
+        self.round = None if self._exchanges % REPLICAS_EVERY else self._exchanges // REPLICAS_EVERY
 
     def _require_same_batch(self, batch: Batch | None) -> None:
         """Raise on every rank where batches differ; one abstains that trained on what is no part of the loader's."""
