@@ -1,9 +1,21 @@
 """Optimisers, gradient clipping, learning-rate schedules and schedulers."""
 
-from npdp.optim import learning_rates, lr_scheduler
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from npdp.optim import learning_rates
 from npdp.optim.adam import Adam, AdamW
 from npdp.optim.clip import clip_grad_norm_
 from npdp.optim.optimizer import Optimizer
 from npdp.optim.sgd import SGD
 
+if TYPE_CHECKING:
+    from npdp.optim import lr_scheduler as lr_scheduler
+
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm_", "learning_rates", "lr_scheduler"]
+
+
+def __getattr__(name: str) -> Any:  # loaded when first used: most programs have none
+    if name == "lr_scheduler":
+        return import_module("npdp.optim.lr_scheduler")
+    raise AttributeError(f"module 'npdp.optim' has no attribute {name!r}")
