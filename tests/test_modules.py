@@ -237,7 +237,7 @@ def test_masks_are_drawn_apart_from_the_orders_of_epochs():
     numbers = np.random.Philox(key=np.array([5, 3], np.uint64)).random_raw(16).view("<u4")
     dropout = nn.Dropout(0.5, seed=5)
     dropout.layer_number = 3
-    mask = dropout._mask(Tensor(np.ones((1, 32), np.float32)), iteration=0, first_row=0)[0] > 0
+    mask = dropout.masks((1, 32)).draw((1, 32), np.float32)[0] > 0
     assert (mask != (numbers >= 2**31)).sum() > 4
 
 
