@@ -20,12 +20,12 @@ from npdp.base import random
 from npdp.base.arguments import at_least_one
 from npdp.nn.attention import attend
 from npdp.nn.dropout import Dropout
-from npdp.nn.functional import linear, softmax
 from npdp.nn.initializers import xavier_uniform
 from npdp.nn.layers import Linear
 from npdp.nn.masks import Masks
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
+from npdp.nn.rules import linear
 
 
 def _width_of_heads(kind: str, embed_dim: int, num_heads: int) -> int:
@@ -212,7 +212,7 @@ class MultiheadAttention(Module):
     def _with_weights(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what `attend` does, and the probabilities, dropped, (batch, heads, T, S)."""
         scores = (query * query.dtype.type(self.head_dim**-0.5)) @ key.transpose(-1, -2)
-        weights = self.dropout(softmax(scores if mask is None else scores + mask))
+        weights = self.dropout(operators.softmax(scores if mask is None else scores + mask))
         return weights @ value, weights
 
     def describe(self) -> str:
