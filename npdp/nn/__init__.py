@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from npdp.nn import functional
+from npdp.nn import functional, init, utils
 from npdp.nn.activations import ELU, GELU, SiLU, Softplus
 from npdp.nn.cross_entropy import CrossEntropyLoss, NLLLoss
 from npdp.nn.dropout import Dropout
@@ -63,6 +63,8 @@ __all__ = [
     "SparseLinear",
     "Tanh",
     "functional",
+    "init",
+    "utils",
 ]
 
 

@@ -18,9 +18,9 @@ from npdp.autograd import Tensor, operators
 from npdp.autograd.tensor import Array
 from npdp.base import random
 from npdp.base.arguments import at_least_one
+from npdp.nn import init
 from npdp.nn.attention import attend
 from npdp.nn.dropout import Dropout
-from npdp.nn.initializers import xavier_uniform
 from npdp.nn.layers import Linear
 from npdp.nn.masks import Masks
 from npdp.nn.module import Module, as_tensor
@@ -117,11 +117,12 @@ class MultiheadAttention(Module):
         self.head_dim = _width_of_heads("MultiheadAttention", embed_dim, num_heads)
         self.embed_dim, self.num_heads, self.batch_first = embed_dim, num_heads, batch_first
         generator = generator or random.default_generator()
-        self.in_proj_weight = Parameter(xavier_uniform((3 * embed_dim, embed_dim), dtype, generator))
+        self.in_proj_weight = Parameter(np.empty((3 * embed_dim, embed_dim), dtype))
         self.in_proj_bias = Parameter(np.zeros(3 * embed_dim, dtype)) if bias else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype, generator=generator)
+        init.xavier_uniform_(self.in_proj_weight, generator=generator)
         if self.out_proj.bias is not None:
-            self.out_proj.bias.data[:] = 0
+            init.zeros_(self.out_proj.bias)
         self.dropout = Dropout(dropout)
 
     def forward(

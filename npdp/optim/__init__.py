@@ -1,8 +1,8 @@
 """Optimisers, gradient clipping, learning-rate schedules and schedulers."""
 
+from npdp.nn.utils.clip import clip_grad_norm_
 from npdp.optim import learning_rates, lr_scheduler
 from npdp.optim.adam import Adam, AdamW
-from npdp.optim.clip import clip_grad_norm_
 from npdp.optim.optimizer import Optimizer
 from npdp.optim.sgd import SGD
 
