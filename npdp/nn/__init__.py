@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from npdp.nn import functional
+from npdp.nn import functional, init, utils
+from npdp.nn.activations import ELU, GELU, SiLU, Softplus
+from npdp.nn.cross_entropy import CrossEntropyLoss, NLLLoss
 from npdp.nn.dropout import Dropout
 from npdp.nn.layers import (
     Flatten,
@@ -17,8 +19,10 @@ from npdp.nn.layers import (
     Softmax,
     Tanh,
 )
-from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
+from npdp.nn.losses import BCEWithLogitsLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from npdp.nn.module import Module
+from npdp.nn.multihead import CausalSelfAttention, MultiheadAttention
+from npdp.nn.normalization import LayerNorm, RMSNorm
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse import Embedding, SparseLinear
 
@@ -26,29 +30,41 @@ if TYPE_CHECKING:
     from npdp.parallel.data_parallel import DataParallel as DataParallel
 
 __all__ = [
+    "ELU",
+    "GELU",
     "BCEWithLogitsLoss",
+    "CausalSelfAttention",
     "CrossEntropyLoss",
     "DataParallel",
     "Dropout",
     "Embedding",
     "Flatten",
+    "HuberLoss",
     "Identity",
     "L1Loss",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "MSELoss",
     "Module",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
+    "RMSNorm",
     "ReLU",
     "Sequential",
+    "SiLU",
     "Sigmoid",
+    "SmoothL1Loss",
     "Softmax",
+    "Softplus",
     "SparseLinear",
     "Tanh",
     "functional",
+    "init",
+    "utils",
 ]
 
 
