@@ -42,9 +42,9 @@ def test_what_is_drawn_has_pytorchs_mean_deviation_and_bounds(name, options, sha
 
 def test_values_are_written_in_place_where_they_are_and_in_the_order_in_which_they_lie():
     layer = nn.Linear(40, 30)
-    before = layer.weight.data
+    before = layer.weight.array
     init.normal_(layer.weight, generator=np.random.default_rng(3))
-    assert layer.weight.data is before and layer.weight.version == [1] and layer.weight.requires_grad
+    assert layer.weight.array is before and layer.weight.version == [1] and layer.weight.requires_grad
     wanted = np.random.default_rng(3).normal(0, 1, (30, 40)).astype(np.float32)
     np.testing.assert_array_equal(layer.weight.data, wanted)
     for fill, value in ((init.ones_, 1), (init.zeros_, 0), (lambda t: init.constant_(t, 0.3), np.float32(0.3))):

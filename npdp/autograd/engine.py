@@ -66,7 +66,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         reducers[0].note_outsiders(outsiders)
     counted = _counted(root, counting) if counting else None
     weight = reducers[0].begin(counted, True) if len(reducers) == 1 else _begin(reducers, counted)
-    scale = loss.data.dtype.type(weight)
+    scale = loss.array.dtype.type(weight)
     start = scale if given is None else given * scale
     try:
         _walk(root, start, uses, weight, retain_graph)
@@ -84,9 +84,9 @@ def _given(loss: Tensor, gradient: Any) -> Array | None:
     if loss.node is None and not loss.requires_grad:
         raise RuntimeError("backward: nothing that this tensor was computed from has requires_grad=True")
     if gradient is None:
-        if loss.data.size != 1:
+        if loss.array.size != 1:
             raise ValueError(f"backward needs a gradient for a tensor of shape {loss.shape}; only a number needs none")
-        return None if loss.data.ndim == 0 else np.ones(loss.shape, loss.dtype)
+        return None if loss.array.ndim == 0 else np.ones(loss.shape, loss.dtype)
     given = np.asarray(gradient, dtype=loss.dtype)
     if given.shape != loss.shape:
         raise ValueError(f"backward: the gradient has shape {given.shape}, the tensor {loss.shape}")
@@ -194,12 +194,12 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
             leaf.raw_grad = leaf.raw_grad + more
         else:
             leaf.raw_grad += more
-    elif writes and gradient.dtype == leaf.data.dtype and (buffer is None or leaf.data is leaf.data_buffer):
+    elif writes and gradient.dtype == leaf.array.dtype and (buffer is None or leaf.array is leaf.data_buffer):
         leaf.raw_grad = vjp(gradient, buffer)
     elif buffer is None:
         given = vjp(gradient)
         sparse = type(given) is RowGradient
-        leaf.raw_grad = given.astype(leaf.data.dtype) if sparse else np.array(given, dtype=leaf.data.dtype)
+        leaf.raw_grad = given.astype(leaf.array.dtype) if sparse else np.array(given, dtype=leaf.array.dtype)
     else:
         np.copyto(buffer, vjp(gradient), casting="same_kind")
         leaf.raw_grad = buffer

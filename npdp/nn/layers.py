@@ -50,7 +50,7 @@ class Linear(Module):
 
     def forward(self, x: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else Tensor(x)
-        if x.data.shape[-1:] != (self.in_features,):
+        if x.array.shape[-1:] != (self.in_features,):
             raise ValueError(f"Linear: wanted an input of shape (..., {self.in_features}), got {x.shape}")
         return linear(x, self.weight, self._no_bias if self.bias is None else self.bias)
 

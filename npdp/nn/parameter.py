@@ -20,6 +20,7 @@ import numpy as np
 
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.autograd.tensor import Array, Hook, Tensor, TensorLike
+from npdp.autograd.values import Values, plain
 from npdp.base.partition import part, rounded_up
 from npdp.kernels.memory import LINE_BYTES as LINE_BYTES
 from npdp.kernels.memory import allocate as allocate
@@ -64,9 +65,17 @@ class Parameter(Tensor):
     def __init__(self, data: Any, requires_grad: bool = True, sparse: bool = False) -> None:
         super().__init__(data, requires_grad)
         if sparse:
-            if self.data.ndim == 0:
+            if self.array.ndim == 0:
                 raise ValueError("a sparse parameter needs rows, got a number")
-            self.data, self.sparse = np.ascontiguousarray(self.data), True
+            self.array, self.sparse = np.ascontiguousarray(self.array), True
+
+    @property
+    def data(self) -> Any:
+        return self.array.view(Values)
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        self.array = plain(data, self.array)
 
     def register_hook(self, hook: Hook) -> Callable[[], None]:
         if self.sparse:
@@ -86,7 +95,7 @@ class Parameter(Tensor):
 
     def require_writeable(self) -> None:
         """Raise ValueError where ranks hold the values in common, and only the optimiser may write them."""
-        if (self.flat is not None or self.row_updater is not None) and not self.data.flags.writeable:
+        if (self.flat is not None or self.row_updater is not None) and not self.array.flags.writeable:
             raise ValueError(READ_ONLY)
 
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
@@ -110,7 +119,7 @@ class Parameter(Tensor):
         return self._write(lambda data: ufunc(data, np.asarray(other), out=data, dtype=data.dtype), other)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (np.array(self.data), self.requires_grad) + ((True,) if self.sparse else ())
+        return type(self), (np.array(self.array), self.requires_grad) + ((True,) if self.sparse else ())
 
 
 def put_in(buffer: Array | None, array: Array, what: str) -> Array:
@@ -165,10 +174,10 @@ class FlatParameters:
         line = LINE_BYTES // self.dtype.itemsize
         self.starts = [0]
         for parameter in parameters:
-            self.starts.append(self.starts[-1] + rounded_up(parameter.data.size + SPARE, line))
-        self.spare = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
+            self.starts.append(self.starts[-1] + rounded_up(parameter.array.size + SPARE, line))
+        self.spare = [start + parameter.array.size for start, parameter in zip(self.starts, parameters)]
         self.grad_shared = False
-        self._in_c_order = [parameter.data.flags.c_contiguous for parameter in parameters]  # the user may set others
+        self._in_c_order = [parameter.array.flags.c_contiguous for parameter in parameters]  # the user may set others
         self.reducers: list[Any] = []
         self.stepper: Any = None
         self.state_elsewhere: str | None = None
@@ -195,9 +204,9 @@ class FlatParameters:
         """Move the values to `data`, an array as long as this one; `.data` is then a view of it, writeable or not."""
         for number, parameter in enumerate(self.parameters):
             values = self.view(data, number)
-            values[...] = parameter.data
+            values[...] = parameter.array
             values.flags.writeable = writeable
-            parameter.data = parameter.data_buffer = values
+            parameter.array = parameter.data_buffer = values
         self.data = data
         self.moves += 1
 
@@ -221,7 +230,7 @@ class FlatParameters:
         """Return a parameter's part of a flat array, in its shape and in its order in memory."""
         parameter = self.parameters[number]
         start = self.starts[number]
-        part = flat[start : start + parameter.data.size]
+        part = flat[start : start + parameter.array.size]
         if self._in_c_order[number]:
             return part.reshape(parameter.shape)
         turned: Array = part.reshape(parameter.shape[::-1]).T

@@ -72,9 +72,9 @@ class SparseLinear(Module):
         weight, bias = self.weight, self.bias
         x = x.astype(weight.dtype)
         rows, indices = self._touched(weight, x.indices)
-        y = times(x, indices, weight.data.take(rows, axis=0))  # each row is fetched from memory once, in order
+        y = times(x, indices, weight.array.take(rows, axis=0))  # each row is fetched from memory once, in order
         if bias is not None:
-            y += bias.data
+            y += bias.array
 
         def to_weight(g: Array) -> Any:
             return _rows(weight, rows, transposed_times(x, indices, len(rows), g))
@@ -129,7 +129,7 @@ class Embedding(Module):
         numbers = self._checked(as_tensor(numbers).data)
         weight, flat = self.weight, numbers.reshape(-1)
         rows, indices = self._touched(weight, flat)
-        y = weight.data.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
+        y = weight.array.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
 
         def to_weight(g: Array) -> Any:
             values = sums_of_rows(g.reshape(len(flat), self.embedding_dim), indices, len(rows))
@@ -141,7 +141,7 @@ class Embedding(Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight" and value.flat is None:  # of a `Linear` that shares it: here rows are read, one by one
-            value.data = np.ascontiguousarray(value.data)
+            value.array = np.ascontiguousarray(value.array)
         super().__setattr__(name, value)
 
     def _checked(self, numbers: Array) -> Array:

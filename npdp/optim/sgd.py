@@ -77,7 +77,7 @@ class SGD(Optimizer):
         )
 
     def update_rows(self, parameter: Parameter, rows: Rows, values: Array, settings: dict[str, Any]) -> None:
-        data, length = parameter.data, max(1, BLOCK_ELEMENTS // max(1, values[:1].size))
+        data, length = parameter.array, max(1, BLOCK_ELEMENTS // max(1, values[:1].size))
         lr = self.lr_of(settings)
         for start in range(0, len(rows), length):
             block = rows[start : start + length]

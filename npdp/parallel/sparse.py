@@ -41,7 +41,7 @@ class SparseExchange:
         self._parameters = parameters
         self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
         # Rows of the last exchange; before the first, row 0
-        self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in parameters}
+        self._touched = {parameter: np.arange(len(parameter.array[:1])) for parameter in parameters}
         self._lines = _Lines(world)
 
     def sum(self, round_number: int | None) -> int:
@@ -84,7 +84,7 @@ class SparseExchange:
     @staticmethod
     def _words(parameter: Parameter) -> int:
         """Return how many words a row takes in a line: its values, and its number."""
-        return parameter.data[:1].nbytes // WORD.itemsize + 1
+        return parameter.array[:1].nbytes // WORD.itemsize + 1
 
     def _sum(self, parameter: Parameter, lines: list[Array], counts: list[int]) -> RowGradient:
         """Return the sum of the gradients that stand at the beginning of these lines, in so many rows each."""
@@ -93,7 +93,7 @@ class SparseExchange:
         values = np.concatenate([line[: count * width] for line, count in zip(lines, counts)])
         rows = np.concatenate([line[count * width :][:count] for line, count in zip(lines, counts)])
         if parameter not in self._distinct:
-            self._distinct[parameter] = Distinct(len(parameter.data))
+            self._distinct[parameter] = Distinct(len(parameter.array))
         distinct, indices = self._distinct[parameter](rows)
         shape = (len(rows), width * WORD.itemsize // parameter.dtype.itemsize)
         self._touched[parameter] = distinct

@@ -176,7 +176,7 @@ class Strategy:
     @property
     def bucket_bytes(self) -> list[int]:
         """Bytes of each buffer that travels by itself."""
-        return [parameter.data.nbytes for parameter in self.parameters if not parameter.sparse]
+        return [parameter.array.nbytes for parameter in self.parameters if not parameter.sparse]
 
 
 def share_gradients(strategy: Strategy) -> None:

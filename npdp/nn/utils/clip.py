@@ -16,7 +16,8 @@ BLOCK = 2**13  # elements that are squared at once: they fit a cache, and OpenBL
 
 
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients, in place, so that their common 2-norm is at most `max_norm`; return the norm before.
+    """Scale all gradients, in place, so that their common 2-norm is at most `max_norm`; return the norm before,
+    a NumPy number, which has PyTorch's `item()`.
 
     After `backward` under DataParallel the gradients are the global ones on every rank, so every rank finds
     the same norm and nothing is communicated. Parameters without a gradient do not count; of a sparse one, its rows do.
@@ -32,7 +33,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> f
     if factor < 1:
         for gradient in gradients:
             gradient *= gradient.dtype.type(factor)
-    return norm
+    return np.float64(norm)
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
