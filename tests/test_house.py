@@ -2,7 +2,7 @@
 
     6  app bench report
     5  elastic
-    4  parallel
+    4  parallel torch_names
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
     1  kernels base
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "elastic": BELOW | BELOW_TOP - {"elastic"},
     "report": {"base"},
     **{part: BELOW | BELOW_TOP | TOP | {""} for part in TOP - {"report"}},
+    "torch_names": BELOW | {*ARITHMETIC},
     "": {"base"},  # npdp/__init__.py itself
 }
 

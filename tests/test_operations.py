@@ -83,7 +83,11 @@ CASES = {
     "huber": [Case([s], dict(delta=0.9), "away from 0") for s in ANY],
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "leaky_relu": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],
-    "sin": unary(), "cos": unary(), "contiguous": unary(),
+    "sin": unary(), "cos": unary(), "contiguous": unary(), "log1p": unary("positive"), "expm1": unary(),
+    "norm": along_axes("away from 0"),
+    "einsum": [Case([s, t], dict(of_a=a, of_b=b, of_y=y)) for s, t, a, b, y in (
+        ((2, 3), (3, 4), "ij", "jk", "ik"), ((2, 3), (4,), "ij", "k", "i"), ((2, 2, 3), (2, 4, 3), "bij", "bkj", "bik"),
+        ((2, 3), (2, 3), "ij", "ij", ""), ((0, 3), (3, 2), "ij", "jk", "ki"))],
     "maximum": [Case([s, t], {}, "distinct") for s, t in (((3, 4), (3, 1)), ((2,), (2,)), ((0, 2), (2,)))],
     "minimum": [Case([s, t], {}, "distinct") for s, t in (((3, 4), (3, 1)), ((2,), (2,)), ((0, 2), (2,)))],
     "expand": [Case([s], dict(shape=t)) for s, t in (((3, 1), (2, 3, 4)), ((), (2,)), ((0, 1), (0, 3)))],

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from npdp.base.missing import missing
 from npdp.nn import functional, init, utils
 from npdp.nn.activations import ELU, GELU, SiLU, Softplus
 from npdp.nn.cross_entropy import CrossEntropyLoss, NLLLoss
@@ -24,6 +25,7 @@ from npdp.nn.module import Module
 from npdp.nn.multihead import CausalSelfAttention, MultiheadAttention
 from npdp.nn.normalization import LayerNorm, RMSNorm
 from npdp.nn.parameter import Parameter
+from npdp.nn.pytorch_names import ModuleDict
 from npdp.nn.sparse import Embedding, SparseLinear
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ __all__ = [
     "LogSoftmax",
     "MSELoss",
     "Module",
+    "ModuleDict",
     "ModuleList",
     "MultiheadAttention",
     "NLLLoss",
@@ -73,4 +76,4 @@ def __getattr__(name: str) -> Any:
         from npdp.parallel.data_parallel import DataParallel
 
         return DataParallel
-    raise AttributeError(f"module 'npdp.nn' has no attribute {name!r}")
+    raise missing("npdp.nn", name)

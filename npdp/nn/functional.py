@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from npdp.autograd import operators
@@ -9,6 +11,7 @@ from npdp.autograd.operators import relu as relu
 from npdp.autograd.operators import sigmoid as sigmoid
 from npdp.autograd.operators import tanh as tanh
 from npdp.autograd.tensor import Tensor, TensorLike
+from npdp.base.missing import missing
 from npdp.nn import rules
 from npdp.nn.activations import elu as elu
 from npdp.nn.activations import gelu as gelu
@@ -42,3 +45,7 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) ->
     """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
     weight = as_tensor(weight)
     return rules.linear(x, weight, np.zeros(weight.shape[0], weight.dtype) if bias is None else bias)
+
+
+def __getattr__(name: str) -> Any:
+    raise missing("npdp.nn.functional", name)

@@ -61,6 +61,9 @@ class Linear(Module):
 class ReLU(Module):
     """max(x, 0)."""
 
+    def __init__(self, inplace: bool = False) -> None:
+        """Take PyTorch's `inplace`, which changes no result: the output is a new tensor."""
+
     def forward(self, x: Any) -> Tensor:
         return operators.relu(as_tensor(x))
 
