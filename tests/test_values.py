@@ -57,6 +57,15 @@ def test_what_is_changed_where_it_is_keeps_its_place():
     assert type(weight.raw_grad) is np.ndarray and not weight.raw_grad.any()
 
 
+def test_a_gradient_may_be_set_where_there_is_none():
+    model, optimizer = trained(steps=0)
+    for parameter in model.parameters():
+        parameter.grad = np.full_like(parameter.data, 2)
+    before = model.weight.array.copy()
+    optimizer.step()
+    np.testing.assert_allclose(before - model.weight.array, 0.2, rtol=1e-5)
+
+
 def test_they_are_numpy_s_arrays_too():
     model, _ = trained()
     data, grad = model.weight.data, model.weight.grad

@@ -41,4 +41,4 @@ def plain(given: Any, before: Any) -> Any:
     """Return what is set in the place of an array: that itself where it is a view of it, as after `p.grad *= 0.5`."""
     if type(given) is not Values:
         return getattr(given, "array", given)  # of a tensor
-    return before if given.base is before else np.asarray(given)
+    return before if before is not None and given.base is before else np.asarray(given)
