@@ -188,6 +188,33 @@ def test_every_creation_is_compared():
     assert set(creation.NAMES) - {name for name, *_ in [*CREATIONS, *DRAWS]} == {"Generator", "seed", "initial_seed"}
 
 
+def test_elements_are_drawn_as_often_as_their_weights_say():
+    npdp.manual_seed(0)
+    weights = npdp.tensor([1.0, 0.0, 2.0, 1.0])
+    once = npdp.multinomial(weights, 20_000, replacement=True)
+    np.testing.assert_allclose(np.bincount(once.numpy(), minlength=4) / 20_000, [0.25, 0, 0.5, 0.25], atol=0.02)
+    pairs = npdp.multinomial(weights.expand(20_000, 4), 2)
+    assert (pairs[:, 0] != pairs[:, 1]).all().item() and not (pairs == 1).any().item()
+    np.testing.assert_allclose(np.bincount(pairs[:, 0].numpy(), minlength=4) / 20_000, [0.25, 0, 0.5, 0.25], atol=0.02)
+    second = np.bincount(pairs[:, 1].numpy(), minlength=4) / 20_000  # P(0) = 1/2 1/2 + 1/4 1/3
+    np.testing.assert_allclose(second, [1 / 3, 0, 1 / 3, 1 / 3], atol=0.02)
+
+
+def test_an_element_of_weight_0_is_never_drawn():
+    class AtTheEnds(npdp.Generator):
+        def random(self, size):  # a draw of 0 itself, which is rare
+            return np.zeros(size)
+
+    generator = AtTheEnds()
+    generator.numpy = generator
+    assert npdp.multinomial(npdp.tensor([0.0, 1.0]), 1, generator=generator).tolist() == [1]
+    for weights, said in (([1.0, -1], "not negative"), ([0.0, 0], "not all 0"), ([1.0, float("nan")], "finite")):
+        with pytest.raises(ValueError, match=f"multinomial: wanted weights .*{said}"):
+            npdp.multinomial(npdp.tensor(weights), 1)
+    with pytest.raises(ValueError, match="wanted at least 2 weights above 0 in each row, or replacement=True"):
+        npdp.multinomial(npdp.tensor([0.0, 1.0]), 2)
+
+
 def test_a_generator_s_draws_are_a_function_of_its_seed():
     once, again = (npdp.randn(3, generator=npdp.Generator().manual_seed(7)) for _ in range(2))
     assert npdp.equal(once, again)
