@@ -1904,6 +1904,20 @@ MUTANTS: dict[str, list[Mutant]] = {
                "(values < a) | (values > b)",
                "(values < a)",
                "tests/test_init.py::test_what_is_drawn_has_pytorchs_mean_deviation_and_bounds"),
+        Mutant("npdp/nn/multihead.py",
+               "None, _masks(self.dropout, q))",
+               "None, Masks(self.dropout.p, 1))",
+               "tests/test_transformer.py::"
+               "test_any_number_of_ranks_drops_the_probabilities_of_pytorchs_layer_as_one_rank"),
+        Mutant("npdp/nn/state.py",
+               "{name: copies[id(tensor)] for name, tensor in tensors.items()}",
+               "{name: copies.pop(id(tensor)) for name, tensor in tensors.items() if id(tensor) in copies}",
+               "tests/test_tied_weights.py::"
+               "test_a_language_model_trains_as_pytorchs_with_the_same_names_in_its_state"),
+        Mutant("npdp/autograd/more_methods.py",
+               "0.5 * (mine == other)",
+               "1.0 * (mine == other)",
+               "tests/test_more_methods.py::test_equal_elements_share_the_gradient_as_pytorchs"),
     ],
     "optim": [
         Mutant("npdp/nn/sparse.py",
