@@ -1772,8 +1772,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "type(1)",
                "tests/test_dropout.py::test_dropout_drops_a_part_p_and_scales_the_rest"),
         Mutant("npdp/nn/masks.py",
-               "counter=np.array([self.first_row * ticks,",
-               "counter=np.array([self.first_row,",
+               "counter = [self.first_row * ticks,",
+               "counter = [self.first_row,",
                "tests/test_dropout.py::test_dropout_masks_a_row_alike_however_the_batch_is_split"),
         Mutant("npdp/nn/masks.py",
                "ticks, self.iteration,",
@@ -1867,7 +1867,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_attention.py::"
                "test_dropout_of_the_probabilities_is_the_same_in_backward_and_scales_what_is_left"),
         Mutant("npdp/nn/masks.py",
-               "(part << 32) + self.use",
+               "(block << 32) + self.use",
                "self.use",
                "tests/test_attention.py::"
                "test_dropout_of_the_probabilities_is_the_same_in_backward_and_scales_what_is_left"),
@@ -1881,7 +1881,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "number not in waiting and not worked_out_for",
                "tests/test_attention.py::test_a_second_backward_over_the_same_graph_gives_the_same"),
         Mutant("npdp/autograd/split.py",
-               "whole = len(given.pieces) == len(indices)",
+               "whole = len(given.views) == len(indices)",
                "whole = True",
                "tests/test_split.py::test_pieces_of_given_extents_are_pytorchs"),
         Mutant("npdp/nn/cross_entropy.py",
