@@ -23,14 +23,28 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class BlockOfPyTorch(Block):
+    """The same with the attention that PyTorch has as a layer, causal and by dropped probabilities that are shown."""
+
+    def __init__(self, dropout, need_weights):
+        super().__init__(dropout)
+        self.attn = nn.MultiheadAttention(WIDTH, HEADS, dropout, batch_first=True, **OPTIONS)
+        self.need_weights = need_weights
+
+    def forward(self, x):
+        z = self.ln_1(x)
+        x = x + self.attn(z, z, z, need_weights=self.need_weights, is_causal=True)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
 class LanguageModel(nn.Module):
     """Two blocks between an embedding and a head that share a weight."""
 
-    def __init__(self, dropout=0.0, tie="head"):
+    def __init__(self, dropout=0.0, tie="head", block=Block):
         npdp.manual_seed(7)
         self.wte, self.wpe = nn.Embedding(WORDS, WIDTH, **OPTIONS), nn.Embedding(LENGTH, WIDTH, **OPTIONS)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(dropout) for _ in range(2))
+        self.blocks = nn.ModuleList(block(dropout) for _ in range(2))
         self.ln_f, self.head = nn.RMSNorm(WIDTH, **OPTIONS), nn.Linear(WIDTH, WORDS, bias=False, **OPTIONS)
         if tie == "head":
             self.head.weight = self.wte.weight

@@ -190,8 +190,8 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     buffer = leaf.grad_buffer
     if leaf.raw_grad is not None:
         more = vjp(gradient)
-        if type(more) is RowGradient:  # an array does not take one in
-            leaf.raw_grad = leaf.raw_grad + more
+        if type(more) is RowGradient:
+            leaf.raw_grad = more.added_to(leaf.raw_grad)
         else:
             leaf.raw_grad += more
     elif writes and gradient.dtype == leaf.array.dtype and (buffer is None or leaf.array is leaf.data_buffer):
