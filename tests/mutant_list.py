@@ -1285,7 +1285,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/autograd/pytorch_methods.py",
                "self.requires_grad and self.node is None and not is_grad_enabled()",
                "not is_grad_enabled()",
-               "tests/test_torch_programs.py"),
+               "tests/test_torch_methods.py::test_a_leaf_that_is_trained_is_changed_where_it_is_inside_no_grad_alone"),
         Mutant("npdp/autograd/pytorch_operations.py",
                "np.where(along == 0, 0, x / np.where(along == 0, 1, along))",
                "x / along.max()",
