@@ -47,7 +47,7 @@ def test_parts_are_found_and_set_by_name():
     model.add_module("last", nn.Linear(2, 1))
     model.last.register_parameter("scale", nn.Parameter(npdp.ones(1)))
     assert "last.scale" in dict(model.named_parameters())
-    with pytest.raises(TypeError, match="register_forward_hook: put it into forward"):
+    with pytest.raises(AttributeError, match="Module has no register_forward_hook: put it into forward"):
         model.register_forward_hook(print)
 
 

@@ -30,6 +30,8 @@ add sub mul div maximum minimum logical_and logical_or logical_xor eq ne lt le g
 subtract multiply divide true_divide greater less not_equal floor_divide
 """
 
+PACKAGES = [module for module in MISSING if module.startswith("npdp")]
+
 # (name, arguments, options): arrays become tensors, of which floats have a gradient
 CALLS = [
     *((name, (X,), {}) for name in X_TAKING.split()), *((name, (X, Y), {}) for name in X_AND_Y.split()),
@@ -227,13 +229,21 @@ def test_a_dtype_by_name_is_pytorch_s(name):
     assert str(torch.zeros(2).to(getattr(torch, name)).dtype) == f"torch.{npdp.zeros(2).to(getattr(npdp, name)).dtype}"
 
 
-@pytest.mark.parametrize(("module", "name"), [(module, name) for module in MISSING for name in MISSING[module]])
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in PACKAGES for name in MISSING[module]])
 def test_a_name_that_is_missing_says_what_to_write_instead(module, name):
     with pytest.raises(AttributeError, match=f"module '{module}' has no attribute '{name}': .+"):
         getattr(import_module(module), name)
 
 
-@pytest.mark.parametrize("module", MISSING)
+@pytest.mark.parametrize(("thing", "owner"), [(npdp.Tensor(0.0), "Tensor"), (npdp.nn.Identity(), "Module")])
+def test_a_method_that_is_missing_says_what_to_write_instead(thing, owner):
+    for name in MISSING[owner]:
+        assert not hasattr(thing, name)
+        with pytest.raises(AttributeError, match=f"^{owner} has no {name}: .+"):
+            getattr(thing, name)
+
+
+@pytest.mark.parametrize("module", PACKAGES)
 def test_any_other_name_is_no_attribute(module):
     with pytest.raises(AttributeError, match=f"^module '{module}' has no attribute 'nonsense'$"):
         import_module(module).nonsense  # noqa: B018
@@ -249,10 +259,6 @@ def test_there_are_cpus_only():
                    lambda: npdp.nn.Linear(2, 2).to("cuda")):  # fmt: skip
         with pytest.raises(ValueError, match='npdp computes on CPUs, wanted "cpu", got'):
             wanted()
-    for refused in ("cuda", "half", "bfloat16"):
-        for thing in (npdp.zeros(2), npdp.nn.Linear(2, 2)):
-            with pytest.raises(TypeError, match=f"{refused}: npdp computes"):
-                getattr(thing, refused)()
 
 
 def test_recording_is_switched_as_in_pytorch():

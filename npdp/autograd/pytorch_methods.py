@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from npdp.autograd.operation import astype
 from npdp.autograd.pytorch_names import Extreme
 from npdp.autograd.recording import is_grad_enabled
 from npdp.autograd.tensor import Array, Tensor, result
+from npdp.base.missing import MISSING, Missing
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 DTYPES = (*FLOATS, *map(np.dtype, (np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_)))
@@ -86,13 +87,6 @@ def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
         raise RuntimeError("requires_grad_(False) is for leaves; x.detach() gives a result that no gradient passes")
     self.requires_grad = bool(requires_grad)
     return self
-
-
-def _refused(name: str, why: str):
-    def method(self: Tensor, *arguments: Any, **named: Any) -> NoReturn:
-        raise TypeError(f"Tensor.{name}: {why}")
-
-    return method
 
 
 # Along axes
@@ -215,9 +209,7 @@ METHODS: dict[str, Any] = {
     "grad_fn": property(lambda self: self.node), "is_floating_point": lambda self: self.dtype.kind == "f",
     "element_size": lambda self: self.dtype.itemsize, "nelement": Tensor.numel, "ndimension": Tensor.dim,
     "is_contiguous": lambda self: self.data.flags.c_contiguous,
-    **{name: _refused(name, "npdp computes on CPUs: leave it out") for name in ("cuda", "pin_memory")},
-    **{name: _refused(name, "npdp computes in float32 and float64") for name in ("half", "bfloat16")},
-    "retain_grad": _refused("retain_grad", "only leaves keep a gradient: differentiate from x.detach() on"),
+    **{name: Missing("Tensor", name) for name in MISSING["Tensor"]},
     # element by element
     "log1p": more.log1p, "expm1": more.expm1,
     "log2": lambda self: operators.log(self) / np.log(2), "log10": lambda self: operators.log(self) / np.log(10),

@@ -1,10 +1,13 @@
-"""Names of PyTorch's that npdp has not, with what to write instead: one table, which the packages ask.
+"""Names of PyTorch's that npdp has not, with what to write instead: one table, which packages and classes ask.
 
-    npdp.compile_me        AttributeError: module 'npdp' has no attribute 'compile_me'
+    npdp.nonsense          AttributeError: module 'npdp' has no attribute 'nonsense'
     npdp.vmap              AttributeError: module 'npdp' has no attribute 'vmap': write the operation over ...
+    x.half()               AttributeError: Tensor has no half: npdp computes in float32 and float64
 """
 
 from __future__ import annotations
+
+from typing import NoReturn
 
 NO_GPU = "npdp computes on CPUs: leave it out"
 FLOATS = "npdp computes in float32 and float64"
@@ -14,6 +17,11 @@ NOT_DRAWN = "every sample is used exactly once: DataLoader(dataset, batch_size, 
 OF_TWO = "an optimiser there is, or write one: a subclass of npdp.optim.Optimizer with `update` (npdp/optim/sgd.py)"
 CONVOLUTION = "npdp has Conv1d, Conv2d, MaxPool and AvgPool of one and two axes"
 COLLECT = "a dataset gives (inputs, label), and batches are stacked; pad in the dataset's __getitem__"
+NO_GRADIENT = "np's of x.numpy(), where no gradient is wanted; else an operation (npdp/autograd/operation.py)"
+AS_A_SUM = "npdp.einsum of F.one_hot(index), or nn.Embedding, whose gradient adds up rows"
+PRODUCT = "x.log().sum(dim).exp(), of what is positive"
+OF_NUMPY = ("median", "nanmedian", "quantile", "mode", "kthvalue", "cummax", "cummin", "tan", "asin", "acos", "atan",
+            "atan2", "sinh", "cosh", "fmod", "remainder", "histc", "searchsorted", "bucketize", "diff")  # fmt: skip
 IN_PLACE = "a change in place is not recorded: leave out the underscore, or inplace=True"
 AN_OPERATION = "write one function of arrays with its gradient rule, under @operation (npdp/autograd/operation.py)"
 
@@ -32,12 +40,13 @@ MISSING: dict[str, dict[str, str]] = {
         **dict.fromkeys(("fft", "stft", "linalg", "special", "polar", "complex", "view_as_complex"),
                         f"np.{{fft,linalg}} of x.numpy() where no gradient is wanted; else {AN_OPERATION}"),
         **dict.fromkeys(("get_rng_state", "set_rng_state"), "npdp.base.random.default_generator().bit_generator.state"),
-        **dict.fromkeys(("prod", "cumprod"), "(x.log().cumsum(dim)).exp(), of what is positive"),
+        **dict.fromkeys(("prod", "cumprod"), PRODUCT),
+        **dict.fromkeys(OF_NUMPY, NO_GRADIENT),
         **dict.fromkeys(("cdist", "kron", "tensordot", "cross"), "npdp.einsum, or broadcast: x[:, None] - y[None]"),
         **dict.fromkeys(("relu_", "sigmoid_", "tanh_", "dropout_"), IN_PLACE),
         "dropout": "a layer, nn.Dropout, which knows its place in the model: by it ranks mask alike",
         "scatter": "x.clone(), then .scatter_ inside no_grad(), or F.one_hot(labels)",
-        "index_add": "npdp.einsum of F.one_hot(index), or nn.Embedding, whose gradient adds up rows",
+        **dict.fromkeys(("index_add", "scatter_add"), AS_A_SUM),
         "multi_head_attention_forward": "nn.MultiheadAttention",
     },
     "npdp.nn": {
@@ -82,6 +91,24 @@ MISSING: dict[str, dict[str, str]] = {
         **dict.fromkeys(("IterableDataset", "ChainDataset"), "a dataset with __len__ and __getitem__"),
         **dict.fromkeys(("default_collate", "get_worker_info"), COLLECT),
     },
+    "Tensor": {
+        **dict.fromkeys(("cuda", "xpu", "pin_memory", "share_memory_"), NO_GPU),
+        **dict.fromkeys(("half", "bfloat16", "cfloat", "is_quantized"), FLOATS),
+        **dict.fromkeys(("prod", "cumprod"), PRODUCT),
+        **dict.fromkeys(OF_NUMPY, NO_GRADIENT),
+        **dict.fromkeys(("index_add", "index_add_", "scatter_add", "scatter_add_", "index_put_"), AS_A_SUM),
+        **dict.fromkeys(("to_sparse", "sparse_dim"), "rows that are mostly zero are npdp.data.SparseRows"),
+        "scatter": "x.clone(), then .scatter_ inside no_grad(), or F.one_hot(labels)",
+        "apply_": "x.copy_(f(x.numpy()))",
+        "retain_grad": "only leaves keep a gradient: differentiate from x.detach() on, or x.register_hook of a leaf",
+        "register_post_accumulate_grad_hook": "register_hook, which is called once the gradient is complete",
+    },
+    "Module": {
+        "cuda": NO_GPU,
+        **dict.fromkeys(("half", "bfloat16"), FLOATS),
+        **dict.fromkeys(("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"),
+                        "put it into forward, or tensor.register_hook for a leaf's gradient"),
+    },
     "npdp.autograd": {
         "Function": AN_OPERATION,
         "grad": "loss.backward(), then .grad of the leaves; there are no gradients of gradients",
@@ -90,6 +117,16 @@ MISSING: dict[str, dict[str, str]] = {
         **dict.fromkeys(("set_detect_anomaly", "detect_anomaly", "profiler"), "x.isnan().any() where you doubt"),
     },
 }  # fmt: skip
+
+
+class Missing:
+    """Attribute of a class that raises: AttributeError, with what to write instead."""
+
+    def __init__(self, owner: str, name: str) -> None:
+        self.said = f"{owner} has no {name}: {MISSING[owner][name]}"
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(self.said)
 
 
 def missing(module: str, name: str) -> AttributeError:

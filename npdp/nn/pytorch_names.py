@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from npdp.autograd import Tensor
 from npdp.autograd.pytorch_methods import Device
+from npdp.base.missing import MISSING, Missing
 from npdp.nn.layers import ModuleList
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
@@ -96,13 +97,6 @@ def _found(self: Module, path: str) -> Any:
     return self
 
 
-def _refused(name: str, why: str) -> Any:
-    def method(self: Module, *arguments: Any, **named: Any) -> NoReturn:
-        raise TypeError(f"{type(self).__name__}.{name}: {why}")
-
-    return method
-
-
 for _name, _method in {
     "to": _to, "cpu": lambda self: self,
     "float": lambda self: _as_dtype(self, np.dtype(np.float32)),
@@ -111,9 +105,6 @@ for _name, _method in {
     "add_module": _add_module, "register_module": _add_module, "register_parameter": _register_parameter,
     **dict.fromkeys(("get_submodule", "get_parameter", "get_buffer"), _found),
     "share_memory": lambda self: self, "compile": lambda self, **options: None,
-    "cuda": _refused("cuda", "npdp computes on CPUs: leave it out"),
-    **{name: _refused(name, "npdp computes in float32 and float64") for name in ("half", "bfloat16")},
-    **{name: _refused(name, "put it into forward, or tensor.register_hook for a leaf's gradient") for name in (
-        "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook")},
+    **{name: Missing("Module", name) for name in MISSING["Module"]},
 }.items():  # fmt: skip
     setattr(Module, _name, _method)
