@@ -1,5 +1,6 @@
 """Names of `torch` that npdp has: values, gradients, dtypes are PyTorch's; what is missing is told by name."""
 
+import sys
 from importlib import import_module
 
 import numpy as np
@@ -259,6 +260,14 @@ def test_there_are_cpus_only():
                    lambda: npdp.nn.Linear(2, 2).to("cuda")):  # fmt: skip
         with pytest.raises(ValueError, match='npdp computes on CPUs, wanted "cpu", got'):
             wanted()
+
+
+def test_threads_of_products_are_those_of_the_environment_and_a_limit_needs_a_package(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert npdp.get_num_threads() == 3 and npdp.set_num_threads(3) is None
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with pytest.raises(RuntimeError, match="threadpoolctl; or start the program with OPENBLAS_NUM_THREADS=1"):
+        npdp.set_num_threads(1)
 
 
 def test_recording_is_switched_as_in_pytorch():

@@ -51,7 +51,6 @@ MISSING: dict[str, dict[str, str]] = {
     },
     "npdp.nn": {
         **dict.fromkeys(("Conv3d", "ConvTranspose1d", "ConvTranspose2d", "Unfold", "Fold", "Upsample"), CONVOLUTION),
-        **dict.fromkeys(("AdaptiveAvgPool2d", "AdaptiveAvgPool1d"), "nn.AvgPool2d; of all places x.mean(dim=(2, 3))"),
         **dict.fromkeys(("SyncBatchNorm", "convert_sync_batchnorm"), "nn.BatchNorm2d, which is over the global batch"),
         **dict.fromkeys(("InstanceNorm2d", "GroupNorm"), "nn.LayerNorm of a reshaped input"),
         **dict.fromkeys(("RNN", "RNNCell", "GRUCell", "LSTMCell"), "nn.GRU or nn.LSTM, a whole sequence at once"),

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from npdp import data
+from npdp.base.environment import BLAS_THREADS, cores
 from npdp.base.missing import NO_GPU
-
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Absent(SimpleNamespace):
@@ -34,8 +33,8 @@ class Absent(SimpleNamespace):
 
 def get_num_threads() -> int:
     """Return the number of threads of products, as the environment said when NumPy was loaded, or that of the cores."""
-    said = next((os.environ[name] for name in THREADS if os.environ.get(name)), "")
-    return int(said) if said.isdecimal() else len(os.sched_getaffinity(0))
+    said = next((os.environ[name] for name in BLAS_THREADS if os.environ.get(name)), "")
+    return int(said) if said.isdecimal() else cores()
 
 
 def set_num_threads(count: int) -> None:
@@ -49,9 +48,10 @@ def set_num_threads(count: int) -> None:
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        wanted = f"start the program with OPENBLAS_NUM_THREADS={count}"
+        wanted = f"start the program with {BLAS_THREADS[0]}={count}"
         raise RuntimeError(f"set_num_threads: wanted the package threadpoolctl; or {wanted}") from None
     threadpool_limits(count)
+    os.environ[BLAS_THREADS[0]] = str(count)  # for what this process starts
 
 
 NAMES: dict[str, Any] = {
