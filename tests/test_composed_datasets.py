@@ -1,5 +1,4 @@
-"""Datasets made of tensors and of datasets, as PyTorch's: rows, lengths, batches; and the loader's further
-arguments."""
+"""Datasets made of tensors and of datasets: their rows, lengths and batches; and a loader's further arguments."""
 
 import numpy as np
 import pytest
@@ -7,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npdp
-from npdp import data
+import npdp.nn.functional as F  # noqa: N812
+from npdp import data, nn, optim
 from npdp.base.errors import InputError
 from npdp.data import ArrayDataset, ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, random_split
 
@@ -103,6 +103,31 @@ def test_arguments_that_would_change_the_result_are_refused(argument, value):
         DataLoader(dataset(3), **{argument: value})
     with pytest.raises(TypeError, match="DataLoader: unexpected argument 'batchsize'"):
         DataLoader(dataset(3), batchsize=3)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_a_program_with_a_random_split_trains_the_same_on_any_number_of_ranks(ranks):
+    values = np.random.default_rng(0).standard_normal((50, 6))
+
+    def program():
+        npdp.manual_seed(0)
+        whole = TensorDataset(npdp.tensor(values), npdp.arange(50) % 3)
+        train, _ = random_split(whole, [0.8, 0.2])
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        optimizer = optim.AdamW(model.parameters(), lr=0.01)
+        wrapped = nn.DataParallel(model)
+        for _ in range(2):
+            for inputs, labels in DataLoader(train, batch_size=7, shuffle=True):
+                optimizer.zero_grad()
+                F.cross_entropy(wrapped(inputs), labels).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+        return model.state_dict()
+
+    (wanted,) = npdp.run_ranks(1, program)
+    for found in npdp.run_ranks(ranks, program):
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-10)
 
 
 def test_torch_utils_data_is_npdp_data():
