@@ -44,6 +44,7 @@ def values_for(module_name):
 
 
 GIVEN = {
+    "tensors": lambda: dict(x=draws(8, 3), y=draws(8, 2), w1=draws(3, 5), w2=draws(5, 2)),
     "regression": lambda: dict(x=draws(30, 3), y=draws(30, 1)),
     "classifier": lambda: dict(x=draws(52, 2, 4), labels=np.arange(52) % 3, weights=values_for("classifier")),
     "bigram": lambda: dict(text="the quick brown fox jumps over the lazy dog. " * 8, table=draws(40, 40)),

@@ -124,12 +124,15 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """(batch, ...) -> (batch, the product of the rest)."""
+    """(batch, ...) -> (batch, the product of the rest); or the axes from `start_dim` to `end_dim` made one."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, x: Any) -> Tensor:
         x = as_tensor(x)
-        features = int(np.prod(x.shape[1:]))
-        return operators.reshape(x, shape=(len(x), features))
+        rows: Tensor = x.unsqueeze(1) if x.ndim == self.start_dim == 1 else x.flatten(self.start_dim, self.end_dim)
+        return rows
 
 
 class ModuleList(Module):

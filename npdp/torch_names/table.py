@@ -22,11 +22,15 @@ OTHER_NAMES = {"absolute": "abs", "subtract": "sub", "multiply": "mul", "divide"
 
 
 def of_method(name: str) -> Callable[..., Any]:
-    """Return a method as a function; its first argument may be an array or a number, or come as `input`."""
+    """Return a method as a function; its first argument may be an array or a number, or come as `input`.
 
-    def function(*given: Any, **named: Any) -> Any:
+    With `out` the result is written there, which is returned.
+    """
+
+    def function(*given: Any, out: Any = None, **named: Any) -> Any:
         first, *rest = given if given else (named.pop("input"),)
-        return getattr(as_tensor(first), name)(*rest, **named)
+        made = getattr(as_tensor(first), name)(*rest, **named)
+        return made if out is None else out.copy_(made)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"Return input.{name}(...)."
