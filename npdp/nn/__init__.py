@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from npdp.base.missing import missing
-from npdp.nn import functional, init, utils
+from npdp.nn import functional, init, parallel, utils
 from npdp.nn.activations import ELU, GELU, SiLU, Softplus
 from npdp.nn.cross_entropy import CrossEntropyLoss, NLLLoss
 from npdp.nn.dropout import Dropout
@@ -67,6 +67,7 @@ __all__ = [
     "Tanh",
     "functional",
     "init",
+    "parallel",
     "utils",
 ]
 
