@@ -47,6 +47,7 @@ _HOME = {  # public name -> the module that defines it
 }
 _MODULES = {"saved_model": "npdp.app.saved_model"}
 _PACKAGES = ("autograd", "nn", "optim", "data", "kernels", "comm", "collectives", "parallel")
+_EXTRAS = ("torch",)  # not among the names of `import *`, which would take the place of PyTorch's own
 
 __all__ = ["__version__", *_HOME, *_MODULES, *_PACKAGES]  # noqa: PLE0604
 
@@ -78,7 +79,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
+    if name in _PACKAGES or name in _EXTRAS:
         return import_module(f"npdp.{name}")
     if name in _MODULES:
         return import_module(_MODULES[name])

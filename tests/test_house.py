@@ -1,7 +1,7 @@
 """The house stands as the README draws it: imports go down only, the halves never meet, one place for each thing.
 
     6  app bench report
-    5  elastic
+    5  elastic torch
     4  parallel
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collectives": BELOW | {"comm"},
     "parallel": BELOW | {*ARITHMETIC, "comm", "collectives"},
     "elastic": BELOW | BELOW_TOP - {"elastic"},
+    "torch": BELOW | {"comm", "collectives", "parallel"},
     "report": {"base"},
     **{part: BELOW | BELOW_TOP | TOP | {""} for part in TOP - {"report"}},
     "": {"base"},  # npdp/__init__.py itself

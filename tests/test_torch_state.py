@@ -1,0 +1,135 @@
+"""What npdp's hook does with a bucket, by worlds of threads on one host and several; what it refuses, in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_import import loaded_after
+from worlds import run, values
+
+import npdp
+from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.exits import Exits
+
+torch = pytest.importorskip("torch", reason="npdp.torch needs PyTorch: pip install npdp[torch]")
+
+import torch.distributed as dist  # noqa: E402
+
+import npdp.torch  # noqa: E402
+from npdp.torch import State, allreduce_hook  # noqa: E402
+
+HOSTS = st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple)
+
+
+def bucket(tensor, index=0, last=True):
+    """Return what DDP gives a hook."""
+    return SimpleNamespace(buffer=lambda: tensor, index=lambda: index, is_last=lambda: last)
+
+
+def backward(state, arrays):
+    """Give these to the hook as the buckets of one backward; return what its futures hold at the end."""
+    last = len(arrays) - 1
+    buckets = [bucket(torch.from_numpy(array), index, index == last) for index, array in enumerate(arrays)]
+    return [future.value().numpy() for future in [allreduce_hook(state, each) for each in buckets]]
+
+
+@given(HOSTS, st.lists(st.integers(1, 3000), min_size=1, max_size=4), st.sampled_from(["float32", "float64"]))
+@settings(max_examples=30, deadline=None)
+def test_each_bucket_holds_the_mean_over_the_ranks_in_its_own_memory(hosts, counts, dtype):
+    def program():
+        state = State(npdp.init())
+        for salt in range(2):  # two backwards
+            mine = [values(npdp.rank(), count, dtype, salt + index) for index, count in enumerate(counts)]
+            left = backward(state, mine)
+            for index, (array, got) in enumerate(zip(mine, left)):
+                everyones = [values(rank, array.size, dtype, salt + index) for rank in range(npdp.world_size())]
+                np.testing.assert_allclose(got, sum(everyones) / npdp.world_size(), rtol=1e-6)
+                assert np.shares_memory(array, got)
+
+    run(len(hosts), program, hosts=hosts)
+
+
+def test_across_hosts_a_backward_that_failed_leaves_no_bucket_to_the_next():
+    def program():
+        state = State(npdp.init())
+        allreduce_hook(state, bucket(torch.ones(5), 0, last=False))  # and then backward fails, on all ranks
+        first, second = (torch.full((5,), float(npdp.rank() + number)) for number in range(2))
+        allreduce_hook(state, bucket(first, 0, last=False))
+        allreduce_hook(state, bucket(second, 1))
+        assert first.tolist() == [0.5] * 5 and second.tolist() == [1.5] * 5
+
+    run(2, program, hosts=(0, 1))
+
+
+@pytest.mark.parametrize("hosts", [(0, 0), (0, 1)])
+def test_ranks_with_different_buckets_are_told_so(hosts):
+    def program():
+        allreduce_hook(State(npdp.init()), bucket(torch.ones(10 + npdp.rank())))
+
+    with pytest.raises(CommunicationError, match=r"calls allreduce of 1[01] float32 \(sum\), bucket 1.*, rank [01]"):
+        run(2, program, hosts=hosts)
+
+
+@pytest.mark.parametrize(("tensor", "said"), [
+    (torch.ones(3, dtype=torch.bfloat16), "torch.bfloat16, torch.strided, on cpu"),
+    (torch.ones(3, dtype=torch.float16), "torch.float16, torch.strided, on cpu"),
+    (torch.ones(3, device="meta"), "torch.float32, torch.strided, on meta"),  # as cuda is
+    (torch.ones(3).to_sparse(), "torch.float32, torch.sparse_coo, on cpu"),
+])  # fmt: skip
+def test_a_bucket_that_cannot_be_summed_is_refused(tensor, said):
+    with pytest.raises(TypeError) as refused:
+        allreduce_hook(State(npdp.init()), bucket(tensor))
+    wanted = "npdp.torch.allreduce_hook: rank 0's bucket must be float32 or float64, dense, on the CPU, got "
+    assert str(refused.value) == wanted + said
+
+
+def test_another_state_is_refused():
+    with pytest.raises(TypeError, match=r"its state must be npdp.torch.state\(\), got None$"):
+        allreduce_hook(None, bucket(torch.ones(3)))
+
+
+def test_a_state_before_there_is_a_process_group_is_refused():
+    with pytest.raises(RuntimeError, match=r"call torch.distributed.init_process_group\('gloo'\) before$"):
+        npdp.torch.state()
+
+
+@pytest.fixture
+def alone():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_one_rank_keeps_its_gradients_and_needs_no_launcher(alone):
+    tensor = torch.arange(4.0)
+    assert allreduce_hook(npdp.torch.state(), bucket(tensor)).value().tolist() == [0, 1, 2, 3]
+
+
+def test_a_process_group_on_another_backend_is_refused(alone, monkeypatch):
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: "cuda:nccl")
+    with pytest.raises(ValueError, match="must use gloo, as npdp is for CPUs; it uses cuda:nccl$"):
+        npdp.torch.state()
+
+
+def test_torch_is_loaded_only_by_npdp_torch_and_no_star_import_hides_it():
+    assert "torch" not in loaded_after("import npdp, npdp.nn, npdp.parallel.data_parallel")
+    assert "torch" not in loaded_after("from npdp import *")
+    assert "torch" in loaded_after("import npdp; npdp.torch.state")
+
+
+def test_the_end_of_a_process_is_seen_before_its_parent_has_been_told():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    exits = Exits({0: os.getpid(), 3: child.pid})
+    assert exits.among([0, 3]) is None
+    child.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert exits.among([0, 3]) == 3 and exits.among([0]) is None
+    child.communicate()
+    assert Exits({3: child.pid}).among([3]) == 3  # it ended before it could be watched
