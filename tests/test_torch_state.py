@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs_shared_memory
 from test_import import loaded_after
 from worlds import run, values
 
@@ -41,38 +42,49 @@ def backward(state, arrays):
 
 @given(HOSTS, st.lists(st.integers(1, 3000), min_size=1, max_size=4), st.sampled_from(["float32", "float64"]))
 @settings(max_examples=30, deadline=None)
-def test_each_bucket_holds_the_mean_over_the_ranks_in_its_own_memory(hosts, counts, dtype):
+def test_the_hook_gives_the_mean_over_the_ranks_of_each_bucket(hosts, counts, dtype):
     def program():
-        state = State(npdp.init())
-        for salt in range(2):  # two backwards
-            mine = [values(npdp.rank(), count, dtype, salt + index) for index, count in enumerate(counts)]
-            left = backward(state, mine)
-            for index, (array, got) in enumerate(zip(mine, left)):
-                everyones = [values(rank, array.size, dtype, salt + index) for rank in range(npdp.world_size())]
-                np.testing.assert_allclose(got, sum(everyones) / npdp.world_size(), rtol=1e-6)
-                assert np.shares_memory(array, got)
+        state, world_size = State(npdp.init()), npdp.world_size()
+        for salt, laid_out in enumerate((counts, counts, [sum(counts)])):  # as DDP does anew after the first backward
+            mine = [values(npdp.rank(), count, dtype, salt + index) for index, count in enumerate(laid_out)]
+            for index, got in enumerate(backward(state, mine)):
+                everyones = [values(rank, got.size, dtype, salt + index) for rank in range(world_size)]
+                np.testing.assert_allclose(got, sum(everyones) / world_size, rtol=1e-6)
+                assert got.dtype == dtype and (mine[index] == everyones[npdp.rank()]).all()
 
     run(len(hosts), program, hosts=hosts)
+
+
+@needs_shared_memory
+def test_a_bucket_is_summed_in_memory_that_the_ranks_share_and_keeps_its_place():
+    def program():
+        state = State(npdp.init())
+        (first,), (second,) = (backward(state, [np.ones(count, np.float32)]) for count in (10, 10))
+        assert first.ctypes.data == second.ctypes.data and npdp.init().memory.everyones(second) is not None
+
+    run(2, program)
 
 
 def test_across_hosts_a_backward_that_failed_leaves_no_bucket_to_the_next():
     def program():
         state = State(npdp.init())
-        allreduce_hook(state, bucket(torch.ones(5), 0, last=False))  # and then backward fails, on all ranks
-        first, second = (torch.full((5,), float(npdp.rank() + number)) for number in range(2))
-        allreduce_hook(state, bucket(first, 0, last=False))
-        allreduce_hook(state, bucket(second, 1))
-        assert first.tolist() == [0.5] * 5 and second.tolist() == [1.5] * 5
+        lost = allreduce_hook(state, bucket(torch.ones(5), 0, last=False))  # and then backward fails, on all ranks
+        means = backward(state, [np.full(5, npdp.rank() + number, np.float32) for number in range(2)])
+        assert [mean.tolist() for mean in means] == [[0.5] * 5, [1.5] * 5] and not lost.done()
 
     run(2, program, hosts=(0, 1))
 
 
-@pytest.mark.parametrize("hosts", [(0, 0), (0, 1)])
-def test_ranks_with_different_buckets_are_told_so(hosts):
+@pytest.mark.parametrize(("hosts", "said"), [
+    pytest.param((0, 0), "bucket 1 is not the same on all ranks: rank . asks for 4. bytes of shared memory, others",
+                 marks=needs_shared_memory),
+    ((0, 1), r"calls allreduce of 1[01] float32 \(sum\), bucket 1.*, rank [01]"),
+])  # fmt: skip
+def test_ranks_with_different_buckets_are_told_so(hosts, said):
     def program():
         allreduce_hook(State(npdp.init()), bucket(torch.ones(10 + npdp.rank())))
 
-    with pytest.raises(CommunicationError, match=r"calls allreduce of 1[01] float32 \(sum\), bucket 1.*, rank [01]"):
+    with pytest.raises(CommunicationError, match=said):
         run(2, program, hosts=hosts)
 
 

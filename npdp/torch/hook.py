@@ -1,21 +1,30 @@
 """The communication hook of PyTorch's DistributedDataParallel: npdp averages DDP's buckets.
 
-    DDP      backward fills bucket 0, hook | bucket 1, hook | ...     waits for all futures
-    in a host            summed in shared memory, at once
-    across hosts         on the wire while backward goes on, and done with the last bucket
+    DDP's bucket 0        gradients of the last layers, complete while backward goes on
+        | times 1 / P
+    shared memory         summed over the ranks: in a host at once; across hosts on the wire while backward goes on,
+        |                 and done when the last bucket is
+    DDP's gradients       DDP copies a hook's result anyway
 
-A bucket's memory is DDP's own, so in shared memory it is summed through slots, a segment at a time; a copy each way.
+A bucket's memory is DDP's own, which no other process can map. So each bucket has an array in shared memory, made the
+first time that it comes, and the copy into it is the pass that divides.
 
 Source: Li et al., PyTorch distributed: experiences on accelerating data parallel training, 2020.
-Cost: an all-reduce of each bucket, and a pass that divides it.
+Cost: a copy and an all-reduce of each bucket; as much shared memory a rank as there are gradients.
 """
 # No `from __future__ import annotations`: DDP compares the annotations of a hook with its own types
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from npdp.base import environment
 from npdp.collectives.communicator import Communicator
+from npdp.comm.errors import CommunicationError
 from npdp.comm.transport import Buffer
 from npdp.parallel.world import init
 from npdp.torch.transport import TorchTransport
@@ -23,36 +32,58 @@ from npdp.torch.transport import TorchTransport
 DTYPES = (torch.float32, torch.float64)
 
 
+class Place(NamedTuple):
+    """Place of a bucket in shared memory: as NumPy's array and as PyTorch's tensor, and what begins to sum it."""
+
+    array: Buffer
+    tensor: torch.Tensor
+    begin: Callable[[], None]
+
+
 class State:
-    """State of the hook on one rank: the ranks among which it averages, and the buckets that are on the wire."""
+    """State of the hook on one rank: the ranks among which it averages, and the places of buckets."""
 
     def __init__(self, communicator: Communicator) -> None:
         self.communicator = communicator
         self._overlaps = communicator.topology.spans_hosts
-        self._on_the_wire: list[tuple[Buffer, torch.Tensor, torch.futures.Future[torch.Tensor]]] = []
+        self._places: dict[int, Place] = {}
+        self._on_the_wire: list[tuple[torch.futures.Future[torch.Tensor], torch.Tensor]] = []
 
     def average(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """Return what will hold the bucket's mean over the ranks, in the bucket's own memory; collective."""
-        tensor, number = bucket.buffer(), bucket.index() + 1
-        buffer = _array(tensor, self.communicator.rank)
+        """Return what will hold the bucket's mean over the ranks; collective."""
+        number, buffer = bucket.index() + 1, _array(bucket.buffer(), self.communicator.rank)
+        if number == 1:
+            self.communicator.finish()  # what a backward that failed has left
+            self._on_the_wire.clear()
+        place = self._place(number, buffer)
+        np.multiply(buffer, buffer.dtype.type(1 / self.communicator.world_size), out=place.array)
+        place.begin()
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        if not self._overlaps:
-            self.communicator.run("allreduce", buffer, "sum", None, label=f"bucket {number}")
-            self._settle(buffer, tensor, future)
-            return future
-        if bucket.index() == 0:
-            self._on_the_wire.clear()  # of a backward that failed
-        self.communicator.begin_allreduce(buffer, number)
-        self._on_the_wire.append((buffer, tensor, future))
-        if bucket.is_last():
+        self._on_the_wire.append((future, place.tensor))
+        if bucket.is_last() or not self._overlaps:
             self.communicator.finish()
             while self._on_the_wire:
-                self._settle(*self._on_the_wire.pop(0))
+                done, mean = self._on_the_wire.pop(0)
+                done.set_result(mean)
         return future
 
-    def _settle(self, buffer: Buffer, tensor: torch.Tensor, future: torch.futures.Future[torch.Tensor]) -> None:
-        buffer /= buffer.dtype.type(self.communicator.world_size)
-        future.set_result(tensor)
+    def _place(self, number: int, buffer: Buffer) -> Place:
+        """Return the place of the bucket of this number, a new one where DDP has laid out its buckets anew."""
+        place = self._places.get(number)
+        if place is None or place.array.size != buffer.size or place.array.dtype != buffer.dtype:
+            place = self._places[number] = self._new_place(number, buffer)
+        return place
+
+    def _new_place(self, number: int, buffer: Buffer) -> Place:
+        try:
+            array = self.communicator.shared_empty(buffer.size, buffer.dtype)
+        except ValueError as error:
+            raise CommunicationError(f"bucket {number} is not the same on all ranks: {error}") from None
+        if self._overlaps:
+            begin: Callable[[], None] = partial(self.communicator.begin_allreduce, array, number)
+        else:
+            begin = self.communicator.persistent_allreduce(array, number)
+        return Place(array, torch.from_numpy(array), begin)
 
 
 def state(process_group: dist.ProcessGroup | None = None) -> State:
@@ -90,7 +121,7 @@ def allreduce_hook(state: State, bucket: dist.GradBucket) -> torch.futures.Futur
         bucket: gradients of float32 or float64, in the memory of the CPU.
 
     Returns:
-        The bucket's own tensor, in place; across hosts it is complete when the last bucket of a backward is.
+        The mean, in shared memory until the bucket comes again; across hosts it is there when the last bucket is.
 
     Raises:
         TypeError: there is no such state, or the bucket cannot be summed here.
