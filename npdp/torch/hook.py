@@ -2,8 +2,8 @@
 
     DDP's bucket 0        gradients of the last layers, complete while backward goes on
         | times 1 / P
-    shared memory         summed over the ranks: in a host at once; across hosts on the wire while backward goes on,
-        |                 and done when the last bucket is
+    shared memory         summed over the ranks: across hosts on the wire while backward goes on; in a host all buckets
+        |                 with the last one, for that is work for the very cores that compute, and ranks meet but once
     DDP's gradients       DDP copies a hook's result anyway
 
 A bucket's memory is DDP's own, which no other process can map. So each bucket has an array in shared memory, made the
@@ -33,11 +33,11 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Place(NamedTuple):
-    """Place of a bucket in shared memory: as NumPy's array and as PyTorch's tensor, and what begins to sum it."""
+    """Place of a bucket in shared memory: an array, the same as a tensor, and what sums it; across hosts, begins to."""
 
     array: Buffer
     tensor: torch.Tensor
-    begin: Callable[[], None]
+    sum: Callable[[], None]
 
 
 class State:
@@ -47,25 +47,33 @@ class State:
         self.communicator = communicator
         self._overlaps = communicator.topology.spans_hosts
         self._places: dict[int, Place] = {}
-        self._on_the_wire: list[tuple[torch.futures.Future[torch.Tensor], torch.Tensor]] = []
+        self._begun: list[tuple[Place, torch.futures.Future[torch.Tensor]]] = []  # buckets of this backward
 
     def average(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         """Return what will hold the bucket's mean over the ranks; collective."""
         number, buffer = bucket.index() + 1, _array(bucket.buffer(), self.communicator.rank)
         if number == 1:
             self.communicator.finish()  # what a backward that failed has left
-            self._on_the_wire.clear()
+            self._begun.clear()
         place = self._place(number, buffer)
         np.multiply(buffer, buffer.dtype.type(1 / self.communicator.world_size), out=place.array)
-        place.begin()
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-        self._on_the_wire.append((future, place.tensor))
-        if bucket.is_last() or not self._overlaps:
-            self.communicator.finish()
-            while self._on_the_wire:
-                done, mean = self._on_the_wire.pop(0)
-                done.set_result(mean)
+        self._begun.append((place, future))
+        if self._overlaps:
+            place.sum()
+        if bucket.is_last():
+            self._finish()
         return future
+
+    def _finish(self) -> None:
+        """Sum what is not summed yet, and give all futures of this backward their results."""
+        if not self._overlaps:
+            for place, _ in self._begun:
+                place.sum()
+        self.communicator.finish()
+        while self._begun:
+            place, future = self._begun.pop(0)
+            future.set_result(place.tensor)
 
     def _place(self, number: int, buffer: Buffer) -> Place:
         """Return the place of the bucket of this number, a new one where DDP has laid out its buckets anew."""
@@ -80,14 +88,14 @@ class State:
         except ValueError as error:
             raise CommunicationError(f"bucket {number} is not the same on all ranks: {error}") from None
         if self._overlaps:
-            begin: Callable[[], None] = partial(self.communicator.begin_allreduce, array, number)
+            sum_it: Callable[[], None] = partial(self.communicator.begin_allreduce, array, number)
         else:
-            begin = self.communicator.persistent_allreduce(array, number)
-        return Place(array, torch.from_numpy(array), begin)
+            sum_it = self.communicator.persistent_allreduce(array, number)
+        return Place(array, torch.from_numpy(array), sum_it)
 
 
 def state(process_group: dist.ProcessGroup | None = None) -> State:
-    """Return what `allreduce_hook` needs; collective over the process group.
+    """Return what `allreduce_hook` needs, one for each model; collective over the process group.
 
     Under mpirun the ranks are npdp's world, as `npdp.init()` makes it, and messages between hosts go by MPI. Else, as
     under torchrun, they go by the process group itself.
@@ -121,7 +129,7 @@ def allreduce_hook(state: State, bucket: dist.GradBucket) -> torch.futures.Futur
         bucket: gradients of float32 or float64, in the memory of the CPU.
 
     Returns:
-        The mean, in shared memory until the bucket comes again; across hosts it is there when the last bucket is.
+        The mean, in shared memory until the bucket comes again; it is there when the last bucket of a backward is.
 
     Raises:
         TypeError: there is no such state, or the bucket cannot be summed here.
