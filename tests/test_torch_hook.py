@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 from launching import mpirun, needs_mpi, python, torchrun
@@ -12,6 +13,7 @@ pytest.importorskip("torch", reason="npdp.torch needs PyTorch: pip install npdp[
 
 CASES = {"plain", "buckets", "views", "float64", "accumulation", "unused", "static graph", "uneven"}
 SOON_S = 3
+PAGE = Path(__file__).parent.parent / "docs" / "pytorch.md"
 LAUNCHERS = {"mpirun": mpirun, "torchrun": torchrun}
 under_both = pytest.mark.parametrize("launcher", [pytest.param("mpirun", marks=needs_mpi), "torchrun"])
 
@@ -66,6 +68,18 @@ def test_ranks_whose_buckets_differ_are_told(launcher):
     told = r"bucket 1 is not the same on all ranks: rank [01] asks for \d+ bytes of shared memory, others of its host "
     assert re.search(told + "for 6008 to 374408", stderr)
     assert launcher == "torchrun" or stderr.count("Traceback (most recent call last)") == 1
+
+
+LEAVES = "import os; dist.barrier(); print(dist.get_rank(), loss.item(), flush=True); os._exit(0)\n"  # see ddp.py
+
+
+def test_the_program_of_the_page_trains_under_torchrun(tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    (tmp_path / "train.py").write_text(program + LEAVES)
+    code, stdout, stderr = torchrun(2, str(tmp_path / "train.py"), PYTHONPATH=str(PAGE.parent.parent))
+    assert code == 0, stderr
+    assert sorted(line.split()[0] for line in stdout.splitlines()) == ["0", "1"]
+    assert all(float(line.split()[1]) < 1 for line in stdout.splitlines())
 
 
 @needs_mpi
