@@ -133,7 +133,7 @@ def test_a_saved_model_takes_no_more_memory_than_its_file_has_bytes(tmp_path):
     assert "bytes that are not compressed hold" in refused(read, tmp_path / name)
     large = np.array(json.dumps({**MODEL, "features": 10**7}))
     np.savez(tmp_path / name, **{**arrays, "description": large})
-    assert "expected the 30000003 parameters of softmax with widths [10000000, 3], got 15" in refused(
+    assert "expected a softmax of at least 30000003 parameters, got 15" in refused(
         read, tmp_path / name)  # fmt: skip
 
 

@@ -75,15 +75,16 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Print the scores of a saved model on data."""
     parser = _parser("evaluate", "Loss, and for classes accuracy, of a saved model on the test part of a data set.",
                      "  npdp evaluate model.npz --data digits\n  npdp evaluate model.npz --data mnist/ --part train")
-    from npdp.app import config, inference
+    from npdp.app import inference
+    from npdp.app.train_flags import FRACTION, SEED
 
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
     parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 "
                         "(that of training, by its name; the last without a header)")
     parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
-    parser.add_argument("--test-fraction", type=config.FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
-    parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",
+    parser.add_argument("--test-fraction", type=FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N",
                         help="as in training: it chose the test part (0)")  # fmt: skip
     _add_trust(parser)
     return _report(parser, arguments, inference.evaluate)

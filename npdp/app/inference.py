@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npdp.app import models, saved_model
+from npdp.app import saved_model
 from npdp.app.evaluation import blocks
 from npdp.app.evaluation import evaluate as score
+from npdp.app.model_choices import MODELS, choice_of
 from npdp.app.saved_model import SavedModel
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
@@ -104,9 +105,13 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool, 
     return "\n".join(lines)
 
 
+def _takes(saved: SavedModel) -> str:
+    return choice_of(saved.description["model"]).takes
+
+
 def _reads_sparse(saved: SavedModel, path: str) -> bool:
     """Return whether a file is to be read as sparse data; an .npz says itself what it is."""
-    return saved.description["model"] in models.SPARSE and os.path.splitext(path)[1].lower() in (".svm", ".libsvm")
+    return _takes(saved) == "sparse" and os.path.splitext(path)[1].lower() in (".svm", ".libsvm")
 
 
 def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayDataset:
@@ -114,7 +119,7 @@ def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayData
     x, y = dataset.take(slice(0, len(dataset)))
     name, wanted, dtype = (saved.description[key] for key in ("model", "features", "dtype"))
     sparse = isinstance(x, SparseRows)
-    if name in models.MODELS and (name in models.SPARSE) != sparse:
+    if name in MODELS and (_takes(saved) == "sparse") != sparse:
         kinds = ("a table of features", "sparse features")
         raise InputError(f"{source}: the model takes {kinds[not sparse]}, got {kinds[sparse]}")
     if not isinstance(x, SparseRows):
@@ -127,7 +132,7 @@ def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayData
 
 def _samples(saved: SavedModel, path: str, target: str | None, say: Say) -> ArrayDataset:
     """Return the samples in a file; what labels there are do not count."""
-    if saved.description["model"] in models.SPARSE:
+    if _takes(saved) == "sparse":
         sparse = _reads_sparse(saved, path)
         return sources.load(path, target=target, test_fraction=0, task="regression", sparse=sparse).train
     x = _features(saved, path, target, say)

@@ -11,6 +11,7 @@ from npdp import __version__, kernels, manual_seed, nn, optim
 from npdp.app import models, strategies
 from npdp.app.config import TrainConfig
 from npdp.app.evaluation import evaluate
+from npdp.app.model_choices import MODELS, choice_of
 from npdp.base import environment
 from npdp.base.errors import InputError
 from npdp.base.partition import bounds
@@ -73,7 +74,7 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
     require_equal(world, "data sets", [data.source, fingerprint])
     sparse = isinstance(data.train, SparseDataset)
     name = config.model or models.default_name(data.classes, sparse)
-    model = agree(world, lambda: _model(name, data, sparse, config))
+    model = agree(world, lambda: _model(name, data, "sparse" if sparse else "table", config))
     what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
     config = agree(world, lambda: _with_momentum(config, what_is_sparse))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
@@ -96,7 +97,7 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
 
 def _task(config: TrainConfig) -> str:
     """Return how targets are to be read; InputError where the flag says one thing and the model's name another."""
-    of_model = models.task_of(config.model)
+    of_model = choice_of(config.model).task
     if config.task == "auto":
         return of_model
     if of_model not in ("auto", config.task):
@@ -104,14 +105,14 @@ def _task(config: TrainConfig) -> str:
     return config.task
 
 
-def _model(name: str, data: DataSplit, sparse: bool, config: TrainConfig) -> nn.Module:
+def _model(name: str, data: DataSplit, kind: str, config: TrainConfig) -> nn.Module:
     """Return a new model; InputError where there is none of that name, or it does not fit the data."""
-    if name in models.MODELS and (name in models.SPARSE) != sparse:
-        fitting = [other for other in models.MODELS if (other in models.SPARSE) == sparse]
-        kind = "sparse" if sparse else "a table"
-        raise InputError(f"--model {name}: the data is {kind}: wanted {', '.join(fitting)} or file.py:function")
-    model = models.build(name, data.train.sample_shape[0], data.classes, config.hidden, config.dtype)
-    if name not in models.MODELS:
+    if name in MODELS and MODELS[name].takes != kind:
+        fitting = ", ".join(other for other, choice in MODELS.items() if choice.takes == kind)
+        what = "a table" if kind == "table" else kind
+        raise InputError(f"--model {name}: the data is {what}: wanted {fitting} or file.py:function")
+    model = models.build(name, data.train.sample_shape[0], data.classes, config.model_flags, config.dtype)
+    if name not in MODELS:
         models.require_fit(name, model, data.train, data.classes)
     return model
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from random import getstate, setstate
 from typing import Any
@@ -17,21 +18,15 @@ import numpy as np
 
 from npdp import nn
 from npdp.app.evaluation import blocks
+from npdp.app.model_choices import MODELS
 from npdp.autograd import no_grad
 from npdp.base import random
 from npdp.base.errors import InputError
 from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import ArrayDataset
 
-TASKS = {"softmax": "classification", "linear": "regression"}  # what a model is for, where its name says so
 
-
-def task_of(model: str | None) -> str:
-    """Return how targets are to be read for a model: classification, regression, or auto."""
-    return TASKS.get(model or "", "auto")
-
-
-def softmax(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+def softmax(features: int, classes: int | None) -> nn.Module:
     """One linear layer whose outputs are the classes' logits."""
     return nn.Linear(features, classes or 1)
 
@@ -45,36 +40,27 @@ def mlp(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Modul
     return nn.Sequential(*layers[:-1])
 
 
-def sparse_linear(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+def sparse_linear(features: int, classes: int | None) -> nn.Module:
     """One linear layer for sparse data."""
     return nn.SparseLinear(features, classes or 1)
-
-
-MODELS: dict[str, Callable[[int, int | None, tuple[int, ...]], nn.Module]] = {
-    "softmax": softmax,
-    "linear": softmax,
-    "mlp": mlp,
-    "sparse_linear": sparse_linear,
-}
-SPARSE = ("sparse_linear",)  # those that take sparse data
 
 
 def default_name(classes: int | None, sparse: bool) -> str:
     """Return the model for data with or without classes, sparse or not."""
     if sparse:
-        return SPARSE[0]
+        return "sparse_linear"
     return "linear" if classes is None else "softmax"
 
 
-def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...], dtype: str) -> nn.Module:
+def build(name: str, features: int, classes: int | None, flags: Mapping[str, Any], dtype: str) -> nn.Module:
     """Return a new model with parameters of `dtype`.
 
     Args:
         name: a key of MODELS, or file.py:function, a function that returns a Module; it is given those of
-            features, classes and hidden that it has parameters for.
+            features, classes and flags that it has parameters for.
         features: number of inputs.
         classes: number of outputs; None for one number.
-        hidden: widths of an mlp.
+        flags: the model's own, by name.
         dtype: of the parameters.
 
     Raises:
@@ -82,11 +68,11 @@ def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...]
     """
     if name in MODELS:
         try:
-            model = MODELS[name](features, classes, hidden)
+            model = _made_by(MODELS[name].made_by)(features, classes, **flags)
         except (MemoryError, ValueError) as error:  # the latter of NumPy's, where no memory could be so large
             raise InputError(f"--model {name}: no room for it: {error}") from None
     else:
-        model = _users_own(name, {"features": features, "classes": classes, "hidden": hidden})
+        model = _users_own(name, {"features": features, "classes": classes, **flags})
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(dtype, order="K")
     return model
@@ -115,6 +101,11 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
         generator.state = state
         np.random.set_state(before)
         setstate(pythons)
+
+
+def _made_by(made_by: str) -> Callable[..., nn.Module]:
+    module, _, name = made_by.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def is_program(name: str) -> bool:

@@ -15,7 +15,7 @@ compressed: a file takes no more memory than it has bytes, before and after its 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ import numpy as np
 
 from npdp import nn
 from npdp.app import models
+from npdp.app.model_choices import MODELS, choice_of
+from npdp.app.train_flags import POSITIONS
 from npdp.autograd.tensor import Array
 from npdp.base.errors import InputError
 from npdp.base.whole_file import whole_file
@@ -44,9 +46,17 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, 
     "model": lambda value: isinstance(value, str),
     "features": _is_count,
     "classes": lambda value: value is None or _is_count(value),
-    "hidden": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "dtype": lambda value: value in ("float32", "float64"),
 }
+FLAGS: dict[str, Callable[[Any], bool]] = {  # of the model's own those that it has
+    "hidden": lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    "layers": _is_count,
+    "heads": _is_count,
+    "width": _is_count,
+    "dropout": lambda value: isinstance(value, (int, float)) and 0 <= value < 1,
+    "positions": lambda value: value in POSITIONS,
+}
+
 
 def _is_one_a_class(labels: Any, classes: int | None) -> bool:
     return isinstance(labels, list) and len(labels) == classes and all(type(label) is int for label in labels)
@@ -99,10 +109,8 @@ def load(path: str, trust: bool = False) -> SavedModel:
                          "say that you trust it: --trust, or trust=True in Python")  # fmt: skip
     _require_numbers(path, description, sum(values.size for values in state.values()))
     try:
-        model = models.build(
-            description["model"], description["features"], description["classes"], tuple(description["hidden"]),
-            description["dtype"],
-        )  # fmt: skip
+        name, features, classes, dtype = (description[key] for key in ("model", "features", "classes", "dtype"))
+        model = models.build(name, features, classes, flags_of(description), dtype)
         model.load_state_dict(state)
     except InputError as error:  # which speaks of the flag
         name = description["model"]
@@ -124,13 +132,29 @@ def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array,
     return arrays["scaling/mean"], arrays["scaling/deviation"]
 
 
+def flags_of(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of a described model's own, as the command line has them."""
+    flags = {name: description[name] for name in choice_of(description["model"]).flags}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+
+
 def _require_numbers(path: str, description: dict[str, Any], found: int) -> None:
     """Raise InputError where a model of the described sizes is much larger than what the file holds of it."""
     name = description["model"]
-    widths = [description["features"], *(description["hidden"] if name == "mlp" else ()), description["classes"] or 1]
-    needed = sum((wide + 1) * narrow for wide, narrow in pairwise(widths))
-    if name in models.MODELS and needed > max(found, NUMBERS_FREE):
-        raise InputError(f"{path}: expected the {needed} parameters of {name} with widths {widths}, got {found}")
+    needed = _least_numbers(**description)
+    if name in MODELS and needed > max(found, NUMBERS_FREE):
+        raise InputError(f"{path}: expected a {name} of at least {needed} parameters, got {found}")
+
+
+def _least_numbers(
+    model: str, features: int, classes: int | None, hidden: Sequence[int] = (), width: int = 0,
+    layers: int = 0, **_: Any,
+) -> int:  # fmt: skip
+    """Return how many parameters a described model has at least."""
+    if width:
+        return ((classes or 1) + features + 12 * layers * width) * width
+    widths = [features, *(hidden if model == "mlp" else ()), classes or 1]
+    return sum((wide + 1) * narrow for wide, narrow in pairwise(widths))
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -158,7 +182,8 @@ def _description(text: str | None) -> dict[str, Any]:
         description = None
     if not isinstance(description, dict):
         raise ValueError("a description that is no JSON object")
-    for key, accepts in REQUIRED.items():
+    own = {name: FLAGS[name] for name in choice_of(description.get("model")).flags}
+    for key, accepts in {**REQUIRED, **own}.items():
         if key not in description:
             raise ValueError(f"a description without {key}")
         if not accepts(description[key]):

@@ -113,7 +113,7 @@ def _save(job: Job) -> None:
         "model": models.name_from_anywhere(job.model_name),
         "features": job.data.train.sample_shape[0],
         "classes": job.data.classes,
-        "hidden": list(config.hidden),
+        **config.model_flags,
         "dtype": config.dtype,
         "data": job.data.source,
     }
