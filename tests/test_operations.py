@@ -30,6 +30,7 @@ INDICES = (
 )  # fmt: skip
 MASK = np.arange(6).reshape(2, 3) % 2 == 0
 LABELS = np.array([1, 0, 2, 1])
+NORMALISED = ((4, 3), (3,)), ((2, 2, 3), (2, 3)), ((3,), (3,)), ((2, 3, 1), (1,)), ((0, 3), (3,))
 
 
 def unary(domain="any"):
@@ -75,6 +76,11 @@ CASES = {
                       for shape in ((4, 3), (2, 70), (0, 3))],  # few classes, and many: two layouts
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "leaky_relu": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],
+    "gelu": unary(), "gelu_tanh": unary(), "silu": unary(),
+    "softplus": [Case([s], dict(beta=1.5, threshold=2.0), "away from 0") for s in ANY],
+    "elu": [Case([s], dict(alpha=0.7), "away from 0") for s in ANY],
+    "layer_norm": [Case([s, w, w], dict(eps=1e-3)) for s, w in NORMALISED],
+    "rms_norm": [Case([s, w], dict(eps=1e-3)) for s, w in NORMALISED],
     "clone": unary(), "astype": [Case([(2, 3)], dict(dtype=np.float64))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from npdp.nn import functional
+from npdp.nn.activations import ELU, GELU, SiLU, Softplus
 from npdp.nn.dropout import Dropout
 from npdp.nn.layers import (
     Flatten,
@@ -19,6 +20,7 @@ from npdp.nn.layers import (
 )
 from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from npdp.nn.module import Module
+from npdp.nn.normalization import LayerNorm, RMSNorm
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse import Embedding, SparseLinear
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from npdp.parallel.data_parallel import DataParallel as DataParallel
 
 __all__ = [
+    "ELU",
+    "GELU",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
     "DataParallel",
@@ -34,6 +38,7 @@ __all__ = [
     "Flatten",
     "Identity",
     "L1Loss",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
@@ -42,10 +47,13 @@ __all__ = [
     "ModuleList",
     "NLLLoss",
     "Parameter",
+    "RMSNorm",
     "ReLU",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
     "SparseLinear",
     "Tanh",
     "functional",

@@ -20,6 +20,12 @@ from npdp.autograd.operators import relu as relu
 from npdp.autograd.operators import sigmoid as sigmoid
 from npdp.autograd.operators import tanh as tanh
 from npdp.autograd.tensor import Array, Tensor, TensorLike, Vjp
+from npdp.nn.activations import elu as elu
+from npdp.nn.activations import gelu as gelu
+from npdp.nn.activations import silu as silu
+from npdp.nn.activations import softplus as softplus
+from npdp.nn.normalization import layer_norm as layer_norm
+from npdp.nn.normalization import rms_norm as rms_norm
 
 
 @operation(keeps=INPUTS, writes=True)
