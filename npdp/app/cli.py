@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import npdp
-from npdp.app.flag_parser import Parser, number_of_ranks
+from npdp.app.flag_parser import POSITIVE_INT, Parser, number_of_ranks
 from npdp.app.on_ranks import RankFlags, interrupted
 from npdp.base import environment
 from npdp.base.errors import InputError, OutputError
@@ -21,6 +21,7 @@ examples:
   npdp run --ranks 4 mine.py --epochs 3           a program of your own, on four ranks
   npdp evaluate model.npz --data digits           loss and accuracy on a test part
   npdp predict model.npz samples.csv              one line a sample
+  npdp generate model.npz --prompt "def "         text that goes on from there
   npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
   npdp calibrate --ranks 2                        measure what messages cost here, by which auto chooses
   eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
@@ -109,6 +110,30 @@ def predict(arguments: Sequence[str]) -> int:
     return _report(parser, arguments, inference.predict)
 
 
+def generate(arguments: Sequence[str]) -> int:
+    """Go on with a text, by a saved language model."""
+    parser = _parser("generate", "Print a text that goes on from a prompt, token by token, by a language model that "
+                     "`npdp train --model gpt --save` has written.",
+                     '  npdp generate model.npz --prompt "def " --tokens 200\n'
+                     '  npdp generate model.npz --prompt "The " --temperature 0.8 --top-k 40 --seed 1')
+    from npdp.app.train_flags import COUNT, NOT_NEGATIVE, SEED
+
+    parser.add_argument("model", help="a file written by --save")
+    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="what to go on from (a new line)")
+    parser.add_argument("--tokens", type=COUNT, default=200, metavar="N", help="how many (200)")
+    parser.add_argument("--temperature", type=NOT_NEGATIVE, default=0.8, metavar="T",
+                        help="below 1 likely tokens become likelier, 0 takes the likeliest (0.8)")
+    parser.add_argument("--top-k", type=POSITIVE_INT, metavar="K", help="draw among the K likeliest (all)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the draws (0)")
+    flags = parser.parse_args(arguments)
+    from npdp.app.generation import text_of
+
+    for piece in text_of(flags.model, flags.prompt, flags.tokens, flags.temperature, flags.top_k, flags.seed):
+        _print(piece, end="")
+    _print("")
+    return 0
+
+
 def _add_trust(parser: Parser) -> None:
     parser.add_argument("--trust", action="store_true",
                         help="run the .py file that the model names, where --model was a file.py:function")
@@ -146,6 +171,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "evaluate": evaluate,
     "predict": predict,
+    "generate": generate,
     "env": env,
     "bench": bench,
     "calibrate": calibrate,
@@ -202,10 +228,10 @@ def _report(parser: Parser, arguments: Sequence[str], work: Callable[..., str]) 
     return 0
 
 
-def _print(text: str) -> None:
+def _print(text: str, end: str = "\n") -> None:
     """Print it here and now, where what goes wrong is dealt with."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from npdp import __version__, kernels, manual_seed, nn, optim
 from npdp.app import models, strategies
 from npdp.app.config import TrainConfig
-from npdp.app.evaluation import evaluate
+from npdp.app.evaluation import Score, criterion_of, evaluate
 from npdp.app.model_choices import MODELS, choice_of
 from npdp.base import environment
 from npdp.base.errors import InputError
@@ -18,6 +19,7 @@ from npdp.base.partition import bounds
 from npdp.collectives.communicator import Communicator
 from npdp.data import DataLoader, SparseDataset, sources
 from npdp.data.sources import DataSplit
+from npdp.data.text import TextDataset
 from npdp.elastic.inject import require_ranks
 from npdp.optim import learning_rates
 from npdp.parallel.agreement import agree, require_equal
@@ -74,7 +76,8 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
     require_equal(world, "data sets", [data.source, fingerprint])
     sparse = isinstance(data.train, SparseDataset)
     name = config.model or models.default_name(data.classes, sparse)
-    model = agree(world, lambda: _model(name, data, "sparse" if sparse else "table", config))
+    kind = "text" if data.tokenizer is not None else "sparse" if sparse else "table"
+    model = agree(world, lambda: _model(name, data, kind, config))
     what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
     config = agree(world, lambda: _with_momentum(config, what_is_sparse))
     optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
@@ -88,7 +91,7 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
         data,
         name,
         DataParallel(model, strategy=strategy),
-        nn.MSELoss() if data.classes is None else nn.CrossEntropyLoss(),
+        criterion_of(data.train, data.classes),
         optimizer,
         DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
         run,
@@ -145,11 +148,21 @@ def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int)
     }[config.lr_schedule]
     if config.warm_up_epochs:
         lr = learning_rates.warm_up(lr, round(min(config.warm_up_epochs, config.epochs) * iterations_per_epoch))
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = _groups(model, choice_of(config.model).takes == "text")
     if config.optimizer == "sgd":
         return optim.SGD(parameters, lr, momentum=config.momentum or 0.0, weight_decay=config.weight_decay)
     kind = {"adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer]
     return kind(parameters, lr, weight_decay=config.weight_decay)
+
+
+def _groups(model: nn.Module, of_text: bool) -> list[dict[str, Any]]:
+    """Return the parameters to train; of a language model biases and norms, which are not to decay, apart."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not of_text:
+        return [{"params": trained}]
+    decay = [parameter for parameter in trained if parameter.ndim > 1]
+    rest = [parameter for parameter in trained if parameter.ndim <= 1]
+    return [{"params": decay}, {"params": rest, "weight_decay": 0.0}] if rest else [{"params": decay}]
 
 
 def start_event(job: Job) -> dict[str, Any]:
@@ -225,5 +238,17 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "exchanged_bytes": int(sums[3]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
+        **_of_text(job, test, samples_seen / wall_s),
         **of_strategy,
     }
+
+
+def _of_text(job: Job, test: Score | None, samples_per_s: float) -> dict[str, Any]:
+    """Return what else is said of a language model: bits per byte of the held-out text, and tokens a second."""
+    train, held_out = job.data.train, job.data.test
+    if not isinstance(train, TextDataset):
+        return {}
+    bits = None
+    if test is not None and isinstance(held_out, TextDataset):
+        bits = test.loss / math.log(2) * len(held_out) * held_out.context / held_out.label_bytes()
+    return {"test_bits_per_byte": bits, "tokens_per_s": samples_per_s * train.context}

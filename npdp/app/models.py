@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npdp import nn
-from npdp.app.evaluation import blocks
+from npdp.app.evaluation import blocks, criterion_of
 from npdp.app.model_choices import MODELS
 from npdp.autograd import no_grad
 from npdp.base import random
@@ -87,13 +87,13 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
         model = copy.deepcopy(model).eval()  # no random numbers, as a rule
     except Exception:  # it holds what cannot be copied: training will show
         return
-    criterion: nn.Module = nn.MSELoss() if classes is None else nn.CrossEntropyLoss()
+    criterion = criterion_of(dataset, classes)
     generator, before, pythons = random.default_generator().bit_generator, np.random.get_state(), getstate()
     state = generator.state
     try:
         with no_grad():
             ((inputs, labels),) = blocks(dataset, 0, min(2, len(dataset)))
-            criterion(model(inputs), labels if classes is None else np.full(len(labels), classes - 1))
+            criterion(model(inputs), labels if classes is None else np.full(labels.shape, classes - 1))
     except (Exception, SystemExit) as error:
         why = f"{_one_line(error)} ({_place(name.rpartition(':')[0], error)})"
         raise InputError(f"--model: {name} does not fit the data: {why}") from error

@@ -121,5 +121,7 @@ def _save(job: Job) -> None:
         description["labels"] = list(job.data.labels)
     if job.data.columns is not None:
         description["columns"], description["target"] = list(job.data.columns.features), job.data.columns.target
+    if job.data.tokenizer is not None:
+        description["tokenizer"] = job.data.tokenizer.to_json()
     assert config.save is not None
     saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling))

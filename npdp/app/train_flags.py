@@ -29,9 +29,9 @@ examples:
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
 
-_COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
+COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
 SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
-_NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
+NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
 _POSITIVE = number(float, lambda value: value > 0, "a number above 0")
 _STALENESS = number(int, lambda value: value >= 0, "0, 1, 2, ... or inf")
 FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
@@ -98,19 +98,19 @@ def _add_model(parser: Parser) -> None:
 
 def _add_training(parser: Parser) -> None:
     model = parser.add_argument_group("training")
-    model.add_argument("--epochs", type=_COUNT, metavar="N", help=f"passes over the data {_default('epochs')}")
+    model.add_argument("--epochs", type=COUNT, metavar="N", help=f"passes over the data {_default('epochs')}")
     model.add_argument("--global-batch-size", type=POSITIVE_INT, metavar="N",
                        help=f"samples per update over all ranks {_default('global_batch_size')}")
     model.add_argument("--accumulate", type=POSITIVE_INT, default=1, metavar="K",
                        help="work through each batch in K micro-batches, for less memory (1)")
     model.add_argument("--optimizer", choices=OPTIMIZERS, help=f"sgd, adam or adamw {_default('optimizer')}")
-    model.add_argument("--learning-rate", type=_NOT_NEGATIVE, metavar="R", help=_default("learning_rate"))
+    model.add_argument("--learning-rate", type=NOT_NEGATIVE, metavar="R", help=_default("learning_rate"))
     model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="cosine",
                        help="cosine (default): down to 0 over the run; step: a tenth every third of it; constant")
-    model.add_argument("--warm-up-epochs", type=_NOT_NEGATIVE, metavar="N",
+    model.add_argument("--warm-up-epochs", type=NOT_NEGATIVE, metavar="N",
                        help=f"rise to the learning rate over so many epochs {_default('warm_up_epochs')}")
     model.add_argument("--momentum", type=FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")
-    model.add_argument("--weight-decay", type=_NOT_NEGATIVE, metavar="D", help=_default("weight_decay"))
+    model.add_argument("--weight-decay", type=NOT_NEGATIVE, metavar="D", help=_default("weight_decay"))
     model.add_argument("--clip-norm", type=_POSITIVE, metavar="N",
                        help=f"scale the gradient down to this norm {_default('clip_norm')}")
     model.add_argument("--seed", type=SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
@@ -144,7 +144,7 @@ def _add_ranks(parser: Parser) -> None:
 
 def _add_server(parser: Parser) -> None:
     server = parser.add_argument_group("parameter server (--strategy ps)")
-    server.add_argument("--servers", type=_COUNT, metavar="N",
+    server.add_argument("--servers", type=COUNT, metavar="N",
                         help="the last N ranks are servers (1); 0: every rank is worker and server of a shard")
     server.add_argument("--staleness", type=_staleness, metavar="S",
                         help="0 (default): synchronous; 1, 2, ...: a worker may be S iterations ahead of the slowest; "

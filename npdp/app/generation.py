@@ -1,0 +1,34 @@
+"""Text from a saved language model, for `npdp generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from npdp.app import saved_model
+from npdp.base.errors import InputError
+from npdp.data.text import from_json
+from npdp.models.generate import generate
+from npdp.models.gpt import GPT
+
+
+def text_of(
+    path: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, trust: bool = False
+) -> Iterator[str]:
+    """Yield what a saved language model goes on with, piece by piece, the prompt first.
+
+    Raises:
+        InputError: the file is no language model, or the prompt has what it knows no token for.
+    """
+    saved = saved_model.load(path, trust)
+    described, model = saved.description.get("tokenizer"), saved.model
+    if described is None or not isinstance(model, GPT):
+        raise InputError(f"{path}: its model, {saved.description['model']}, is no language model: wanted a gpt")
+    tokenizer = from_json(described)
+    if not prompt:
+        raise InputError("--prompt: wanted at least one character to go on from")
+    known = tokenizer.encode(prompt, "--prompt").tolist()
+    yield prompt
+    stream = tokenizer.stream()
+    for token in generate(model, known, tokens, temperature, top_k, seed):
+        yield stream.feed([token])
+    yield stream.end()

@@ -1,0 +1,1 @@
+"""Models of npdp's own, written with its public API, as a user would write them."""
