@@ -45,6 +45,8 @@ class TrainConfig:
     momentum: float | None
     weight_decay: float
     clip_norm: float | None
+    evaluate_every: int | None
+    sample_every: int | None
     seed: int
     dtype: str
     strategy: str
@@ -134,7 +136,9 @@ def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
-    for name, neutral in (("update", "auto"), ("clip_norm", None)):
+    if config.sample_every and choice_of(config.model).takes != "text":
+        raise InputError("--sample-every is for models of text: --model gpt")
+    for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None)):
         why = STRATEGIES[config.strategy].excludes.get(name)
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -42,6 +43,14 @@ class Score(NamedTuple):
     accuracy: float | None
 
 
+def of_text(score: Score, dataset: ArrayDataset) -> dict[str, float]:
+    """Return what else is said of a score on text: bits per byte of it, so that tokenizers can be compared."""
+    if not isinstance(dataset, TextDataset):
+        return {}
+    tokens = len(dataset) * dataset.context
+    return {"test_bits_per_byte": score.loss / math.log(2) * tokens / dataset.label_bytes()}
+
+
 def evaluate(world: Communicator, model: nn.Module, dataset: ArrayDataset, classes: int | None) -> Score:
     """Return the score of `model`, each rank having looked at its part of the data; collective.
 
@@ -49,7 +58,7 @@ def evaluate(world: Communicator, model: nn.Module, dataset: ArrayDataset, class
     """
     criterion = criterion_of(dataset, classes)
     sums = np.zeros(2, np.float64)  # of loss, of right answers
-    with _evaluating(model), no_grad():
+    with evaluating(model), no_grad():
         for inputs, labels in blocks(dataset, *part(len(dataset), world.world_size, world.rank)):
             outputs = model(inputs)
             sums[0] += criterion(outputs, labels).item() * len(labels)
@@ -63,7 +72,8 @@ def evaluate(world: Communicator, model: nn.Module, dataset: ArrayDataset, class
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put all modules in evaluation; afterwards they are as they were."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from npdp import nn
 from npdp.app import saved_model
+from npdp.app.evaluation import evaluating
 from npdp.base.errors import InputError
+from npdp.data.sources import DataSplit
 from npdp.data.text import from_json
 from npdp.models.generate import generate
 from npdp.models.gpt import GPT
@@ -32,3 +35,12 @@ def text_of(
     for token in generate(model, known, tokens, temperature, top_k, seed):
         yield stream.feed([token])
     yield stream.end()
+
+
+def sample(model: nn.Module, data: DataSplit, tokens: int, temperature: float) -> str:
+    """Return a text that a model in training goes on with, from the beginning of the held-out part."""
+    assert isinstance(model, GPT) and data.tokenizer is not None
+    (first, _) = (data.test or data.train).take(slice(0, 1))
+    with evaluating(model):
+        found = list(generate(model, first[0][: model.context // 4 or 1].tolist(), tokens, temperature))
+    return data.tokenizer.decode(found)

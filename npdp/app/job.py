@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from npdp import __version__, kernels, manual_seed, nn, optim
 from npdp.app import models, strategies
 from npdp.app.config import TrainConfig
-from npdp.app.evaluation import Score, criterion_of, evaluate
+from npdp.app.evaluation import criterion_of, evaluate, of_text
 from npdp.app.model_choices import MODELS, choice_of
 from npdp.base import environment
 from npdp.base.errors import InputError
@@ -238,17 +237,11 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "exchanged_bytes": int(sums[3]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
-        **_of_text(job, test, samples_seen / wall_s),
+        **(of_text(test, job.data.test) if test and job.data.test else {}),
+        **_tokens_per_s(job, samples_seen / wall_s),
         **of_strategy,
     }
 
 
-def _of_text(job: Job, test: Score | None, samples_per_s: float) -> dict[str, Any]:
-    """Return what else is said of a language model: bits per byte of the held-out text, and tokens a second."""
-    train, held_out = job.data.train, job.data.test
-    if not isinstance(train, TextDataset):
-        return {}
-    bits = None
-    if test is not None and isinstance(held_out, TextDataset):
-        bits = test.loss / math.log(2) * len(held_out) * held_out.context / held_out.label_bytes()
-    return {"test_bits_per_byte": bits, "tokens_per_s": samples_per_s * train.context}
+def _tokens_per_s(job: Job, samples_per_s: float) -> dict[str, float]:
+    return {"tokens_per_s": samples_per_s * job.data.train.context} if isinstance(job.data.train, TextDataset) else {}

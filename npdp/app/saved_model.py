@@ -15,7 +15,7 @@ compressed: a file takes no more memory than it has bytes, before and after its 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -81,9 +81,10 @@ class SavedModel(NamedTuple):
         return None if names is None else Columns(tuple(names), self.description["target"])
 
 
-def save(path: str, saved: SavedModel) -> None:
-    """Write the file, whole or not at all."""
-    arrays = {f"parameter/{name}": values for name, values in saved.model.state_dict().items()}
+def save(path: str, saved: SavedModel, state: Mapping[str, Array] | None = None) -> None:
+    """Write the file, whole or not at all; with another state than the model has now where one is given."""
+    state = saved.model.state_dict() if state is None else state
+    arrays = {f"parameter/{name}": values for name, values in state.items()}
     if saved.scaling is not None:
         arrays["scaling/mean"], arrays["scaling/deviation"] = saved.scaling
     text = json.dumps({"format": FORMAT, **saved.description})

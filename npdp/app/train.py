@@ -23,6 +23,8 @@ from npdp.report.results import write_results
 
 if TYPE_CHECKING:
     from npdp.app.job import Job
+    from npdp.app.observing import Observer
+    from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
 
 
@@ -56,6 +58,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     from npdp.app import job as jobs
     from npdp.app.epochs import train_epochs
+    from npdp.app.observing import Observer
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
@@ -73,13 +76,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         before = time.perf_counter()
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
-        iterations, samples = train_epochs(job, progress)
+        observer = Observer(job, console, metrics)
+        iterations, samples = train_epochs(job, progress, observer.after)
         job.model.strategy.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(job, iterations, samples, wall_s)
         metrics.write("end", **end)
         console.say(summary(end))  # first, whatever becomes of the files
-        agree(world, lambda: _write_results(job, metrics, console) if world.rank == 0 else None, OutputError)
+        agree(world, lambda: _write_results(job, observer, metrics, console) if world.rank == 0 else None, OutputError)
     return end
 
 
@@ -90,12 +94,12 @@ def _open_metrics(path: str | None, console: Console) -> Metrics:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 
 
-def _write_results(job: Job, metrics: Metrics, console: Console) -> None:
+def _write_results(job: Job, observer: Observer, metrics: Metrics, console: Console) -> None:
     """Write the files that flags name; OutputError names those that could not be."""
     config = job.config
     write_results(console, (
         ("--metrics", config.metrics, metrics.close),
-        ("--save", config.save, lambda: _save(job)),
+        ("--save", config.save, lambda: _save(job, observer.best)),
         ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
     ))  # fmt: skip
 
@@ -105,7 +109,8 @@ def _save_arrivals(job: Job) -> None:
     job.model.strategy.save_arrivals(job.config.record_arrivals, job.run)
 
 
-def _save(job: Job) -> None:
+def _save(job: Job, best: dict[str, Array] | None) -> None:
+    """Write the model: with the parameters that scored best, where they were looked at, else with the last ones."""
     from npdp.app import models, saved_model
 
     config = job.config
@@ -124,4 +129,4 @@ def _save(job: Job) -> None:
     if job.data.tokenizer is not None:
         description["tokenizer"] = job.data.tokenizer.to_json()
     assert config.save is not None
-    saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling))
+    saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling), best)

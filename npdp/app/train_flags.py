@@ -113,6 +113,10 @@ def _add_training(parser: Parser) -> None:
     model.add_argument("--weight-decay", type=NOT_NEGATIVE, metavar="D", help=_default("weight_decay"))
     model.add_argument("--clip-norm", type=_POSITIVE, metavar="N",
                        help=f"scale the gradient down to this norm {_default('clip_norm')}")
+    model.add_argument("--evaluate-every", type=POSITIVE_INT, metavar="N",
+                       help="score the held-out part every N iterations; --save keeps the best parameters (off)")
+    model.add_argument("--sample-every", type=POSITIVE_INT, metavar="N",
+                       help="print a text of the model's every N iterations (off)")
     model.add_argument("--seed", type=SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
     model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
 

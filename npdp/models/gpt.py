@@ -9,6 +9,8 @@ normal with deviation 0.02, those that end a branch of a block divided by sqrt(2
 Source: Radford et al., Language models are unsupervised multitask learners, 2019 (GPT-2).
 """
 
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from typing import Any
@@ -19,7 +21,7 @@ from npdp import nn
 from npdp.autograd import Tensor
 from npdp.base import random
 from npdp.models.positions import rotate
-from npdp.nn import functional as F
+from npdp.nn import functional
 
 DEVIATION = 0.02
 Cache = dict[str, Any]  # of one attention: the keys and values of the tokens before
@@ -42,7 +44,7 @@ class Attention(nn.Module):
             q, k = rotate(q, first), rotate(k, first)
         if cache is not None:
             k, v = _with_earlier(cache, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
         return self.drop(self.out(y.transpose(1, 2).reshape(batch, time, width)))
 
 
@@ -83,8 +85,9 @@ class GPT(nn.Module):
         self, vocabulary: int, context: int, layers: int = 4, heads: int = 4, width: int = 128,
         dropout: float = 0.0, positions: str = "learned",
     ) -> None:  # fmt: skip
-        if width % heads or positions == "rotary" and width // heads % 2:
-            raise ValueError(f"wanted a width that is a multiple of heads (rotary: twice them), got {width} and {heads}")
+        if width % heads or (positions == "rotary" and width // heads % 2):
+            wanted = "twice the heads" if positions == "rotary" else "the heads"
+            raise ValueError(f"width must be a multiple of {wanted}, got width {width} and {heads} heads")
         self.context = context
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(context, width) if positions == "learned" else None

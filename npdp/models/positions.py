@@ -2,7 +2,7 @@
 
     pairs (x_i, x_{i + d/2}) of a head's d numbers, at place t, turn by t / 10000^(2 i / d)
 
-A product of a turned query and a turned key then depends on how far apart they are, and on nothing else of their places.
+A product of a turned query and a turned key then depends on how far apart they are, not on their places.
 Source: Su et al., RoFormer: enhanced transformer with rotary position embedding, 2021.
 """
 
