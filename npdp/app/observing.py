@@ -46,7 +46,8 @@ class Observer:
         assert job.data.test is not None
         score = evaluate(job.world, job.model.module, job.data.test, job.data.classes)
         more = of_text(score, job.data.test)
-        self._metrics.write("evaluation", iteration=iteration, test_loss=score.loss, test_accuracy=score.accuracy, **more)
+        said = {"test_loss": score.loss, "test_accuracy": score.accuracy, **more}
+        self._metrics.write("evaluation", iteration=iteration, **said)
         bits = "".join(f", {value:.3f} bits per byte" for value in more.values())
         is_best = score.loss < self._lowest_loss
         self._console.say(f"iteration {iteration}  test loss {score.loss:.4f}{bits}{', the best so far' * is_best}")
