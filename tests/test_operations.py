@@ -12,6 +12,7 @@ import npdp.nn.losses  # noqa: F401  (registers its own operation)
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.gradcheck import gradcheck
 from npdp.autograd.operation import OPERATIONS
+from npdp.nn.masks import Masks
 
 # One way to use an operation: shapes or arrays (these get no gradient), options, and where inputs are drawn from
 Case = namedtuple("Case", "inputs options domain", defaults=({}, "any"))
@@ -81,6 +82,12 @@ CASES = {
     "elu": [Case([s], dict(alpha=0.7), "away from 0") for s in ANY],
     "layer_norm": [Case([s, w, w], dict(eps=1e-3)) for s, w in NORMALISED],
     "rms_norm": [Case([s, w], dict(eps=1e-3)) for s, w in NORMALISED],
+    "attention": [
+        Case([(2, 3, 2), (2, 3, 2), (2, 3, 2)], dict(causal=True, scale=0.7)),
+        Case([(3, 2), (4, 2), (4, 1), (3, 4)], dict(causal=False, scale=1.0)),
+        Case([(0, 3, 2), (0, 3, 2), (0, 3, 2)], dict(causal=True, scale=0.7)),
+        Case([(2, 3, 2), (2, 2, 2), (2, 2, 2)], dict(causal=False, scale=1.0, dropout=Masks(0.5, 1))),
+    ],
     "clone": unary(), "astype": [Case([(2, 3)], dict(dtype=np.float64))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
 }  # fmt: skip

@@ -20,6 +20,7 @@ from npdp.nn.layers import (
 )
 from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from npdp.nn.module import Module
+from npdp.nn.multihead import CausalSelfAttention, MultiheadAttention
 from npdp.nn.normalization import LayerNorm, RMSNorm
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse import Embedding, SparseLinear
@@ -31,6 +32,7 @@ __all__ = [
     "ELU",
     "GELU",
     "BCEWithLogitsLoss",
+    "CausalSelfAttention",
     "CrossEntropyLoss",
     "DataParallel",
     "Dropout",
@@ -45,6 +47,7 @@ __all__ = [
     "MSELoss",
     "Module",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
     "RMSNorm",

@@ -24,6 +24,7 @@ from npdp.nn.activations import elu as elu
 from npdp.nn.activations import gelu as gelu
 from npdp.nn.activations import silu as silu
 from npdp.nn.activations import softplus as softplus
+from npdp.nn.attention import scaled_dot_product_attention as scaled_dot_product_attention
 from npdp.nn.normalization import layer_norm as layer_norm
 from npdp.nn.normalization import rms_norm as rms_norm
 

@@ -170,8 +170,8 @@ class Module:
             parameter.grad = None
 
     def state_dict(self) -> StateDict:
-        """Return a copy of every parameter and persistent buffer, by name, in C order."""
-        return StateDict(self._state())
+        """Return a copy of every parameter and persistent buffer, by name, in C order; where shared, by all names."""
+        return StateDict(dict(self._all_paths()))
 
     def _state(self) -> dict[str, Tensor]:
         """Return the parameters and persistent buffers, each under its first path."""

@@ -139,6 +139,11 @@ class Embedding(Module):
 
         return _recorded("embedding", y, (weight, to_weight))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight" and value.flat is None:  # of a `Linear` that shares it: here rows are read, one by one
+            value.data = np.ascontiguousarray(value.data)
+        super().__setattr__(name, value)
+
     def _checked(self, numbers: Array) -> Array:
         if numbers.dtype.kind not in "iu":
             raise TypeError(f"Embedding: numbers must be integers, got {numbers.dtype}")
