@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autograd": BELOW,
     "nn": BELOW | {"autograd"},
     "optim": BELOW | {"autograd", "nn"},
+    "models": BELOW | {"autograd", "nn"},
     "data": BELOW | {"autograd"},
     "comm": BELOW,
     "collectives": BELOW | {"comm"},

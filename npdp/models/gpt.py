@@ -20,39 +20,9 @@ import numpy as np
 from npdp import nn
 from npdp.autograd import Tensor
 from npdp.base import random
-from npdp.models.positions import rotate
-from npdp.nn import functional
+from npdp.models.attention import Attention, Cache
 
 DEVIATION = 0.02
-Cache = dict[str, Any]  # of one attention: the keys and values of the tokens before
-
-
-class Attention(nn.Module):
-    """Causal self-attention: each token looks at those before it and at itself."""
-
-    def __init__(self, width: int, heads: int, dropout: float, rotary: bool) -> None:
-        self.heads, self.rotary = heads, rotary
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-        batch, time, width = x.shape
-        parts = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
-        q, k, v = (parts[:, :, i].transpose(1, 2) for i in range(3))  # (batch, heads, time, width / heads)
-        if self.rotary:
-            first = 0 if cache is None else cache["k"].shape[2] if cache else 0
-            q, k = rotate(q, first), rotate(k, first)
-        if cache is not None:
-            k, v = _with_earlier(cache, k, v)
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
-        return self.drop(self.out(y.transpose(1, 2).reshape(batch, time, width)))
-
-
-def _with_earlier(cache: Cache, k: Tensor, v: Tensor) -> tuple[Any, Any]:
-    """Return the keys and values of all tokens so far, and keep them."""
-    for name, new in (("k", k), ("v", v)):
-        cache[name] = np.concatenate([cache[name], new.data], axis=2) if name in cache else new.data
-    return cache["k"], cache["v"]
 
 
 class Block(nn.Module):
