@@ -85,7 +85,7 @@ def test_widths_that_heads_do_not_divide_are_refused(heads, width, positions):
 def test_any_number_of_ranks_trains_the_model_of_one(world_size, batch_size, strategy, dropout):
     def program():
         model = small(dropout=dropout)
-        optimizer = optim.AdamW(groups_of(model), lr=0.01)
+        optimizer = optim.SGD(groups_of(model), lr=0.1, momentum=0.9)  # Adam makes much of a key's bias, which is noise
         ways = {"ps": {"strategy": npdp.ParameterServer(servers=0)}, "fused": {"update": "fused"}}
         wrapped = nn.DataParallel(model, **ways.get(strategy, {}))
         data, seen = TextDataset(tokens_of(20 * CONTEXT + 3), CONTEXT), []
