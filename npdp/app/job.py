@@ -118,7 +118,7 @@ def _model(name: str, data: DataSplit, sparse: bool, config: TrainConfig) -> nn.
 
 def _has_rows(model: nn.Module) -> bool:
     """Return whether a gradient is rows: of a parameter that is sparse, and trained."""
-    return any(parameter.sparse and parameter.requires_grad for parameter in model.parameters())
+    return any(isinstance(p, nn.SparseParameter) and p.requires_grad for p in model.parameters())
 
 
 def _with_momentum(config: TrainConfig, what_is_sparse: str | None) -> TrainConfig:

@@ -189,6 +189,10 @@ class Tensor:
         """
         engine.backward(self, gradient, retain_graph)
 
+    def accumulate_grad(self, gradient: Array, weight: float) -> None:
+        """Add the whole gradient of a backward, in which the loss had this weight, to `.grad`; hooks see it before."""
+        engine.accumulate_hooked(self, gradient, weight)
+
     def register_hook(self, hook: Hook) -> Callable[[], None]:
         """Call `hook(gradient)` when this leaf's gradient of a `backward` is complete, before any exchange.
 

@@ -21,6 +21,7 @@ from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss,
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse import Embedding, SparseLinear
+from npdp.nn.sparse_parameter import SparseParameter
 
 if TYPE_CHECKING:
     from npdp.parallel.data_parallel import DataParallel as DataParallel
@@ -47,6 +48,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "SparseLinear",
+    "SparseParameter",
     "Tanh",
     "functional",
 ]

@@ -83,6 +83,8 @@ class AllReduce(Strategy):
         return self.communicator.persistent_allreduce(buffer, number)
 
     def begin(self, counted: float | None, alone: bool) -> float:
+        for parameter in self.sparse_parameters:
+            parameter.row_gradient()  # on all ranks: an array is refused
         weight = super().begin(counted, alone)
         self._next = 0
         # Two models behind one loss would mix their buckets in an order that depends on what a rank used: each then

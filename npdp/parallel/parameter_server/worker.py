@@ -24,6 +24,7 @@ from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import WorldEnded
 from npdp.data.sampler import this_rank
 from npdp.nn.parameter import Parameter
+from npdp.nn.sparse_parameter import SparseParameter
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import settings_of
@@ -34,7 +35,7 @@ from npdp.parallel.parameter_server.client import Client, RemoteShard
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Kind, Message, Reply, Request, WorkItem
 from npdp.parallel.samples import SampleCount, weight_within_part
 
-Key = ParameterGroup | Parameter  # what has shards: a parameter group, or a sparse parameter
+Key = ParameterGroup | SparseParameter  # what has shards
 Shards = dict[Key, list[RemoteShard]]  # one a server
 STATE_ON_SERVERS = "under a parameter server the servers have it: load it before the model is wrapped"
 WHY_HIDDEN = (
@@ -108,7 +109,7 @@ class Worker(AtStep):
         for index in unused:
             group.parameters[index].version[0] += 1  # others may have used it
 
-    def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
+    def step_rows(self, optimizer: Optimizer, parameter: SparseParameter, gradient: RowGradient) -> None:
         """Push the rows of a sparse parameter, in place of the optimiser's own update."""
         require_not_replaced(parameter)
         self._push(optimizer, parameter, gradient, gradient.rows.nbytes + gradient.values.nbytes)
@@ -157,7 +158,7 @@ class Worker(AtStep):
         return messages.AS_BEGUN if group["lr"] is lr and callable(lr) else float(optimizer.lr_of(group))
 
     # What a layer calls
-    def fetch(self, parameter: Parameter, rows: Rows) -> None:
+    def fetch(self, parameter: SparseParameter, rows: Rows) -> None:
         """Fill in these rows of a sparse parameter, sorted and each once."""
         if not self._left:  # else all of it was pulled
             self._ask(Kind.PULL, self._shards[parameter], rows, training=is_grad_enabled())
