@@ -153,22 +153,15 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
-class _OfThisThread(threading.local):
-    distinct: Distinct | None = None  # made when first needed: it takes memory
-
-
-class _Touched:
-    """Finds the rows that a forward reads, and tells the parameter's owner before it does."""
+class _Touched(threading.local):
+    """Finder of the rows that a forward reads; each thread has slots of its own, as ranks may use a layer at once."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
-        self._here = _OfThisThread()  # a layer may be used by several ranks at once, and slots are written
+        self._count, self._distinct = count, Distinct(count)
 
     def __call__(self, parameter: Parameter, numbers: Array) -> tuple[Rows, Array]:
-        """Return the rows, sorted and each once, and the index of each number among them."""
-        if self._here.distinct is None:
-            self._here.distinct = Distinct(self._count)
-        rows, indices = self._here.distinct(numbers)
+        """Return the rows, sorted and each once, and the index of each number among them; sparse ones are fetched."""
+        rows, indices = self._distinct(numbers)
         if isinstance(parameter, SparseParameter) and parameter.fetch is not None:
             parameter.fetch(rows)
         return rows, indices

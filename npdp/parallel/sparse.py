@@ -39,7 +39,7 @@ class SparseExchange:
     def __init__(self, parameters: list[SparseParameter], world: Communicator) -> None:
         self._world = world
         self._parameters = parameters
-        self._distinct: dict[SparseParameter, Distinct] = {}  # made when first needed: they take memory
+        self._distinct = {parameter: Distinct(len(parameter.data)) for parameter in parameters}
         # Rows of the last exchange; before the first, row 0
         self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in parameters}
         self._lines = _Lines(world)
@@ -92,8 +92,6 @@ class SparseExchange:
         counts = [max(0, count) for count in counts]
         values = np.concatenate([line[: count * width] for line, count in zip(lines, counts)])
         rows = np.concatenate([line[count * width :][:count] for line, count in zip(lines, counts)])
-        if parameter not in self._distinct:
-            self._distinct[parameter] = Distinct(len(parameter.data))
         distinct, indices = self._distinct[parameter](rows)
         shape = (len(rows), width * WORD.itemsize // parameter.dtype.itemsize)
         self._touched[parameter] = distinct

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from npdp.autograd import Tensor
 from npdp.nn.parameter import Parameter, lay_flat
 from npdp.nn.sparse_parameter import SparseParameter
+from npdp.parallel.consistency import Consistency
 from npdp.parallel.replicas import require_apart
 from npdp.parallel.samples import LossWeight
 
@@ -51,6 +52,7 @@ class Strategy:
         sparse_parameters: those.
         number: among this rank's strategies, which all ranks make in the same order.
         loss_weight: the part of the global batch that a loss is the mean over.
+        consistency: checks, now and then, that replicas and batches are alike.
         syncing: False under `no_sync`, where gradients only add up.
         wrapped: whether a DataParallel has it; a DistributedOptimizer's may still be taken by one.
         local: whether gradients are sums of this rank alone, as `no_sync` leaves them.
@@ -93,6 +95,7 @@ class Strategy:
         for flat in self.flats:
             flat.reduce_by(self)
         self.loss_weight = LossWeight(communicator, self.synchronous)
+        self.consistency = Consistency(communicator, self.synchronous)
         self.syncing, self.local, self.wrapped, self._warned = True, False, False, False
         self.exchanged_bytes = 0
 

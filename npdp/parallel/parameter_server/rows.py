@@ -67,7 +67,7 @@ class RowShard:
         self._table = values.reshape(len(values), lanes.width)
         self._gradients: dict[int, tuple[Rows, Array]] = {}  # each worker's
         self._wanted: dict[int, Rows | None] = {}  # what workers have asked for and not got; None: all rows
-        self._distinct: Distinct | None = None  # of as many rows as there are: only where gradients are added up
+        self._distinct = Distinct(len(self._table))
 
     def take(self, message: Message, receive: Receive) -> None:
         if message.kind == Kind.PULL and message.rows == ALL:
@@ -104,7 +104,6 @@ class RowShard:
         """Return the rows that any of them has, and the values, added up in this order."""
         if len(gradients) == 1:
             return gradients[0]
-        self._distinct = self._distinct or Distinct(len(self._table))
         rows, indices = self._distinct(np.concatenate([rows for rows, _ in gradients]))
         return rows, sums_of_rows(np.concatenate([values for _, values in gradients]), indices, len(rows))
 

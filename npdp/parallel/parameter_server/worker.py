@@ -29,7 +29,6 @@ from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import settings_of
 from npdp.parallel.at_step import AtStep, move_in, require_not_replaced
-from npdp.parallel.consistency import Consistency
 from npdp.parallel.parameter_server import messages, update_log
 from npdp.parallel.parameter_server.client import Client, RemoteShard
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Kind, Message, Reply, Request, WorkItem
@@ -60,7 +59,6 @@ class Worker(AtStep):
 
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         super().attach(parameters, communicator)
-        self._consistency = Consistency(communicator, self.synchronous)
         self._now: tuple[Request, WorkItem] | None = None  # what is worked on; None without npdp's loader
         self._assigned: dict[Request, int] = {}  # numbers that came with an answer to a push
         self._pushed: dict[Hashable, WorkItem] = {}  # in this iteration, by group or sparse parameter
@@ -91,13 +89,11 @@ class Worker(AtStep):
 
     # What the engine calls
     def begin(self, counted: float | None, alone: bool) -> float:
-        weight, batch = super().begin(counted, alone), self.loss_weight.batch
-        self._samples.begin(self.parameters)
-        if batch is not None and batch.parts == self.communicator.world_size:
-            self._samples.add(batch)
-            if self._now is not None:
-                request, item = self._now
-                return weight_within_part(batch, item.number % request.parts)
+        weight = super().begin(counted, alone)
+        batch = self._samples.begin(self.parameters, self.loss_weight.batch, self.communicator.world_size)
+        if batch is not None and self._now is not None:
+            request, item = self._now
+            return weight_within_part(batch, item.number % request.parts)
         return weight if self.synchronous else 1.0
 
     # What the optimiser calls
@@ -131,7 +127,7 @@ class Worker(AtStep):
                 self._assigned[request] = reply.number
         if self.synchronous and key is next(iter(self._optimizers)) and self.communicator.world_size > 1:
             # Now, as all workers have pushed: a server has better words for one that has left
-            self._consistency.count_exchange(self.loss_weight.batch)
+            self.consistency.count_exchange(self.loss_weight.batch)
 
     def _count_push(self, key: Key) -> tuple[WorkItem, Request]:
         """Count a push; return what it is known by, and what it asks for.
