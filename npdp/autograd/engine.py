@@ -148,7 +148,7 @@ def _begin(reducers: list[Reducer], counted: float | None) -> float:
 def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bool) -> None:
     pending: dict[Node | Tensor, Array] = {root: start}  # gradients that still wait for further contributions
     complete: list[Node] = [root]
-    accumulate = _accumulate if weight else _accumulate_zeros
+    add = accumulate if weight else _accumulate_zeros
     while complete:
         node = complete.pop()
         gradient = pending.pop(node)
@@ -165,7 +165,7 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                 continue
             is_leaf = type(parent) is not Node
             if is_leaf and parent.hooks is None:  # type: ignore[union-attr]
-                accumulate(parent, vjp, gradient, node.writes)  # type: ignore[arg-type]
+                add(parent, vjp, gradient, node.writes)  # type: ignore[arg-type]
             elif parent in pending:
                 pending[parent] = pending[parent] + vjp(gradient)
             else:
@@ -184,7 +184,7 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
             node.vjps = None
 
 
-def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
+def accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
     buffer = leaf.grad_buffer
     if leaf.raw_grad is not None:
@@ -201,25 +201,4 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
 def _accumulate_zeros(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add zeros, whatever the contribution is: a loss over no samples counts for nothing, though it be 0 / 0."""
     vjp(gradient)  # which fails where it fails on the other ranks
-    _accumulate(leaf, lambda g: g, np.zeros(leaf.shape, leaf.dtype), writes=False)
-
-
-def accumulate_hooked(leaf: Tensor, gradient: Array, weight: float) -> None:
-    """Run a leaf's hooks, if any, which see the local gradient, and add what they leave of it to `leaf.grad`."""
-    gradient = np.array(gradient)  # an array of its own, which a hook may change
-    if weight == 0:
-        gradient[...] = 0  # as `_accumulate_zeros` does
-    local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
-    for hook in leaf.hooks or ():
-        replaced = hook(local)
-        local = local if replaced is None else _replaced(replaced, leaf)
-    gradient = local * local.dtype.type(weight) if weight != 1 else local
-    _accumulate(leaf, lambda g: g, gradient, writes=False)
-
-
-def _replaced(gradient: Any, leaf: Tensor) -> Array:
-    """Return what a hook gives in place of a gradient."""
-    array = np.asarray(gradient, dtype=leaf.dtype)
-    if array.shape != leaf.shape:
-        raise ValueError(f"a hook of a leaf of shape {leaf.shape} gave a gradient of shape {array.shape}")
-    return array
+    accumulate(leaf, lambda g: g, np.zeros(leaf.shape, leaf.dtype), writes=False)

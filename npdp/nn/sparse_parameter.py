@@ -33,6 +33,7 @@ class SparseParameter(Parameter):
     """
 
     lies_flat = False
+    raw_grad: Any = None  # a `RowGradient`; an array where an operation has read all of it
     fetch: Callable[[Rows], None] | None = None
     row_updater: Callable[[Any, SparseParameter, RowGradient], None] | None = None
     optimizer: Callable[[], Any] | None = None
@@ -62,7 +63,7 @@ class SparseParameter(Parameter):
         Raises:
             TypeError: it is an array, as operations leave that read the whole parameter.
         """
-        gradient: Any = self.raw_grad
+        gradient = self.raw_grad
         if gradient is None or type(gradient) is RowGradient:
             return gradient
         raise TypeError(

@@ -37,8 +37,7 @@ class SparseExchange:
     """
 
     def __init__(self, parameters: list[SparseParameter], world: Communicator) -> None:
-        self._world = world
-        self._parameters = parameters
+        self._world, self._parameters = world, parameters
         self._distinct = {parameter: Distinct(len(parameter.data)) for parameter in parameters}
         # Rows of the last exchange; before the first, row 0
         self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in parameters}
@@ -62,8 +61,7 @@ class SparseExchange:
         lines = self._lines.everyones()
         for parameter, start, of_ranks in zip(self._parameters, starts, counts):
             if max(of_ranks) != UNUSED:
-                total = self._sum(parameter, [line[start:] for line in lines], of_ranks)
-                parameter.raw_grad = total  # type: ignore[assignment]
+                parameter.raw_grad = self._sum(parameter, [line[start:] for line in lines], of_ranks)
         return given_bytes
 
     def _counts(self, gradients: list[RowGradient | None], checksums: list[int]) -> list[list[int]]:
