@@ -41,7 +41,7 @@ def test_windows_of_an_epoch_use_each_token_at_most_once_and_labels_follow(count
 def test_what_is_held_out_begins_at_its_first_token_in_every_epoch_and_leaves_less_than_a_window(count, context):
     assume(count > context)
     windows = counting(count, context, held_out=True)
-    for each in (windows, windows.of_epoch(3, 4)):
+    for each in (windows, *(windows.of_epoch(3, epoch) for epoch in range(4))):
         x, y = each.take(slice(None))
         assert x[0, 0] == 0 and len(each) == (count - 1) // context and count - 1 - y.max() < context
 

@@ -20,7 +20,7 @@ import numpy as np
 from npdp.base.errors import InputError
 from npdp.data.text.tokenizers import Tokenizer, Tokens
 
-CHUNK = 2**16  # characters that one of the package's threads encodes at a time
+CHUNK = 2**12  # characters that a thread of the package works on at a time; it holds 256 of these when it trains
 
 
 class BPE(Tokenizer):
@@ -79,7 +79,7 @@ def train(texts: Iterable[str], size: int) -> BPE:
 
     alphabet = sorted(byte_names())
     trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
-    bpe.train_from_iterator(texts, trainer)
+    bpe.train_from_iterator((chunk for text in texts for chunk in _chunks(text)), trainer)
     trained = json.loads(bpe.to_str())["model"]
     vocabulary = sorted(trained["vocab"], key=trained["vocab"].__getitem__)
     return BPE(size, vocabulary, [(left, right) for left, right in trained["merges"]])
