@@ -8,8 +8,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from needs import needs_shared_memory
 from texts import SAMPLE, SPECS, tokenizer_for, write
-from worlds import run
+from worlds import assert_as_on_one_rank, parameters, run
 
+import npdp
+from npdp import nn, optim
 from npdp.base.errors import InputError
 from npdp.data import DataLoader, sources
 from npdp.data.text import Bytes, TextDataset, token_file
@@ -156,3 +158,24 @@ def test_one_rank_of_a_host_makes_the_tokens_and_all_map_them(tmp_path, monkeypa
 
     results = run(4, program)
     assert len(calls) == 1 and len(set(results)) == 1 and results[0][0]
+
+
+@pytest.mark.parametrize("batch, context", [(12, 6), (7, 4)])
+def test_training_on_windows_leaves_on_any_number_of_ranks_what_it_leaves_on_one(batch, context):
+    tokens = np.frombuffer(SAMPLE.encode(), np.uint8) % 11
+
+    def program(way):
+        npdp.manual_seed(2)
+        model = nn.Sequential(nn.Embedding(11, 5, dtype=np.float64), nn.Linear(5, 11, dtype=np.float64))
+        optimizer = optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+        wrapped = way.wrap(model)
+        loader = DataLoader(TextDataset(tokens, context), batch, shuffle=True, seed=4)
+        for _ in range(3):
+            for inputs, labels in loader:
+                loss = nn.CrossEntropyLoss()(wrapped(inputs).reshape(-1, 11), labels.data.reshape(-1))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return parameters(model)
+
+    assert_as_on_one_rank(program)
