@@ -82,7 +82,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 "
                         "(that of training, by its name; the last without a header)")
     parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
-    parser.add_argument("--test-fraction", type=config.FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
+    parser.add_argument("--test-fraction", type=config.FRACTION, metavar="F", help="as in training (0.2)")
     parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",
                         help="as in training: it chose the test part (0)")  # fmt: skip
     _add_trust(parser)

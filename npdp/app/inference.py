@@ -16,6 +16,7 @@ from npdp.autograd.tensor import Array
 from npdp.base.errors import InputError
 from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
 from npdp.data.formats import csv, npz
+from npdp.data.sources import DataSplit
 from npdp.data.targets import refuse_infinite
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
@@ -29,8 +30,8 @@ def unsaid(line: str) -> None:
 
 
 def evaluate(
-    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int,
-    trust: bool = False, say: Say = unsaid,
+    model: str, data: str, target: str | None, part: str, test_fraction: float | None,
+    seed: int, trust: bool = False, say: Say = unsaid,
 ) -> str:  # fmt: skip
     """Return the scores of a saved model on the test part, the training part, or all of a data set; collective.
 
@@ -52,7 +53,8 @@ def evaluate(
 
 
 def _parts(
-    saved: SavedModel, model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int, say: Say
+    saved: SavedModel, model: str, data: str, target: str | None, part: str, test_fraction: float | None,
+    seed: int, say: Say,
 ) -> list[ArrayDataset]:
     """Return the parts of a data set that a saved model is to be scored on."""
     classes = saved.description["classes"]
@@ -61,6 +63,7 @@ def _parts(
         else "classification", dtype="float64",  # as in training, scaling must not cost digits
         sparse=_reads_sparse(saved, data), trained=saved.columns,
     )  # fmt: skip
+    _require_table(split, data)
     for note in split.notes:
         say(note)
     if classes is not None and (split.classes or 0) > classes:
@@ -102,6 +105,11 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool, 
                 answers = outputs.data[:, 0] if classes is None else outputs.data.argmax(axis=1)
                 lines += [f"{value:.9g}" for value in (answers if labels is None else np.take(labels, answers))]
     return "\n".join(lines)
+
+
+def _require_table(split: DataSplit, source: str) -> None:
+    if split.tokenizer is not None:
+        raise InputError(f"{source}: the model takes tables of features, got text")
 
 
 def _reads_sparse(saved: SavedModel, path: str) -> bool:
@@ -155,6 +163,7 @@ def _features(saved: SavedModel, path: str, target: str | None, say: Say) -> Arr
         return _from_numpy(path)
     if suffix != ".csv":
         data = sources.load(path, target=target, test_fraction=0, dtype="float64")
+        _require_table(data, path)
         return data.train.take(slice(0, len(data.train)))[0]
     x, notes = csv.read_features(path, target, saved.columns, saved.description["features"])
     for note in notes:

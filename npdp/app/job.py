@@ -67,6 +67,8 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
             dtype=config.dtype,
             task=_task(config),
             sparse=config.sparse,
+            tokenizer=config.tokenizer,
+            context=config.context,
         ),
     )
     fingerprint = data.train.fingerprint()
@@ -106,6 +108,8 @@ def _task(config: TrainConfig) -> str:
 
 def _model(name: str, data: DataSplit, sparse: bool, config: TrainConfig) -> nn.Module:
     """Return a new model; InputError where there is none of that name, or it does not fit the data."""
+    if name in models.MODELS and data.tokenizer is not None:
+        raise InputError(f"--model {name}: the data is text: wanted file.py:function")
     if name in models.MODELS and (name in models.SPARSE) != sparse:
         fitting = [other for other in models.MODELS if (other in models.SPARSE) == sparse]
         kind = "sparse" if sparse else "a table"

@@ -107,7 +107,7 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
     try:
         with no_grad():
             ((inputs, labels),) = blocks(dataset, 0, min(2, len(dataset)))
-            criterion(model(inputs), labels if classes is None else np.full(len(labels), classes - 1))
+            criterion(model(inputs), labels if classes is None else np.full(labels.shape, classes - 1))
     except (Exception, SystemExit) as error:
         why = f"{_one_line(error)} ({_place(name.rpartition(':')[0], error)})"
         raise InputError(f"--model: {name} does not fit the data: {why}") from error
