@@ -29,6 +29,9 @@ MODELS = {
     "wide.py": "from npdp import nn\n\ndef make():\n    return nn.Linear(10, 2)\n",
 }
 
+TOKENS = ('{"format": 1, "dtype": "<u2", "count": 9, "source": {}, "fingerprint": "", "learned": true, '
+          '"tokenizer": {"tokenizer": "bytes"}}\n')
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -42,7 +45,10 @@ def folder(tmp_path_factory) -> Path:
     (folder / "fractions.csv").write_text("a,b\n" + "".join(f"{i},{i + 0.5}\n" for i in range(30)))
     (folder / "empty.csv").write_text("")
     (folder / "numbers.npz").write_text("no zip file")
-    (folder / "words.txt").write_text("1,2\n")
+    (folder / "words.doc").write_text("1,2\n")
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n" * 99)
+    (folder / "empty.md").write_text("")
+    (folder / "cut.npdp-tokens").write_text(TOKENS)
     idx = folder / "idx"
     idx.mkdir()
     images = struct.pack(">HBBIII", 0, 8, 3, 5, 2, 2) + bytes(5 * 4 - 3)  # three bytes short
@@ -92,7 +98,7 @@ FLAGS = {
 FILES = {
     "missing file": ("--data {folder}/missing.csv", "missing.csv: "),
     "missing folder": ("--data {folder}/missing/", "found nothing of that name"),
-    "unknown kind of file": ("--data {folder}/words.txt", "got a file ending in .txt"),
+    "unknown kind of file": ("--data {folder}/words.doc", "got a file ending in .doc"),
     "truncated IDX": ("--data {folder}/idx", "train-images-idx3-ubyte.gz"),
     "ragged csv": ("--data {folder}/ragged.csv", "ragged.csv, line 3: expected 3 columns, got 2"),
     "text for a number": ("--data {folder}/text.csv",
@@ -107,6 +113,21 @@ FILES = {
     "folder without data": ("--data {folder}/nothing", "expected an IDX folder"),
     "no zip": ("--data {folder}/numbers.npz", "numbers.npz"),
     "uneven arrays": ("--data {folder}/uneven.npz", "expected 4 labels"),
+    "empty text": ("--data {folder}/empty.md", "empty.md: expected a text, got an empty file"),
+    "text in Latin-1": ("--data {folder}/latin.txt --tokenizer characters",
+                        "latin.txt, byte 3: expected UTF-8 text, got byte 0xe9; the tokenizer bytes takes any"),
+    "cut tokens": ("--data {folder}/cut.npdp-tokens", "bytes for 9 tokens, got 129: it was cut, or written to"),
+    "no tokenizer": ("--data python-docs --tokenizer words",
+                     "tokenizer: expected bytes, characters or bpe:N with N from 257 to 1048576, got words"),
+    "long context": ("--data python-docs --context 90000",
+                     "tokens, is too short: expected at least 90001 tokens, a context and one more, got "),
+    "target of a text": ("--data python-docs --target price", "python-docs: target is for tables, this is text"),
+    "standardized text": ("--data python-docs --standardize", "python-docs: standardize is for tables"),
+    "regression of a text": ("--data python-docs --task regression", "regression is for tables"),
+    "tokenizer of a table": ("--tokenizer bytes", "digits: tokenizer is for text, this is none"),
+    "context of a table": ("--context 8 --data {folder}/fractions.csv", "fractions.csv: context is for text"),
+    "model of tables": ("--data python-docs --model softmax",
+                        "--model softmax: the data is text: wanted file.py:function"),
     "pickled objects": ("--data {folder}/objects.npz", "objects.npz"),
     "no model file": ("--model {folder}/missing.py:make", "--model: no file"),
     "model file without function's name": ("--model {folder}/raises.py", "gpt or file.py"),

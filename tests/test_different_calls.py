@@ -107,7 +107,7 @@ def test_ranks_under_mpi_that_call_different_collectives_are_told_so(fault, want
         pytest.skip("Intel MPI takes large arrays too before anybody wants them: no rank waits for another")
     code, stdout, stderr = mpirun(3, "faults.py", fault)
     took = time.monotonic() - float(stdout.split()[1])
-    assert code == 1 and took < 8, (code, took)
+    assert code and took < 8, (code, took)
     assert stderr.count("Traceback (most recent call last)") == 1 and NOT_THE_SAME in stderr
     assert wanted in stderr and got in stderr
 
@@ -117,7 +117,7 @@ def test_ranks_under_mpi_that_call_different_collectives_are_told_so(fault, want
 @pytest.mark.parametrize("algorithm", ["naive", "tree"])
 def test_ranks_under_mpi_that_all_send_and_never_receive_are_told_so_when_they_leave(algorithm, ranks):
     code, _, stderr = mpirun(ranks, "faults.py", "own_roots", algorithm)
-    assert code == 1, stderr
+    assert code, stderr
     wanted = rf"rank (\d) calls broadcast of 8 float64 from rank \1 by {algorithm}, rank (\d) .* from rank \2 by"
     assert re.search(wanted, stderr) and NOT_THE_SAME in stderr, stderr
 
@@ -127,7 +127,7 @@ def test_ranks_under_mpi_that_all_send_and_never_receive_are_told_so_when_they_l
 @pytest.mark.parametrize("algorithm", ["naive", "tree"])
 def test_a_last_call_of_one_rank_more_is_told_when_ranks_leave(algorithm, rank):
     code, _, stderr = mpirun(3, "faults.py", "last_extra_call", algorithm, rank)
-    assert code == 1, stderr
+    assert code, stderr
     one_more = rf"number \d+ is broadcast of 8 float64 from rank {rank} by {algorithm}"
     assert re.search(rf"leaves after \d+ collectives by messages, rank \d after \d+; {one_more}", stderr), stderr
 
@@ -135,7 +135,7 @@ def test_a_last_call_of_one_rank_more_is_told_when_ranks_leave(algorithm, rank):
 @needs_mpi
 def test_a_last_call_of_one_worker_more_is_told_though_workers_are_a_world_of_their_own():
     code, _, stderr = mpirun(3, "faults.py", "last_extra_call_of_workers")
-    assert code == 1 and "number 1 is broadcast of 8 float64 from rank 0 by naive" in stderr, stderr
+    assert code and "number 1 is broadcast of 8 float64 from rank 0 by naive" in stderr, stderr
 
 
 @needs_mpi

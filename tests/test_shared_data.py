@@ -54,12 +54,22 @@ def test_every_kind_of_data_is_what_it_was(tmp_path):
         np.testing.assert_array_equal(got.scaling[0], wanted.scaling[0])
 
 
+@needs_shared_memory
 def test_what_maps_a_file_is_mapped_by_each_rank(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(12.0).reshape(6, 2))
     results = loaded(lambda: dataset(np.load(tmp_path / "x.npy", mmap_mode="r")))
     for _, got in results:
         np.testing.assert_array_equal(got.take(slice(0, 6))[0], dataset().x)
-    assert [calls for calls, _ in results] == [1, 1, 1]
+        assert isinstance(got.x.base, np.memmap) and not got.x.flags.writeable
+    assert [calls for calls, _ in results] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("part", [np.s_[:], np.s_[2:5], np.s_[::2, 1:], np.s_[::-1], np.s_[3]], ids=str)
+def test_a_part_of_a_map_is_the_same_part_on_each_rank(tmp_path, part):
+    np.save(tmp_path / "x.npy", np.arange(12.0).reshape(6, 2))
+    for map_of in (np.asarray, lambda mapped: mapped):
+        for _, got in loaded(lambda map_of=map_of: map_of(np.load(tmp_path / "x.npy", mmap_mode="r"))[part]):
+            np.testing.assert_array_equal(got, dataset().x[part])
 
 
 def test_without_room_each_rank_loads_for_itself(monkeypatch):

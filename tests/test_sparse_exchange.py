@@ -13,7 +13,6 @@ import npdp
 from npdp import nn, optim
 from npdp.autograd.rows import RowGradient
 from npdp.data import DataLoader, SparseRows
-from npdp.nn.parameter import Parameter
 from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.world import init
 
@@ -32,9 +31,9 @@ class Apart(Plain):
 
     def wrap(self, model):
         found = list(model.parameters())
-        model.strategies = [summed([p for p in found if p.sparse])]
-        if any(not p.sparse for p in found):
-            model.strategies.append(summed([p for p in found if not p.sparse]))
+        model.strategies = [summed([p for p in found if not p.lies_flat])]
+        if any(p.lies_flat for p in found):
+            model.strategies.append(summed([p for p in found if p.lies_flat]))
         return model
 
     @contextmanager
@@ -103,7 +102,7 @@ def test_the_sum_is_that_of_arrays_whatever_each_rank_has(world_size, data):
     rows = [[data.draw(few) for _ in range(2)] for _ in range(world_size)]  # None: not used here
 
     def program():
-        parameters = [Parameter(np.zeros((9, 3)), sparse=True) for _ in range(2)]
+        parameters = [nn.SparseParameter(np.zeros((9, 3))) for _ in range(2)]
         strategy = summed(parameters)
         for _ in range(2):
             strategy.begin(None, True)

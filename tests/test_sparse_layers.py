@@ -225,7 +225,8 @@ def test_copies_of_a_sparse_layer_are_sparse():
     layer(x)
     for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         again(x).sum().backward()
-        assert again.weight.sparse and type(again.weight.grad) is RowGradient and layer.weight.grad is None
+        assert type(again.weight) is nn.SparseParameter and type(again.weight.grad) is RowGradient
+        assert layer.weight.grad is None
 
 
 def test_a_hook_on_a_sparse_parameter_is_refused():

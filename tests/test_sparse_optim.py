@@ -15,7 +15,7 @@ from npdp.nn.parameter import Parameter, lay_flat
 def pair(dtype, lr, seed=0, count=50, width=3):
     """Return a sparse and a dense parameter of the same values, and an SGD for each."""
     values = np.random.default_rng(seed).standard_normal((count, width)).astype(dtype)
-    mine, dense = Parameter(values.copy(), sparse=True), Parameter(values.copy())
+    mine, dense = nn.SparseParameter(values.copy()), Parameter(values.copy())
     return mine, dense, optim.SGD([mine], lr=lr), optim.SGD([dense], lr=lr)
 
 
@@ -38,7 +38,7 @@ def test_an_update_of_rows_has_the_bits_of_the_dense_one_and_touches_no_other_ro
 def test_a_server_can_update_rows_by_itself():
     mine, _, optimizer, _ = pair(np.float32, 2.0)
     before = mine.data.copy()
-    optimizer.update_rows(mine, np.array([4, 2]), np.ones((2, 3), np.float32), optimizer.param_groups[0])
+    optimizer.update_rows(mine.data, np.array([4, 2]), np.ones((2, 3), np.float32), optimizer.param_groups[0])
     assert np.array_equal(mine.data[[2, 4]], before[[2, 4]] - 2) and np.array_equal(mine.data[5:], before[5:])
 
 
@@ -117,7 +117,7 @@ def test_a_dense_gradient_of_a_sparse_parameter_is_refused_before_anything_chang
 @settings(deadline=None)
 @given(seeds, st.floats(0.01, 100))
 def test_clipping_sees_rows_as_it_sees_arrays(seed, max_norm):
-    mine, dense = Parameter(np.zeros((7, 3)), sparse=True), Parameter(np.zeros((7, 3)))
+    mine, dense = nn.SparseParameter(np.zeros((7, 3))), Parameter(np.zeros((7, 3)))
     more = [Parameter(np.zeros(2)) for _ in range(2)]
     mine.grad, dense.grad = row_gradient(seed), row_gradient(seed).dense()
     for parameter in more:

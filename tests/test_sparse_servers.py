@@ -10,7 +10,7 @@ from sparse_models import dataset, linear, word_data, words
 from worlds import Plain, assert_close, criterion, parameters, run
 
 import npdp
-from npdp import optim
+from npdp import nn, optim
 from npdp.autograd.rows import RowGradient
 from npdp.data import DataLoader
 from npdp.parallel.parameter_server.messages import Kind, Message, Reply
@@ -26,7 +26,7 @@ def test_a_copy_of_a_model_that_servers_train_is_sparse_and_trains_by_itself():
         again = copy.deepcopy(model)
         x, y = dataset().take(slice(None))
         criterion(again(x), y).backward()
-        return again.weight.sparse, type(again.weight.grad) is RowGradient, optimizer.iteration
+        return type(again.weight) is nn.SparseParameter, type(again.weight.grad) is RowGradient, optimizer.iteration
 
     assert served(program, servers=1, workers=2) == [(True, True, 0)] * 2
 

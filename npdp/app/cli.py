@@ -33,6 +33,12 @@ def train(arguments: Sequence[str]) -> int:
     from npdp.app import config
     from npdp.app import train as training
 
+    if "--estimate" in arguments:
+        flags = config.parse([flag for flag in arguments if flag != "--estimate"])
+        from npdp.app.estimate import estimate
+
+        _print(estimate(flags))
+        return 0
     return _on_ranks(config.parse, "npdp.train", training.main, arguments)
 
 
@@ -84,7 +90,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 "
                         "(that of training, by its name; the last without a header)")
     parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
-    parser.add_argument("--test-fraction", type=FRACTION, default=0.2, metavar="F", help="as in training (0.2)")
+    parser.add_argument("--test-fraction", type=FRACTION, metavar="F", help="as in training (0.2)")
     parser.add_argument("--seed", type=SEED, default=0, metavar="N",
                         help="as in training: it chose the test part (0)")  # fmt: skip
     _add_trust(parser)

@@ -11,23 +11,25 @@ from typing import Any
 
 from npdp.app.flag_parser import flag_of, require_one_launcher
 from npdp.app.model_choices import MODELS, TRAINING, choice_of
-from npdp.app.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
+from npdp.app.paths import data_files, names_text, require_apart, require_replaceable, require_unread, require_writable
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.app.train_flags import make_parser
 from npdp.base.errors import InputError
 from npdp.elastic.inject import Fault
 
-WORDS = ("digits", "synthetic")  # what --data takes that is no path
+WORDS = ("digits", "synthetic", "python-docs")  # what --data takes that is no path
 @dataclass(frozen=True)
 class TrainConfig:
     """The flags of a training run, checked as far as is possible without the data."""
 
     data: str
     target: str | None
-    test_fraction: float
+    test_fraction: float | None
     standardize: bool
     task: str
     sparse: bool
+    tokenizer: str | None
+    context: int | None
     model: str | None
     hidden: tuple[int, ...] | None
     layers: int | None
@@ -119,6 +121,8 @@ def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:
 
 def _with_model(given: dict[str, Any]) -> dict[str, Any]:
     """Return the flags with those of models, and of training, filled in; one of another model is refused."""
+    if given["model"] is None and names_text(given["data"]):
+        given["model"] = "gpt"
     name, mine = given["model"], choice_of(given["model"])
     for model, choice in MODELS.items():
         for flag in choice.flags:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from npdp import manual_seed
-from npdp.app import job as jobs
 from npdp.app.config import TrainConfig
 from npdp.app.evaluation import blocks, criterion_of
-from npdp.data import sources
+from npdp.app.making import load_data, make_model, make_optimizer, sparse_part, with_momentum
 
 LARGE = 7e9  # parameters of a large model, to compare with
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
@@ -32,9 +31,10 @@ def estimate(config: TrainConfig) -> str:
         InputError: data or model cannot be used.
     """
     manual_seed(config.seed)
-    data = sources.load(config.data, **jobs.data_flags(config))
-    name, model, kind = jobs.model_of(config, data)
-    optimizer = jobs.optimizer_of(config, model, 1)
+    data = load_data(config)
+    name, model = make_model(config, data)
+    config = with_momentum(config, sparse_part(data, model))
+    optimizer = make_optimizer(config, model, 1)
     itemsize, numbers = np.dtype(config.dtype).itemsize, sum(p.data.size for p in model.parameters())
     trained = sum(p.data.size for p in optimizer.parameters)
     state = sum(len(group.state) * sum(p.data.size for p in group.parameters) for group in optimizer.groups)
@@ -52,7 +52,8 @@ def estimate(config: TrainConfig) -> str:
     lines += _together("on a rank", sum(parts.values()), shared)
     per_number = itemsize * (2 + state / max(1, trained))
     once = itemsize * (1 + state / max(1, trained)) * (1 - 1 / ranks)
-    lines += _together(f"a model of {LARGE / 1e9:g} G parameters, without activations", LARGE * per_number, LARGE * once)
+    large = f"a model of {LARGE / 1e9:g} G parameters, without activations"
+    lines += _together(large, LARGE * per_number, LARGE * once)
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from npdp.app import saved_model
-from npdp.app.evaluation import blocks
+from npdp.app.evaluation import blocks, of_text
 from npdp.app.evaluation import evaluate as score
 from npdp.app.model_choices import MODELS, choice_of
 from npdp.app.saved_model import SavedModel
@@ -17,7 +17,9 @@ from npdp.autograd.tensor import Array
 from npdp.base.errors import InputError
 from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
 from npdp.data.formats import csv, npz
+from npdp.data.sources import DataSplit
 from npdp.data.targets import refuse_infinite
+from npdp.data.text import from_json
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
 
@@ -30,8 +32,8 @@ def unsaid(line: str) -> None:
 
 
 def evaluate(
-    model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int,
-    trust: bool = False, say: Say = unsaid,
+    model: str, data: str, target: str | None, part: str, test_fraction: float | None,
+    seed: int, trust: bool = False, say: Say = unsaid,
 ) -> str:  # fmt: skip
     """Return the scores of a saved model on the test part, the training part, or all of a data set; collective.
 
@@ -49,28 +51,45 @@ def evaluate(
     accuracy = ""
     if classes is not None:
         accuracy = f", accuracy {np.average([result.accuracy or 0.0 for result in scores], weights=counts):.4f}"
-    return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}"
+    bits = [of_text(result, dataset).get("test_bits_per_byte", 0.0) for result, dataset in zip(scores, chosen)]
+    per_byte = f", {np.average(bits, weights=counts):.4f} bits per byte" if any(bits) else ""
+    return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}{per_byte}"
 
 
 def _parts(
-    saved: SavedModel, model: str, data: str, target: str | None, part: str, test_fraction: float, seed: int, say: Say
+    saved: SavedModel, model: str, data: str, target: str | None, part: str, test_fraction: float | None,
+    seed: int, say: Say,
 ) -> list[ArrayDataset]:
     """Return the parts of a data set that a saved model is to be scored on."""
     classes = saved.description["classes"]
+    if _takes(saved) == "text":
+        return _texts(saved, data, part, test_fraction)
     split = sources.load(
         data, target=target, test_fraction=test_fraction, seed=seed, task="regression" if classes is None
         else "classification", dtype="float64",  # as in training, scaling must not cost digits
         sparse=_reads_sparse(saved, data), trained=saved.columns,
     )  # fmt: skip
+    _require_table(split, data)
     for note in split.notes:
         say(note)
     if classes is not None and (split.classes or 0) > classes:
         raise InputError(f"{data}: {split.classes} classes, but {model} was trained on {classes}")
+    return [_fitting(saved, dataset, data) for dataset in _chosen(split, data, part)]
+
+
+def _texts(saved: SavedModel, data: str, part: str, test_fraction: float | None) -> list[ArrayDataset]:
+    """Return the parts of a text that a saved language model is to be scored on."""
+    tokenizer, context = from_json(saved.description["tokenizer"]), saved.description["features"]
+    split = sources.load(data, test_fraction=test_fraction, tokenizer=tokenizer, context=context)
+    return _chosen(split, data, part)
+
+
+def _chosen(split: DataSplit, data: str, part: str) -> list[ArrayDataset]:
     parts = {"train": split.train, "test": split.test}
     chosen = [dataset for name, dataset in parts.items() if dataset is not None and part in (name, "all")]
     if not chosen:
         raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
-    return [_fitting(saved, dataset, data) for dataset in chosen]
+    return chosen
 
 
 def predict(
@@ -87,6 +106,8 @@ def predict(
 def _answers(model: str, samples: str, target: str | None, probabilities: bool, trust: bool, say: Say) -> str:
     saved = saved_model.load(model, trust)
     classes, labels = saved.description["classes"], saved.description.get("labels")
+    if _takes(saved) == "text":
+        raise InputError(f"{model} is a language model: `npdp generate` goes on with a text by it")
     if probabilities and classes is None:
         raise InputError(f"--probabilities: {model} gives numbers, not classes")
     dataset = _fitting(saved, _samples(saved, samples, target, say), samples)
@@ -107,6 +128,11 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool, 
 
 def _takes(saved: SavedModel) -> str:
     return choice_of(saved.description["model"]).takes
+
+
+def _require_table(split: DataSplit, source: str) -> None:
+    if split.tokenizer is not None:
+        raise InputError(f"{source}: the model takes tables of features, got text")
 
 
 def _reads_sparse(saved: SavedModel, path: str) -> bool:
@@ -160,6 +186,7 @@ def _features(saved: SavedModel, path: str, target: str | None, say: Say) -> Arr
         return _from_numpy(path)
     if suffix != ".csv":
         data = sources.load(path, target=target, test_fraction=0, dtype="float64")
+        _require_table(data, path)
         return data.train.take(slice(0, len(data.train)))[0]
     x, notes = csv.read_features(path, target, saved.columns, saved.description["features"])
     for note in notes:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp import __version__, kernels, manual_seed, nn, optim
-from npdp.app import models, strategies
+from npdp.app import strategies
 from npdp.app.config import TrainConfig
 from npdp.app.evaluation import criterion_of, evaluate, of_text
-from npdp.app.model_choices import MODELS, choice_of
+from npdp.app.making import load_data, make_model, make_optimizer, sparse_part, with_momentum
 from npdp.base import environment
-from npdp.base.errors import InputError
 from npdp.base.partition import bounds
 from npdp.collectives.communicator import Communicator
-from npdp.data import DataLoader, SparseDataset, sources
+from npdp.data import DataLoader
 from npdp.data.sources import DataSplit
 from npdp.data.text import TextDataset
 from npdp.elastic.inject import require_ranks
-from npdp.optim import learning_rates
 from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.shared_data import load_once
-
-MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
 
 
 class Job(NamedTuple):
@@ -58,28 +53,13 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
     A rank that is a server serves here, and leaves the program (SystemExit) when the workers have.
     """
     manual_seed(config.seed)
-    data = load_once(
-        world,
-        lambda: sources.load(
-            config.data,
-            target=config.target,
-            test_fraction=config.test_fraction,
-            seed=config.seed,
-            standardize=config.standardize,
-            dtype=config.dtype,
-            task=_task(config),
-            sparse=config.sparse,
-        ),
-    )
+    data = load_once(world, lambda: load_data(config))
     fingerprint = data.train.fingerprint()
     require_equal(world, "data sets", [data.source, fingerprint])
-    sparse = isinstance(data.train, SparseDataset)
-    name = config.model or models.default_name(data.classes, sparse)
-    kind = "text" if data.tokenizer is not None else "sparse" if sparse else "table"
-    model = agree(world, lambda: _model(name, data, kind, config))
-    what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
-    config = agree(world, lambda: _with_momentum(config, what_is_sparse))
-    optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
+    name, model = agree(world, lambda: make_model(config, data))
+    what_is_sparse = sparse_part(data, model)
+    config = agree(world, lambda: with_momentum(config, what_is_sparse))
+    optimizer = make_optimizer(config, model, -(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
     nbytes = sum(parameter.data.nbytes for parameter in model.parameters() if parameter.requires_grad)
     trained = strategies.Trained(run, nbytes, what_is_sparse)
@@ -95,73 +75,6 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
         DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
         run,
     )
-
-
-def _task(config: TrainConfig) -> str:
-    """Return how targets are to be read; InputError where the flag says one thing and the model's name another."""
-    of_model = choice_of(config.model).task
-    if config.task == "auto":
-        return of_model
-    if of_model not in ("auto", config.task):
-        raise InputError(f"--task {config.task}: --model {config.model} is for {of_model}")
-    return config.task
-
-
-def _model(name: str, data: DataSplit, kind: str, config: TrainConfig) -> nn.Module:
-    """Return a new model; InputError where there is none of that name, or it does not fit the data."""
-    if name in MODELS and MODELS[name].takes != kind:
-        fitting = ", ".join(other for other, choice in MODELS.items() if choice.takes == kind)
-        what = "a table" if kind == "table" else kind
-        raise InputError(f"--model {name}: the data is {what}: wanted {fitting} or file.py:function")
-    model = models.build(name, data.train.sample_shape[0], data.classes, config.model_flags, config.dtype)
-    if name not in MODELS:
-        models.require_fit(name, model, data.train, data.classes)
-    return model
-
-
-def _has_rows(model: nn.Module) -> bool:
-    """Return whether a gradient is rows: of a parameter that is sparse, and trained."""
-    return any(parameter.sparse and parameter.requires_grad for parameter in model.parameters())
-
-
-def _with_momentum(config: TrainConfig, what_is_sparse: str | None) -> TrainConfig:
-    """Return the flags with momentum filled in; raise InputError where rows without a gradient would be changed."""
-    if config.optimizer != "sgd":  # Adam has none
-        config = replace(config, momentum=None)
-    elif config.momentum is None:
-        config = replace(config, momentum=0.0 if what_is_sparse else MOMENTUM)
-    if what_is_sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
-        raise InputError(
-            f"sparse {what_is_sparse}: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 "
-            f"--weight-decay 0, got {config.optimizer}, {config.momentum or 0.0} and {config.weight_decay}"
-        )
-    return config
-
-
-def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int) -> optim.Optimizer:
-    iterations = config.epochs * iterations_per_epoch
-    lr = {
-        "constant": learning_rates.constant(config.learning_rate),
-        "step": learning_rates.step(config.learning_rate, every=-(-iterations // 3) or 1),
-        "cosine": learning_rates.cosine(config.learning_rate, iterations),
-    }[config.lr_schedule]
-    if config.warm_up_epochs:
-        lr = learning_rates.warm_up(lr, round(min(config.warm_up_epochs, config.epochs) * iterations_per_epoch))
-    parameters = _groups(model, choice_of(config.model).takes == "text")
-    if config.optimizer == "sgd":
-        return optim.SGD(parameters, lr, momentum=config.momentum or 0.0, weight_decay=config.weight_decay)
-    kind = {"adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer]
-    return kind(parameters, lr, weight_decay=config.weight_decay)
-
-
-def _groups(model: nn.Module, of_text: bool) -> list[dict[str, Any]]:
-    """Return the parameters to train; of a language model biases and norms, which are not to decay, apart."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not of_text:
-        return [{"params": trained}]
-    decay = [parameter for parameter in trained if parameter.ndim > 1]
-    rest = [parameter for parameter in trained if parameter.ndim <= 1]
-    return [{"params": decay}, {"params": rest, "weight_decay": 0.0}] if rest else [{"params": decay}]
 
 
 def start_event(job: Job) -> dict[str, Any]:

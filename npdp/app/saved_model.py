@@ -30,6 +30,7 @@ from npdp.base.errors import InputError
 from npdp.base.whole_file import whole_file
 from npdp.data.formats import npz
 from npdp.data.formats.raw import Columns
+from npdp.data.text import from_json
 
 FORMAT = 1
 WANTED = f"a model saved by npdp (`npdp train --save`, format {FORMAT})"
@@ -189,6 +190,11 @@ def _description(text: str | None) -> dict[str, Any]:
             raise ValueError(f"a description without {key}")
         if not accepts(description[key]):
             raise ValueError(f"a description with {key} {description[key]!r}")
+    if choice_of(description["model"]).takes == "text":
+        try:
+            from_json(str(description.get("tokenizer")))
+        except InputError as error:
+            raise ValueError(f"a description whose tokenizer is none: {error}") from None
     labels = description.get("labels")
     if labels is not None and not _is_one_a_class(labels, description["classes"]):
         raise ValueError(f"a description with labels {labels!r}")

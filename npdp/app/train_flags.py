@@ -9,6 +9,7 @@ from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks
 from npdp.app.model_choices import MODELS, TRAINING
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
+from npdp.base.text_files import TEXT_SUFFIXES
 from npdp.collectives.algorithms import ALGORITHMS
 from npdp.elastic.inject import Fault
 from npdp.elastic.inject import parse as parse_fault
@@ -25,6 +26,8 @@ examples:
   python -m npdp.train --transport threads --ranks 4              the same in one process, without MPI
   npdp train --ranks 4 --data sales.csv --target price --standardize
   npdp train --ranks 2 --data fashion-mnist/ --model mlp --hidden 256 --epochs 15 --save model.npz
+  npdp train --ranks 2 --data python-docs --save model.npz        a language model; then `npdp generate model.npz`
+  npdp train --data book.txt --tokenizer bpe:4096 --context 128 --layers 6 --heads 6 --width 384
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
@@ -63,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         allow_abbrev=False,
     )
-    for add in (_add_data, _add_model, _add_training, _add_ranks, _add_server, _add_local_sgd, _add_results):
+    for add in (_add_data, _add_text, _add_model, _add_training, _add_ranks, _add_server, _add_local_sgd, _add_results):
         add(parser)
     return parser
 
@@ -71,16 +74,24 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_data(parser: Parser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="digits", metavar="WHAT",
-                      help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm")
+                      help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm; "
+                           f"of text python-docs, or a path: {', '.join(TEXT_SUFFIXES)}, a folder of these")
     data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 (last)")
-    data.add_argument("--test-fraction", type=FRACTION, default=0.2, metavar="F",
-                      help="held out where the data has no test part (0.2)")
+    data.add_argument("--test-fraction", type=FRACTION, metavar="F",
+                      help="held out where the data has no test part (0.2; of text the end, 0.1)")
     data.add_argument("--standardize", action="store_true",
                       help="scale features by the training part's mean and deviation")
     data.add_argument("--task", choices=("auto", "classification", "regression"), default="auto",
                       help="whether targets are classes or numbers (auto: few whole numbers from 0 are classes)")
     data.add_argument("--sparse", action="store_true",
                       help="read .svm as sparse data, however many features (.npz says itself what it is)")
+
+
+def _add_text(parser: Parser) -> None:
+    text = parser.add_argument_group("text")
+    text.add_argument("--tokenizer", metavar="NAME",
+                      help="what cuts it into tokens: bytes (default), characters, or bpe:N (byte-level BPE)")
+    text.add_argument("--context", type=POSITIVE_INT, metavar="N", help="tokens of a sample (64)")
 
 
 def _add_model(parser: Parser) -> None:

@@ -2,8 +2,8 @@
 
 Two passes, no recursion. The first counts how often each node's output was used; the second takes a node
 when its last use has sent back a gradient. A leaf is complete the moment its last contribution is in, while
-the rest of backward still runs: that is when its hooks run and its reducer may send it to the other ranks. A leaf's
-gradient is an array, or, of a sparse parameter, a `RowGradient` (rows.py).
+the rest of backward still runs: that is when its hooks run and its reducer may send it to the other ranks. A leaf adds
+up contributions as they come; one with hooks gets their sum, by `Tensor.accumulate_grad`.
 
 Cost: each vjp once, plus about a microsecond a node.
 """
@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npdp.autograd.rows import RowGradient, no_rows
 from npdp.autograd.tensor import Array, Node, Tensor, Vjp
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
@@ -59,7 +58,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     given = _given(loss, gradient)
     root = loss.node
     if root is None:
-        _run_hooks(loss, np.ones(loss.shape, loss.dtype) if given is None else given, weight=1.0)
+        loss.accumulate_grad(np.ones(loss.shape, loss.dtype) if given is None else given, weight=1.0)
         return
     uses, reducers, outsiders, counting = _behind(root)
     if outsiders and reducers:
@@ -149,7 +148,7 @@ def _begin(reducers: list[Reducer], counted: float | None) -> float:
 def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bool) -> None:
     pending: dict[Node | Tensor, Array] = {root: start}  # gradients that still wait for further contributions
     complete: list[Node] = [root]
-    accumulate = _accumulate if weight else _accumulate_zeros
+    add = accumulate if weight else _accumulate_zeros
     while complete:
         node = complete.pop()
         gradient = pending.pop(node)
@@ -166,7 +165,7 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                 continue
             is_leaf = type(parent) is not Node
             if is_leaf and parent.hooks is None:  # type: ignore[union-attr]
-                accumulate(parent, vjp, gradient, node.writes)  # type: ignore[arg-type]
+                add(parent, vjp, gradient, node.writes)  # type: ignore[arg-type]
             elif parent in pending:
                 pending[parent] = pending[parent] + vjp(gradient)
             else:
@@ -178,28 +177,22 @@ def _walk(root: Node, start: Array, uses: Graph, weight: float, retain_graph: bo
                 complete.append(parent)  # type: ignore[arg-type]
             else:
                 if parent.hooks is not None:  # type: ignore[union-attr]
-                    _run_hooks(parent, pending.pop(parent), weight)  # type: ignore[arg-type]
+                    parent.accumulate_grad(pending.pop(parent), weight)  # type: ignore[union-attr]
                 if parent.reducer is not None and parent.reducer.overlaps_backward:  # type: ignore[union-attr]
                     parent.reducer.ready(parent)  # type: ignore[union-attr,arg-type]
         if not retain_graph:
             node.vjps = None
 
 
-def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
+def accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
     buffer = leaf.grad_buffer
     if leaf.raw_grad is not None:
-        more = vjp(gradient)
-        if type(more) is RowGradient:  # an array does not take one in
-            leaf.raw_grad = leaf.raw_grad + more
-        else:
-            leaf.raw_grad += more
+        leaf.raw_grad += vjp(gradient)
     elif writes and gradient.dtype == leaf.data.dtype and (buffer is None or leaf.data is leaf.data_buffer):
         leaf.raw_grad = vjp(gradient, buffer)
     elif buffer is None:
-        given = vjp(gradient)
-        sparse = type(given) is RowGradient
-        leaf.raw_grad = given.astype(leaf.data.dtype) if sparse else np.array(given, dtype=leaf.data.dtype)
+        leaf.raw_grad = np.array(vjp(gradient), dtype=leaf.data.dtype)
     else:
         np.copyto(buffer, vjp(gradient), casting="same_kind")
         leaf.raw_grad = buffer
@@ -207,28 +200,5 @@ def _accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
 
 def _accumulate_zeros(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add zeros, whatever the contribution is: a loss over no samples counts for nothing, though it be 0 / 0."""
-    given: Any = vjp(gradient)  # which fails where it fails on the other ranks
-    is_rows = type(given) is RowGradient
-    zeros: Any = no_rows(leaf.shape, leaf.dtype) if is_rows else np.zeros(leaf.shape, leaf.dtype)
-    _accumulate(leaf, lambda g: g, zeros, writes=False)
-
-
-def _run_hooks(leaf: Tensor, gradient: Array, weight: float) -> None:
-    """Run a leaf's hooks, if any, which see the local gradient, and add what they leave of it to `leaf.grad`."""
-    gradient = np.array(gradient)  # an array of its own, which a hook may change
-    if weight == 0:
-        gradient[...] = 0  # as `_accumulate_zeros` does
-    local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
-    for hook in leaf.hooks or ():
-        replaced = hook(local)
-        local = local if replaced is None else _replaced(replaced, leaf)
-    gradient = local * local.dtype.type(weight) if weight != 1 else local
-    _accumulate(leaf, lambda g: g, gradient, writes=False)
-
-
-def _replaced(gradient: Any, leaf: Tensor) -> Array:
-    """Return what a hook gives in place of a gradient."""
-    array = np.asarray(gradient, dtype=leaf.dtype)
-    if array.shape != leaf.shape:
-        raise ValueError(f"a hook of a leaf of shape {leaf.shape} gave a gradient of shape {array.shape}")
-    return array
+    vjp(gradient)  # which fails where it fails on the other ranks
+    accumulate(leaf, lambda g: g, np.zeros(leaf.shape, leaf.dtype), writes=False)

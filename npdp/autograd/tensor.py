@@ -189,6 +189,21 @@ class Tensor:
         """
         engine.backward(self, gradient, retain_graph)
 
+    def accumulate_grad(self, gradient: Array, weight: float) -> None:
+        """Add the whole gradient of a backward to `.grad`, or what hooks, which see it unweighted, leave of it."""
+        gradient = np.array(gradient)  # an array of its own, which a hook may change
+        if weight == 0:
+            gradient[...] = 0  # whatever it is, as of a leaf without hooks
+        local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
+        for hook in self.hooks or ():
+            replaced = hook(local)
+            if replaced is not None:
+                local = np.asarray(replaced, dtype=self.dtype)
+                if local.shape != self.shape:
+                    raise ValueError(f"a hook of a leaf of shape {self.shape} gave a gradient of shape {local.shape}")
+        gradient = local * local.dtype.type(weight) if weight != 1 else local
+        engine.accumulate(self, lambda g: g, gradient, writes=False)
+
     def register_hook(self, hook: Hook) -> Callable[[], None]:
         """Call `hook(gradient)` when this leaf's gradient of a `backward` is complete, before any exchange.
 

@@ -7,6 +7,7 @@ import atexit
 import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where one line says it all; set by launch.py
@@ -211,3 +212,13 @@ def _end() -> None:
     for process, function in reversed(_last):
         if process == os.getpid():
             function()
+
+
+def cache_folder() -> Path:
+    """Return where npdp keeps what it can make again, `$XDG_CACHE_HOME/npdp` or `~/.cache/npdp`; it need not be there.
+
+    Raises:
+        RuntimeError: nobody knows the home directory.
+    """
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(folder) if os.path.isabs(folder) else Path.home() / ".cache") / "npdp"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -88,10 +87,8 @@ def _write(wanted: dict[str, Any], machine: Machine) -> str | None:
 
 
 def _path(wanted: dict[str, Any]) -> Path:
-    folder = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(folder) if os.path.isabs(folder) else Path.home() / ".cache"
     digest = hashlib.blake2b(json.dumps(wanted).encode(), digest_size=8).hexdigest()
-    return cache / "npdp" / f"constants-{digest}.json"
+    return environment.cache_folder() / f"constants-{digest}.json"
 
 
 def _told(transport: Transport, mine: Constants | None) -> Constants:

@@ -23,7 +23,8 @@ class Dataset(Protocol):
     """Anything with a length and rows; one that has `take(rows)` too gives a whole batch at once.
 
     It is known by the name of its argument: a `take(n)`, as Hugging Face's datasets have, means something else. Where
-    a class has `take` from one above it and rows of its own, these are read one by one.
+    a class has `take` from one above it and rows of its own, these are read one by one. One that has
+    `of_epoch(seed, epoch)` gives by it what a pass that shuffles is taken from, as many rows: a pure function.
     """
 
     def __len__(self) -> int: ...
@@ -138,6 +139,7 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
+        dataset = self._of_epoch(epoch)
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
         of_order = (self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED)
         drawn = len(order), self._labels, self.global_batch_size, *of_order
@@ -147,7 +149,7 @@ class DataLoader:
                 iteration = epoch * self.iterations_per_epoch + number
                 for piece in range(self.accumulate):
                     start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
-                    x, y = self._take(rows[start:stop])
+                    x, y = self._take(dataset, rows[start:stop])
                     where = stop - start, start, len(rows), iteration
                     batch = Batch(*where, self.world_size, (*drawn, number))
                     # Each time: other loaders may have passes within this one
@@ -172,12 +174,17 @@ class DataLoader:
         for item in assign(loader, pass_number, items, parts):
             yield divmod(item, parts)
 
-    def _take(self, rows: Rows) -> tuple[Array, Array]:
+    def _of_epoch(self, epoch: int) -> Dataset:
+        """Return what the samples of a pass are taken from."""
+        of_epoch = getattr(self.dataset, "of_epoch", None)
+        return of_epoch(self.seed, epoch) if self.shuffle and of_epoch is not None else self.dataset
+
+    def _take(self, dataset: Dataset, rows: Rows) -> tuple[Array, Array]:
         if self._whole_batches:
-            return self.dataset.take(rows)  # type: ignore[attr-defined,no-any-return]
-        samples = [_pair(self.dataset[int(row)], row) for row in rows]
+            return dataset.take(rows)  # type: ignore[attr-defined,no-any-return]
+        samples = [_pair(dataset[int(row)], row) for row in rows]
         if not samples:  # an empty part still needs the shape of a row
-            x, y = _pair(self.dataset[0], 0)
+            x, y = _pair(dataset[0], 0)
             return np.empty((0, *np.shape(x)), np.asarray(x).dtype), np.empty((0, *np.shape(y)), np.asarray(y).dtype)
         return _stacked([x for x, _ in samples], "features"), _stacked([y for _, y in samples], "labels")
 

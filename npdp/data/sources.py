@@ -2,11 +2,13 @@
 
     spec ── read ── labels or numbers ── split ── scale ── DataSplit(train, test)
             digits, synthetic, formats/  targets.py        scaling.py
+
+Texts go their own way, text/: tokens take the place of features, and the end of a text is held out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -15,13 +17,17 @@ from numpy.typing import NDArray
 
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.base.errors import InputError
-from npdp.data import digits, formats
+from npdp.base.text_files import TEXT_SUFFIXES
+from npdp.data import digits, formats, text
 from npdp.data.datasets import Array, ArrayDataset
 from npdp.data.formats.raw import Columns, Part, RawData
 from npdp.data.scaling import Moments, ScaledDataset, moments
 from npdp.data.sparse import SparseDataset
 from npdp.data.targets import SIGNS, class_labels, doubt, is_classification, refuse_infinite, regression_targets
+from npdp.data.text import Tokenizer
 
+BUILT_IN = ("digits", "synthetic")
+TEST_FRACTION = 0.2  # of tables
 DTYPES = ("float32", "float64")
 SYNTHETIC_SAMPLES, SYNTHETIC_FEATURES, SYNTHETIC_NOISE = 1000, 10, 0.1
 PIXELS_SCALED_ONCE_BYTES = 2**20  # larger uint8 data stays as it is, see scaling.py
@@ -35,15 +41,17 @@ class DataSplit:
     """Data ready to train on.
 
     Attributes:
-        train: (N, D) features of the dtype asked for; (N,) int64 labels or (N, 1) targets.
+        train: (N, D) features of the dtype asked for; (N,) int64 labels or (N, 1) targets; of text (N, context) int64
+            tokens and what follows each of them.
         test: the same of the held-out part; None where there is none.
-        classes: number of classes; None for regression.
+        classes: number of classes, of text of tokens; None for regression.
         source: one line that says what this is.
         labels: what stands for each class in the file, where that is not its number: -1 and 1; else None.
         scaling: mean and deviation, (D,) float64 each, by which `standardize` scaled the features; else None.
         true_weights: weight (1, D) and bias (1,) that made `synthetic`, for its features as given here; else None.
         columns: the names of features and target, where a .csv has them; else None.
         notes: lines to be said of how the data was understood.
+        tokenizer: of text, what cut it into tokens.
     """
 
     train: ArrayDataset
@@ -55,23 +63,27 @@ class DataSplit:
     true_weights: TrueWeights | None = None
     columns: Columns | None = None
     notes: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
 
 
-def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, seed: int = 0,
+def load(spec: str, *, target: str | None = None, test_fraction: float | None = None, seed: int = 0,
          standardize: bool = False, dtype: str = "float32", task: str = "auto", sparse: bool = False,
-         trained: Columns | None = None) -> DataSplit:
+         trained: Columns | None = None, tokenizer: str | Tokenizer | None = None,
+         context: int | None = None) -> DataSplit:
     """Load data, choose its test part where it has none, and scale it.
 
     Args:
-        spec: "digits", "synthetic", or the path of a file or folder (see `npdp.data.formats`).
+        spec: "digits", "synthetic", or the path of a file or folder (see `npdp.data.formats`); or a text (`text.load`).
         target: name or number (from 1; from the end -1, ...) of the target's column in a .csv; default the last.
-        test_fraction: where the data has no test part, ceil(test_fraction * N) samples become one; 0 for none.
+        test_fraction: where the data has no test part, ceil(test_fraction * N) samples become one; 0 for none,
+            0.2 by default; of text the end, 0.1 by default.
         seed: chooses those samples, and draws `synthetic`.
         standardize: scale features by mean and deviation of the training part.
         dtype: "float32" or "float64", of features and targets.
         task: "classification", "regression", or "auto", by the rule in `npdp.data.targets`.
         sparse: read .svm and .libsvm as `SparseDataset`s, without making the table; an .npz file says what it is.
         trained: columns that a model was trained on: those of a .csv with a header are put in their order, by name.
+        tokenizer, context: of text alone, see `text.load`.
 
     Raises:
         InputError: anything that cannot be used, in one line: file, place, wanted, got.
@@ -80,14 +92,26 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
         raise InputError(f"dtype: expected {' or '.join(DTYPES)}, got {dtype}")
     if seed < 0:
         raise InputError(f"seed: expected 0 or above, got {seed}")
-    if not 0 <= test_fraction < 1:
+    if test_fraction is not None and not 0 <= test_fraction < 1:
         raise InputError(f"test fraction: expected a number from 0 to below 1, got {test_fraction}")
+    if spec not in BUILT_IN and not formats.is_folder(spec) and text.is_text(spec):
+        tables = {"target": target, "standardize": standardize, "sparse": sparse, "regression": task == "regression"}
+        return _text(spec, tables, tokenizer, context, test_fraction)
+    if tokenizer is not None or context is not None:
+        raise InputError(f"{spec}: {'context' if tokenizer is None else 'tokenizer'} is for text, this is none: "
+                         f"python-docs, a folder of texts or a file ending in {', '.join(TEXT_SUFFIXES)}")
     raw, true_weights = _read(spec, target, seed, sparse, trained)
     _check(raw, spec, dtype)
     if sparse or isinstance(raw.train.x, SparseRows):
         _check_sparse(raw, spec, standardize)
+    test_fraction = 0 if raw.test else TEST_FRACTION if test_fraction is None else test_fraction
+    return _tables(raw, true_weights, spec, test_fraction, seed, standardize, dtype, task)
+
+
+def _tables(raw: RawData, true_weights: TrueWeights | None, spec: str, test_fraction: float, seed: int,
+            standardize: bool, dtype: str, task: str) -> DataSplit:
     y, y_test, classes = _targets(raw, task, dtype)
-    rows, test_rows = _split(len(y), 0 if raw.test else test_fraction, seed, spec)
+    rows, test_rows = _split(len(y), test_fraction, seed, spec)
     scaling = _moments(raw, y, rows) if standardize else None
     train = _dataset(raw.train, y, rows, raw.unit, scaling, dtype)
     if raw.test and y_test is not None:
@@ -100,9 +124,18 @@ def load(spec: str, *, target: str | None = None, test_fraction: float = 0.2, se
                      raw.notes + doubt(raw, task, classes))
 
 
+def _text(spec: str, tables: Mapping[str, object], tokenizer: str | Tokenizer | None, context: int | None,
+          test_fraction: float | None) -> DataSplit:
+    for name in (name for name, given in tables.items() if given):
+        raise InputError(f"{spec}: {name} is for tables, this is text")
+    split = text.load(spec, tokenizer, context, test_fraction)
+    classes = split.tokenizer.vocabulary_size
+    return DataSplit(split.train, split.test, classes, split.source, tokenizer=split.tokenizer)
+
+
 def _read(spec: str, target: str | None, seed: int, sparse: bool,
           trained: Columns | None) -> tuple[RawData, TrueWeights | None]:
-    if spec not in ("digits", "synthetic"):
+    if spec not in BUILT_IN:
         return formats.read(spec, target, sparse, trained), None
     if target is not None:
         raise InputError(f"{spec}: a target column ({target}) can be chosen in .csv files only")

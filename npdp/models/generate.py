@@ -14,7 +14,8 @@ import numpy as np
 
 from npdp.autograd import no_grad
 from npdp.autograd.tensor import Array
-from npdp.models.gpt import GPT, Cache
+from npdp.models.attention import Cache
+from npdp.models.gpt import GPT
 
 
 def generate(

@@ -24,6 +24,7 @@ from npdp.nn.multihead import CausalSelfAttention, MultiheadAttention
 from npdp.nn.normalization import LayerNorm, RMSNorm
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse import Embedding, SparseLinear
+from npdp.nn.sparse_parameter import SparseParameter
 
 if TYPE_CHECKING:
     from npdp.parallel.data_parallel import DataParallel as DataParallel
@@ -58,6 +59,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "SparseLinear",
+    "SparseParameter",
     "Tanh",
     "functional",
 ]

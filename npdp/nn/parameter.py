@@ -7,8 +7,7 @@
 
 An optimiser then updates a whole model in one pass, and an exchange sends a span of gradients as one buffer,
 straight from where backward wrote them. A parameter is laid flat once, by whoever comes first, an optimiser
-or data parallel training; both use that. A sparse parameter stays where it is: its gradient is a few rows (see
-autograd/rows.py), and only those are updated and exchanged.
+or data parallel training; both use that.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from npdp.autograd.rows import RowGradient, Rows
-from npdp.autograd.tensor import Array, Hook, Tensor, TensorLike
+from npdp.autograd.tensor import Array, Tensor, TensorLike
 from npdp.base.partition import part, rounded_up
 from npdp.kernels.memory import LINE_BYTES as LINE_BYTES
 from npdp.kernels.memory import allocate as allocate
@@ -42,39 +40,18 @@ class Parameter(Tensor):
     Args:
         data: its first values.
         requires_grad: whether it is trained.
-        sparse: whether its gradient is a `RowGradient`; then it must be C-contiguous, and is never laid flat.
 
     Attributes:
-        fetch: of a sparse parameter, called with the rows, (k,) sorted and each once, that a forward is about to read,
-            where `data` does not hold all rows by itself; it puts them there.
-        row_updater: of a sparse parameter, carries out its update, `row_updater(optimizer, parameter, gradient)`, where
-            that is not left to the optimiser; its values are read-only then.
-        optimizer: of a sparse parameter, weak reference to its optimiser, once it has one.
         flat: the flat arrays that it lies in, once it has been laid flat.
         number: its number among their parameters.
     """
 
     flat: FlatParameters | None = None
     number: int = -1
-    sparse: bool = False
-    fetch: Callable[[Rows], None] | None = None
-    row_updater: Callable[[Any, Parameter, RowGradient], None] | None = None
-    optimizer: Callable[[], Any] | None = None
+    lies_flat = True  # whether it is to be laid flat
 
-    def __init__(self, data: Any, requires_grad: bool = True, sparse: bool = False) -> None:
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
-        if sparse:
-            if self.data.ndim == 0:
-                raise ValueError("a sparse parameter needs rows, got a number")
-            self.data, self.sparse = np.ascontiguousarray(self.data), True
-
-    def register_hook(self, hook: Hook) -> Callable[[], None]:
-        if self.sparse:
-            raise ValueError(
-                "a hook takes and gives arrays, and a sparse parameter's gradient is rows: make the layer with "
-                "sparse=False, or look at .grad after backward"
-            )
-        return super().register_hook(hook)
 
     def reduce_by(self, reducer: Any) -> None:
         """Have a reducer make the gradient that of all ranks, in each backward that reaches this parameter."""
@@ -86,7 +63,7 @@ class Parameter(Tensor):
 
     def require_writeable(self) -> None:
         """Raise ValueError where ranks hold the values in common, and only the optimiser may write them."""
-        if (self.flat is not None or self.row_updater is not None) and not self.data.flags.writeable:
+        if self.data_buffer is not None and not self.data.flags.writeable:
             raise ValueError(READ_ONLY)
 
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
@@ -110,7 +87,7 @@ class Parameter(Tensor):
         return self._write(lambda data: ufunc(data, np.asarray(other), out=data, dtype=data.dtype), other)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (np.array(self.data), self.requires_grad) + ((True,) if self.sparse else ())
+        return type(self), (np.array(self.data), self.requires_grad)
 
 
 def put_in(buffer: Array | None, array: Array, what: str) -> Array:
@@ -124,21 +101,6 @@ def put_in(buffer: Array | None, array: Array, what: str) -> Array:
         raise ValueError(f"{what} of a parameter of shape {buffer.shape} was set to an array of {np.shape(array)}")
     np.copyto(buffer, array, casting="same_kind")
     return buffer
-
-
-def row_gradient(parameter: Parameter) -> RowGradient | None:
-    """Return the gradient of a sparse parameter, None where it has none.
-
-    Raises:
-        TypeError: it is an array, as operations leave that read the whole parameter.
-    """
-    gradient: Any = parameter.raw_grad
-    if gradient is None or type(gradient) is RowGradient:
-        return gradient
-    raise TypeError(
-        f"a sparse parameter of shape {parameter.shape} has a gradient of type {type(gradient).__name__}: an operation "
-        "that is not sparse read all of it; make the layer with sparse=False"
-    )
 
 
 class FlatParameters:
@@ -229,12 +191,9 @@ class FlatParameters:
 
 
 def lay_flat(parameters: Iterable[Parameter], allocate: Allocate = allocate) -> list[FlatParameters]:
-    """Lay those parameters flat that are not yet, one set of arrays a dtype; return all that hold any of them.
-
-    Sparse parameters are left out.
-    """
+    """Lay those parameters flat that are not yet, one set of arrays a dtype; return all that hold any of them."""
     loose: dict[np.dtype[Any], list[Parameter]] = {}
-    parameters = [parameter for parameter in parameters if not parameter.sparse]
+    parameters = [parameter for parameter in parameters if parameter.lies_flat]
     for parameter in parameters:
         if parameter.flat is None:
             loose.setdefault(parameter.dtype, []).append(parameter)

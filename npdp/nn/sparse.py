@@ -26,6 +26,7 @@ from npdp.nn.initializers import normal
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
 from npdp.nn.products import sums_of_rows, times, transposed_times
+from npdp.nn.sparse_parameter import SparseParameter
 
 
 class SparseLinear(Module):
@@ -56,7 +57,7 @@ class SparseLinear(Module):
     ) -> None:
         self.in_features = at_least_one(in_features, "SparseLinear: in_features")
         self.out_features = at_least_one(out_features, "SparseLinear: out_features")
-        self.weight = Parameter(np.zeros((in_features, out_features), dtype), True, sparse)
+        self.weight = (SparseParameter if sparse else Parameter)(np.zeros((in_features, out_features), dtype))
         self.bias = Parameter(np.zeros(out_features, dtype)) if bias else None
         self._touched = _Touched(in_features)
 
@@ -117,7 +118,7 @@ class Embedding(Module):
             wanted = f"Embedding: padding_idx must be a whole number in [{-num_embeddings}, {num_embeddings})"
             self.padding_idx = whole(padding_idx, wanted, -num_embeddings, num_embeddings) % num_embeddings
             values[self.padding_idx] = 0
-        self.weight = Parameter(values, True, sparse)
+        self.weight = (SparseParameter if sparse else Parameter)(values)
         self._touched = _Touched(num_embeddings)
 
     def forward(self, numbers: Any) -> Tensor:
@@ -157,23 +158,16 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
-class _OfThisThread(threading.local):
-    distinct: Distinct | None = None  # made when first needed: it takes memory
-
-
-class _Touched:
-    """Finds the rows that a forward reads, and tells the parameter's owner before it does."""
+class _Touched(threading.local):
+    """Finder of the rows that a forward reads; each thread has slots of its own, as ranks may use a layer at once."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
-        self._here = _OfThisThread()  # a layer may be used by several ranks at once, and slots are written
+        self._count, self._distinct = count, Distinct(count)
 
     def __call__(self, parameter: Parameter, numbers: Array) -> tuple[Rows, Array]:
-        """Return the rows, sorted and each once, and the index of each number among them."""
-        if self._here.distinct is None:
-            self._here.distinct = Distinct(self._count)
-        rows, indices = self._here.distinct(numbers)
-        if parameter.fetch is not None:
+        """Return the rows, sorted and each once, and the index of each number among them; sparse ones are fetched."""
+        rows, indices = self._distinct(numbers)
+        if isinstance(parameter, SparseParameter) and parameter.fetch is not None:
             parameter.fetch(rows)
         return rows, indices
 
@@ -183,7 +177,7 @@ class _Touched:
 
 def _rows(parameter: Parameter, rows: Rows, values: Array) -> RowGradient | Array:
     gradient = RowGradient(rows, values, parameter.shape)
-    return gradient if parameter.sparse else gradient.dense()
+    return gradient if isinstance(parameter, SparseParameter) else gradient.dense()
 
 
 def _recorded(name: str, output: Array, *inputs: tuple[Parameter | None, Callable[[Array], Any]]) -> Tensor:

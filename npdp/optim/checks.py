@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from npdp.nn.parameter import Parameter
+from npdp.nn.sparse_parameter import SparseParameter
 
 
 def as_groups(parameters: Iterable[Parameter] | Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -50,7 +51,7 @@ def _listed(given: Any) -> list[Any]:
 def refuse_sparse(parameters: Iterable[Parameter], who: str) -> None:
     """Raise ValueError where one of the parameters is sparse, and `who` would change all of its rows."""
     for parameter in parameters:
-        if parameter.sparse:
+        if isinstance(parameter, SparseParameter):
             raise ValueError(
                 f"{who} changes every row in every step: a sparse parameter, here of shape {parameter.shape}, is "
                 "updated where it has a gradient only. Use SGD without momentum and weight decay, or make the layer "

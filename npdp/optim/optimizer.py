@@ -2,7 +2,7 @@
 
 A step updates spans of flat arrays, not single parameters (groups.py). Other ways to train (a server that owns the
 parameters, a pass fused with the exchange) put a `stepper` of their own on the flat arrays, which does it instead.
-Sparse parameters are apart: of each, the rows that have a gradient are updated; a `row_updater` may do that instead.
+A sparse parameter, which does not lie flat, has a step of its own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from npdp.autograd.rows import RowGradient, Rows, no_rows
+from npdp.autograd.rows import Rows
 from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient
-from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat, row_gradient
+from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat
+from npdp.nn.sparse_parameter import SparseParameter
 from npdp.optim.checks import as_groups, not_negative
 from npdp.optim.groups import ParameterGroup, Span
 from npdp.optim.state import load_state_dict, state_dict
@@ -70,7 +71,7 @@ class Optimizer:
         self.param_groups: list[dict[str, Any]] = []
         self.parameters: list[Parameter] = []
         self.groups: list[ParameterGroup] = []
-        self.sparse_parameters: dict[Parameter, dict[str, Any]] = {}
+        self.sparse_parameters: dict[SparseParameter, dict[str, Any]] = {}
         self.check(defaults)
         self._add(as_groups(parameters))
 
@@ -101,12 +102,12 @@ class Optimizer:
             for flat in flats:
                 if any(parameter.flat is flat for parameter in settings["params"]):
                     self.groups.append(ParameterGroup(flat, settings, self._state_in(flat, settings)))
-            self.sparse_parameters |= {parameter: settings for parameter in settings["params"] if parameter.sparse}
+            for parameter in settings["params"]:
+                if isinstance(parameter, SparseParameter):
+                    self.sparse_parameters[parameter], parameter.optimizer = settings, weakref.ref(self)
         for flat in flats:
             if flat not in known:
                 flat.optimizers.append(weakref.ref(self))
-        for parameter in self.sparse_parameters:
-            parameter.optimizer = weakref.ref(self)
 
     def _state_in(self, flat: FlatParameters, settings: dict[str, Any]) -> dict[str, Array]:
         """Return the arrays of a group's state: where another of these flat parameters has some, those."""
@@ -192,10 +193,8 @@ class Optimizer:
         for group in self.groups:  # before anything is changed
             for reducer in group.flat.reducers:
                 reducer.require_reduced(self.parameters)
-        for parameter in self.sparse_parameters:
-            if parameter.reducer is not None:
-                parameter.reducer.require_reduced(self.parameters)  # type: ignore[attr-defined]
-        rows = self._row_gradients() if self.sparse_parameters else []
+        for sparse in self.sparse_parameters:
+            sparse.require_ready()
         for group in self.groups:
             if group.flat.stepper is not None:
                 group.flat.stepper.step(self, group)
@@ -203,35 +202,19 @@ class Optimizer:
             for span in group.next_spans():
                 self.update(group, span)
             group.mark_changed()
-        for sparse, gradient in rows:
-            if sparse.row_updater is not None:
-                sparse.row_updater(self, sparse, gradient)
-            else:
-                self.update_rows(sparse, gradient.rows, gradient.values, self.sparse_parameters[sparse])
-            sparse.version[0] += 1
+        for sparse, settings in self.sparse_parameters.items():
+            sparse.step(self, settings)
         self.iteration += 1
-
-    def _row_gradients(self) -> list[tuple[Parameter, RowGradient]]:
-        """Return the sparse parameters that have a gradient, and it; TypeError where it is no `RowGradient`.
-
-        A `row_updater` is told of each step, be it of no rows: servers wait for all workers, and count steps.
-        """
-        gradients = [(parameter, row_gradient(parameter)) for parameter in self.sparse_parameters]
-        return [
-            (parameter, no_rows(parameter.shape, parameter.dtype) if gradient is None else gradient)
-            for parameter, gradient in gradients
-            if gradient is not None or parameter.row_updater is not None
-        ]
 
     def update(self, group: ParameterGroup, span: Span, grad: Gradient | None = None) -> None:
         """Update one span, in place, from its gradient in the flat array, or from `grad`, as long as the span."""
         raise NotImplementedError
 
-    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, settings: dict[str, Any]) -> None:
+    def update_rows(self, data: Array, rows: Rows, values: Array, settings: dict[str, Any]) -> None:
         """Update rows of a sparse parameter, in place: to those rows what the dense update does, bit for bit.
 
         Args:
-            parameter: (N, ...), whoever owns it.
+            data: (N, ...) its values, whoever has them.
             rows: (k,) each once.
             values: (k, ...) the gradient there.
             settings: those of its group.

@@ -76,9 +76,8 @@ class SGD(Optimizer):
             span.step == 1,
         )
 
-    def update_rows(self, parameter: Parameter, rows: Rows, values: Array, settings: dict[str, Any]) -> None:
-        data, length = parameter.data, max(1, BLOCK_ELEMENTS // max(1, values[:1].size))
-        lr = self.lr_of(settings)
+    def update_rows(self, data: Array, rows: Rows, values: Array, settings: dict[str, Any]) -> None:
+        lr, length = self.lr_of(settings), max(1, BLOCK_ELEMENTS // max(1, values[:1].size))
         for start in range(0, len(rows), length):
             block = rows[start : start + length]
             changed = data.take(block, axis=0)

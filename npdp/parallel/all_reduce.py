@@ -25,7 +25,6 @@ from npdp.base.arguments import require_number
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
-from npdp.parallel.consistency import Consistency
 from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.strategy import Strategy, share_gradients
 
@@ -59,7 +58,6 @@ class AllReduce(Strategy):
         super().attach(parameters, communicator)
         share_gradients(self)
         self._sparse = SparseExchange(self.sparse_parameters, communicator)
-        self._consistency = Consistency(communicator, self.synchronous)
         across = communicator.topology.spans_hosts
         defaults = (ACROSS_HOSTS_MB, ACROSS_HOSTS_MB) if across else (BUCKET_CAP_MB, FIRST_BUCKET_MB)
         given = self.bucket_cap_mb, self.first_bucket_mb
@@ -83,6 +81,8 @@ class AllReduce(Strategy):
         return self.communicator.persistent_allreduce(buffer, number)
 
     def begin(self, counted: float | None, alone: bool) -> float:
+        for parameter in self.sparse_parameters:
+            parameter.row_gradient()  # on all ranks: an array is refused
         weight = super().begin(counted, alone)
         self._next = 0
         # Two models behind one loss would mix their buckets in an order that depends on what a rank used: each then
@@ -105,8 +105,8 @@ class AllReduce(Strategy):
         bucket, send = self.buckets[self._next], self._sends[self._next]
         self._next += 1
         bucket.fill()
-        if (round_number := self._consistency.round) is not None:
-            self._consistency.add_checksum(bucket, round_number)
+        if (round_number := self.consistency.round) is not None:
+            self.consistency.add_checksum(bucket, round_number)
         send()
         self.exchanged_bytes += bucket.buffer.nbytes
 
@@ -118,9 +118,9 @@ class AllReduce(Strategy):
         for bucket in self.buckets:
             if bucket.take_flag():
                 self._settle_unused(bucket)
-        if (round_number := self._consistency.round) is not None:
-            self._consistency.compare_checksums(self.buckets, round_number)
-        self._consistency.count_exchange(self.loss_weight.batch)
+        if (round_number := self.consistency.round) is not None:
+            self.consistency.compare_checksums(self.buckets, round_number)
+        self.consistency.count_exchange(self.loss_weight.batch)
         if self.sparse_parameters:
             self.exchanged_bytes += self._sparse.sum(round_number)
 

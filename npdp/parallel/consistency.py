@@ -19,7 +19,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.data.batch import UNSHUFFLED, Batch
-from npdp.nn.parameter import Parameter
+from npdp.nn.sparse_parameter import SparseParameter
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.buckets import Bucket
 
@@ -103,7 +103,7 @@ def checksum(bucket: Bucket, round_number: int) -> int:
     return int(bits[stop - 1 - lap * VALUES_APART % max(1, stop - start)]) & 0xFF
 
 
-def checksums_of_rows(touched: Mapping[Parameter, Array], round_number: int) -> list[int]:
+def checksums_of_rows(touched: Mapping[SparseParameter, Array], round_number: int) -> list[int]:
     """Return a hash of one of the rows that the last exchange touched of each parameter, the same row on all ranks."""
     rows = [(p, rows[round_number * VALUES_APART % len(rows)]) for p, rows in touched.items() if len(rows)]
     return [crc32(parameter.data[row].tobytes()) for parameter, row in rows]

@@ -35,7 +35,6 @@ from npdp.optim.groups import ParameterGroup, Span, within
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers, settings_of
 from npdp.parallel.at_step import AtStep, move_in
-from npdp.parallel.consistency import Consistency
 
 NO_GRAD = (
     'with update="fused" the gradient is summed while the parameters are updated, and stored nowhere: '
@@ -57,7 +56,6 @@ class Fused(AtStep):
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         require_reduce_scatter(communicator.algorithm)
         super().attach(parameters, communicator)
-        self._consistency = Consistency(communicator, self.synchronous)
         # The gradients of this host's ranks, where a host's ranks share parameters
         self._everyones: dict[FlatParameters, list[Array] | None] = {}
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
@@ -102,7 +100,7 @@ class Fused(AtStep):
         key, settings = ready
         if self._meet(optimizer, group, (key, settings(group.settings))):
             self._zeros_for_unused(group)
-        self._consistency.count_exchange(self.loss_weight.batch)
+        self.consistency.count_exchange(self.loss_weight.batch)
         spans = group.next_spans()  # the same on all ranks
         self.exchanged_bytes += group.flat.grad.nbytes
         grads = self._everyones[group.flat]

@@ -29,7 +29,6 @@ from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.at_step import require_own_arrays
-from npdp.parallel.consistency import Consistency
 from npdp.parallel.samples import SampleCount, weight_within_part
 from npdp.parallel.strategy import Strategy
 
@@ -65,7 +64,6 @@ class LocalSGD(Strategy):
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         require_own_arrays(parameters)
         super().attach(parameters, communicator)
-        self._consistency = Consistency(communicator, self.synchronous)
         self._steps: Counter[ParameterGroup] = Counter()  # since the last averaging
         self._outer: dict[FlatParameters, tuple[Array, Array]] = {}  # parameters after the last one; velocity
         self._averaged: set[ParameterGroup] = set()  # at least once
@@ -84,12 +82,8 @@ class LocalSGD(Strategy):
     # In backward
     def begin(self, counted: float | None, alone: bool) -> float:
         self.loss_weight.of_backward(counted)  # refuses what cannot be weighed
-        batch = self.loss_weight.batch
-        self._samples.begin(self.parameters)
-        if batch is None or batch.parts != self.communicator.world_size:
-            return 1.0
-        self._samples.add(batch)
-        return weight_within_part(batch, self.communicator.rank)
+        batch = self._samples.begin(self.parameters, self.loss_weight.batch, self.communicator.world_size)
+        return weight_within_part(batch, self.communicator.rank) if batch is not None else 1.0
 
     def finish(self) -> None:
         """End a backward: gradients stay on this rank."""
@@ -130,7 +124,7 @@ class LocalSGD(Strategy):
             if self._has_outer:
                 self._outer_step(flat, start, stop, first=group not in self._averaged)
         self._averaged.add(group)
-        self._consistency.count_exchange(self.loss_weight.batch)
+        self.consistency.count_exchange(self.loss_weight.batch)
 
     def _share(self, samples: int) -> float:
         """Return this rank's part of all ranks' samples, or, where nothing says how many, one in P; collective."""

@@ -123,17 +123,19 @@ class SampleCount:
         self._used = False
         self._batches: list[Batch] = []
 
-    def begin(self, parameters: Iterable[Parameter]) -> None:
-        """Begin a backward: count anew where gradients have been used, or thrown away, since the last one."""
+    def begin(self, parameters: Iterable[Parameter], batch: Batch | None, ranks: int) -> Batch | None:
+        """Begin a backward: return its batch, counted, or a micro-batch; None where it was not cut for so many ranks.
+
+        Counts anew where gradients have been used, or thrown away, since the last one.
+        """
         if self._used or all(parameter.raw_grad is None for parameter in parameters):
             self._clear()
-
-    def add(self, batch: Batch) -> None:
-        """Count a batch, which has been cut for the ranks, or a micro-batch of it."""
-        if any(counted is batch for counted in self._batches):
-            return
-        self._batches.append(batch)
-        self.mine += batch.count
+        if batch is None or batch.parts != ranks:
+            return None
+        if not any(counted is batch for counted in self._batches):
+            self._batches.append(batch)
+            self.mine += batch.count
+        return batch
 
     def mark_used(self) -> None:
         """Note that the gradients have been used, by one optimiser or several."""

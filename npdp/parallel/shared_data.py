@@ -3,7 +3,7 @@
     rank 0 of a host    load ── pickle ── the description, and the arrays beside it → shared memory
     every rank          unpickle: the same object, its arrays read-only views of that memory
 
-What maps a file has no need of this: the system keeps one copy of its pages anyway, and so each rank maps it.
+An array that maps a file goes as the file's name: each rank maps it, and the system has its pages once.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from npdp.parallel.agreement import agree
 T = TypeVar("T")
 
 
-class _MapsAFile(Exception):  # noqa: N818  (no error: an answer)
-    """Signal that the loaded data is to be mapped by each rank, not copied."""
-
-
 class _Pickler(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
         memory = thing
-        while isinstance(memory, np.ndarray):
+        while isinstance(memory, np.ndarray) and not isinstance(memory.base, mmap.mmap):
             memory = memory.base
-        if isinstance(memory, mmap.mmap):
-            raise _MapsAFile
-        return NotImplemented
+        if not isinstance(memory, np.memmap) or memory.filename is None:
+            return NotImplemented
+        start = memory.offset + thing.ctypes.data - memory.ctypes.data
+        return _mapped, (str(memory.filename), start, thing.dtype, thing.shape, thing.strides)
+
+
+def _mapped(path: str, start: int, *layout: Any) -> Any:
+    """Return the array of this dtype, shape and strides that begins at a byte of a file."""
+    dtype, shape, strides = layout
+    return np.ndarray(shape, dtype, np.memmap(path, np.uint8, "r"), start, strides)
 
 
 def load_once(world: Communicator, load: Callable[[], T]) -> T:
@@ -52,8 +55,8 @@ def load_once(world: Communicator, load: Callable[[], T]) -> T:
     pieces = _pieces(loaded) if host.rank == 0 else None
     sizes = _broadcast_sizes(host, pieces)
     nbytes = sum(rounded_up(size, LINE_BYTES) for size in sizes)
-    memory = host.arena.empty(nbytes, np.dtype(np.uint8), one_for_all=True) if sizes else None
-    if memory is None:  # mapped, or no room: each rank for itself
+    memory = host.arena.empty(nbytes, np.dtype(np.uint8), one_for_all=True)
+    if memory is None:  # no room: each rank for itself
         return load() if loaded is None else loaded
     views = _lay_out(memory, sizes)
     for view, piece in zip(views, pieces or ()):
@@ -62,13 +65,10 @@ def load_once(world: Communicator, load: Callable[[], T]) -> T:
     return pickle.loads(views[0], buffers=[memoryview(view).toreadonly() for view in views[1:]])  # type: ignore[no-any-return]
 
 
-def _pieces(loaded: Any) -> list[Any] | None:
-    """Return the pickled description and, each by itself, the arrays in it; None where some map a file."""
+def _pieces(loaded: Any) -> list[Any]:
+    """Return the pickled description and, each by itself, the arrays in it."""
     description, arrays = io.BytesIO(), list[pickle.PickleBuffer]()
-    try:
-        _Pickler(description, protocol=5, buffer_callback=arrays.append).dump(loaded)
-    except _MapsAFile:
-        return None
+    _Pickler(description, protocol=5, buffer_callback=arrays.append).dump(loaded)
     return [description.getbuffer(), *(array.raw() for array in arrays)]
 
 

@@ -20,8 +20,8 @@ from npdp.autograd.rows import Distinct, RowGradient
 from npdp.autograd.tensor import Array
 from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.communicator import Communicator
-from npdp.nn.parameter import Parameter, row_gradient
 from npdp.nn.products import sums_of_rows
+from npdp.nn.sparse_parameter import SparseParameter
 from npdp.parallel.consistency import checksums_of_rows, differ
 
 WORD = np.dtype(np.int32)  # what lines are made of: values as their bits, rows as numbers
@@ -32,14 +32,13 @@ class SparseExchange:
     """Sum over the ranks of the row gradients of sparse parameters.
 
     Args:
-        parameters: sparse, in the same order on all ranks.
+        parameters: in the same order on all ranks.
         world: the ranks.
     """
 
-    def __init__(self, parameters: list[Parameter], world: Communicator) -> None:
-        self._world = world
-        self._parameters = parameters
-        self._distinct: dict[Parameter, Distinct] = {}  # made when first needed: they take memory
+    def __init__(self, parameters: list[SparseParameter], world: Communicator) -> None:
+        self._world, self._parameters = world, parameters
+        self._distinct = {parameter: Distinct(len(parameter.data)) for parameter in parameters}
         # Rows of the last exchange; before the first, row 0
         self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in parameters}
         self._lines = _Lines(world)
@@ -50,7 +49,7 @@ class SparseExchange:
         Args:
             round_number: of the checksums that go along (consistency.py); None: none do.
         """
-        gradients = [row_gradient(parameter) for parameter in self._parameters]
+        gradients = [parameter.row_gradient() for parameter in self._parameters]
         checksums = [] if round_number is None else checksums_of_rows(self._touched, round_number)
         counts = self._counts(gradients, checksums)
         starts = np.cumsum([0, *(self._words(p) * max(0, *of_ranks) for p, of_ranks in zip(self._parameters, counts))])
@@ -62,8 +61,7 @@ class SparseExchange:
         lines = self._lines.everyones()
         for parameter, start, of_ranks in zip(self._parameters, starts, counts):
             if max(of_ranks) != UNUSED:
-                total = self._sum(parameter, [line[start:] for line in lines], of_ranks)
-                parameter.raw_grad = total  # type: ignore[assignment]
+                parameter.raw_grad = self._sum(parameter, [line[start:] for line in lines], of_ranks)
         return given_bytes
 
     def _counts(self, gradients: list[RowGradient | None], checksums: list[int]) -> list[list[int]]:
@@ -82,18 +80,16 @@ class SparseExchange:
         return of_each[: len(counts)]
 
     @staticmethod
-    def _words(parameter: Parameter) -> int:
+    def _words(parameter: SparseParameter) -> int:
         """Return how many words a row takes in a line: its values, and its number."""
         return parameter.data[:1].nbytes // WORD.itemsize + 1
 
-    def _sum(self, parameter: Parameter, lines: list[Array], counts: list[int]) -> RowGradient:
+    def _sum(self, parameter: SparseParameter, lines: list[Array], counts: list[int]) -> RowGradient:
         """Return the sum of the gradients that stand at the beginning of these lines, in so many rows each."""
         width = self._words(parameter) - 1
         counts = [max(0, count) for count in counts]
         values = np.concatenate([line[: count * width] for line, count in zip(lines, counts)])
         rows = np.concatenate([line[count * width :][:count] for line, count in zip(lines, counts)])
-        if parameter not in self._distinct:
-            self._distinct[parameter] = Distinct(len(parameter.data))
         distinct, indices = self._distinct[parameter](rows)
         shape = (len(rows), width * WORD.itemsize // parameter.dtype.itemsize)
         self._touched[parameter] = distinct

@@ -20,7 +20,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from npdp.autograd import Tensor
-from npdp.nn.parameter import Parameter, lay_flat, row_gradient
+from npdp.nn.parameter import Parameter, lay_flat
+from npdp.nn.sparse_parameter import SparseParameter
+from npdp.parallel.consistency import Consistency
 from npdp.parallel.replicas import require_apart
 from npdp.parallel.samples import LossWeight
 
@@ -50,6 +52,7 @@ class Strategy:
         sparse_parameters: those.
         number: among this rank's strategies, which all ranks make in the same order.
         loss_weight: the part of the global batch that a loss is the mean over.
+        consistency: checks, now and then, that replicas and batches are alike.
         syncing: False under `no_sync`, where gradients only add up.
         wrapped: whether a DataParallel has it; a DistributedOptimizer's may still be taken by one.
         local: whether gradients are sums of this rank alone, as `no_sync` leaves them.
@@ -78,20 +81,21 @@ class Strategy:
         """
         if any(parameter.reducer is not None for parameter in parameters):
             raise ValueError(REDUCED)
-        if not self.takes_rows and any(parameter.sparse for parameter in parameters):
+        sparse = [parameter for parameter in parameters if isinstance(parameter, SparseParameter)]
+        if sparse and not self.takes_rows:
             raise ValueError(WHOLE_PARAMETERS)
         if hasattr(self, "parameters"):
             raise ValueError(f"{type(self).__name__}: one strategy trains one model; make a new one for each")
-        self.communicator, self.parameters = communicator, parameters
+        self.communicator, self.parameters, self.sparse_parameters = communicator, parameters, sparse
         require_apart(communicator, parameters)  # before any rank changes them
         self.number = communicator.number_reducer()
         self.flats = lay_flat(parameters)
-        self.sparse_parameters = [parameter for parameter in parameters if parameter.sparse]
         for parameter in parameters:
             parameter.reduce_by(self)
         for flat in self.flats:
             flat.reduce_by(self)
         self.loss_weight = LossWeight(communicator, self.synchronous)
+        self.consistency = Consistency(communicator, self.synchronous)
         self.syncing, self.local, self.wrapped, self._warned = True, False, False, False
         self.exchanged_bytes = 0
 
@@ -99,8 +103,6 @@ class Strategy:
     def begin(self, counted: float | None, alone: bool) -> float:
         """Return the weight of this rank's loss; see `npdp.autograd.engine.Reducer`."""
         weight = self.loss_weight.of_backward(counted)
-        for parameter in self.sparse_parameters:
-            row_gradient(parameter)  # on all ranks: an array is refused
         if self.communicator.rank and not self.local:  # what is global already stays on rank 0: the sum has it once
             for parameter in self.parameters:
                 parameter.raw_grad = None
@@ -176,7 +178,7 @@ class Strategy:
     @property
     def bucket_bytes(self) -> list[int]:
         """Bytes of each buffer that travels by itself."""
-        return [parameter.data.nbytes for parameter in self.parameters if not parameter.sparse]
+        return [parameter.data.nbytes for parameter in self.parameters if parameter.lies_flat]
 
 
 def share_gradients(strategy: Strategy) -> None:

@@ -17,8 +17,9 @@ from npdp.autograd.rows import Distinct, Rows
 from npdp.autograd.tensor import Array
 from npdp.base.partition import part, rounded_up
 from npdp.collectives.communicator import Communicator
-from npdp.nn.parameter import LINE_BYTES, Parameter
+from npdp.nn.parameter import LINE_BYTES
 from npdp.nn.products import sums_of_rows
+from npdp.nn.sparse_parameter import SparseParameter
 from npdp.parallel.parameter_server.messages import ALL, Kind, Message, Reply
 from npdp.parallel.parameter_server.shard import Rate, Receive, Roles, one_for_each
 
@@ -31,7 +32,7 @@ class Lanes:
     A lane is memory that both share: the numbers of rows, and behind them the rows' values.
     """
 
-    def __init__(self, parameter: Parameter, world: Communicator, roles: Roles) -> None:
+    def __init__(self, parameter: SparseParameter, world: Communicator, roles: Roles) -> None:
         self.parameter, self.roles, self.width = parameter, roles, int(np.prod(parameter.shape[1:]))
         nbytes = min(LANE_BYTES, parameter.data.nbytes + len(parameter.data) * 16 + LINE_BYTES)
         self._lines = -(-nbytes // LINE_BYTES)
@@ -59,14 +60,14 @@ class Lanes:
 class RowShard:
     """Shard of a sparse parameter on its server: a range of rows, copied."""
 
-    def __init__(self, rate: Rate, parameter: Parameter, lanes: Lanes) -> None:
+    def __init__(self, rate: Rate, parameter: SparseParameter, lanes: Lanes) -> None:
         assert lanes.roles.server is not None
         self._rate, self._lanes, self._server = rate, lanes, lanes.roles.server
-        self._parameter = Parameter(np.array(parameter.data[lanes.rows_of(self._server)]), sparse=True)
-        self._table = self._parameter.data.reshape(len(self._parameter.data), lanes.width)  # the same memory
+        values = np.array(parameter.data[lanes.rows_of(self._server)])
+        self._table = values.reshape(len(values), lanes.width)
         self._gradients: dict[int, tuple[Rows, Array]] = {}  # each worker's
         self._wanted: dict[int, Rows | None] = {}  # what workers have asked for and not got; None: all rows
-        self._distinct: Distinct | None = None  # of as many rows as there are: only where gradients are added up
+        self._distinct = Distinct(len(self._table))
 
     def take(self, message: Message, receive: Receive) -> None:
         if message.kind == Kind.PULL and message.rows == ALL:
@@ -85,8 +86,7 @@ class RowShard:
     def apply(self, pushes: Sequence[Message], version: int) -> None:
         self._rate.set(pushes, version)
         rows, values = self._sum([self._gradients[push.worker] for push in pushes])
-        values = values.reshape(len(rows), *self._parameter.shape[1:])
-        self._rate.optimizer.update_rows(self._parameter, rows, values, self._rate.settings)
+        self._rate.optimizer.update_rows(self._table, rows, values, self._rate.settings)
 
     def answer(self, reply: Reply) -> Iterator[Array]:
         if reply.worker not in self._wanted:
@@ -104,7 +104,6 @@ class RowShard:
         """Return the rows that any of them has, and the values, added up in this order."""
         if len(gradients) == 1:
             return gradients[0]
-        self._distinct = self._distinct or Distinct(len(self._table))
         rows, indices = self._distinct(np.concatenate([rows for rows, _ in gradients]))
         return rows, sums_of_rows(np.concatenate([values for _, values in gradients]), indices, len(rows))
 

@@ -14,6 +14,7 @@ from typing import Any
 from npdp.base.arguments import require_number, whole
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter
+from npdp.nn.sparse_parameter import SparseParameter
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers
@@ -112,7 +113,7 @@ class ParameterServer(Worker):
             policy: Policy = Bounded(self.staleness) if self.staleness else Synchronous()
             pool = WorkPool()
             if self.replay:
-                policy = pool = Replayed(self.replay[among_all], roles.workers, isinstance(key, Parameter))
+                policy = pool = Replayed(self.replay[among_all], roles.workers, isinstance(key, SparseParameter))
             rate = Rate(optimizer, settings_by(optimizer, key), roles.workers if self.staleness else 1, self.damped)
             kind: Any = DenseShard if isinstance(key, ParameterGroup) else RowShard
             shard = kind(rate, key, ends[key])
@@ -127,11 +128,9 @@ def _optimizers_of(worker: Worker) -> dict[Key, Optimizer]:
         alive = [optimizer for reference in flat.optimizers if (optimizer := reference()) is not None]
         found.update((group, optimizer) for optimizer in alive for group in optimizer.groups if group.flat is flat)
     for parameter in worker.sparse_parameters:
-        optimizer = parameter.optimizer() if parameter.optimizer is not None else None
-        if isinstance(optimizer, Optimizer):
+        if parameter.optimizer is not None and (optimizer := parameter.optimizer()) is not None:
             found[parameter] = optimizer
-    groups = [key.parameters if isinstance(key, ParameterGroup) else [key] for key in found]
-    covered = {parameter for group in groups for parameter in group}
+    covered = {parameter for optimizer in found.values() for parameter in optimizer.parameters}
     if without := sum(parameter.requires_grad and parameter not in covered for parameter in worker.parameters):
         raise ValueError(
             f"ParameterServer: {without} of the model's parameters have no optimiser: make it before the model is "

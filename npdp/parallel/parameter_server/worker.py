@@ -24,17 +24,17 @@ from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import WorldEnded
 from npdp.data.sampler import this_rank
 from npdp.nn.parameter import Parameter
+from npdp.nn.sparse_parameter import SparseParameter
 from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import settings_of
 from npdp.parallel.at_step import AtStep, move_in, require_not_replaced
-from npdp.parallel.consistency import Consistency
 from npdp.parallel.parameter_server import messages, update_log
 from npdp.parallel.parameter_server.client import Client, RemoteShard
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Kind, Message, Reply, Request, WorkItem
 from npdp.parallel.samples import SampleCount, weight_within_part
 
-Key = ParameterGroup | Parameter  # what has shards: a parameter group, or a sparse parameter
+Key = ParameterGroup | SparseParameter  # what has shards
 Shards = dict[Key, list[RemoteShard]]  # one a server
 STATE_ON_SERVERS = "under a parameter server the servers have it: load it before the model is wrapped"
 WHY_HIDDEN = (
@@ -59,7 +59,6 @@ class Worker(AtStep):
 
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         super().attach(parameters, communicator)
-        self._consistency = Consistency(communicator, self.synchronous)
         self._now: tuple[Request, WorkItem] | None = None  # what is worked on; None without npdp's loader
         self._assigned: dict[Request, int] = {}  # numbers that came with an answer to a push
         self._pushed: dict[Hashable, WorkItem] = {}  # in this iteration, by group or sparse parameter
@@ -90,13 +89,11 @@ class Worker(AtStep):
 
     # What the engine calls
     def begin(self, counted: float | None, alone: bool) -> float:
-        weight, batch = super().begin(counted, alone), self.loss_weight.batch
-        self._samples.begin(self.parameters)
-        if batch is not None and batch.parts == self.communicator.world_size:
-            self._samples.add(batch)
-            if self._now is not None:
-                request, item = self._now
-                return weight_within_part(batch, item.number % request.parts)
+        weight = super().begin(counted, alone)
+        batch = self._samples.begin(self.parameters, self.loss_weight.batch, self.communicator.world_size)
+        if batch is not None and self._now is not None:
+            request, item = self._now
+            return weight_within_part(batch, item.number % request.parts)
         return weight if self.synchronous else 1.0
 
     # What the optimiser calls
@@ -108,7 +105,7 @@ class Worker(AtStep):
         for index in unused:
             group.parameters[index].version[0] += 1  # others may have used it
 
-    def step_rows(self, optimizer: Optimizer, parameter: Parameter, gradient: RowGradient) -> None:
+    def step_rows(self, optimizer: Optimizer, parameter: SparseParameter, gradient: RowGradient) -> None:
         """Push the rows of a sparse parameter, in place of the optimiser's own update."""
         require_not_replaced(parameter)
         self._push(optimizer, parameter, gradient, gradient.rows.nbytes + gradient.values.nbytes)
@@ -130,7 +127,7 @@ class Worker(AtStep):
                 self._assigned[request] = reply.number
         if self.synchronous and key is next(iter(self._optimizers)) and self.communicator.world_size > 1:
             # Now, as all workers have pushed: a server has better words for one that has left
-            self._consistency.count_exchange(self.loss_weight.batch)
+            self.consistency.count_exchange(self.loss_weight.batch)
 
     def _count_push(self, key: Key) -> tuple[WorkItem, Request]:
         """Count a push; return what it is known by, and what it asks for.
@@ -157,7 +154,7 @@ class Worker(AtStep):
         return messages.AS_BEGUN if group["lr"] is lr and callable(lr) else float(optimizer.lr_of(group))
 
     # What a layer calls
-    def fetch(self, parameter: Parameter, rows: Rows) -> None:
+    def fetch(self, parameter: SparseParameter, rows: Rows) -> None:
         """Fill in these rows of a sparse parameter, sorted and each once."""
         if not self._left:  # else all of it was pulled
             self._ask(Kind.PULL, self._shards[parameter], rows, training=is_grad_enabled())
