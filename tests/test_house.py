@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent / "npdp"
 BELOW = {"kernels", "base"}
 ARITHMETIC = ["autograd", "nn", "optim", "data"]
 TOP = {"app", "bench", "report", "train", "__main__"}
-BELOW_TOP = {*ARITHMETIC, "comm", "collectives", "parallel", "elastic"}
+BELOW_TOP = {*ARITHMETIC, "models", "comm", "collectives", "parallel", "elastic"}
 
 # part -> the parts that it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
