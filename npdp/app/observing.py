@@ -24,14 +24,12 @@ SAMPLE_TOKENS, TEMPERATURE = 160, 0.8
 class Observer:
     """Observer of a job, told after each iteration.
 
-    Attributes:
-        best: the parameters by name, on rank 0, that scored best so far; None before the first look.
     """
 
     def __init__(self, job: Job, console: Console, metrics: Metrics) -> None:
         self._job, self._console, self._metrics = job, console, metrics
         self._lowest_loss = np.inf
-        self.best: dict[str, Array] | None = None
+        self._best: dict[str, Array] | None = None  # the parameters by name, on rank 0, that scored best
 
     def after(self, iteration: int) -> None:
         """Look at the model where it is time; collective."""
@@ -40,6 +38,10 @@ class Observer:
             self._score(iteration)
         if config.sample_every and iteration % config.sample_every == 0 and self._job.world.rank == 0:
             self._sample()
+
+    def better_than(self, test_loss: float | None) -> dict[str, Array] | None:
+        """Return parameters that scored better on the held-out part than the last ones, if rank 0 has such."""
+        return self._best if test_loss is not None and self._lowest_loss < test_loss else None
 
     def _score(self, iteration: int) -> None:
         job = self._job
@@ -54,7 +56,7 @@ class Observer:
         if is_best:
             self._lowest_loss = score.loss
             if job.world.rank == 0:
-                self.best = {name: values.copy() for name, values in job.model.module.state_dict().items()}
+                self._best = {name: values.copy() for name, values in job.model.module.state_dict().items()}
 
     def _sample(self) -> None:
         from npdp.app.generation import sample

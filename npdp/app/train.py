@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from npdp.report.results import write_results
 
 if TYPE_CHECKING:
     from npdp.app.job import Job
-    from npdp.app.observing import Observer
     from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
 
@@ -83,7 +82,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         end = jobs.end_event(job, iterations, samples, wall_s)
         metrics.write("end", **end)
         console.say(summary(end))  # first, whatever becomes of the files
-        agree(world, lambda: _write_results(job, observer, metrics, console) if world.rank == 0 else None, OutputError)
+        best = observer.better_than(end["test_loss"])
+        agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
     return end
 
 
@@ -94,12 +94,12 @@ def _open_metrics(path: str | None, console: Console) -> Metrics:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 
 
-def _write_results(job: Job, observer: Observer, metrics: Metrics, console: Console) -> None:
+def _write_results(job: Job, best: Mapping[str, Array] | None, metrics: Metrics, console: Console) -> None:
     """Write the files that flags name; OutputError names those that could not be."""
     config = job.config
     write_results(console, (
         ("--metrics", config.metrics, metrics.close),
-        ("--save", config.save, lambda: _save(job, observer.best)),
+        ("--save", config.save, lambda: _save(job, best)),
         ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
     ))  # fmt: skip
 
@@ -109,7 +109,7 @@ def _save_arrivals(job: Job) -> None:
     job.model.strategy.save_arrivals(job.config.record_arrivals, job.run)
 
 
-def _save(job: Job, best: dict[str, Array] | None) -> None:
+def _save(job: Job, best: Mapping[str, Array] | None) -> None:
     """Write the model: with the parameters that scored best, where they were looked at, else with the last ones."""
     from npdp.app import models, saved_model
 
