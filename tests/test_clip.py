@@ -7,7 +7,7 @@ import pytest
 
 from npdp import nn, optim
 from npdp.nn.parameter import Parameter
-from npdp.optim.clip import BLOCK
+from npdp.nn.utils.clip import BLOCK
 
 
 def with_gradients(*gradients):

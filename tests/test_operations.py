@@ -72,11 +72,22 @@ CASES = {
     "stack": [Case([(2, 3), (2, 3)], dict(axis=a)) for a in (0, 1, -1)] + [Case([(), ()])],
     "linear": [Case([(4, 3), (2, 3), (2,)]), Case([(3,), (2, 3), (2,)]), Case([(2, 2, 3), (1, 3), (1,)]),
                Case([(0, 3), (2, 3), (2,)])],
-    "mse_loss": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
+    "mean_square": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "cross_entropy": [Case([shape, LABELS[: shape[0]]], dict(label_smoothing=e)) for e in (0.0, 0.2, 1.0)
                       for shape in ((4, 3), (2, 70), (0, 3))],  # few classes, and many: two layouts
+    "cross_entropies": [
+        Case([(4, 3), LABELS], dict(weights=np.array([1.0, 0.5, 0, 2]), kept=np.array([True, True, False, True]))),
+        Case([(4, 3), LABELS], dict(weights=np.ones(4), kept=np.ones(4, bool), smooth=np.array([0.1, 0.2, 0.3]))),
+        Case([(0, 3), LABELS[:0]], dict(weights=np.ones(0), kept=np.ones(0, bool))),
+    ],
+    "huber": [Case([s], dict(delta=0.9), "away from 0") for s in ANY],
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "leaky_relu": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],
+    "sin": unary(), "cos": unary(), "contiguous": unary(),
+    "maximum": [Case([s, t], {}, "distinct") for s, t in (((3, 4), (3, 1)), ((2,), (2,)), ((0, 2), (2,)))],
+    "minimum": [Case([s, t], {}, "distinct") for s, t in (((3, 4), (3, 1)), ((2,), (2,)), ((0, 2), (2,)))],
+    "expand": [Case([s], dict(shape=t)) for s, t in (((3, 1), (2, 3, 4)), ((), (2,)), ((0, 1), (0, 3)))],
+    "cumsum": [Case([(2, 3, 2)], dict(axis=a)) for a in (0, 1, -1)],
     "gelu": unary(), "gelu_tanh": unary(), "silu": unary(),
     "softplus": [Case([s], dict(beta=1.5, threshold=2.0), "away from 0") for s in ANY],
     "elu": [Case([s], dict(alpha=0.7), "away from 0") for s in ANY],

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_transformer import HEADS, LENGTH, WIDTH, WORDS, LanguageModel
+from language_models import HEADS, LENGTH, WIDTH, WORDS, LanguageModel
 from torch_layers import assert_near, torch
 
 from npdp import nn, optim

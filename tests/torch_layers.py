@@ -17,11 +17,15 @@ def assert_near(got, wanted, what=""):
     np.testing.assert_allclose(np.asarray(got), wanted, rtol=1e-10, atol=1e-10, err_msg=what)
 
 
-def compare(ours, theirs, *arrays):
-    """Compare results and gradients of two functions of the same arrays, contracted with the same cotangent."""
+def compare(ours, theirs, *arrays, labels=None):
+    """Compare results and gradients of two functions of the same arrays, contracted with the same cotangent.
+
+    Labels are given to both as well, as the last argument.
+    """
     xs = [Tensor(a.copy(), requires_grad=True) for a in arrays]
     ts = [torch.tensor(a, requires_grad=True) for a in arrays]
-    y, t = ours(*xs), theirs(*ts)
+    whole = ([], []) if labels is None else ([labels], [torch.tensor(labels)])
+    y, t = ours(*xs, *whole[0]), theirs(*ts, *whole[1])
     assert y.shape == tuple(t.shape)
     assert_near(y, t)
     cotangent = random(*y.shape, seed=9)

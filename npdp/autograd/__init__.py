@@ -4,7 +4,7 @@ from npdp.autograd.engine import Reducer, backward
 from npdp.autograd.recording import is_grad_enabled, no_grad
 from npdp.autograd.tensor import Node, Tensor
 
-from npdp.autograd import numpy_functions, operators, pytorch_names, split  # isort: skip  (they give Tensor its arithmetic)
+from npdp.autograd import more_methods, numpy_functions, operators, pytorch_names, split  # isort: skip  (they give Tensor its arithmetic)
 
 __all__ = [
     "Node",
@@ -12,6 +12,7 @@ __all__ = [
     "Tensor",
     "backward",
     "is_grad_enabled",
+    "more_methods",
     "no_grad",
     "numpy_functions",
     "operators",

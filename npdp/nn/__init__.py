@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from npdp.nn import functional
+from npdp.nn import functional, init, utils
 from npdp.nn.activations import ELU, GELU, SiLU, Softplus
+from npdp.nn.cross_entropy import CrossEntropyLoss, NLLLoss
 from npdp.nn.dropout import Dropout
 from npdp.nn.layers import (
     Flatten,
@@ -18,7 +19,7 @@ from npdp.nn.layers import (
     Softmax,
     Tanh,
 )
-from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
+from npdp.nn.losses import BCEWithLogitsLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from npdp.nn.module import Module
 from npdp.nn.multihead import CausalSelfAttention, MultiheadAttention
 from npdp.nn.normalization import LayerNorm, RMSNorm
@@ -39,6 +40,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "HuberLoss",
     "Identity",
     "L1Loss",
     "LayerNorm",
@@ -56,12 +58,15 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SmoothL1Loss",
     "Softmax",
     "Softplus",
     "SparseLinear",
     "SparseParameter",
     "Tanh",
     "functional",
+    "init",
+    "utils",
 ]
 
 

@@ -14,9 +14,9 @@ from npdp.autograd import Tensor
 from npdp.base import random
 from npdp.base.arguments import require_number, seed_of
 from npdp.nn.forward import Forward, Samples
-from npdp.nn.functional import scale_by
 from npdp.nn.masks import Masks
 from npdp.nn.module import Module, as_tensor
+from npdp.nn.rules import scale_by
 
 
 class Dropout(Module):

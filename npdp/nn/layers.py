@@ -11,10 +11,10 @@ from npdp.autograd import Tensor, operators
 from npdp.base import random
 from npdp.base.arguments import at_least_one, require_number
 from npdp.kernels import NARROW
-from npdp.nn.functional import leaky_relu, linear, log_softmax, softmax
 from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
+from npdp.nn.rules import leaky_relu, linear
 
 
 class Linear(Module):
@@ -100,7 +100,7 @@ class Softmax(Module):
         self.dim = dim
 
     def forward(self, x: Any) -> Tensor:
-        return softmax(x, self.dim)
+        return operators.softmax(as_tensor(x), axis=self.dim)
 
     def describe(self) -> str:
         return f"dim={self.dim}"
@@ -110,7 +110,7 @@ class LogSoftmax(Softmax):
     """The logarithm of softmax, for `NLLLoss`."""
 
     def forward(self, x: Any) -> Tensor:
-        return log_softmax(x, self.dim)
+        return operators.log_softmax(as_tensor(x), axis=self.dim)
 
 
 class Identity(Module):

@@ -18,14 +18,14 @@ from npdp.autograd import Tensor, operators
 from npdp.autograd.tensor import Array
 from npdp.base import random
 from npdp.base.arguments import at_least_one
+from npdp.nn import init
 from npdp.nn.attention import attend
 from npdp.nn.dropout import Dropout
-from npdp.nn.functional import linear, softmax
-from npdp.nn.initializers import xavier_uniform
 from npdp.nn.layers import Linear
 from npdp.nn.masks import Masks
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
+from npdp.nn.rules import linear
 
 
 def _width_of_heads(kind: str, embed_dim: int, num_heads: int) -> int:
@@ -117,11 +117,12 @@ class MultiheadAttention(Module):
         self.head_dim = _width_of_heads("MultiheadAttention", embed_dim, num_heads)
         self.embed_dim, self.num_heads, self.batch_first = embed_dim, num_heads, batch_first
         generator = generator or random.default_generator()
-        self.in_proj_weight = Parameter(xavier_uniform((3 * embed_dim, embed_dim), dtype, generator))
+        self.in_proj_weight = Parameter(np.empty((3 * embed_dim, embed_dim), dtype))
         self.in_proj_bias = Parameter(np.zeros(3 * embed_dim, dtype)) if bias else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype, generator=generator)
+        init.xavier_uniform_(self.in_proj_weight, generator=generator)
         if self.out_proj.bias is not None:
-            self.out_proj.bias.data[:] = 0
+            init.zeros_(self.out_proj.bias)
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -212,7 +213,7 @@ class MultiheadAttention(Module):
     def _with_weights(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what `attend` does, and the probabilities, dropped, (batch, heads, T, S)."""
         scores = (query * query.dtype.type(self.head_dim**-0.5)) @ key.transpose(-1, -2)
-        weights = self.dropout(softmax(scores if mask is None else scores + mask))
+        weights = self.dropout(operators.softmax(scores if mask is None else scores + mask))
         return weights @ value, weights
 
     def describe(self) -> str:

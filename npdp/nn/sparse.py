@@ -141,7 +141,8 @@ class Embedding(Module):
         return _recorded("embedding", y, (weight, to_weight))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight" and value.flat is None:  # of a `Linear` that shares it: here rows are read, one by one
+        if name == "weight" and isinstance(value, Parameter) and value.flat is None:
+            # of a `Linear` that shares it, perhaps: here rows are read, one by one
             value.data = np.ascontiguousarray(value.data)
         super().__setattr__(name, value)
 

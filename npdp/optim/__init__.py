@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from npdp.nn.utils.clip import clip_grad_norm_
 from npdp.optim import learning_rates
 from npdp.optim.adam import Adam, AdamW
-from npdp.optim.clip import clip_grad_norm_
 from npdp.optim.optimizer import Optimizer
 from npdp.optim.sgd import SGD
 
