@@ -70,7 +70,7 @@ def build(name: str, features: int, classes: int | None, flags: Mapping[str, Any
         try:
             model = _made_by(MODELS[name].made_by)(features, classes, **flags)
         except (MemoryError, ValueError) as error:  # the latter of NumPy's, where no memory could be so large
-            raise InputError(f"--model {name}: no room for it: {error}") from None
+            raise InputError(f"--model {name}: cannot be made: {error}") from None
     else:
         model = _users_own(name, {"features": features, "classes": classes, **flags})
     for parameter in model.parameters():
