@@ -12,6 +12,7 @@ import npdp.nn.losses  # noqa: F401  (registers its own operation)
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.gradcheck import gradcheck
 from npdp.autograd.operation import OPERATIONS
+from npdp.nn.windows import Windows
 
 # One way to use an operation: shapes or arrays (these get no gradient), options, and where inputs are drawn from
 Case = namedtuple("Case", "inputs options domain", defaults=({}, "any"))
@@ -30,6 +31,8 @@ INDICES = (
 )  # fmt: skip
 MASK = np.arange(6).reshape(2, 3) % 2 == 0
 LABELS = np.array([1, 0, 2, 1])
+WINDOWS = Windows((2, 2), (2, 2), ((0, 0), (0, 0)))
+WIDE = Windows((2, 3), (1, 2), ((1, 0), (1, 1)), (2, 1))  # they overlap, and reach over the border
 
 
 def unary(domain="any"):
@@ -77,6 +80,12 @@ CASES = {
     "leaky_relu": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],
     "clone": unary(), "astype": [Case([(2, 3)], dict(dtype=np.float64))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
+    "conv2d": [Case([(2, 2, 3, 4), (4, 2 // g, *w.kernel), (4,)], dict(windows=w, groups=g))
+               for w in (WINDOWS, WIDE) for g in (1, 2)] + [
+               Case([(0, 1, 3, 3), (2, 1, 2, 2), (2,)], dict(windows=WINDOWS, groups=1))],
+    "max_pool2d": [Case([shape], dict(windows=w), "distinct") for w in (WINDOWS, WIDE)
+                   for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
+    "avg_pool2d": [Case([shape], dict(windows=w)) for w in (WINDOWS, WIDE) for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
 }  # fmt: skip
 ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
 each_case = pytest.mark.parametrize(("name", "case"), ALL)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from npdp.nn import functional
+from npdp.nn.convolution import Conv1d, Conv2d
 from npdp.nn.dropout import Dropout
 from npdp.nn.layers import (
     Flatten,
@@ -20,13 +21,18 @@ from npdp.nn.layers import (
 from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
+from npdp.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool1d, MaxPool2d
 from npdp.nn.sparse import Embedding, SparseLinear
 
 if TYPE_CHECKING:
     from npdp.parallel.data_parallel import DataParallel as DataParallel
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
+    "Conv1d",
+    "Conv2d",
     "CrossEntropyLoss",
     "DataParallel",
     "Dropout",
@@ -38,6 +44,8 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Module",
     "ModuleList",
     "NLLLoss",

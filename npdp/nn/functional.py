@@ -20,6 +20,12 @@ from npdp.autograd.operators import relu as relu
 from npdp.autograd.operators import sigmoid as sigmoid
 from npdp.autograd.operators import tanh as tanh
 from npdp.autograd.tensor import Array, Tensor, TensorLike, Vjp
+from npdp.nn.convolution import conv1d as conv1d
+from npdp.nn.convolution import conv2d as conv2d
+from npdp.nn.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from npdp.nn.pooling import avg_pool2d as avg_pool2d
+from npdp.nn.pooling import max_pool1d as max_pool1d
+from npdp.nn.pooling import max_pool2d as max_pool2d
 
 
 @operation(keeps=INPUTS, writes=True)
