@@ -59,6 +59,7 @@ def test_the_functions_take_pytorchs_arguments():
     x, weight, bias = random(2, 4, 6, 5), random(6, 2, 3, 2), random(6)
     both(lambda of, *tensors: of.conv2d(*tensors, (2, 1), 1, 1, 2), x, weight, bias)
     both(lambda of, x, weight: of.conv2d(x, weight, padding=2, groups=2), x, weight)
+    both(lambda of, x, weight: of.conv1d(x, weight, padding="same"), x[0], random(3, 6, 4))
     both(lambda of, *tensors: of.conv1d(*tensors, stride=2), x[0], random(3, 6, 2), bias[:3])
 
 

@@ -12,6 +12,7 @@ import npdp.nn.losses  # noqa: F401  (registers its own operation)
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.gradcheck import gradcheck
 from npdp.autograd.operation import OPERATIONS
+from npdp.nn.forward import alone
 from npdp.nn.windows import Windows
 
 # One way to use an operation: shapes or arrays (these get no gradient), options, and where inputs are drawn from
@@ -85,6 +86,8 @@ CASES = {
                Case([(0, 1, 3, 3), (2, 1, 2, 2), (2,)], dict(windows=WINDOWS, groups=1))],
     "max_pool2d": [Case([shape], dict(windows=w), "distinct") for w in (WINDOWS, WIDE)
                    for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
+    "batch_norm": [Case([shape, shape[1:2], shape[1:2]], dict(eps=1e-3, sum_over_ranks=alone, note=lambda *batch: None))
+                   for shape in ((3, 2), (4, 3, 2), (2, 2, 2, 3), (0, 2, 3, 3))],
     "avg_pool2d": [Case([shape], dict(windows=w)) for w in (WINDOWS, WIDE) for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
 }  # fmt: skip
 ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from npdp.nn import functional
+from npdp.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from npdp.nn.convolution import Conv1d, Conv2d
 from npdp.nn.dropout import Dropout
 from npdp.nn.layers import (
@@ -31,6 +32,8 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Conv1d",
     "Conv2d",
     "CrossEntropyLoss",
