@@ -12,7 +12,7 @@ SAMPLES, CLASSES = 25, 3  # parts of a batch are uneven, some empty: the last of
 
 
 def cnn():
-    """Return a small CNN with batch normalisation of images and of features, and dropout."""
+    """Return a small CNN with batch normalisation and dropout."""
     return nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1, dtype=np.float64), nn.BatchNorm2d(3, dtype=np.float64), nn.ReLU(),
         nn.MaxPool2d(2), nn.Conv2d(3, 4, 2, dtype=np.float64), nn.BatchNorm2d(4, dtype=np.float64), nn.Tanh(),
@@ -20,7 +20,20 @@ def cnn():
     )  # fmt: skip
 
 
-SHAPES = {cnn: (2, 6, 6)}
+class Recurrent(nn.Module):
+    """A GRU of two layers and two directions, with dropout, an LSTM behind it, and a layer on its last step."""
+
+    def __init__(self):
+        self.gru = nn.GRU(2, 3, 2, batch_first=True, dropout=0.2, bidirectional=True, dtype=np.float64)
+        self.lstm = nn.LSTM(6, 3, batch_first=True, dtype=np.float64)
+        self.head = nn.Linear(3, CLASSES, dtype=np.float64)
+
+    def forward(self, x):
+        _, (h, _) = self.lstm(self.gru(x)[0])
+        return self.head(h[-1])
+
+
+SHAPES = {cnn: (2, 6, 6), Recurrent: (4, 2)}
 
 
 def program(way, make, batch_size):

@@ -88,6 +88,8 @@ CASES = {
                    for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
     "batch_norm": [Case([shape, shape[1:2], shape[1:2]], dict(eps=1e-3, sum_over_ranks=alone, note=lambda *batch: None))
                    for shape in ((3, 2), (4, 3, 2), (2, 2, 2, 3), (0, 2, 3, 3))],
+    "gru": [Case([(t, n, 2), (n, 3), (9, 2), (9, 3), (9,), (9,)]) for t, n in ((3, 2), (1, 1), (2, 0))],
+    "lstm": [Case([(t, n, 2), (n, 3), (n, 3), (12, 2), (12, 3), (12,), (12,)]) for t, n in ((3, 2), (1, 1), (2, 0))],
     "avg_pool2d": [Case([shape], dict(windows=w)) for w in (WINDOWS, WIDE) for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
 }  # fmt: skip
 ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]

@@ -23,12 +23,15 @@ from npdp.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss,
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
 from npdp.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool1d, MaxPool2d
+from npdp.nn.recurrent import GRU, LSTM
 from npdp.nn.sparse import Embedding, SparseLinear
 
 if TYPE_CHECKING:
     from npdp.parallel.data_parallel import DataParallel as DataParallel
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BCEWithLogitsLoss",

@@ -27,6 +27,7 @@ from npdp.autograd.tensor import Array, Vjp
 from npdp.base.arguments import at_least_one
 from npdp.nn.forward import Forward, SumOverRanks, alone
 from npdp.nn.module import Module, as_tensor
+from npdp.nn.one_pass import one_pass
 from npdp.nn.parameter import Parameter
 from npdp.nn.windows import samples_first, samples_last
 
@@ -45,17 +46,16 @@ def _batch_norm(
     z *= scale[:, None]
     y = z * weight[:, None]
     y += bias[:, None]
-    latest: list[Any] = [None, None, None]  # a gradient, as (channels, values), and its sums, for all three rules
 
-    def sums_of(g: Array) -> tuple[Array, Array]:
-        if latest[0] is not g:
-            values = _of_channels(samples_last(g))
-            latest[:] = g, values, np.stack([values.sum(axis=1), np.einsum("cv,cv->c", values, z)])
-        return latest[1], latest[2]
+    @one_pass
+    def sums_of(g: Array) -> tuple[Array, Array, Array]:
+        """Return a gradient as (channels, values), its sums, and those of g * z."""
+        values = _of_channels(samples_last(g))
+        return values, values.sum(axis=1), np.einsum("cv,cv->c", values, z)
 
     def to_x(g: Array) -> Array:
-        values, sums = sums_of(g)
-        means = sums.astype(np.float64)
+        values, *sums = sums_of(g)
+        means = np.array(sums, np.float64)
         sum_over_ranks(means)
         means /= max(count, 1)
         of_g, of_product = means.astype(g.dtype)
@@ -65,7 +65,7 @@ def _batch_norm(
         gradient *= (weight * scale)[:, None]
         return samples_first(gradient.reshape(laid.shape))
 
-    return samples_first(y.reshape(laid.shape)), (to_x, lambda g: sums_of(g)[1][1], lambda g: sums_of(g)[1][0])
+    return samples_first(y.reshape(laid.shape)), (to_x, lambda g: sums_of(g)[2], lambda g: sums_of(g)[1])
 
 
 def _of_channels(laid: Array) -> Array:
