@@ -2,7 +2,7 @@
 
     6  app bench report
     5  elastic
-    4  parallel
+    4  parallel models
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
     1  kernels base
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent / "npdp"
 BELOW = {"kernels", "base"}
 ARITHMETIC = ["autograd", "nn", "optim", "data"]
 TOP = {"app", "bench", "report", "train", "__main__"}
-BELOW_TOP = {*ARITHMETIC, "comm", "collectives", "parallel", "elastic"}
+BELOW_TOP = {*ARITHMETIC, "models", "comm", "collectives", "parallel", "elastic"}
 
 # part -> the parts that it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autograd": BELOW,
     "nn": BELOW | {"autograd"},
     "optim": BELOW | {"autograd", "nn"},
+    "models": BELOW | {"autograd", "nn"},
     "data": BELOW | {"autograd"},
     "comm": BELOW,
     "collectives": BELOW | {"comm"},

@@ -136,8 +136,8 @@ def _add_data(parser: Parser) -> None:
 def _add_model(parser: Parser) -> None:
     model = parser.add_argument_group("model and training")
     model.add_argument("--model", metavar="NAME",
-                       help="softmax (default for classes), linear (for numbers), mlp, sparse_linear (for sparse "
-                            "data), or file.py:function of your own")
+                       help="softmax (default for classes), linear (for numbers), mlp, cnn (for square images), "
+                            "sparse_linear (for sparse data), or file.py:function of your own")
     model.add_argument("--hidden", type=_widths, metavar="N,N", help="widths of an mlp (512,512)")
     model.add_argument("--epochs", type=_COUNT, default=20, metavar="N", help="passes over the data (20)")
     model.add_argument("--global-batch-size", type=POSITIVE_INT, default=64, metavar="N",

@@ -22,6 +22,7 @@ from npdp.base import random
 from npdp.base.errors import InputError
 from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import ArrayDataset
+from npdp.models.cnn import of_pixels
 
 TASKS = {"softmax": "classification", "linear": "regression"}  # what a model is for, where its name says so
 
@@ -50,12 +51,19 @@ def sparse_linear(features: int, classes: int | None, hidden: tuple[int, ...]) -
     return nn.SparseLinear(features, classes or 1)
 
 
+def cnn(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+    """LeNet-5's shape, for square images whose pixels are the features."""
+    return of_pixels(features, classes or 1)
+
+
 MODELS: dict[str, Callable[[int, int | None, tuple[int, ...]], nn.Module]] = {
     "softmax": softmax,
     "linear": softmax,
     "mlp": mlp,
+    "cnn": cnn,
     "sparse_linear": sparse_linear,
 }
+AT_LEAST = {"cnn": (16,)}  # an mlp of these hidden widths has fewer parameters
 SPARSE = ("sparse_linear",)  # those that take sparse data
 
 
@@ -75,7 +83,7 @@ def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...]
         features: number of inputs.
         classes: number of outputs; None for one number.
         hidden: widths of an mlp.
-        dtype: of the parameters.
+        dtype: of the parameters, and of what buffers are floats.
 
     Raises:
         InputError: no such model, or the user's file does not give one.
@@ -83,12 +91,17 @@ def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...]
     if name in MODELS:
         try:
             model = MODELS[name](features, classes, hidden)
+        except InputError as error:
+            raise InputError(f"--model {name}: {error}") from None
         except (MemoryError, ValueError) as error:  # the latter of NumPy's, where no memory could be so large
             raise InputError(f"--model {name}: no room for it: {error}") from None
     else:
         model = _users_own(name, {"features": features, "classes": classes, "hidden": hidden})
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(dtype, order="K")
+    for buffer in model.buffers():
+        if buffer.dtype.kind == "f":
+            buffer.data = buffer.data.astype(dtype)
     return model
 
 

@@ -127,7 +127,8 @@ def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array,
 def _require_numbers(path: str, description: dict[str, Any], found: int) -> None:
     """Raise InputError where a model of the described sizes is much larger than what the file holds of it."""
     name = description["model"]
-    widths = [description["features"], *(description["hidden"] if name == "mlp" else ()), description["classes"] or 1]
+    hidden = description["hidden"] if name == "mlp" else models.AT_LEAST.get(name, ())
+    widths = [description["features"], *hidden, description["classes"] or 1]
     needed = sum((wide + 1) * narrow for wide, narrow in pairwise(widths))
     if name in models.MODELS and needed > max(found, NUMBERS_FREE):
         raise InputError(f"{path}: expected the {needed} parameters of {name} with widths {widths}, got {found}")
