@@ -15,6 +15,7 @@ from npdp import nn
 from npdp.autograd import Tensor, no_grad
 
 torch = pytest.importorskip("torch", reason="PyTorch is what npdp is compared with: pip install npdp[compare]")
+torch.set_num_threads(1)
 several = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 

@@ -1,5 +1,7 @@
 """Convolution: PyTorch's results and gradients, however large the blocks, and errors that say what does not fit."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from against_torch import assert_same_function, assert_same_layer, random
@@ -12,6 +14,7 @@ from npdp.autograd import Tensor
 from npdp.nn import convolution, functional
 
 torch = pytest.importorskip("torch", reason="PyTorch is what npdp is compared with: pip install npdp[compare]")
+torch.set_num_threads(1)
 several = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 small = st.integers(1, 3)
 
@@ -29,17 +32,15 @@ def settings_of(draw, axes):
     return channels, out, arguments | dict(bias=draw(st.booleans())), (batch, channels, *extents)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @several
 @given(settings_of(2), st.sampled_from([0, 200, 2**19]))
 def test_images_are_convolved_as_by_pytorch_in_blocks_of_any_size(drawn, block_bytes):
     channels, out, arguments, shape = drawn
-    before, convolution.BLOCK_BYTES = convolution.BLOCK_BYTES, block_bytes
-    try:
+    with mock.patch.multiple(convolution, BLOCK_BYTES=block_bytes, ADDED_BYTES=block_bytes):
         ours, theirs = (nn.Conv2d(channels, out, **arguments, dtype=np.float64),
                         torch.nn.Conv2d(channels, out, **arguments, dtype=torch.float64))  # fmt: skip
         assert_same_layer(torch, ours, theirs, random(*shape))
-    finally:
-        convolution.BLOCK_BYTES = before
 
 
 @several

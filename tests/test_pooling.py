@@ -11,6 +11,7 @@ from npdp.autograd import Tensor
 from npdp.nn import functional
 
 torch = pytest.importorskip("torch", reason="PyTorch is what npdp is compared with: pip install npdp[compare]")
+torch.set_num_threads(1)
 several = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 

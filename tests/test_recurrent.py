@@ -11,6 +11,7 @@ from npdp import nn
 from npdp.autograd import Tensor
 
 torch = pytest.importorskip("torch", reason="PyTorch is what npdp is compared with: pip install npdp[compare]")
+torch.set_num_threads(1)
 several = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 kinds = pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 size = st.integers(1, 4)

@@ -168,7 +168,7 @@ class BatchNorm2d(_BatchNorm):
     In training a channel is scaled by its mean and variance over the *global* batch, uneven and empty parts included:
     P ranks get one rank's result, as with PyTorch's SyncBatchNorm. All ranks must make the same forwards and backwards.
     In evaluation, and under `no_grad()` (in PyTorch only in evaluation), it takes the running statistics, and ranks
-    need not meet. A micro-batch, with accumulation, is a batch of its own.
+    need not meet. With accumulation a micro-batch is a batch of its own, and the number of ranks says who is in it.
 
     A layer of a model that no `DataParallel` has (a `DistributedOptimizer` alone does not know of it), or that was put
     into it after it was wrapped, and one whose ranks do not step together (local SGD, a parameter server with

@@ -32,6 +32,7 @@ from npdp.nn.parameter import Parameter
 from npdp.nn.windows import Windows, as_images, numbers, samples_first, samples_last
 
 BLOCK_BYTES = 2**19  # of columns at once: half of a small second-level cache, beside what they are multiplied by
+ADDED_BYTES = 2**22  # likewise, where they are added up: each block takes as many additions as a kernel has elements
 
 
 @operation(keeps=INPUTS)
@@ -43,7 +44,7 @@ def _conv2d(x: Array, weight: Array, bias: Array, *, windows: Windows, groups: i
     y = np.empty((len(weight), *view.shape[3:]), np.result_type(x, weight))
     by_group = y.reshape(*matrices.shape[:2], *y.shape[1:])
     biases = bias.reshape(groups, -1, 1, 1, 1)
-    for rows, room in _blocks(view, y.dtype):
+    for rows, room in _blocks(view, y.dtype, BLOCK_BYTES):
         columns = _columns(view, rows, room, groups)
         for number, matrix in enumerate(matrices):
             product = kernels.matmul(matrix, columns[number])
@@ -53,7 +54,7 @@ def _conv2d(x: Array, weight: Array, bias: Array, *, windows: Windows, groups: i
     def to_x(g: Array) -> Array:
         gradient = np.zeros(laid.shape, g.dtype)
         into, turned = windows.over(gradient), _by_group(g, groups)
-        for rows, room in _blocks(view, g.dtype):
+        for rows, room in _blocks(view, g.dtype, ADDED_BYTES):
             for matrix, part, out in zip(matrices, turned, _as_matrices(room, groups)):
                 kernels.matmul(matrix.T, _matrix(part[:, rows]), out)
             for i, j in windows.places():
@@ -63,7 +64,7 @@ def _conv2d(x: Array, weight: Array, bias: Array, *, windows: Windows, groups: i
     def to_weight(g: Array) -> Array:
         gradient = np.zeros((groups, matrices.shape[2], matrices.shape[1]), g.dtype)
         turned = _by_group(g, groups)
-        for rows, room in _blocks(view, g.dtype):
+        for rows, room in _blocks(view, g.dtype, BLOCK_BYTES):
             columns = _columns(view, rows, room, groups)
             for number, part in enumerate(turned):
                 gradient[number] += kernels.matmul(columns[number], _matrix(part[:, rows]).T)
@@ -75,11 +76,11 @@ def _conv2d(x: Array, weight: Array, bias: Array, *, windows: Windows, groups: i
     return samples_first(y), (to_x, to_weight, to_bias)
 
 
-def _blocks(view: Array, dtype: Any) -> Iterator[tuple[slice, Array]]:
+def _blocks(view: Array, dtype: Any, nbytes: int) -> Iterator[tuple[slice, Array]]:
     """Yield some rows of windows at a time, and room for their columns, shaped as windows are; used again."""
     *element, rows, columns, batch = view.shape
     of_row = prod(element) * columns * batch
-    length = max(1, min(rows, BLOCK_BYTES // max(1, of_row * np.dtype(dtype).itemsize)))
+    length = max(1, min(rows, nbytes // max(1, of_row * np.dtype(dtype).itemsize)))
     room = np.empty(of_row * length, dtype)
     for start in range(0, rows, length):
         stop = min(start + length, rows)
