@@ -70,7 +70,12 @@ FLAGS = {
     "word too much": ("digits", "unrecognized arguments: digits"),
     "unknown optimizer": ("--optimizer rmsprop", "--optimizer: invalid choice: 'rmsprop'"),
     "unknown algorithm": ("--algorithm magic", "--algorithm: invalid choice: 'magic'"),
-    "unknown model": ("--model resnet", "wanted softmax, linear, mlp, sparse_linear, gpt or file.py:function"),
+    "pixels that are no square": (
+        "--model cnn --data synthetic",
+        "--model cnn: wanted square images, of 4 x 4 pixels or more, got 10 features",
+    ),
+    "hidden layers of a cnn": ("--model cnn --hidden 5", "--hidden is for --model mlp, this is --model cnn"),
+    "unknown model": ("--model resnet", "wanted softmax, linear, mlp, cnn, sparse_linear, gpt or file.py:function"),
     "value missing": ("--epochs", "--epochs: expected one argument"),
     "batch 0": ("--global-batch-size 0", "--global-batch-size: wanted a whole number, at least 1, got '0'"),
     "batch in text": ("--global-batch-size many", "got 'many'"),

@@ -2,7 +2,7 @@
 
     6  app bench report
     5  elastic
-    4  parallel
+    4  parallel models
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
     1  kernels base

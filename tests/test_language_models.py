@@ -130,7 +130,7 @@ def test_a_language_model_predicts_no_classes(model, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--heads", "3"), "--model gpt: cannot be made: width must be a multiple of the heads, got width 16 and 3 heads"),
+        (("--heads", "3"), "--model gpt: cannot be made: width must be a multiple of the heads, got width 16"),
         (("--positions", "rotary", "--heads", "16"), "a multiple of twice the heads, got width 16 and 16 heads"),
         (("--data", "digits"), "digits: context is for text, this is none"),
         (("--strategy", "ps", "--clip-norm", "1", "--evaluate-every", "2"), "--strategy ps adds gradients up"),

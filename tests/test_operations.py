@@ -12,7 +12,9 @@ import npdp.nn.losses  # noqa: F401  (registers its own operation)
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.gradcheck import gradcheck
 from npdp.autograd.operation import OPERATIONS
+from npdp.nn.forward import alone
 from npdp.nn.masks import Masks
+from npdp.nn.windows import Windows
 
 # One way to use an operation: shapes or arrays (these get no gradient), options, and where inputs are drawn from
 Case = namedtuple("Case", "inputs options domain", defaults=({}, "any"))
@@ -32,6 +34,8 @@ INDICES = (
 MASK = np.arange(6).reshape(2, 3) % 2 == 0
 LABELS = np.array([1, 0, 2, 1])
 NORMALISED = ((4, 3), (3,)), ((2, 2, 3), (2, 3)), ((3,), (3,)), ((2, 3, 1), (1,)), ((0, 3), (3,))
+WINDOWS = Windows((2, 2), (2, 2), ((0, 0), (0, 0)))
+WIDE = Windows((2, 3), (1, 2), ((1, 0), (1, 1)), (2, 1))  # they overlap, and reach over the border
 
 
 def unary(domain="any"):
@@ -101,6 +105,16 @@ CASES = {
     ],
     "clone": unary(), "astype": [Case([(2, 3)], dict(dtype=np.float64))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
+    "conv2d": [Case([(2, 2, 3, 4), (4, 2 // g, *w.kernel), (4,)], dict(windows=w, groups=g))
+               for w in (WINDOWS, WIDE) for g in (1, 2)] + [
+               Case([(0, 1, 3, 3), (2, 1, 2, 2), (2,)], dict(windows=WINDOWS, groups=1))],
+    "max_pool2d": [Case([shape], dict(windows=w), "distinct") for w in (WINDOWS, WIDE)
+                   for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
+    "batch_norm": [Case([shape, shape[1:2], shape[1:2]], dict(eps=1e-3, sum_over_ranks=alone, note=lambda *batch: None))
+                   for shape in ((3, 2), (4, 3, 2), (2, 2, 2, 3), (0, 2, 3, 3))],
+    "gru": [Case([(t, n, 2), (n, 3), (9, 2), (9, 3), (9,), (9,)]) for t, n in ((3, 2), (1, 1), (2, 0))],
+    "lstm": [Case([(t, n, 2), (n, 3), (n, 3), (12, 2), (12, 3), (12,), (12,)]) for t, n in ((3, 2), (1, 1), (2, 0))],
+    "avg_pool2d": [Case([shape], dict(windows=w)) for w in (WINDOWS, WIDE) for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
 }  # fmt: skip
 ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
 each_case = pytest.mark.parametrize(("name", "case"), ALL)

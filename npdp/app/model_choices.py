@@ -46,6 +46,7 @@ MODELS = {
     "softmax": ModelChoice("npdp.app.models:softmax", "one linear layer, for classes", task="classification"),
     "linear": ModelChoice("npdp.app.models:softmax", "one linear layer, for numbers", task="regression"),
     "mlp": ModelChoice("npdp.app.models:mlp", "linear layers with ReLU between them", flags=HIDDEN),
+    "cnn": ModelChoice("npdp.app.models:cnn", "LeNet-5's shape, for square images"),
     "sparse_linear": ModelChoice("npdp.app.models:sparse_linear", "one linear layer, for sparse data", "sparse"),
     "gpt": ModelChoice("npdp.models.gpt:make", "a transformer, for text", "text", "classification", {
         "layers": 4, "heads": 4, "width": 128, "dropout": 0.0, "positions": "learned"}, _OF_TEXT),

@@ -24,6 +24,7 @@ from npdp.base import random
 from npdp.base.errors import InputError
 from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import ArrayDataset
+from npdp.models.cnn import of_pixels
 
 
 def softmax(features: int, classes: int | None) -> nn.Module:
@@ -45,6 +46,11 @@ def sparse_linear(features: int, classes: int | None) -> nn.Module:
     return nn.SparseLinear(features, classes or 1)
 
 
+def cnn(features: int, classes: int | None) -> nn.Module:
+    """LeNet-5's shape, for square images whose pixels are the features."""
+    return of_pixels(features, classes or 1)
+
+
 def default_name(classes: int | None, sparse: bool) -> str:
     """Return the model for data with or without classes, sparse or not."""
     if sparse:
@@ -61,7 +67,7 @@ def build(name: str, features: int, classes: int | None, flags: Mapping[str, Any
         features: number of inputs.
         classes: number of outputs; None for one number.
         flags: the model's own, by name.
-        dtype: of the parameters.
+        dtype: of the parameters, and of what buffers are floats.
 
     Raises:
         InputError: no such model, or the user's file does not give one.
@@ -69,12 +75,17 @@ def build(name: str, features: int, classes: int | None, flags: Mapping[str, Any
     if name in MODELS:
         try:
             model = _made_by(MODELS[name].made_by)(features, classes, **flags)
+        except InputError as error:
+            raise InputError(f"--model {name}: {error}") from None
         except (MemoryError, ValueError) as error:  # the latter of NumPy's, where no memory could be so large
             raise InputError(f"--model {name}: cannot be made: {error}") from None
     else:
         model = _users_own(name, {"features": features, "classes": classes, **flags})
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(dtype, order="K")
+    for buffer in model.buffers():
+        if buffer.dtype.kind == "f":
+            buffer.data = buffer.data.astype(dtype)
     return model
 
 

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from npdp.nn import functional, init, utils
 from npdp.nn.activations import ELU, GELU, SiLU, Softplus
+from npdp.nn.batch_norm import BatchNorm1d, BatchNorm2d
+from npdp.nn.convolution import Conv1d, Conv2d
 from npdp.nn.cross_entropy import CrossEntropyLoss, NLLLoss
 from npdp.nn.dropout import Dropout
 from npdp.nn.layers import (
@@ -24,6 +26,8 @@ from npdp.nn.module import Module
 from npdp.nn.multihead import CausalSelfAttention, MultiheadAttention
 from npdp.nn.normalization import LayerNorm, RMSNorm
 from npdp.nn.parameter import Parameter
+from npdp.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool1d, MaxPool2d
+from npdp.nn.recurrent import GRU, LSTM
 from npdp.nn.sparse import Embedding, SparseLinear
 from npdp.nn.sparse_parameter import SparseParameter
 
@@ -33,8 +37,16 @@ if TYPE_CHECKING:
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "CausalSelfAttention",
+    "Conv1d",
+    "Conv2d",
     "CrossEntropyLoss",
     "DataParallel",
     "Dropout",
@@ -48,6 +60,8 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Module",
     "ModuleList",
     "MultiheadAttention",

@@ -15,6 +15,8 @@ from npdp.nn.activations import gelu as gelu
 from npdp.nn.activations import silu as silu
 from npdp.nn.activations import softplus as softplus
 from npdp.nn.attention import scaled_dot_product_attention as scaled_dot_product_attention
+from npdp.nn.convolution import conv1d as conv1d
+from npdp.nn.convolution import conv2d as conv2d
 from npdp.nn.cross_entropy import cross_entropy as cross_entropy
 from npdp.nn.cross_entropy import nll_loss as nll_loss
 from npdp.nn.losses import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
@@ -25,6 +27,10 @@ from npdp.nn.losses import smooth_l1_loss as smooth_l1_loss
 from npdp.nn.module import as_tensor
 from npdp.nn.normalization import layer_norm as layer_norm
 from npdp.nn.normalization import rms_norm as rms_norm
+from npdp.nn.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from npdp.nn.pooling import avg_pool2d as avg_pool2d
+from npdp.nn.pooling import max_pool1d as max_pool1d
+from npdp.nn.pooling import max_pool2d as max_pool2d
 from npdp.nn.rules import leaky_relu as leaky_relu
 
 

@@ -51,7 +51,7 @@ class Module:
     def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
         """Number the dropouts below, from `first` on; return the next number.
 
-        They take part in these forwards from now on, and no module below counts forwards of its own.
+        They, and batch normalisations, take part in these forwards from now on, and no module below counts its own.
         """
         self._forwards = None
         for child in self.children():
