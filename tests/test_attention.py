@@ -56,6 +56,18 @@ def test_a_mask_that_is_learned_gets_its_gradient(shape):
             random(*shape, seed=3))  # fmt: skip
 
 
+@pytest.mark.parametrize(("rows", "keys", "causal"), [(130, 130, True), (130, 70, True), (70, 130, False)])
+def test_long_sequences_are_pytorchs_in_float32_too(rows, keys, causal):
+    xs = [random(2, length, 8, seed=seed).astype(np.float32) for seed, length in enumerate((rows, keys, keys))]
+    q, k, v = (Tensor(x, requires_grad=True) for x in xs)
+    others = [torch.tensor(x, requires_grad=True) for x in xs]
+    attend_ours(q, k, v, is_causal=causal).sum().backward()
+    attend_theirs(*others, is_causal=causal).sum().backward()
+    for mine, other in zip((q, k, v), others):
+        np.testing.assert_allclose(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
+    compare(*both(is_causal=causal), *(x.astype(np.float64) for x in xs))
+
+
 def test_heads_that_queries_share_get_the_sum_of_the_gradients():
     compare(*both(is_causal=True), random(2, 3, 7, 4), random(2, 1, 5, 4, seed=1), random(1, 1, 5, 4, seed=2))
 

@@ -50,6 +50,13 @@ def test_text_without_a_model_is_for_gpt_and_flags_have_its_defaults(text):
     assert (start["clip_norm"], start["learning_rate"]) == (1.0, 0.001)
 
 
+def test_biases_and_norms_do_not_decay(text):
+    flags = ("--data", text, *SMALL, "--optimizer", "sgd", "--learning-rate", "0.1", "--momentum", "0")
+    light, heavy = (fit(*flags, "--epochs", "1", "--weight-decay", decay).arrays for decay in ("0", "0.5"))
+    shrunk = {name: np.linalg.norm(heavy[name]) / np.linalg.norm(light[name]) for name in light if "parameter" in name}
+    assert shrunk["parameter/tokens.weight"] < 0.9 and shrunk["parameter/norm.weight"] > 0.99
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_are_saved(text, ranks, tmp_path):
     flags = ("--data", text, *SMALL, "--learning-rate", "0.5", "--lr-schedule", "constant", "--evaluate-every", "2")

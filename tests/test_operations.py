@@ -84,6 +84,9 @@ CASES = {
         Case([(4, 3), LABELS], dict(weights=np.ones(4), kept=np.ones(4, bool), smooth=np.array([0.1, 0.2, 0.3]))),
         Case([(0, 3), LABELS[:0]], dict(weights=np.ones(0), kept=np.ones(0, bool))),
     ],
+    "row_losses": [
+        Case([(4, 3), LABELS], dict(kept=np.array([True, True, False, True]), label_smoothing=e)) for e in (0.0, 0.3)
+    ] + [Case([(0, 3), LABELS[:0]], dict(kept=np.ones(0, bool)))],
     "huber": [Case([s], dict(delta=0.9), "away from 0") for s in ANY],
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "leaky_relu": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],

@@ -37,6 +37,8 @@ def test_pieces_of_given_extents_are_pytorchs(sizes, which):
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_unbind_takes_an_axis_apart(dim):
     compare(*[lambda x: used(x.unbind(dim), [0, 1, 1])] * 2, random(2, 3, 2))
+    compare(*[lambda x: used(x.unbind(-1), [0, 2])] * 2, random(3))
+    assert all(type(view.data) is np.ndarray for view in Tensor(random(3)).unbind())
 
 
 def test_pieces_of_a_leaf_and_of_a_result_pass_gradcheck_and_a_second_backward():

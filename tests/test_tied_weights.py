@@ -1,5 +1,7 @@
 """A weight that an embedding and a head share: PyTorch's names, gradients and training, one parameter for all."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from language_models import HEADS, LENGTH, WIDTH, WORDS, LanguageModel
@@ -91,3 +93,38 @@ def test_both_layers_see_an_update_and_a_copy_ties_its_own():
 def test_a_state_has_one_copy_of_a_weight_with_two_names():
     state = LanguageModel().state_dict()
     assert state["head.weight"] is state["wte.weight"]
+
+
+@pytest.mark.parametrize("laid_flat", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_second_gradient_of_an_embedding_is_added_where_the_first_lies(tied, laid_flat, hooked):
+    embedding, numbers = nn.Embedding(7, 3), np.array([3, 5, 3])
+    head = nn.Linear(3, 7, bias=False)
+    if tied:
+        head.weight = embedding.weight
+    if laid_flat:
+        optim.SGD(embedding.parameters(), lr=0.1)
+    if hooked:
+        embedding.weight.register_hook(lambda g: 2 * g)
+    weight = embedding.weight.data
+    wanted = np.zeros_like(weight)
+    np.add.at(wanted, numbers, 2 * weight[numbers])
+    if tied:
+        wanted += 1
+    for backwards in (1, 2):
+        x = embedding(numbers)
+        ((x * x).sum() + head(np.ones((1, 3), np.float32)).sum()).backward()
+        np.testing.assert_allclose(embedding.weight.grad, backwards * (2 if hooked else 1) * wanted, rtol=1e-6)
+        assert embedding.weight.grad is embedding.weight.grad_buffer or not laid_flat
+
+
+def test_rows_are_added_without_an_array_of_the_weights_size():
+    embedding = nn.Embedding(20_000, 8)
+    embedding(np.array([3, 5, 3])).sum().backward()
+    again = embedding(np.array([3, 5, 3])).sum()
+    tracemalloc.start()
+    again.backward()
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < embedding.weight.data.nbytes / 2

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from npdp.autograd.rows import RowGradient
 from npdp.autograd.tensor import Array, Node, Tensor, Vjp
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
@@ -188,7 +189,11 @@ def accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
     buffer = leaf.grad_buffer
     if leaf.raw_grad is not None:
-        leaf.raw_grad += vjp(gradient)
+        more = vjp(gradient)
+        if type(more) is RowGradient:  # of an embedding whose weight something else has used as a whole
+            leaf.raw_grad = more.added_to(leaf.raw_grad)
+        else:
+            leaf.raw_grad += more
     elif writes and gradient.dtype == leaf.data.dtype and (buffer is None or leaf.data is leaf.data_buffer):
         leaf.raw_grad = vjp(gradient, buffer)
     elif buffer is None:

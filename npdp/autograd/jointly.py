@@ -1,11 +1,33 @@
-"""Gradient rules of several inputs that are worked out at once: attention's of query, key and value, say."""
+"""Gradient rules of several inputs that share most of their work.
+
+    jointly     all gradients are worked out at once, as attention's of query, key and value
+    one_pass    each rule takes what it needs of one pass: a gradient that nobody wants is not worked out
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from npdp.autograd.tensor import Array, Vjp
+
+T = TypeVar("T")
+
+
+def one_pass(backward: Callable[[Array], T]) -> Callable[[Array], T]:
+    """Return `backward`, a function of the result's gradient, which is carried out once for each.
+
+    Rules of an operation are called one after the other with the same array; the last one's result is kept for them.
+    """
+    latest: tuple[Array, T] | None = None
+
+    def remembered(g: Array) -> T:
+        nonlocal latest
+        if latest is None or latest[0] is not g:
+            latest = g, backward(g)
+        return latest[1]
+
+    return remembered
 
 
 def jointly(gradients: Callable[[Array], Sequence[Array]], count: int) -> tuple[Vjp, ...]:

@@ -1,7 +1,7 @@
 """Splitting a tensor along an axis: `split`, `chunk` and `unbind`, whose gradients are put together once.
 
-    x ── pieces ──┬── piece ── x[:, :2]        each piece's gradient waits at the node between, and x's is made of all
-                  └── piece ── x[:, 2:]        of them by one pass
+    x ── views ──┬── view ── x[:, :2]        each view's gradient waits at the node between, and x's is made of all
+                 └── view ── x[:, 2:]        of them by one pass
 
 Each as an index of its own would make zeros of the size of x, and the engine would add these up: for query, key and
 value of a language model, five arrays of three times their size.
@@ -20,42 +20,42 @@ from npdp.autograd.tensor import Array, Node, Tensor, result
 Index = tuple[Any, ...]
 
 
-class _Pieces:
-    """The gradients of some pieces, and where these were taken."""
+class _Views:
+    """The gradients of some views, and where these were taken."""
 
-    def __init__(self, pieces: list[tuple[Index, Array]]) -> None:
-        self.pieces = pieces
+    def __init__(self, views: list[tuple[Index, Array]]) -> None:
+        self.views = views
 
-    def __add__(self, other: _Pieces) -> _Pieces:
-        return _Pieces(self.pieces + other.pieces)
+    def __add__(self, other: _Views) -> _Views:
+        return _Views(self.views + other.views)
 
 
 def _taken(x: Tensor, indices: list[Index]) -> tuple[Tensor, ...]:
     """Return views of a tensor that do not overlap, one for each index."""
-    pieces = tuple(result(x.data[at], x.version) for at in indices)
+    views = tuple(result(x.data[at], x.version) for at in indices)
     if x.requires_grad and is_grad_enabled():
         shape = x.shape
 
-        def put_together(given: _Pieces) -> Array:
-            whole = len(given.pieces) == len(indices)
-            gradient = (np.empty if whole else np.zeros)(shape, given.pieces[0][1].dtype)
-            for at, g in given.pieces:
+        def put_together(given: _Views) -> Array:
+            whole = len(given.views) == len(indices)
+            gradient = (np.empty if whole else np.zeros)(shape, given.views[0][1].dtype)
+            for at, g in given.views:
                 gradient[at] = g
             return gradient
 
-        between = Node("pieces", [x.node or x], (put_together,), False, [])
-        for at, piece in zip(indices, pieces):
-            piece.requires_grad = True
-            piece.node = Node("piece", [between], (lambda g, at=at: _Pieces([(at, g)]),), False, [])
-    return pieces
+        between = Node("views", [x.node or x], (put_together,), False, [])
+        for at, view in zip(indices, views):
+            view.requires_grad = True
+            view.node = Node("view", [between], (lambda g, at=at: _Views([(at, g)]),), False, [])
+    return views
 
 
 def _at(x: Tensor, dim: int, part: Any) -> Index:
-    return (slice(None),) * range(x.ndim)[dim] + (part,)
+    return (slice(None),) * range(x.ndim)[dim] + (part, ...)  # of a number too a view
 
 
 def split(x: Tensor, split_size: int | list[int] | tuple[int, ...], dim: int = 0) -> tuple[Tensor, ...]:
-    """Return pieces along an axis, of so many elements each, the last perhaps of fewer; or of these extents, in turn.
+    """Return views along an axis, of so many elements each, the last perhaps of fewer; or of these extents, in turn.
 
     Raises:
         ValueError: the extents do not add up to that of the axis, or a size is below 1.
@@ -74,7 +74,7 @@ def split(x: Tensor, split_size: int | list[int] | tuple[int, ...], dim: int = 0
 
 
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """Return at most so many pieces along an axis, all but the last of one extent, as PyTorch does.
+    """Return at most so many views along an axis, all but the last of one extent, as PyTorch does.
 
     Raises:
         ValueError: `chunks` is below 1.

@@ -5,7 +5,7 @@
     softplus(x) = log(1 + exp(beta x)) / beta
     elu(x) = x above 0, else alpha (exp(x) - 1)
 
-Cost: one pass for the result, one for the gradient, which keeps a number for each element.
+Cost: one pass for the result, one for the gradient; GELU is made by kernels.
 Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016; Clevert et al., Exponential Linear Units, 2016.
 """
 
@@ -13,7 +13,6 @@ Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016; Clevert et al.,
 
 from __future__ import annotations
 
-from math import pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -22,62 +21,22 @@ from npdp.autograd import Tensor
 from npdp.autograd.operation import FIRST, OUTPUT, logistic, operation
 from npdp.autograd.tensor import Array, TensorLike, Vjp
 from npdp.base.arguments import require_number
-from npdp.nn.erf import erf
+from npdp.kernels import layers as kernels
 from npdp.nn.module import Module, as_tensor
 
 APPROXIMATIONS = ("none", "tanh")
-CUBIC = 0.044715  # of the approximation by tanh
-
-
-def _square(x: Array) -> Array:
-    """Return x * x as an array to work on, also where x has no axes, of which NumPy makes a number."""
-    return np.square(x, out=np.empty_like(x))
 
 
 @operation(keeps=FIRST)
 def _gelu(x: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """x P(X <= x), X ~ N(0, 1)."""
-    below = erf(np.asarray(x * x.dtype.type(sqrt(0.5))))
-    below += 1
-    below *= x.dtype.type(0.5)  # P(X <= x)
-
-    def to_x(g: Array) -> Array:
-        slope = _square(x)
-        slope *= x.dtype.type(-0.5)
-        np.exp(slope, out=slope)
-        slope *= x.dtype.type(1 / sqrt(2 * pi))  # the density of N(0, 1)
-        slope *= x
-        slope += below
-        slope *= g
-        return slope
-
-    return x * below, (to_x,)
+    return kernels.gelu(x), (lambda g: kernels.gelu_gradient(g, x),)
 
 
 @operation(keeps=FIRST)
 def _gelu_tanh(x: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
-    scale, cubic = x.dtype.type(sqrt(2 / pi)), x.dtype.type(sqrt(2 / pi) * CUBIC)
-    share = _square(x)
-    share *= cubic
-    share += scale
-    share *= x
-    np.tanh(share, out=share)
-    share += 1
-    share *= x.dtype.type(0.5)  # s = (1 + tanh u) / 2, whose slope is 2 s (1 - s) u'
-
-    def to_x(g: Array) -> Array:
-        slope = _square(x)
-        slope *= 6 * cubic
-        slope += 2 * scale  # 2 u'
-        slope *= x
-        slope *= 1 - share
-        slope += 1
-        slope *= share
-        slope *= g
-        return slope
-
-    return x * share, (to_x,)
+    return kernels.gelu(x, "tanh"), (lambda g: kernels.gelu_gradient(g, x, "tanh"),)
 
 
 def gelu(input: TensorLike, approximate: str = "none") -> Tensor:

@@ -2,15 +2,14 @@
 
                 keys
     query   ┌────────────┐      for each block of rows, over all samples and heads at once:
-    rows    │▒▒▒         │        p = exp(q k^T scale + mask - largest of the row)       (..., rows, keys)
-            │▒▒▒▒▒▒▒     │        y = (p / its sum) v
+    rows    │▒▒▒         │        p = softmax(q k^T scale + mask)       (..., rows, keys)
+            │▒▒▒▒▒▒▒     │        y = p v
             │▒▒▒▒▒▒▒▒▒▒▒ │      with `is_causal`, keys behind the block's last row are not multiplied
             └────────────┘      and those above the diagonal within it are left out
 
-Only y and the logarithm of each row's sum are kept, (..., T, d) and (..., T, 1): backward works out p again. With g the
-gradient of y, the rest is, for a block, with p now the probabilities and s the row sums of g y:
+Only y, (..., T, d), is kept: backward works out p again. With g the gradient of y, the rest is, for a block:
 
-    dv += p^T g     ds = p (g v^T - s)     dq = ds k scale     dk += ds^T q scale
+    dv += p^T g     ds = p (g v^T - sum(p (g v^T)))     dq = ds k scale     dk += ds^T q scale
 
 Memory: O(T x block) for a head, not O(T^2). Cost: two products forward, five backward.
 Source: Rabe and Staats, Self-attention does not need O(n^2) memory, 2021; Dao et al., FlashAttention, 2022.
@@ -26,16 +25,17 @@ import numpy as np
 
 from npdp.autograd import Tensor
 from npdp.autograd.jointly import jointly
-from npdp.autograd.operation import OUTPUT, operation, unbroadcast
+from npdp.autograd.operation import operation, unbroadcast
 from npdp.autograd.tensor import Array, TensorLike, Vjp
 from npdp.base import random
+from npdp.kernels import layers as kernels
 from npdp.nn.masks import Masks
 from npdp.nn.module import as_tensor
 
 BLOCK = 64  # rows: of 32 to 128 the quickest at 256 keys, and no slower at 64
 
 
-@operation(keeps=(0, 1, 2, *OUTPUT))
+@operation(keeps=(0, 1, 2))
 def _attention(
     query: Array,
     key: Array,
@@ -49,8 +49,7 @@ def _attention(
     """softmax(query key^T scale + mask) value; query (..., T, d), key (..., S, d), value (..., S, e) -> (..., T, e)."""
     learned = bool(learned_mask)
     blocks = _Blocks(query, key, value, learned_mask[0] if learned else mask, causal, scale, dropout)
-    y, log_sums = blocks.forward()
-    return y, jointly(lambda g: blocks.backward(y, log_sums, g, learned), 3 + learned)
+    return blocks.forward(), jointly(lambda g: blocks.backward(g, learned), 3 + learned)
 
 
 class _Blocks:
@@ -97,45 +96,38 @@ class _Blocks:
         """Return what dropout multiplies the probabilities of a block by."""
         return None if self.dropout is None else self.dropout.draw(shape, self.query.dtype, number)
 
-    def forward(self) -> tuple[Array, Array]:
-        """Return the result, (..., T, e), laid as the query is, and the logarithms of the rows' sums, (..., T, 1)."""
-        y = _laid_as(self.query, self.value.shape[-1])
-        log_sums = np.empty((*self.lead, self.rows, 1), y.dtype)
-        memory = self.memory()
+    def probabilities(self, scores: Array) -> Array:
+        """Return softmax of scores, in their place; a row that sees no key is 0."""
+        sees = True if self.mask is None else np.maximum.reduce(scores, axis=-1, initial=-np.inf) != -np.inf
+        p, _ = kernels.softmax_rows(scores, out=scores)
+        if sees is not True:
+            p[~sees] = 0
+        return p
+
+    def forward(self) -> Array:
+        """Return the result, (..., T, e), laid as the query is."""
+        y, memory = _laid_as(self.query, self.value.shape[-1]), self.memory()
         for number, rows, keys in self:
-            p = self.scores(self.query[..., rows, :] * self.scale, memory, rows, keys)
-            largest = np.maximum.reduce(p, axis=-1, keepdims=True, initial=-np.inf)
-            largest[largest == -np.inf] = 0  # of a row that sees no key, which becomes 0
-            p -= largest
-            np.exp(p, out=p)
-            sums = np.add.reduce(p, axis=-1, keepdims=True)
-            sums[sums == 0] = 1
+            p = self.probabilities(self.scores(self.query[..., rows, :] * self.scale, memory, rows, keys))
             if (dropped := self.dropped(number, p.shape)) is not None:
                 p *= dropped
             np.matmul(p, self.value[..., keys, :], out=y[..., rows, :])
-            y[..., rows, :] /= sums
-            np.log(sums, out=sums)
-            np.add(sums, largest, out=log_sums[..., rows, :])
-        return y, log_sums
+        return y
 
-    def backward(self, y: Array, log_sums: Array, g: Array, learned: bool) -> list[Array]:
+    def backward(self, g: Array, learned: bool) -> list[Array]:
         """Return the gradients of query, key and value, each laid as that is, and of a mask that is learned."""
         to_query, to_key, to_value = (np.empty_like(x) for x in (self.query, self.key, self.value))
         to_mask = [np.zeros_like(self.mask)] if learned else []
-        along = np.einsum("...ij,...ij->...i", g, y)[..., None]
         memories = self.memory(), self.memory()
         fresh = True
         for number, rows, keys in self:
             scaled, of_rows = self.query[..., rows, :] * self.scale, g[..., rows, :]
-            p = self.scores(scaled, memories[0], rows, keys)
-            p -= log_sums[..., rows, :]
-            np.exp(p, out=p)
+            p = self.probabilities(self.scores(scaled, memories[0], rows, keys))
             slope = self.view(memories[1], rows, keys)
             np.matmul(of_rows, self.value[..., keys, :].swapaxes(-1, -2), out=slope)
             if (dropped := self.dropped(number, p.shape)) is not None:
                 slope *= dropped
-            slope -= along[..., rows, :]
-            slope *= p
+            kernels.softmax_rows_gradient(slope, p, out=slope)
             if dropped is not None:
                 p *= dropped
             np.matmul(slope, self.key[..., keys, :], out=to_query[..., rows, :])

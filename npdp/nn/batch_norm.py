@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Tensor, is_grad_enabled, operators
+from npdp.autograd.jointly import one_pass
 from npdp.autograd.operation import SECOND, operation
 from npdp.autograd.tensor import Array, Vjp
 from npdp.base.arguments import at_least_one
 from npdp.nn.forward import Forward, SumOverRanks, alone
 from npdp.nn.module import Module, as_tensor
-from npdp.nn.one_pass import one_pass
 from npdp.nn.parameter import Parameter
 from npdp.nn.windows import samples_first, samples_last
 

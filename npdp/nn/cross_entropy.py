@@ -4,8 +4,9 @@
     its gradient = s exp(x - L) - (1 - e) w[label] at the label - e / classes w,           s: the sum of all that
 
 w are the weights of classes, 1 each as a rule, and e the label smoothing. Of few classes the mean is one operation,
-on (classes, rows), by kernels. Of many, a vocabulary, rows are worked on in blocks that a cache holds: only L is kept,
-the logits are not copied, and backward works out the probabilities again, in the place of their gradient.
+on (classes, rows), by kernels. Of many, a vocabulary, or by rows, kernels go along the rows; with weights, NumPy does,
+in blocks that a cache holds. Only L is kept, the logits are not copied, and backward works out the probabilities again,
+in the place of their gradient.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -22,6 +23,7 @@ from npdp.autograd import Tensor, operators
 from npdp.autograd.operation import INPUTS, SECOND, operation
 from npdp.autograd.tensor import Array, TensorLike, Vjp
 from npdp.base.arguments import whole
+from npdp.kernels import layers
 from npdp.nn.losses import Loss, counting, reduced
 from npdp.nn.module import as_tensor
 
@@ -54,6 +56,24 @@ def _cross_entropy(
         return kernels.cross_entropy_gradient(z, total, where, float(share), float(everywhere), float(at_label)).T
 
     return loss, (to_logits, None)
+
+
+@operation(keeps=INPUTS)
+def _row_losses(
+    logits: Array, labels: Array, *, kept: Array, label_smoothing: float = 0.0
+) -> tuple[Array, tuple[Vjp | None, ...]]:
+    """The loss of each row, all classes alike; logits (rows, classes), labels (rows,), kept (rows,) -> (rows,)."""
+    found = layers.cross_entropy_rows(logits, labels, label_smoothing)
+    assert found is not None  # labels are known to be right
+    each, largest, totals = found
+    each[~kept] = 0
+
+    def to_logits(g: Array) -> Array:
+        gradient = layers.cross_entropy_rows_gradient(logits, labels, largest, totals, g * kept, label_smoothing)
+        gradient[~kept] = 0  # whatever its logits are
+        return gradient
+
+    return each, (to_logits, None)
 
 
 @operation(keeps=INPUTS)
@@ -202,6 +222,9 @@ def cross_entropy(
     if few and reduction == "mean" and weight is None and ignore_index is None:
         return _cross_entropy(logits, labels, label_smoothing=label_smoothing)
     rows = _Rows("CrossEntropyLoss", logits, labels, weight, ignore_index)
+    if weight is None:
+        each = _row_losses(rows.logits, rows.labels, kept=rows.kept, label_smoothing=label_smoothing)
+        return rows.reduced(each, reduction)
     smoothed = (label_smoothing / rows.logits.shape[1] * rows.classes).astype(logits.dtype) if label_smoothing else None
     weights = rows.weights * logits.dtype.type(1 - label_smoothing)
     each = _cross_entropies(rows.logits, rows.labels, weights=weights, smooth=smoothed, kept=rows.kept)

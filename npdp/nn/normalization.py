@@ -6,8 +6,8 @@
 
     gradient of x: (h - mean(h) - z mean(h z)) / s, h = g weight; without mean(h) for rms_norm
 
-A row knows nothing of others: ranks need not meet. Cost: z and 1 / s are kept; four passes over memory for the result,
-six for the gradient.
+A row knows nothing of others: ranks need not meet. Cost: layer_norm, made by kernels, one pass over memory for the
+result and one for the gradient; rms_norm, which keeps z, four each.
 Source: Ba, Kiros and Hinton, Layer normalization, 2016; Zhang and Sennrich, Root mean square layer normalization, 2019.
 """
 
@@ -21,25 +21,26 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Tensor
-from npdp.autograd.operation import SECOND, operation
+from npdp.autograd.jointly import jointly
+from npdp.autograd.operation import INPUTS, SECOND, operation
 from npdp.autograd.tensor import Array, TensorLike, Vjp
 from npdp.base.arguments import at_least_one
+from npdp.kernels import layers as kernels
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
 
 
-@operation(keeps=SECOND, writes=True)
+@operation(keeps=INPUTS)
 def _layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> tuple[Array, tuple[Vjp, ...]]:
     """(x - m) / s * weight + bias; x (..., width), weight and bias of the shape of its last axes."""
-    z = _rows(x, weight.size) - _means(_rows(x, weight.size))
-    scale = _normalise(z, eps)
-    y = z * weight.reshape(-1)
-    y += bias.reshape(-1)
+    rows, flat = _rows(x, weight.size), weight.reshape(-1)
+    y, mean, scale = kernels.layer_norm(rows, flat, bias.reshape(-1), eps)
 
-    def to_bias(g: Array, out: Array | None = None) -> Array:
-        return _sum_of_rows(_rows(g, weight.size), bias, out)
+    def gradients(g: Array) -> list[Array]:
+        of_each = kernels.layer_norm_gradient(_rows(g, weight.size), rows, flat, mean, scale)
+        return [gradient.reshape(like.shape) for gradient, like in zip(of_each, (x, weight, bias))]
 
-    return y.reshape(x.shape), (*_gradients(z, scale, weight, x.shape, centred=True), to_bias)
+    return y.reshape(x.shape), jointly(gradients, 3)
 
 
 @operation(keeps=SECOND, writes=True)
@@ -48,16 +49,22 @@ def _rms_norm(x: Array, weight: Array, *, eps: float) -> tuple[Array, tuple[Vjp,
     z = _rows(x, weight.size).copy()
     scale = _normalise(z, eps)
     y = z * weight.reshape(-1)
-    return y.reshape(x.shape), _gradients(z, scale, weight, x.shape, centred=False)
+
+    def to_x(g: Array, out: Array | None = None) -> Array:
+        gradient = _rows(g, weight.size) * weight.reshape(-1)
+        along = np.einsum("ij,ij->i", gradient, z)[:, None] / z.dtype.type(weight.size)
+        gradient -= z * along
+        gradient *= scale
+        return gradient.reshape(x.shape)
+
+    def to_weight(g: Array, out: Array | None = None) -> Array:
+        return _sum_of_rows(_rows(g, weight.size) * z, weight, out)
+
+    return y.reshape(x.shape), (to_x, to_weight)
 
 
 def _rows(x: Array, width: int) -> Array:
     return x.reshape(x.size // width, width)
-
-
-def _means(rows: Array) -> Array:
-    """Return the mean of each row, (n, 1)."""
-    return np.add.reduce(rows, axis=1, keepdims=True) / rows.dtype.type(rows.shape[1])
 
 
 def _normalise(rows: Array, eps: float) -> Array:
@@ -66,24 +73,6 @@ def _normalise(rows: Array, eps: float) -> Array:
     scale = 1 / np.sqrt(squares / rows.dtype.type(rows.shape[1]) + rows.dtype.type(eps))
     rows *= scale
     return scale
-
-
-def _gradients(z: Array, scale: Array, weight: Array, shape: tuple[int, ...], *, centred: bool) -> tuple[Vjp, Vjp]:
-    """Return the gradient rules of x, of this shape, and of the weight."""
-
-    def to_x(g: Array, out: Array | None = None) -> Array:
-        gradient = _rows(g, weight.size) * weight.reshape(-1)
-        along = np.einsum("ij,ij->i", gradient, z)[:, None] / z.dtype.type(weight.size)
-        if centred:
-            gradient -= _means(gradient)
-        gradient -= z * along
-        gradient *= scale
-        return gradient.reshape(shape)
-
-    def to_weight(g: Array, out: Array | None = None) -> Array:
-        return _sum_of_rows(_rows(g, weight.size) * z, weight, out)
-
-    return to_x, to_weight
 
 
 def _sum_of_rows(rows: Array, parameter: Array, out: Array | None) -> Array:

@@ -21,6 +21,7 @@ import numpy as np
 
 from npdp import kernels
 from npdp.autograd import Tensor, operators
+from npdp.autograd.jointly import one_pass
 from npdp.autograd.operation import OUTPUT, logistic, operation
 from npdp.autograd.tensor import Array, Vjp
 from npdp.base import random
@@ -28,7 +29,6 @@ from npdp.base.arguments import at_least_one
 from npdp.nn.dropout import Dropout
 from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
-from npdp.nn.one_pass import one_pass
 from npdp.nn.parameter import Parameter
 
 
