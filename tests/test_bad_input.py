@@ -74,8 +74,14 @@ FLAGS = {
         "--model cnn --data synthetic",
         "--model cnn: wanted square images, of 4 x 4 pixels or more, got 10 features",
     ),
+    "rows of what is no square": (
+        "--model gru --data synthetic",
+        "--model gru: wanted square images, of 1 x 1 pixels or more, got 10 features",
+    ),
     "hidden layers of a cnn": ("--model cnn --hidden 5", "--hidden is for --model mlp, this is --model cnn"),
-    "unknown model": ("--model resnet", "wanted softmax, linear, mlp, cnn, sparse_linear, gpt or file.py:function"),
+    "unknown model": (
+        "--model resnet", "wanted softmax, linear, mlp, cnn, gru, sparse_linear, gpt or file.py:function",
+    ),
     "value missing": ("--epochs", "--epochs: expected one argument"),
     "batch 0": ("--global-batch-size 0", "--global-batch-size: wanted a whole number, at least 1, got '0'"),
     "batch in text": ("--global-batch-size many", "got 'many'"),

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from npdp.data.text import TextDataset
 from worlds import assert_close, run
 
 import npdp
 from npdp import nn, optim
 from npdp.autograd import no_grad
 from npdp.data import DataLoader
+from npdp.data.text import TextDataset
 from npdp.models.generate import draw, generate
 from npdp.models.gpt import GPT
 

@@ -40,6 +40,7 @@ _OF_TEXT = {
     "epochs": 4, "global_batch_size": 16, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1,
     "clip_norm": 1.0, "warm_up_epochs": 0.2,
 }  # fmt: skip
+_OF_ROWS = {"optimizer": "adam", "learning_rate": 0.01}
 HIDDEN = {"hidden": (512, 512)}
 
 MODELS = {
@@ -47,6 +48,7 @@ MODELS = {
     "linear": ModelChoice("npdp.app.models:softmax", "one linear layer, for numbers", task="regression"),
     "mlp": ModelChoice("npdp.app.models:mlp", "linear layers with ReLU between them", flags=HIDDEN),
     "cnn": ModelChoice("npdp.app.models:cnn", "LeNet-5's shape, for square images"),
+    "gru": ModelChoice("npdp.app.models:gru", "a recurrent network, for square images, row by row", training=_OF_ROWS),
     "sparse_linear": ModelChoice("npdp.app.models:sparse_linear", "one linear layer, for sparse data", "sparse"),
     "gpt": ModelChoice("npdp.models.gpt:make", "a transformer, for text", "text", "classification", {
         "layers": 4, "heads": 4, "width": 128, "dropout": 0.0, "positions": "learned"}, _OF_TEXT),

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from math import isqrt
 from random import getstate, setstate
 from typing import Any
 
@@ -24,7 +25,8 @@ from npdp.base import random
 from npdp.base.errors import InputError
 from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import ArrayDataset
-from npdp.models.cnn import of_pixels
+from npdp.models.cnn import CNN, SMALLEST
+from npdp.models.gru import GRUClassifier
 
 
 def softmax(features: int, classes: int | None) -> nn.Module:
@@ -48,7 +50,20 @@ def sparse_linear(features: int, classes: int | None) -> nn.Module:
 
 def cnn(features: int, classes: int | None) -> nn.Module:
     """LeNet-5's shape, for square images whose pixels are the features."""
-    return of_pixels(features, classes or 1)
+    return CNN(_side(features, SMALLEST), classes or 1)
+
+
+def gru(features: int, classes: int | None) -> nn.Module:
+    """A recurrent network for square images, which it reads row by row."""
+    return GRUClassifier(_side(features, 1), classes or 1)
+
+
+def _side(features: int, smallest: int) -> int:
+    """Return how many pixels a side square images have."""
+    side = isqrt(features)
+    if side * side != features or side < smallest:
+        raise InputError(f"wanted square images, of {smallest} x {smallest} pixels or more, got {features} features")
+    return side
 
 
 def default_name(classes: int | None, sparse: bool) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from math import isqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ from npdp.data.text import from_json
 FORMAT = 1
 WANTED = f"a model saved by npdp (`npdp train --save`, format {FORMAT})"
 PARAMETER, SCALING = "parameter/", ("scaling/mean", "scaling/deviation")
-AT_LEAST = {"cnn": (16,)}  # an mlp of these hidden widths has fewer parameters
+AT_LEAST = {"cnn": (16,), "gru": (128,)}  # an mlp of these hidden widths has fewer parameters
 NUMBERS_FREE = 2**20  # a model of more than its file has is made up to this size, to tell by name what is missing
 
 
@@ -156,7 +157,8 @@ def _least_numbers(
     """Return how many parameters a described model has at least."""
     if width:
         return ((classes or 1) + features + 12 * layers * width) * width
-    widths = [features, *(hidden if model == "mlp" else AT_LEAST.get(model, ())), classes or 1]
+    inputs = isqrt(features) if model == "gru" else features  # of a row
+    widths = [inputs, *(hidden if model == "mlp" else AT_LEAST.get(model, ())), classes or 1]
     return sum((wide + 1) * narrow for wide, narrow in pairwise(widths))
 
 

@@ -13,11 +13,9 @@ Source: LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to docum
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Any
 
 from npdp import nn
-from npdp.base.errors import InputError
 
 KERNEL, SMALLEST = 5, 4  # pixels a side
 
@@ -55,15 +53,3 @@ class CNN(nn.Module):
         """Return logits, (batch, classes); images (batch, channels, size, size), or flattened."""
         images = images.reshape(len(images), *self.shape)
         return self.classifier(self.features(images))
-
-
-def of_pixels(pixels: int, classes: int) -> CNN:
-    """Return a CNN for grey images of so many pixels.
-
-    Raises:
-        InputError: that is no square, or a small one.
-    """
-    size = isqrt(pixels)
-    if size * size != pixels or size < SMALLEST:
-        raise InputError(f"wanted square images, of {SMALLEST} x {SMALLEST} pixels or more, got {pixels} features")
-    return CNN(size, classes)

@@ -2,13 +2,16 @@
 
     x (batch, time, features) -> GRU, both directions -> (batch, time, 2 * hidden) -> mean over time -> classes
 
-The mean hears the whole sequence; its last state alone would have to remember the beginning.
+The mean hears the whole sequence; its last state alone would have to remember the beginning. An image is a sequence,
+too: of its rows, from the top.
 Source: Cho et al., Learning phrase representations using RNN encoder-decoder, 2014.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from npdp import nn
 
@@ -30,6 +33,7 @@ class GRUClassifier(nn.Module):
         self.head = nn.Linear(2 * hidden, classes)
 
     def forward(self, x: Any) -> Any:
-        """Return logits, (batch, classes); x (batch, time, features)."""
-        outputs, _ = self.gru(x)
+        """Return logits, (batch, classes); x (batch, time, features), or flattened."""
+        steps = int(np.prod(x.shape[1:])) // self.gru.input_size
+        outputs, _ = self.gru(x.reshape(len(x), steps, self.gru.input_size))
         return self.head(self.dropout(outputs.mean(1)))
