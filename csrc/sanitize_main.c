@@ -24,6 +24,8 @@
 
 enum { LONGEST = 100, LARGE = 4099, OFFSETS = 17 };
 
+unsigned long npdp_call_layers(size_t count, size_t offset); /* sanitize_layers.c */
+
 static unsigned long calls = 0, wrong = 0;
 
 static void expect(int wanted, int got, const char *name, size_t count)
@@ -241,6 +243,7 @@ static void call_all(size_t count, size_t offset)
     call_updates(count, offset, other);
     call_combine(count, offset, other);
     call_scaled_rows(count, offset);
+    calls += npdp_call_layers(count, offset);
 }
 
 /* ---- collectives: a thread is a rank, all on one mapping ---- */

@@ -46,7 +46,9 @@ _HOME = {  # public name -> the module that defines it
     "InputError": "npdp.base.errors",
 }
 _MODULES = {"saved_model": "npdp.app.saved_model"}
+_NAMES_OF_TORCH = "npdp.torch_names"
 _PACKAGES = ("autograd", "nn", "optim", "data", "kernels", "comm", "collectives", "parallel")
+_EXTRAS = ("torch",)  # not among the names of `import *`, which would take the place of PyTorch's own
 
 __all__ = ["__version__", *_HOME, *_MODULES, *_PACKAGES]  # noqa: PLE0604
 
@@ -78,13 +80,13 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
+    if name in _PACKAGES or name in _EXTRAS:
         return import_module(f"npdp.{name}")
     if name in _MODULES:
         return import_module(_MODULES[name])
-    if name not in _HOME:
+    if name.startswith("_"):
         raise AttributeError(f"module 'npdp' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    value = getattr(import_module(_HOME[name]), name) if name in _HOME else import_module(_NAMES_OF_TORCH).find(name)
     globals()[name] = value  # the next look-up is an ordinary one
     return value
 

@@ -1,4 +1,4 @@
-"""Starts programs under mpirun, with a time limit, and sees to it that nothing of them is left.
+"""Starts programs under mpirun, or torchrun, with a time limit, and sees to it that nothing of them is left.
 
 The process that starts mpirun must not have MPI loaded itself: the ranks would inherit its settings.
 """
@@ -70,6 +70,12 @@ needs_mpi = pytest.mark.skipif(bool(why_no_mpi()), reason=why_no_mpi())
 def mpirun(ranks: int, *program: str, timeout: float = 30, **settings: str) -> Outcome:
     """Run a Python program (a file in mpi_programs/ or a path, or -m and a module; then its arguments) on ranks."""
     return python(*program, timeout=timeout, before=on_ranks(ranks), **settings)
+
+
+def torchrun(ranks: int, *program: str, timeout: float = 60, **settings: str) -> Outcome:
+    """Run a Python program on ranks of PyTorch's launcher, which have no MPI; see `mpirun`."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    return python(*program, timeout=timeout, before=(*launcher, "--no-python"), **settings)
 
 
 def on_ranks(ranks: int) -> tuple[str, ...]:

@@ -162,7 +162,7 @@ def test_l1_is_pytorchs(shape, reduction, dtype):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_nll_behind_log_softmax_is_pytorchs(reduction, dtype):
     labels = np.array([0, 3, 1, 1, 2, 0, 3, 2])
-    compare(lambda x: nn.NLLLoss(reduction)(nn.LogSoftmax(1)(x), labels),
+    compare(lambda x: nn.NLLLoss(reduction=reduction)(nn.LogSoftmax(1)(x), labels),
             lambda x: torch.nn.NLLLoss(reduction=reduction)(x.log_softmax(1), torch.tensor(labels)),
             random(8, 4, dtype=dtype) * 3, dtype=dtype)  # fmt: skip
 

@@ -14,9 +14,9 @@ from launching import needs_mpi, python
 from npdp.bench.models import MODELS
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-LIBRARIES = ("contenders", "flags", "machine")
-KEEPING = ("allreduce", "choice", "command", "epoch", "overlap", "own_arrays", "parameter_server", "sparse_step",
-           "step", "strong_scaling", "text")  # fmt: skip
+LIBRARIES = ("contenders", "flags", "gpt_in_torch", "machine")
+KEEPING = ("allreduce", "choice", "command", "ddp_hook", "epoch", "language_model", "overlap", "own_arrays",
+           "parameter_server", "sparse_step", "step", "strong_scaling", "text")  # fmt: skip
 SCRIPTS = (*KEEPING, "run", "tensorflow_server", "worker")
 GIVEN = {"epoch": ["--data", "."], "text": ["."], "tensorflow_server": ["mlp", "1"], "worker": ["npdp", "mlp", "1"]}
 
@@ -98,6 +98,8 @@ WRONG = [
     ("choice", "--collectives foo", "--collectives: invalid choice: 'foo'"),
     ("command", "--ranks 0", "--ranks: wanted a whole number"),
     ("command", "--rounds 0", "--rounds: wanted a whole number"),
+    ("ddp_hook", "--ranks 0", "--ranks: wanted a whole number"),
+    ("ddp_hook", "--rounds 0", "--rounds: wanted a whole number"),
     ("epoch", "--data /nope", "--data: there is no file or folder '/nope'"),
     ("epoch", "--data . --rounds 0", "--rounds: wanted a whole number"),
     ("overlap", "", "one rank exchanges nothing: python benchmarks/hosts.py run --hosts 2 "),
@@ -156,6 +158,7 @@ def test_all_is_measured_by_default_and_less_with_fewer_rounds(name):
     ("choice", "--ranks 2", "--ranks"),
     ("choice", "--places one --collectives broadcast", "--places, --collectives"),
     ("command", "--ranks 2", ""),
+    ("ddp_hook", "--ranks 4", ""),
     ("epoch", "", "--data"),
     ("parameter_server", "--tensorflow-python sh", ""),
 ])  # fmt: skip

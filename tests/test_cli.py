@@ -53,7 +53,7 @@ def test_the_command_says_its_version(capsys):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["fit"], "no command 'fit'; there are train, run, evaluate, predict, env"),
+    (["fit"], "no command 'fit'; there are train, run, evaluate, predict, generate, env"),
     (["--fast"], "unrecognized arguments: --fast"),
     (["env", "now"], "unrecognized arguments: now"),
     (["run", "--ranks", "2"], "required: PROGRAM (see"),

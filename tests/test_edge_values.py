@@ -53,7 +53,7 @@ def test_large_numbers_do_not_overflow(dtype):
     labels, targets = np.array([0]), np.array([[1, 0, 0]], dtype)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         total = x.sigmoid().sum() + x.softmax().sum() + x.log_softmax().sum() + x.logsumexp().sum()
-        total = total + functional.cross_entropy(x, labels) + functional.bce_with_logits(x, targets)
+        total = total + functional.cross_entropy(x, labels) + functional.binary_cross_entropy_with_logits(x, targets)
         total.backward()
     assert np.isfinite(total.item()) and np.isfinite(x.grad).all()
 
@@ -75,5 +75,5 @@ def test_a_sigmoid_near_zero_is_as_precise_as_one_near_one(dtype):
     y.log().sum().backward()
     np.testing.assert_allclose(x.grad[0, :4], [1, 1, 1, 0.5], rtol=1e-6)
     logits = Tensor(x.data, requires_grad=True)
-    functional.bce_with_logits(logits, np.zeros_like(x.data)).backward()
+    functional.binary_cross_entropy_with_logits(logits, np.zeros_like(x.data)).backward()
     np.testing.assert_allclose(logits.grad[0, :3] * 5, small / (1 + small), rtol=1e-6)

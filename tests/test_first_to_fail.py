@@ -1,5 +1,6 @@
 """Which of several ranks that fail together prints its traceback, where the launcher gives the job no directory."""
 
+import io
 import os
 import socket
 import sys
@@ -28,6 +29,14 @@ def test_the_first_speaks_and_the_second_is_silent(job, monkeypatch, capfd):
         ending.announce_failure("the first to fail\n")
     assert capfd.readouterr().err == "the first to fail\n"
     first.close()
+
+
+def test_what_is_said_passes_a_buffer_by_in_which_it_would_be_lost(job, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # as PyTorch's own handler of exceptions does
+    with open(2, "w", closefd=False) as stream:
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        ending.announce_failure("what failed\n")
+    assert capfd.readouterr().err == "what failed\n"
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])

@@ -32,7 +32,7 @@ def test_backward_writes_gradients_straight_into_the_flat_array():
     for accumulated in (1, 2):
         model(np.ones((4, 5), np.float32)).sum().backward()
         for parameter in model.parameters():
-            assert parameter.grad is parameter.grad_buffer and np.shares_memory(parameter.grad, group.flat.grad)
+            assert parameter.raw_grad is parameter.grad_buffer and np.shares_memory(parameter.grad, group.flat.grad)
         np.testing.assert_array_equal(model[1].bias.grad, [4 * accumulated] * 2)
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -112,7 +112,7 @@ def test_a_model_can_be_scored_and_saved_between_steps_by_one_rank_alone(algorit
     def program():
         npdp.init(algorithm)
         npdp.manual_seed(7)
-        model = build("mlp", FEATURES, 3, (8,), "float32")
+        model = build("mlp", FEATURES, 3, {"hidden": (8,)}, "float32")
         optimizer = optim.Adam(model.parameters(), lr=0.05)
         wrapped = nn.DataParallel(model, update="fused")
         hashes = []

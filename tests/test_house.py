@@ -1,8 +1,8 @@
 """The house stands as the README draws it: imports go down only, the halves never meet, one place for each thing.
 
     6  app bench report
-    5  elastic
-    4  parallel
+    5  elastic torch
+    4  parallel models torch_names
     3  nn optim data                   |  collectives
     2  autograd                        |  comm
     1  kernels base
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent / "npdp"
 BELOW = {"kernels", "base"}
 ARITHMETIC = ["autograd", "nn", "optim", "data"]
 TOP = {"app", "bench", "report", "train", "__main__"}
-BELOW_TOP = {*ARITHMETIC, "comm", "collectives", "parallel", "elastic"}
+BELOW_TOP = {*ARITHMETIC, "models", "comm", "collectives", "parallel", "elastic"}
 
 # part -> the parts that it may import, besides itself
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,13 +32,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autograd": BELOW,
     "nn": BELOW | {"autograd"},
     "optim": BELOW | {"autograd", "nn"},
+    "models": BELOW | {"autograd", "nn"},
     "data": BELOW | {"autograd"},
     "comm": BELOW,
     "collectives": BELOW | {"comm"},
     "parallel": BELOW | {*ARITHMETIC, "comm", "collectives"},
     "elastic": BELOW | BELOW_TOP - {"elastic"},
+    "torch": BELOW | {"comm", "collectives", "parallel"},
     "report": {"base"},
     **{part: BELOW | BELOW_TOP | TOP | {""} for part in TOP - {"report"}},
+    "torch_names": BELOW | {*ARITHMETIC},
     "": {"base"},  # npdp/__init__.py itself
 }
 

@@ -108,6 +108,8 @@ def logits(*shape):
     ("error", "message", "call"),
     [
         (ValueError, "MSELoss: reduction must be mean, sum or none, got 'avg'", lambda: nn.MSELoss("avg")),
+        (ValueError, r"MSELoss: reduction must be mean, sum or none, got array\(\[1., 2.\]\)",
+         lambda: nn.MSELoss(np.array([1.0, 2.0]))),
         (ValueError, r"^CrossEntropyLoss: weight must be numbers .* got 'none'; reduction is a keyword: "
          r"CrossEntropyLoss\(reduction='none'\)$", lambda: nn.CrossEntropyLoss("none")),
         (ValueError, r"^CrossEntropyLoss: weight must be numbers of at least 0, one a class, got \[1.0, -1.0\]$",

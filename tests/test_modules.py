@@ -10,6 +10,7 @@ import pytest
 from npdp import nn, optim
 from npdp.autograd import Tensor, no_grad
 from npdp.nn.forward import Forward
+from npdp.nn.masks import Masks
 
 
 class Block(nn.Module):
@@ -235,9 +236,7 @@ def test_a_parameter_does_not_lose_its_place_to_what_is_none(value):
 def test_masks_are_drawn_apart_from_the_orders_of_epochs():
     """Both from a seed and a number: layer 3's first mask must not say which samples epoch 3 begins with."""
     numbers = np.random.Philox(key=np.array([5, 3], np.uint64)).random_raw(16).view("<u4")
-    dropout = nn.Dropout(0.5, seed=5)
-    dropout.layer_number = 3
-    mask = dropout._mask(Tensor(np.ones((1, 32), np.float32)), iteration=0, first_row=0)[0] > 0
+    mask = Masks(0.5, seed=5, layer=3).draw((1, 32), np.float32)[0] > 0
     assert (mask != (numbers >= 2**31)).sum() > 4
 
 

@@ -12,6 +12,9 @@ import npdp.nn.losses  # noqa: F401  (registers its own operation)
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.gradcheck import gradcheck
 from npdp.autograd.operation import OPERATIONS
+from npdp.nn.forward import alone
+from npdp.nn.masks import Masks
+from npdp.nn.windows import Windows
 
 # One way to use an operation: shapes or arrays (these get no gradient), options, and where inputs are drawn from
 Case = namedtuple("Case", "inputs options domain", defaults=({}, "any"))
@@ -30,6 +33,9 @@ INDICES = (
 )  # fmt: skip
 MASK = np.arange(6).reshape(2, 3) % 2 == 0
 LABELS = np.array([1, 0, 2, 1])
+NORMALISED = ((4, 3), (3,)), ((2, 2, 3), (2, 3)), ((3,), (3,)), ((2, 3, 1), (1,)), ((0, 3), (3,))
+WINDOWS = Windows((2, 2), (2, 2), ((0, 0), (0, 0)))
+WIDE = Windows((2, 3), (1, 2), ((1, 0), (1, 1)), (2, 1))  # they overlap, and reach over the border
 
 
 def unary(domain="any"):
@@ -70,13 +76,52 @@ CASES = {
     "stack": [Case([(2, 3), (2, 3)], dict(axis=a)) for a in (0, 1, -1)] + [Case([(), ()])],
     "linear": [Case([(4, 3), (2, 3), (2,)]), Case([(3,), (2, 3), (2,)]), Case([(2, 2, 3), (1, 3), (1,)]),
                Case([(0, 3), (2, 3), (2,)])],
-    "mse_loss": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
+    "mean_square": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "cross_entropy": [Case([shape, LABELS[: shape[0]]], dict(label_smoothing=e)) for e in (0.0, 0.2, 1.0)
                       for shape in ((4, 3), (2, 70), (0, 3))],  # few classes, and many: two layouts
+    "cross_entropies": [
+        Case([(4, 3), LABELS], dict(weights=np.array([1.0, 0.5, 0, 2]), kept=np.array([True, True, False, True]))),
+        Case([(4, 3), LABELS], dict(weights=np.ones(4), kept=np.ones(4, bool), smooth=np.array([0.1, 0.2, 0.3]))),
+        Case([(0, 3), LABELS[:0]], dict(weights=np.ones(0), kept=np.ones(0, bool))),
+    ],
+    "row_losses": [
+        Case([(4, 3), LABELS], dict(kept=np.array([True, True, False, True]), label_smoothing=e)) for e in (0.0, 0.3)
+    ] + [Case([(0, 3), LABELS[:0]], dict(kept=np.ones(0, bool)))],
+    "huber": [Case([s], dict(delta=0.9), "away from 0") for s in ANY],
     "bce_with_logits": [Case([s, s]) for s in ((4, 2), (3,), (0, 2))],
     "leaky_relu": [Case([shape], dict(slope=0.3), "away from 0") for shape in ((3, 4), (), (0, 3))],
+    "sin": unary(), "cos": unary(), "contiguous": unary(), "log1p": unary("positive"), "expm1": unary(),
+    "norm": along_axes("away from 0"),
+    "einsum": [Case([s, t], dict(of_a=a, of_b=b, of_y=y)) for s, t, a, b, y in (
+        ((2, 3), (3, 4), "ij", "jk", "ik"), ((2, 3), (4,), "ij", "k", "i"), ((2, 2, 3), (2, 4, 3), "bij", "bkj", "bik"),
+        ((2, 3), (2, 3), "ij", "ij", ""), ((0, 3), (3, 2), "ij", "jk", "ki"))],
+    "maximum": [Case([s, t], {}, "distinct") for s, t in (((3, 4), (3, 1)), ((2,), (2,)), ((0, 2), (2,)))],
+    "minimum": [Case([s, t], {}, "distinct") for s, t in (((3, 4), (3, 1)), ((2,), (2,)), ((0, 2), (2,)))],
+    "expand": [Case([s], dict(shape=t)) for s, t in (((3, 1), (2, 3, 4)), ((), (2,)), ((0, 1), (0, 3)))],
+    "cumsum": [Case([(2, 3, 2)], dict(axis=a)) for a in (0, 1, -1)],
+    "gelu": unary(), "gelu_tanh": unary(), "silu": unary(),
+    "softplus": [Case([s], dict(beta=1.5, threshold=2.0), "away from 0") for s in ANY],
+    "elu": [Case([s], dict(alpha=0.7), "away from 0") for s in ANY],
+    "layer_norm": [Case([s, w, w], dict(eps=1e-3)) for s, w in NORMALISED],
+    "rms_norm": [Case([s, w], dict(eps=1e-3)) for s, w in NORMALISED],
+    "attention": [
+        Case([(2, 3, 2), (2, 3, 2), (2, 3, 2)], dict(causal=True, scale=0.7)),
+        Case([(3, 2), (4, 2), (4, 1), (3, 4)], dict(causal=False, scale=1.0)),
+        Case([(0, 3, 2), (0, 3, 2), (0, 3, 2)], dict(causal=True, scale=0.7)),
+        Case([(2, 3, 2), (2, 2, 2), (2, 2, 2)], dict(causal=False, scale=1.0, dropout=Masks(0.5, 1))),
+    ],
     "clone": unary(), "astype": [Case([(2, 3)], dict(dtype=np.float64))],
     "scale_by": [Case([(2, 3), MASK * 2.0])],
+    "conv2d": [Case([(2, 2, 3, 4), (4, 2 // g, *w.kernel), (4,)], dict(windows=w, groups=g))
+               for w in (WINDOWS, WIDE) for g in (1, 2)] + [
+               Case([(0, 1, 3, 3), (2, 1, 2, 2), (2,)], dict(windows=WINDOWS, groups=1))],
+    "max_pool2d": [Case([shape], dict(windows=w), "distinct") for w in (WINDOWS, WIDE)
+                   for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
+    "batch_norm": [Case([shape, shape[1:2], shape[1:2]], dict(eps=1e-3, sum_over_ranks=alone, note=lambda *batch: None))
+                   for shape in ((3, 2), (4, 3, 2), (2, 2, 2, 3), (0, 2, 3, 3))],
+    "gru": [Case([(t, n, 2), (n, 3), (9, 2), (9, 3), (9,), (9,)]) for t, n in ((3, 2), (1, 1), (2, 0))],
+    "lstm": [Case([(t, n, 2), (n, 3), (n, 3), (12, 2), (12, 3), (12,), (12,)]) for t, n in ((3, 2), (1, 1), (2, 0))],
+    "avg_pool2d": [Case([shape], dict(windows=w)) for w in (WINDOWS, WIDE) for shape in ((2, 1, 3, 4), (0, 2, 3, 3))],
 }  # fmt: skip
 ALL = [pytest.param(name, case, id=f"{name}{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
 each_case = pytest.mark.parametrize(("name", "case"), ALL)

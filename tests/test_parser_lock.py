@@ -27,7 +27,7 @@ def test_whoever_reads_a_header_holds_the_lock(tmp_path, monkeypatch):
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(3))
     np.save(tmp_path / "x.npy", x)
     description = {"model": "linear", "features": 2, "classes": None, "hidden": [], "dtype": "float64"}
-    model = models.build("linear", 2, None, (), "float64")
+    model = models.build("linear", 2, None, {}, "float64")
     saved_model.save(f"{tmp_path}/model.npz", saved_model.SavedModel(model, description, None))
     held, parse = [], ast.literal_eval
     monkeypatch.setattr(ast, "literal_eval", lambda text: held.append(ONE_AT_A_TIME.locked()) or parse(text))

@@ -18,7 +18,7 @@ DESCRIPTION = {"model": "mlp", "features": 5, "classes": 3, "hidden": [4], "dtyp
 
 
 def a_model(seed: int = 0) -> SavedModel:
-    model = models.build("mlp", 5, 3, (4,), "float64")
+    model = models.build("mlp", 5, 3, {"hidden": (4,)}, "float64")
     generator = np.random.default_rng(seed)
     model.load_state_dict({name: generator.standard_normal(v.shape) for name, v in model.state_dict().items()})
     return SavedModel(model, DESCRIPTION, None)
@@ -110,7 +110,7 @@ def with_program(tmp_path):
     """Return a saved model that names a program, and the file that this leaves where it is run."""
     (tmp_path / "mine.py").write_text(MARKING.format(mark=f"{tmp_path}/has_run"))
     description = {**DESCRIPTION, "model": f"{tmp_path}/mine.py:make"}
-    model = models.build("softmax", 5, 3, (), "float64")
+    model = models.build("softmax", 5, 3, {}, "float64")
     saved_model.save(f"{tmp_path}/m.npz", SavedModel(model, description, None))
     np.save(tmp_path / "x.npy", np.ones((2, 5)))
     np.savez(tmp_path / "xy.npz", x=np.ones((2, 5)), y=[0, 2])
@@ -166,8 +166,8 @@ NO_MODELS = {
     "other widths": (GOOD | {"description": text_of(hidden=[7])}, "0.weight: wanted shape (7, 5), got (4, 5)"),
     "unknown model": (GOOD | {"description": text_of(model="resnet")}, "got 'resnet'"),
     "a model file that is gone": (GOOD | {"description": text_of(model="gone.py:make")}, "no file gone.py"),
-    "features beyond its file": (GOOD | {"description": text_of(features=10**8)}, "widths [100000000, 4, 3], got 39"),
-    "features beyond memory": (GOOD | {"description": text_of(features=10**14)}, "expected the 400000000000019 param"),
+    "features beyond its file": (GOOD | {"description": text_of(features=10**8)}, "at least 400000019 para"),
+    "features beyond memory": (GOOD | {"description": text_of(features=10**14)}, "at least 400000000000019 para"),
     "columns too few": (
         GOOD | {"description": text_of(columns=["a"], target="y")}, "a description with columns ['a'] and target 'y'"),
     "columns alike": (GOOD | {"description": text_of(columns=list("aabcd"), target="y")}, "columns ['a', 'a', "),

@@ -106,13 +106,13 @@ def test_a_layer_that_is_told_so_has_an_array_for_a_gradient():
     dense = table(3)
     mine, linear = layers(sparse=False)
     backward(mine, sparse(dense)), backward(linear, Tensor(dense))
-    assert type(mine.weight.grad) is np.ndarray
+    assert isinstance(mine.weight.grad, np.ndarray)
     np.testing.assert_allclose(mine.weight.grad.T, linear.weight.grad, atol=1e-14)
     embedding = nn.Embedding(5, 2)
     optimizer = optim.Adam(embedding.parameters())  # every optimiser takes it
     embedding(np.array([1, 1])).sum().backward()
     optimizer.step()
-    assert type(embedding.weight.grad) is np.ndarray and embedding.weight.grad[1].tolist() == [2, 2]
+    assert isinstance(embedding.weight.grad, np.ndarray) and embedding.weight.grad[1].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

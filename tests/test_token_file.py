@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from texts import SAMPLE, SPECS, tokenizer_for, write
 
 from npdp.base.errors import InputError
+from npdp.base.text_files import TOKENS
 from npdp.data.text import source, token_file, vocabulary
 from npdp.data.text.source import find
-from npdp.data.text.token_file import SUFFIX, open_named, open_tokens, tokens_of
+from npdp.data.text.token_file import open_named, open_tokens, tokens_of
 
 
 def made(path, tokenizer="bytes"):
@@ -48,7 +49,7 @@ def test_it_is_made_once_and_lies_beside_the_text(tmp_path, spec):
     path = write(tmp_path / "book.txt", SAMPLE)
     first, written = made(path, spec)
     again, twice = made(path, spec)
-    assert written and not twice and first.path == again.path == f"{path}.{spec.replace(':', '-')}{SUFFIX}"
+    assert written and not twice and first.path == again.path == f"{path}.{spec.replace(':', '-')}{TOKENS}"
     assert first.tokens.tolist() == again.tokens.tolist() and sorted(os.listdir(tmp_path)) == sorted(
         ["book.txt", os.path.basename(first.path)])  # fmt: skip
 
@@ -120,9 +121,9 @@ def test_a_map_of_a_file_that_is_made_anew_keeps_its_tokens(tmp_path):
 def test_a_folder_has_its_tokens_inside_and_what_is_in_no_file_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write(tmp_path / "texts" / "a.txt", "abc")
-    assert made(str(tmp_path / "texts"))[0].path == str(tmp_path / "texts" / f"bytes{SUFFIX}")
+    assert made(str(tmp_path / "texts"))[0].path == str(tmp_path / "texts" / f"bytes{TOKENS}")
     assert not made(str(tmp_path / "texts"))[1]
-    assert made("python-docs")[0].path == str(tmp_path / "cache" / "npdp" / f"python-docs.bytes{SUFFIX}")
+    assert made("python-docs")[0].path == str(tmp_path / "cache" / "npdp" / f"python-docs.bytes{TOKENS}")
     assert not made("python-docs")[1]
 
 
@@ -158,7 +159,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch, fails):
 def test_a_file_that_is_named_itself_is_used_or_refused(tmp_path):
     path = write(tmp_path / "book.txt", SAMPLE)
     tokens = made(path)[0].path
-    moved = write(tmp_path / "elsewhere" / f"x{SUFFIX}", Path(tokens).read_bytes())
+    moved = write(tmp_path / "elsewhere" / f"x{TOKENS}", Path(tokens).read_bytes())
     for name in (tokens, moved):
         for tokenizer in (None, "bytes", tokenizer_for("bytes", "")):
             assert bytes(open_named(name, tokenizer).tokens.astype(np.uint8)) == SAMPLE.encode()

@@ -63,6 +63,9 @@ def test_a_row_that_does_not_count_may_have_any_logits():
     loss.backward()
     np.testing.assert_allclose(loss.data, np.log1p(np.exp(-0.5)))
     assert np.isfinite(x.grad).all() and not x.grad[0].any()
+    x = Tensor(np.array([[np.nan, 1.0], [0.5, 0.0]]), requires_grad=True)
+    nn.CrossEntropyLoss(ignore_index=-1)(x, np.array([-1, 0])).backward()
+    assert np.isfinite(x.grad).all() and not x.grad[0].any()
     np.testing.assert_array_equal(nn.CrossEntropyLoss([0.0, 1.0])(x.detach()[:1], np.array([0])).data, 0)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import npdp
-from npdp.app.flag_parser import Parser, number_of_ranks
+from npdp.app.flag_parser import POSITIVE_INT, Parser, number_of_ranks
 from npdp.app.on_ranks import RankFlags, interrupted
 from npdp.base import environment
 from npdp.base.errors import InputError, OutputError
@@ -21,6 +21,7 @@ examples:
   npdp run --ranks 4 mine.py --epochs 3           a program of your own, on four ranks
   npdp evaluate model.npz --data digits           loss and accuracy on a test part
   npdp predict model.npz samples.csv              one line a sample
+  npdp generate model.npz --prompt "def "         text that goes on from there
   npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
   npdp calibrate --ranks 2                        measure what messages cost here, by which auto chooses
   eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
@@ -32,6 +33,12 @@ def train(arguments: Sequence[str]) -> int:
     from npdp.app import config
     from npdp.app import train as training
 
+    if "--estimate" in arguments:  # of ranks that need not be started
+        flags = config.parse(arguments)
+        from npdp.app.estimate import estimate
+
+        _print(estimate(flags))
+        return 0
     return _on_ranks(config.parse, "npdp.train", training.main, arguments)
 
 
@@ -75,15 +82,16 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Print the scores of a saved model on data."""
     parser = _parser("evaluate", "Loss, and for classes accuracy, of a saved model on the test part of a data set.",
                      "  npdp evaluate model.npz --data digits\n  npdp evaluate model.npz --data mnist/ --part train")
-    from npdp.app import config, inference
+    from npdp.app import inference
+    from npdp.app.train_flags import FRACTION, SEED
 
     parser.add_argument("model", help="a file written by --save")
     parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
     parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 "
                         "(that of training, by its name; the last without a header)")
     parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
-    parser.add_argument("--test-fraction", type=config.FRACTION, metavar="F", help="as in training (0.2)")
-    parser.add_argument("--seed", type=config.SEED, default=0, metavar="N",
+    parser.add_argument("--test-fraction", type=FRACTION, metavar="F", help="as in training (0.2)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N",
                         help="as in training: it chose the test part (0)")  # fmt: skip
     _add_trust(parser)
     return _report(parser, arguments, inference.evaluate)
@@ -106,6 +114,30 @@ def predict(arguments: Sequence[str]) -> int:
     from npdp.app import inference
 
     return _report(parser, arguments, inference.predict)
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """Go on with a text, by a saved language model."""
+    parser = _parser("generate", "Print a text that goes on from a prompt, token by token, by a language model that "
+                     "`npdp train --model gpt --save` has written.",
+                     '  npdp generate model.npz --prompt "def " --tokens 200\n'
+                     '  npdp generate model.npz --prompt "The " --temperature 0.8 --top-k 40 --seed 1')
+    from npdp.app.train_flags import COUNT, NOT_NEGATIVE, SEED
+
+    parser.add_argument("model", help="a file written by --save")
+    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="what to go on from (a new line)")
+    parser.add_argument("--tokens", type=COUNT, default=200, metavar="N", help="how many (200)")
+    parser.add_argument("--temperature", type=NOT_NEGATIVE, default=0.8, metavar="T",
+                        help="below 1 likely tokens become likelier, 0 takes the likeliest (0.8)")
+    parser.add_argument("--top-k", type=POSITIVE_INT, metavar="K", help="draw among the K likeliest (all)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the draws (0)")
+    flags = parser.parse_args(arguments)
+    from npdp.app.generation import text_of
+
+    for piece in text_of(flags.model, flags.prompt, flags.tokens, flags.temperature, flags.top_k, flags.seed):
+        _print(piece, end="")
+    _print("")
+    return 0
 
 
 def _add_trust(parser: Parser) -> None:
@@ -145,6 +177,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "evaluate": evaluate,
     "predict": predict,
+    "generate": generate,
     "env": env,
     "bench": bench,
     "calibrate": calibrate,
@@ -201,10 +234,10 @@ def _report(parser: Parser, arguments: Sequence[str], work: Callable[..., str]) 
     return 0
 
 
-def _print(text: str) -> None:
+def _print(text: str, end: str = "\n") -> None:
     """Print it here and now, where what goes wrong is dealt with."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -1,43 +1,23 @@
-"""The flags of `npdp.train`, and their checks before anything is loaded.
+"""The settings of a training run, from its flags, and their checks before anything is loaded.
 
 It imports neither NumPy nor MPI: flags are read first, so that BLAS threads can be set for a world of threads.
 """
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npdp.app.flag_parser import POSITIVE_INT, Parser, flag_of, number, number_of_ranks, require_one_launcher
-from npdp.app.paths import data_files, require_apart, require_replaceable, require_unread, require_writable
+from npdp.app.flag_parser import flag_of, require_one_launcher
+from npdp.app.model_choices import MODELS, TRAINING, choice_of
+from npdp.app.paths import data_files, names_text, require_apart, require_replaceable, require_unread, require_writable
 from npdp.app.strategy_choices import STRATEGIES
+from npdp.app.train_flags import make_parser
 from npdp.base.errors import InputError
-from npdp.base.text_files import TEXT_SUFFIXES
-from npdp.collectives.algorithms import ALGORITHMS
 from npdp.elastic.inject import Fault
-from npdp.elastic.inject import parse as parse_fault
 
 WORDS = ("digits", "synthetic", "python-docs")  # what --data takes that is no path
-UPDATES = ("auto", "replicated", "fused")
-OPTIMIZERS = ("sgd", "adam", "adamw")
-LR_SCHEDULES = ("constant", "step", "cosine")
-STALENESS_LR = ("constant", "1/(1+s)")
-HIDDEN = (512, 512)
-
-EXAMPLES = """
-examples:
-  mpirun -n 4 python -m npdp.train                                four ranks, on the digits that ship with npdp
-  python -m npdp.train --transport threads --ranks 4              the same in one process, without MPI
-  npdp train --ranks 4 --data sales.csv --target price --standardize
-  npdp train --ranks 2 --data fashion-mnist/ --model mlp --hidden 256 --epochs 15 --save model.npz
-  npdp train --data book.txt --tokenizer bpe:4096 --context 128 --model my_model.py:make
-  npdp train --model my_model.py:make --metrics run.jsonl
-  npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
-"""
-
 @dataclass(frozen=True)
 class TrainConfig:
     """The flags of a training run, checked as far as is possible without the data."""
@@ -51,7 +31,12 @@ class TrainConfig:
     tokenizer: str | None
     context: int | None
     model: str | None
-    hidden: tuple[int, ...]
+    hidden: tuple[int, ...] | None
+    layers: int | None
+    heads: int | None
+    width: int | None
+    dropout: float | None
+    positions: str | None
     epochs: int
     global_batch_size: int
     accumulate: int
@@ -62,6 +47,8 @@ class TrainConfig:
     momentum: float | None
     weight_decay: float
     clip_norm: float | None
+    evaluate_every: int | None
+    sample_every: int | None
     seed: int
     dtype: str
     strategy: str
@@ -80,139 +67,13 @@ class TrainConfig:
     ranks: int | None
     metrics: str | None
     save: str | None
+    estimate: bool
     quiet: bool
 
-
-_COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
-SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
-_NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
-_POSITIVE = number(float, lambda value: value > 0, "a number above 0")
-_STALENESS = number(int, lambda value: value >= 0, "0, 1, 2, ... or inf")
-FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
-
-
-def _fault(text: str) -> Fault:
-    try:
-        return parse_fault(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--inject").lstrip(": ")) from None
-
-
-def _staleness(text: str) -> float:
-    return math.inf if text == "inf" else float(_STALENESS(text))
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(POSITIVE_INT(width.strip()) for width in text.split(","))
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"wanted whole numbers, at least 1, as 512,512, got {text!r}") from None
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `npdp.train`."""
-    parser = Parser(
-        prog="npdp train",
-        description="Train a model with data-parallel SGD on every rank that was launched.",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-    )
-    for add in (_add_data, _add_text, _add_model, _add_ranks, _add_server, _add_local_sgd, _add_results):
-        add(parser)
-    return parser
-
-
-def _add_data(parser: Parser) -> None:
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", default="digits", metavar="WHAT",
-                      help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm; "
-                           f"of text python-docs, or a path: {', '.join(TEXT_SUFFIXES)}, a folder of these")
-    data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 (last)")
-    data.add_argument("--test-fraction", type=FRACTION, metavar="F",
-                      help="held out where the data has no test part (0.2; of text the end, 0.1)")
-    data.add_argument("--standardize", action="store_true",
-                      help="scale features by the training part's mean and deviation")
-    data.add_argument("--task", choices=("auto", "classification", "regression"), default="auto",
-                      help="whether targets are classes or numbers (auto: few whole numbers from 0 are classes)")
-    data.add_argument("--sparse", action="store_true",
-                      help="read .svm as sparse data, however many features (.npz says itself what it is)")
-
-
-def _add_text(parser: Parser) -> None:
-    text = parser.add_argument_group("text")
-    text.add_argument("--tokenizer", metavar="NAME",
-                      help="what cuts it into tokens: bytes (default), characters, or bpe:N (byte-level BPE)")
-    text.add_argument("--context", type=POSITIVE_INT, metavar="N", help="tokens of a sample (64)")
-
-
-def _add_model(parser: Parser) -> None:
-    model = parser.add_argument_group("model and training")
-    model.add_argument("--model", metavar="NAME",
-                       help="softmax (default for classes), linear (for numbers), mlp, sparse_linear (for sparse "
-                            "data), or file.py:function of your own")
-    model.add_argument("--hidden", type=_widths, metavar="N,N", help="widths of an mlp (512,512)")
-    model.add_argument("--epochs", type=_COUNT, default=20, metavar="N", help="passes over the data (20)")
-    model.add_argument("--global-batch-size", type=POSITIVE_INT, default=64, metavar="N",
-                       help="samples per update over all ranks (64)")
-    model.add_argument("--accumulate", type=POSITIVE_INT, default=1, metavar="K",
-                       help="work through each batch in K micro-batches, for less memory (1)")
-    model.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="sgd (default), adam or adamw")
-    model.add_argument("--learning-rate", type=_NOT_NEGATIVE, default=0.1, metavar="R", help="(0.1)")
-    model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="cosine",
-                       help="cosine (default): down to 0 over the run; step: a tenth every third of it; constant")
-    model.add_argument("--warm-up-epochs", type=_NOT_NEGATIVE, default=0.0, metavar="N",
-                       help="rise to the learning rate over so many epochs (0)")
-    model.add_argument("--momentum", type=FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")
-    model.add_argument("--weight-decay", type=_NOT_NEGATIVE, default=0.0, metavar="D", help="(0)")
-    model.add_argument("--clip-norm", type=_POSITIVE, default=None, metavar="N",
-                       help="scale the gradient down to this norm (off)")
-    model.add_argument("--seed", type=SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
-    model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
-
-
-def _add_ranks(parser: Parser) -> None:
-    ranks = parser.add_argument_group("ranks")
-    said = "; ".join(f"{name}: {choice.help}" for name, choice in STRATEGIES.items())
-    ranks.add_argument("--strategy", choices=STRATEGIES, default="allreduce", help=f"{said} (allreduce)")
-    ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
-    ranks.add_argument("--update", choices=UPDATES, default="auto",
-                       help="replicated: every rank updates its own parameters; fused: in the pass that sums the "
-                            "gradients, parameters once a host; auto (default): fused from 1 MB of parameters on "
-                            "where ranks share memory")
-    ranks.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
-                       help="mpi (default; one rank needs none), or threads of one process")
-    ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
-                       help="how many; under a bare mpirun, which says it itself, leave it out")
-    ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
-                       help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
-
-
-def _add_server(parser: Parser) -> None:
-    server = parser.add_argument_group("parameter server (--strategy ps)")
-    server.add_argument("--servers", type=_COUNT, metavar="N",
-                        help="the last N ranks are servers (1); 0: every rank is worker and server of a shard")
-    server.add_argument("--staleness", type=_staleness, metavar="S",
-                        help="0 (default): synchronous; 1, 2, ...: a worker may be S iterations ahead of the slowest; "
-                             "inf: asynchronous")
-    server.add_argument("--staleness-lr", choices=STALENESS_LR,
-                        help="learning rate of a gradient of staleness s: constant (default), or divided by 1 + s")
-    server.add_argument("--record-arrivals", metavar="FILE", help="write in which order gradients were applied")
-    server.add_argument("--replay-arrivals", metavar="FILE", help="apply them in the order of a record: the same bits")
-
-
-def _add_local_sgd(parser: Parser) -> None:
-    local = parser.add_argument_group("local SGD (--strategy local-sgd)")
-    local.add_argument("--local-iterations", type=POSITIVE_INT, metavar="H",
-                       help="updates of a rank between two averagings (8)")
-    local.add_argument("--outer-momentum", type=FRACTION, metavar="M", help="of the step to the average (0)")
-    local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
-
-
-def _add_results(parser: Parser) -> None:
-    out = parser.add_argument_group("results")
-    out.add_argument("--metrics", metavar="FILE", help="write one JSON object a line")
-    out.add_argument("--save", metavar="FILE", help="write the trained model (.npz)")
-    out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    @property
+    def model_flags(self) -> dict[str, Any]:
+        """The flags of the model's own, by name."""
+        return {name: getattr(self, name) for name in choice_of(self.model).flags}
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
@@ -222,7 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
         InputError: what is wrong with them, in one line.
     """
     given = vars(make_parser().parse_args(arguments))
-    config = TrainConfig(**_with_hidden(_with_strategy({**given, "inject": tuple(given["inject"])})))
+    config = TrainConfig(**_with_model(_with_strategy({**given, "inject": tuple(given["inject"])})))
     if config.metrics is not None:
         require_writable("--metrics", config.metrics)
     for flag, path in (("--save", config.save), ("--record-arrivals", config.record_arrivals)):
@@ -259,13 +120,20 @@ def _with_strategy(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _with_hidden(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags with the widths of an mlp filled in; for a model without hidden layers they are refused."""
-    name = given["model"]
-    if given["hidden"] is None:
-        given["hidden"] = HIDDEN
-    elif name != "mlp" and ":" not in (name or ""):
-        raise InputError(f"--hidden is for --model mlp, {f'this is --model {name}' if name else 'no --model is given'}")
+def _with_model(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags with those of models, and of training, filled in; one of another model is refused."""
+    if given["model"] is None and names_text(given["data"]):
+        given["model"] = "gpt"
+    name, mine = given["model"], choice_of(given["model"])
+    for model, choice in MODELS.items():
+        for flag in choice.flags:
+            if flag in mine.flags:
+                given[flag] = mine.flags[flag] if given[flag] is None else given[flag]
+            elif given[flag] is not None:
+                this = f"this is --model {name}" if name else "no --model is given"
+                raise InputError(f"{flag_of(flag)} is for --model {model}, {this}")
+    for flag, default in {**TRAINING, **mine.training}.items():
+        given[flag] = default if given[flag] is None else given[flag]
     return given
 
 
@@ -273,7 +141,9 @@ def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
-    for name, neutral in (("update", "auto"), ("clip_norm", None)):
+    if config.sample_every and choice_of(config.model).takes != "text":
+        raise InputError("--sample-every is for models of text: --model gpt")
+    for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None)):
         why = STRATEGIES[config.strategy].excludes.get(name)
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,10 +35,15 @@ class LossSum:
         return self.total / (self.count or 1)
 
 
-def train_epochs(job: Job, progress: Progress) -> tuple[int, int]:
-    """Train; return the numbers of updates and of samples that this rank has used. Collective."""
+def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> tuple[int, int]:
+    """Train; return the numbers of updates and of samples that this rank has used. Collective.
+
+    Args:
+        progress: told of each iteration and epoch.
+        after: called after each iteration, with how many there were.
+    """
     pace = Pace(job.config.inject, job.world.rank)
-    samples = 0
+    iterations = samples = 0
     for epoch in range(1, job.config.epochs + 1):
         seen = LossSum()
         for micro_batches in in_batches(job.loader, job.config.accumulate):
@@ -47,6 +52,8 @@ def train_epochs(job: Job, progress: Progress) -> tuple[int, int]:
             seen.total += batch.total
             seen.count += batch.count
             progress.iteration(epoch, batch.mean, learning_rate)
+            iterations += 1
+            after(iterations)
         samples += seen.count
         progress.epoch(epoch, job.world.mean(seen.mean, seen.count))
     return job.optimizer.iteration, samples

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npdp.app import models, saved_model
-from npdp.app.evaluation import blocks
+from npdp.app import saved_model
+from npdp.app.evaluation import blocks, of_text
 from npdp.app.evaluation import evaluate as score
+from npdp.app.model_choices import MODELS, choice_of
 from npdp.app.saved_model import SavedModel
 from npdp.autograd import Tensor, no_grad, operators
 from npdp.autograd.tensor import Array
@@ -18,6 +19,7 @@ from npdp.data import ArrayDataset, SparseDataset, SparseRows, sources
 from npdp.data.formats import csv, npz
 from npdp.data.sources import DataSplit
 from npdp.data.targets import refuse_infinite
+from npdp.data.text import from_json
 from npdp.parallel.agreement import agree
 from npdp.parallel.world import init
 
@@ -49,7 +51,9 @@ def evaluate(
     accuracy = ""
     if classes is not None:
         accuracy = f", accuracy {np.average([result.accuracy or 0.0 for result in scores], weights=counts):.4f}"
-    return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}"
+    bits = [of_text(result, dataset).get("test_bits_per_byte", 0.0) for result, dataset in zip(scores, chosen)]
+    per_byte = f", {np.average(bits, weights=counts):.4f} bits per byte" if any(bits) else ""
+    return f"{sum(counts)} samples: loss {loss:.4f}{accuracy}{per_byte}"
 
 
 def _parts(
@@ -58,6 +62,8 @@ def _parts(
 ) -> list[ArrayDataset]:
     """Return the parts of a data set that a saved model is to be scored on."""
     classes = saved.description["classes"]
+    if _takes(saved) == "text":
+        return _texts(saved, data, part, test_fraction)
     split = sources.load(
         data, target=target, test_fraction=test_fraction, seed=seed, task="regression" if classes is None
         else "classification", dtype="float64",  # as in training, scaling must not cost digits
@@ -68,11 +74,22 @@ def _parts(
         say(note)
     if classes is not None and (split.classes or 0) > classes:
         raise InputError(f"{data}: {split.classes} classes, but {model} was trained on {classes}")
+    return [_fitting(saved, dataset, data) for dataset in _chosen(split, data, part)]
+
+
+def _texts(saved: SavedModel, data: str, part: str, test_fraction: float | None) -> list[ArrayDataset]:
+    """Return the parts of a text that a saved language model is to be scored on."""
+    tokenizer, context = from_json(saved.description["tokenizer"]), saved.description["features"]
+    split = sources.load(data, test_fraction=test_fraction, tokenizer=tokenizer, context=context)
+    return _chosen(split, data, part)
+
+
+def _chosen(split: DataSplit, data: str, part: str) -> list[ArrayDataset]:
     parts = {"train": split.train, "test": split.test}
     chosen = [dataset for name, dataset in parts.items() if dataset is not None and part in (name, "all")]
     if not chosen:
         raise InputError(f"{data}: no {part} part; --part train or --test-fraction gives samples")
-    return [_fitting(saved, dataset, data) for dataset in chosen]
+    return chosen
 
 
 def predict(
@@ -89,6 +106,8 @@ def predict(
 def _answers(model: str, samples: str, target: str | None, probabilities: bool, trust: bool, say: Say) -> str:
     saved = saved_model.load(model, trust)
     classes, labels = saved.description["classes"], saved.description.get("labels")
+    if _takes(saved) == "text":
+        raise InputError(f"{model} is a language model: `npdp generate` goes on with a text by it")
     if probabilities and classes is None:
         raise InputError(f"--probabilities: {model} gives numbers, not classes")
     dataset = _fitting(saved, _samples(saved, samples, target, say), samples)
@@ -107,6 +126,10 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool, 
     return "\n".join(lines)
 
 
+def _takes(saved: SavedModel) -> str:
+    return choice_of(saved.description["model"]).takes
+
+
 def _require_table(split: DataSplit, source: str) -> None:
     if split.tokenizer is not None:
         raise InputError(f"{source}: the model takes tables of features, got text")
@@ -114,7 +137,7 @@ def _require_table(split: DataSplit, source: str) -> None:
 
 def _reads_sparse(saved: SavedModel, path: str) -> bool:
     """Return whether a file is to be read as sparse data; an .npz says itself what it is."""
-    return saved.description["model"] in models.SPARSE and os.path.splitext(path)[1].lower() in (".svm", ".libsvm")
+    return _takes(saved) == "sparse" and os.path.splitext(path)[1].lower() in (".svm", ".libsvm")
 
 
 def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayDataset:
@@ -122,7 +145,7 @@ def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayData
     x, y = dataset.take(slice(0, len(dataset)))
     name, wanted, dtype = (saved.description[key] for key in ("model", "features", "dtype"))
     sparse = isinstance(x, SparseRows)
-    if name in models.MODELS and (name in models.SPARSE) != sparse:
+    if name in MODELS and (_takes(saved) == "sparse") != sparse:
         kinds = ("a table of features", "sparse features")
         raise InputError(f"{source}: the model takes {kinds[not sparse]}, got {kinds[sparse]}")
     if not isinstance(x, SparseRows):
@@ -135,7 +158,7 @@ def _fitting(saved: SavedModel, dataset: ArrayDataset, source: str) -> ArrayData
 
 def _samples(saved: SavedModel, path: str, target: str | None, say: Say) -> ArrayDataset:
     """Return the samples in a file; what labels there are do not count."""
-    if saved.description["model"] in models.SPARSE:
+    if _takes(saved) == "sparse":
         sparse = _reads_sparse(saved, path)
         return sources.load(path, target=target, test_fraction=0, task="regression", sparse=sparse).train
     x = _features(saved, path, target, say)

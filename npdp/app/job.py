@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp import __version__, kernels, manual_seed, nn, optim
-from npdp.app import models, strategies
+from npdp.app import strategies
 from npdp.app.config import TrainConfig
-from npdp.app.evaluation import evaluate
+from npdp.app.evaluation import criterion_of, evaluate, of_text
+from npdp.app.making import load_data, make_model, make_optimizer, sparse_part, with_momentum
+from npdp.app.peak import share_of_peak
 from npdp.base import environment
-from npdp.base.errors import InputError
 from npdp.base.partition import bounds
 from npdp.collectives.communicator import Communicator
-from npdp.data import DataLoader, SparseDataset, sources
+from npdp.data import DataLoader
 from npdp.data.sources import DataSplit
+from npdp.data.text import TextDataset
 from npdp.elastic.inject import require_ranks
-from npdp.optim import learning_rates
 from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.shared_data import load_once
-
-MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
 
 
 class Job(NamedTuple):
@@ -56,29 +54,13 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
     A rank that is a server serves here, and leaves the program (SystemExit) when the workers have.
     """
     manual_seed(config.seed)
-    data = load_once(
-        world,
-        lambda: sources.load(
-            config.data,
-            target=config.target,
-            test_fraction=config.test_fraction,
-            seed=config.seed,
-            standardize=config.standardize,
-            dtype=config.dtype,
-            task=_task(config),
-            sparse=config.sparse,
-            tokenizer=config.tokenizer,
-            context=config.context,
-        ),
-    )
+    data = load_once(world, lambda: load_data(config))
     fingerprint = data.train.fingerprint()
     require_equal(world, "data sets", [data.source, fingerprint])
-    sparse = isinstance(data.train, SparseDataset)
-    name = config.model or models.default_name(data.classes, sparse)
-    model = agree(world, lambda: _model(name, data, sparse, config))
-    what_is_sparse = "data" if sparse else "parameters" if _has_rows(model) else None
-    config = agree(world, lambda: _with_momentum(config, what_is_sparse))
-    optimizer = _optimizer(config, model, iterations_per_epoch=-(-len(data.train) // config.global_batch_size))
+    name, model = agree(world, lambda: make_model(config, data))
+    what_is_sparse = sparse_part(data, model)
+    config = agree(world, lambda: with_momentum(config, what_is_sparse))
+    optimizer = make_optimizer(config, model, -(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
     nbytes = sum(parameter.data.nbytes for parameter in model.parameters() if parameter.requires_grad)
     trained = strategies.Trained(run, nbytes, what_is_sparse)
@@ -89,70 +71,11 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
         data,
         name,
         DataParallel(model, strategy=strategy),
-        nn.MSELoss() if data.classes is None else nn.CrossEntropyLoss(),
+        criterion_of(data.train, data.classes),
         optimizer,
         DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
         run,
     )
-
-
-def _task(config: TrainConfig) -> str:
-    """Return how targets are to be read; InputError where the flag says one thing and the model's name another."""
-    of_model = models.task_of(config.model)
-    if config.task == "auto":
-        return of_model
-    if of_model not in ("auto", config.task):
-        raise InputError(f"--task {config.task}: --model {config.model} is for {of_model}")
-    return config.task
-
-
-def _model(name: str, data: DataSplit, sparse: bool, config: TrainConfig) -> nn.Module:
-    """Return a new model; InputError where there is none of that name, or it does not fit the data."""
-    if name in models.MODELS and data.tokenizer is not None:
-        raise InputError(f"--model {name}: the data is text: wanted file.py:function")
-    if name in models.MODELS and (name in models.SPARSE) != sparse:
-        fitting = [other for other in models.MODELS if (other in models.SPARSE) == sparse]
-        kind = "sparse" if sparse else "a table"
-        raise InputError(f"--model {name}: the data is {kind}: wanted {', '.join(fitting)} or file.py:function")
-    model = models.build(name, data.train.sample_shape[0], data.classes, config.hidden, config.dtype)
-    if name not in models.MODELS:
-        models.require_fit(name, model, data.train, data.classes)
-    return model
-
-
-def _has_rows(model: nn.Module) -> bool:
-    """Return whether a gradient is rows: of a parameter that is sparse, and trained."""
-    return any(isinstance(p, nn.SparseParameter) and p.requires_grad for p in model.parameters())
-
-
-def _with_momentum(config: TrainConfig, what_is_sparse: str | None) -> TrainConfig:
-    """Return the flags with momentum filled in; raise InputError where rows without a gradient would be changed."""
-    if config.optimizer != "sgd":  # Adam has none
-        config = replace(config, momentum=None)
-    elif config.momentum is None:
-        config = replace(config, momentum=0.0 if what_is_sparse else MOMENTUM)
-    if what_is_sparse and (config.optimizer != "sgd" or config.momentum or config.weight_decay):
-        raise InputError(
-            f"sparse {what_is_sparse}: only rows with a gradient are updated: wanted --optimizer sgd --momentum 0 "
-            f"--weight-decay 0, got {config.optimizer}, {config.momentum or 0.0} and {config.weight_decay}"
-        )
-    return config
-
-
-def _optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: int) -> optim.Optimizer:
-    iterations = config.epochs * iterations_per_epoch
-    lr = {
-        "constant": learning_rates.constant(config.learning_rate),
-        "step": learning_rates.step(config.learning_rate, every=-(-iterations // 3) or 1),
-        "cosine": learning_rates.cosine(config.learning_rate, iterations),
-    }[config.lr_schedule]
-    if config.warm_up_epochs:
-        lr = learning_rates.warm_up(lr, round(min(config.warm_up_epochs, config.epochs) * iterations_per_epoch))
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if config.optimizer == "sgd":
-        return optim.SGD(parameters, lr, momentum=config.momentum or 0.0, weight_decay=config.weight_decay)
-    kind = {"adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer]
-    return kind(parameters, lr, weight_decay=config.weight_decay)
 
 
 def start_event(job: Job) -> dict[str, Any]:
@@ -228,5 +151,16 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "exchanged_bytes": int(sums[3]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
+        **(of_text(test, job.data.test) if test and job.data.test else {}),
+        **_speed_on_text(job, samples_seen / wall_s),
         **of_strategy,
     }
+
+
+def _speed_on_text(job: Job, samples_per_s: float) -> dict[str, float]:
+    """Return tokens a second, and the share of the processor's peak; nothing where the data is no text."""
+    if not isinstance(job.data.train, TextDataset):
+        return {}
+    tokens_per_s = samples_per_s * job.data.train.context
+    share = share_of_peak(job.model.module, tokens_per_s, job.world.world_size, job.config.dtype)
+    return {"tokens_per_s": tokens_per_s, **share}

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from math import isqrt
 from random import getstate, setstate
 from typing import Any
 
 import numpy as np
 
 from npdp import nn
-from npdp.app.evaluation import blocks
+from npdp.app.evaluation import blocks, criterion_of
+from npdp.app.model_choices import MODELS
 from npdp.autograd import no_grad
 from npdp.base import random
 from npdp.base.errors import InputError
 from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import ArrayDataset
-
-TASKS = {"softmax": "classification", "linear": "regression"}  # what a model is for, where its name says so
-
-
-def task_of(model: str | None) -> str:
-    """Return how targets are to be read for a model: classification, regression, or auto."""
-    return TASKS.get(model or "", "auto")
+from npdp.models.cnn import CNN, SMALLEST
+from npdp.models.gru import GRUClassifier
 
 
-def softmax(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+def softmax(features: int, classes: int | None) -> nn.Module:
     """One linear layer whose outputs are the classes' logits."""
     return nn.Linear(features, classes or 1)
 
@@ -45,50 +43,64 @@ def mlp(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Modul
     return nn.Sequential(*layers[:-1])
 
 
-def sparse_linear(features: int, classes: int | None, hidden: tuple[int, ...]) -> nn.Module:
+def sparse_linear(features: int, classes: int | None) -> nn.Module:
     """One linear layer for sparse data."""
     return nn.SparseLinear(features, classes or 1)
 
 
-MODELS: dict[str, Callable[[int, int | None, tuple[int, ...]], nn.Module]] = {
-    "softmax": softmax,
-    "linear": softmax,
-    "mlp": mlp,
-    "sparse_linear": sparse_linear,
-}
-SPARSE = ("sparse_linear",)  # those that take sparse data
+def cnn(features: int, classes: int | None) -> nn.Module:
+    """LeNet-5's shape, for square images whose pixels are the features."""
+    return CNN(_side(features, SMALLEST), classes or 1)
+
+
+def gru(features: int, classes: int | None) -> nn.Module:
+    """A recurrent network for square images, which it reads row by row."""
+    return GRUClassifier(_side(features, 1), classes or 1)
+
+
+def _side(features: int, smallest: int) -> int:
+    """Return how many pixels a side square images have."""
+    side = isqrt(features)
+    if side * side != features or side < smallest:
+        raise InputError(f"wanted square images, of {smallest} x {smallest} pixels or more, got {features} features")
+    return side
 
 
 def default_name(classes: int | None, sparse: bool) -> str:
     """Return the model for data with or without classes, sparse or not."""
     if sparse:
-        return SPARSE[0]
+        return "sparse_linear"
     return "linear" if classes is None else "softmax"
 
 
-def build(name: str, features: int, classes: int | None, hidden: tuple[int, ...], dtype: str) -> nn.Module:
+def build(name: str, features: int, classes: int | None, flags: Mapping[str, Any], dtype: str) -> nn.Module:
     """Return a new model with parameters of `dtype`.
 
     Args:
         name: a key of MODELS, or file.py:function, a function that returns a Module; it is given those of
-            features, classes and hidden that it has parameters for.
+            features, classes and flags that it has parameters for.
         features: number of inputs.
         classes: number of outputs; None for one number.
-        hidden: widths of an mlp.
-        dtype: of the parameters.
+        flags: the model's own, by name.
+        dtype: of the parameters, and of what buffers are floats.
 
     Raises:
         InputError: no such model, or the user's file does not give one.
     """
     if name in MODELS:
         try:
-            model = MODELS[name](features, classes, hidden)
+            model = _made_by(MODELS[name].made_by)(features, classes, **flags)
+        except InputError as error:
+            raise InputError(f"--model {name}: {error}") from None
         except (MemoryError, ValueError) as error:  # the latter of NumPy's, where no memory could be so large
-            raise InputError(f"--model {name}: no room for it: {error}") from None
+            raise InputError(f"--model {name}: cannot be made: {error}") from None
     else:
-        model = _users_own(name, {"features": features, "classes": classes, "hidden": hidden})
+        model = _users_own(name, {"features": features, "classes": classes, **flags})
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(dtype, order="K")
+    for buffer in model.buffers():
+        if buffer.dtype.kind == "f":
+            buffer.data = buffer.data.astype(dtype)
     return model
 
 
@@ -101,7 +113,7 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
         model = copy.deepcopy(model).eval()  # no random numbers, as a rule
     except Exception:  # it holds what cannot be copied: training will show
         return
-    criterion: nn.Module = nn.MSELoss() if classes is None else nn.CrossEntropyLoss()
+    criterion = criterion_of(dataset, classes)
     generator, before, pythons = random.default_generator().bit_generator, np.random.get_state(), getstate()
     state = generator.state
     try:
@@ -115,6 +127,11 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
         generator.state = state
         np.random.set_state(before)
         setstate(pythons)
+
+
+def _made_by(made_by: str) -> Callable[..., nn.Module]:
+    module, _, name = made_by.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def is_program(name: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from npdp.app.flag_parser import flag_of
 from npdp.base.errors import InputError
-from npdp.base.text_files import text_files
+from npdp.base.text_files import PYTHON_DOCS, TOKENS, is_text_file, text_files
 
 IN_A_FOLDER = (".npy", "-ubyte", "-ubyte.gz")  # how the names of a data set's files end there
 
@@ -37,6 +37,14 @@ def data_files(path: str) -> list[str]:
         found = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(IN_A_FOLDER)]
         return [path, *found, *text_files(folder)]
     return [path]
+
+
+def names_text(data: str) -> bool:
+    """Return whether `--data` names text: a file, a folder of nothing but texts, or python-docs."""
+    if os.path.isdir(data):
+        files = data_files(data)[1:]
+        return bool(files) and not any(name.endswith(IN_A_FOLDER) for name in files)
+    return data == PYTHON_DOCS or data.endswith(TOKENS) or is_text_file(data)
 
 
 def _file(path: str) -> object:

@@ -15,23 +15,28 @@ compressed: a file takes no more memory than it has bytes, before and after its 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from math import isqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp import nn
 from npdp.app import models
+from npdp.app.model_choices import MODELS, choice_of
+from npdp.app.train_flags import POSITIONS
 from npdp.autograd.tensor import Array
 from npdp.base.errors import InputError
 from npdp.base.whole_file import whole_file
 from npdp.data.formats import npz
 from npdp.data.formats.raw import Columns
+from npdp.data.text import from_json
 
 FORMAT = 1
 WANTED = f"a model saved by npdp (`npdp train --save`, format {FORMAT})"
 PARAMETER, SCALING = "parameter/", ("scaling/mean", "scaling/deviation")
+AT_LEAST = {"cnn": (16,), "gru": (128,)}  # an mlp of these hidden widths has fewer parameters
 NUMBERS_FREE = 2**20  # a model of more than its file has is made up to this size, to tell by name what is missing
 
 
@@ -44,9 +49,17 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a description must hold, 
     "model": lambda value: isinstance(value, str),
     "features": _is_count,
     "classes": lambda value: value is None or _is_count(value),
-    "hidden": lambda value: isinstance(value, list) and all(map(_is_count, value)),
     "dtype": lambda value: value in ("float32", "float64"),
 }
+FLAGS: dict[str, Callable[[Any], bool]] = {  # of the model's own those that it has
+    "hidden": lambda value: isinstance(value, list) and all(map(_is_count, value)),
+    "layers": _is_count,
+    "heads": _is_count,
+    "width": _is_count,
+    "dropout": lambda value: isinstance(value, (int, float)) and 0 <= value < 1,
+    "positions": lambda value: value in POSITIONS,
+}
+
 
 def _is_one_a_class(labels: Any, classes: int | None) -> bool:
     return isinstance(labels, list) and len(labels) == classes and all(type(label) is int for label in labels)
@@ -71,9 +84,10 @@ class SavedModel(NamedTuple):
         return None if names is None else Columns(tuple(names), self.description["target"])
 
 
-def save(path: str, saved: SavedModel) -> None:
-    """Write the file, whole or not at all."""
-    arrays = {f"parameter/{name}": values for name, values in saved.model.state_dict().items()}
+def save(path: str, saved: SavedModel, state: Mapping[str, Array] | None = None) -> None:
+    """Write the file, whole or not at all; with another state than the model has now where one is given."""
+    state = saved.model.state_dict() if state is None else state
+    arrays = {f"parameter/{name}": values for name, values in state.items()}
     if saved.scaling is not None:
         arrays["scaling/mean"], arrays["scaling/deviation"] = saved.scaling
     text = json.dumps({"format": FORMAT, **saved.description})
@@ -99,10 +113,8 @@ def load(path: str, trust: bool = False) -> SavedModel:
                          "say that you trust it: --trust, or trust=True in Python")  # fmt: skip
     _require_numbers(path, description, sum(values.size for values in state.values()))
     try:
-        model = models.build(
-            description["model"], description["features"], description["classes"], tuple(description["hidden"]),
-            description["dtype"],
-        )  # fmt: skip
+        name, features, classes, dtype = (description[key] for key in ("model", "features", "classes", "dtype"))
+        model = models.build(name, features, classes, flags_of(description), dtype)
         model.load_state_dict(state)
     except InputError as error:  # which speaks of the flag
         name = description["model"]
@@ -124,13 +136,30 @@ def _scaling(path: str, features: int, arrays: dict[str, Array]) -> tuple[Array,
     return arrays["scaling/mean"], arrays["scaling/deviation"]
 
 
+def flags_of(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of a described model's own, as the command line has them."""
+    flags = {name: description[name] for name in choice_of(description["model"]).flags}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+
+
 def _require_numbers(path: str, description: dict[str, Any], found: int) -> None:
     """Raise InputError where a model of the described sizes is much larger than what the file holds of it."""
     name = description["model"]
-    widths = [description["features"], *(description["hidden"] if name == "mlp" else ()), description["classes"] or 1]
-    needed = sum((wide + 1) * narrow for wide, narrow in pairwise(widths))
-    if name in models.MODELS and needed > max(found, NUMBERS_FREE):
-        raise InputError(f"{path}: expected the {needed} parameters of {name} with widths {widths}, got {found}")
+    needed = _least_numbers(**description)
+    if name in MODELS and needed > max(found, NUMBERS_FREE):
+        raise InputError(f"{path}: expected a {name} of at least {needed} parameters, got {found}")
+
+
+def _least_numbers(
+    model: str, features: int, classes: int | None, hidden: Sequence[int] = (), width: int = 0,
+    layers: int = 0, **_: Any,
+) -> int:  # fmt: skip
+    """Return how many parameters a described model has at least."""
+    if width:
+        return ((classes or 1) + features + 12 * layers * width) * width
+    inputs = isqrt(features) if model == "gru" else features  # of a row
+    widths = [inputs, *(hidden if model == "mlp" else AT_LEAST.get(model, ())), classes or 1]
+    return sum((wide + 1) * narrow for wide, narrow in pairwise(widths))
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -158,11 +187,17 @@ def _description(text: str | None) -> dict[str, Any]:
         description = None
     if not isinstance(description, dict):
         raise ValueError("a description that is no JSON object")
-    for key, accepts in REQUIRED.items():
+    own = {name: FLAGS[name] for name in choice_of(description.get("model")).flags}
+    for key, accepts in {**REQUIRED, **own}.items():
         if key not in description:
             raise ValueError(f"a description without {key}")
         if not accepts(description[key]):
             raise ValueError(f"a description with {key} {description[key]!r}")
+    if choice_of(description["model"]).takes == "text":
+        try:
+            from_json(str(description.get("tokenizer")))
+        except InputError as error:
+            raise ValueError(f"a description whose tokenizer is none: {error}") from None
     labels = description.get("labels")
     if labels is not None and not _is_one_a_class(labels, description["classes"]):
         raise ValueError(f"a description with labels {labels!r}")

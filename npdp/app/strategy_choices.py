@@ -10,6 +10,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 _ON_EACH_RANK = "updates on each rank: --update is for --strategy allreduce"
+_APART = {
+    f"{name}_every": f"has ranks at different parameters: --{name}-every is for --strategy allreduce"
+    for name in ("evaluate", "sample")
+}
 
 
 class Choice(NamedTuple):
@@ -39,6 +43,7 @@ _SERVER_FLAGS = {
 _ON_SERVERS = {
     "update": "updates on the servers: --update is for --strategy allreduce",
     "clip_norm": "adds gradients up on the servers, where --clip-norm cannot see them",
+    **_APART,
 }
 _LOCAL_FLAGS = {"local_iterations": 8, "outer_momentum": 0.0, "outer_learning_rate": 1.0}
 
@@ -46,5 +51,6 @@ STRATEGIES = {
     "allreduce": Choice("npdp.app.strategies:all_reduce", "every rank has the mean gradient", excludes={}),
     "naive": Choice("npdp.parallel.naive:Naive", "the same, by one all-reduce a parameter after backward"),
     "ps": Choice("npdp.app.strategies:parameter_server", "a parameter server", _SERVER_FLAGS, _ON_SERVERS),
-    "local-sgd": Choice("npdp.app.strategies:local_sgd", "parameters are averaged now and then", _LOCAL_FLAGS),
+    "local-sgd": Choice("npdp.app.strategies:local_sgd", "parameters are averaged now and then", _LOCAL_FLAGS,
+                        {"update": _ON_EACH_RANK, **_APART}),
 }

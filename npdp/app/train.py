@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from npdp.report.results import write_results
 
 if TYPE_CHECKING:
     from npdp.app.job import Job
+    from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
 
 
@@ -32,12 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(config: TrainConfig) -> int:
+    if config.estimate:
+        return _estimate(config)
     loss = train(config)["train_loss"]  # the same on all ranks
     if not math.isfinite(loss):
         raise DivergedError(
             f"training ended with a loss of {loss}, the model is of no use: try a smaller --learning-rate, "
             "--clip-norm 1, or --standardize"
         )
+    return 0
+
+
+def _estimate(config: TrainConfig) -> int:
+    """Say what a rank would hold in memory; collective."""
+    from npdp.app.estimate import estimate
+    from npdp.parallel.agreement import agree
+    from npdp.parallel.world import init
+
+    world = init()
+    Console(world.rank == 0).say(agree(world, lambda: estimate(replace(config, ranks=world.world_size))))
     return 0
 
 
@@ -56,6 +71,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     from npdp.app import job as jobs
     from npdp.app.epochs import train_epochs
+    from npdp.app.observing import Observer
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
@@ -73,13 +89,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         before = time.perf_counter()
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
-        iterations, samples = train_epochs(job, progress)
+        observer = Observer(job, console, metrics)
+        iterations, samples = train_epochs(job, progress, observer.after)
         job.model.strategy.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(job, iterations, samples, wall_s)
         metrics.write("end", **end)
         console.say(summary(end))  # first, whatever becomes of the files
-        agree(world, lambda: _write_results(job, metrics, console) if world.rank == 0 else None, OutputError)
+        best = observer.better_than(end["test_loss"])
+        agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
     return end
 
 
@@ -90,12 +108,12 @@ def _open_metrics(path: str | None, console: Console) -> Metrics:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 
 
-def _write_results(job: Job, metrics: Metrics, console: Console) -> None:
+def _write_results(job: Job, best: Mapping[str, Array] | None, metrics: Metrics, console: Console) -> None:
     """Write the files that flags name; OutputError names those that could not be."""
     config = job.config
     write_results(console, (
         ("--metrics", config.metrics, metrics.close),
-        ("--save", config.save, lambda: _save(job)),
+        ("--save", config.save, lambda: _save(job, best)),
         ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
     ))  # fmt: skip
 
@@ -105,7 +123,8 @@ def _save_arrivals(job: Job) -> None:
     job.model.strategy.save_arrivals(job.config.record_arrivals, job.run)
 
 
-def _save(job: Job) -> None:
+def _save(job: Job, best: Mapping[str, Array] | None) -> None:
+    """Write the model: with the parameters that scored best, where they were looked at, else with the last ones."""
     from npdp.app import models, saved_model
 
     config = job.config
@@ -113,7 +132,7 @@ def _save(job: Job) -> None:
         "model": models.name_from_anywhere(job.model_name),
         "features": job.data.train.sample_shape[0],
         "classes": job.data.classes,
-        "hidden": list(config.hidden),
+        **config.model_flags,
         "dtype": config.dtype,
         "data": job.data.source,
     }
@@ -121,5 +140,7 @@ def _save(job: Job) -> None:
         description["labels"] = list(job.data.labels)
     if job.data.columns is not None:
         description["columns"], description["target"] = list(job.data.columns.features), job.data.columns.target
+    if job.data.tokenizer is not None:
+        description["tokenizer"] = job.data.tokenizer.to_json()
     assert config.save is not None
-    saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling))
+    saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling), best)

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from npdp.autograd.rows import RowGradient
 from npdp.autograd.tensor import Array, Node, Tensor, Vjp
+from npdp.kernels.memory import keep_freed
 
 Graph = dict["Node | Tensor", int]  # what a loss was computed from: how often each output is used
 
@@ -55,6 +57,7 @@ class Reducer(Protocol):
 
 def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of `loss` to every leaf's `.grad`; see `Tensor.backward`."""
+    keep_freed()  # the next iteration's arrays are as long as this one's
     given = _given(loss, gradient)
     root = loss.node
     if root is None:
@@ -65,7 +68,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         reducers[0].note_outsiders(outsiders)
     counted = _counted(root, counting) if counting else None
     weight = reducers[0].begin(counted, True) if len(reducers) == 1 else _begin(reducers, counted)
-    scale = loss.data.dtype.type(weight)
+    scale = loss.array.dtype.type(weight)
     start = scale if given is None else given * scale
     try:
         _walk(root, start, uses, weight, retain_graph)
@@ -83,9 +86,9 @@ def _given(loss: Tensor, gradient: Any) -> Array | None:
     if loss.node is None and not loss.requires_grad:
         raise RuntimeError("backward: nothing that this tensor was computed from has requires_grad=True")
     if gradient is None:
-        if loss.data.size != 1:
+        if loss.array.size != 1:
             raise ValueError(f"backward needs a gradient for a tensor of shape {loss.shape}; only a number needs none")
-        return None if loss.data.ndim == 0 else np.ones(loss.shape, loss.dtype)
+        return None if loss.array.ndim == 0 else np.ones(loss.shape, loss.dtype)
     given = np.asarray(gradient, dtype=loss.dtype)
     if given.shape != loss.shape:
         raise ValueError(f"backward: the gradient has shape {given.shape}, the tensor {loss.shape}")
@@ -188,11 +191,15 @@ def accumulate(leaf: Tensor, vjp: Vjp, gradient: Array, writes: bool) -> None:
     """Add one contribution to `leaf.grad`; the first is written where the owner wants it, without a copy."""
     buffer = leaf.grad_buffer
     if leaf.raw_grad is not None:
-        leaf.raw_grad += vjp(gradient)
-    elif writes and gradient.dtype == leaf.data.dtype and (buffer is None or leaf.data is leaf.data_buffer):
+        more = vjp(gradient)
+        if type(more) is RowGradient:  # of an embedding whose weight something else has used as a whole
+            leaf.raw_grad = more.added_to(leaf.raw_grad)
+        else:
+            leaf.raw_grad += more
+    elif writes and gradient.dtype == leaf.array.dtype and (buffer is None or leaf.array is leaf.data_buffer):
         leaf.raw_grad = vjp(gradient, buffer)
     elif buffer is None:
-        leaf.raw_grad = np.array(vjp(gradient), dtype=leaf.data.dtype)
+        leaf.raw_grad = np.array(vjp(gradient), dtype=leaf.array.dtype)
     else:
         np.copyto(buffer, vjp(gradient), casting="same_kind")
         leaf.raw_grad = buffer

@@ -73,7 +73,7 @@ def _on_tensors(
         for x in inputs:
             tensor = x if isinstance(x, Tensor) else constant(x, inputs)
             tensors.append(tensor)
-            arrays.append(tensor.data)
+            arrays.append(tensor.array)
             if tensor.requires_grad:
                 wanted = True
                 parents.append(tensor.node or tensor)
@@ -102,13 +102,13 @@ def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     Whole numbers do not widen floats, nor do floats without axes those that have some: float32 beside int64, or beside
     a float64 without axes, stays float32. Of NumPy's float64 a whole backward would become float64.
     """
-    floats = [x.data for x in (a, b) if x.data.dtype.kind == "f"]
-    if not floats or not {a.data.dtype.kind, b.data.dtype.kind} <= set("biuf"):
+    floats = [x.array for x in (a, b) if x.array.dtype.kind == "f"]
+    if not floats or not {a.array.dtype.kind, b.array.dtype.kind} <= set("biuf"):
         return None
     dtype = np.result_type(*([x.dtype for x in floats if x.ndim] or [x.dtype for x in floats]))
-    if dtype == np.result_type(a.data.dtype, b.data.dtype):
+    if dtype == np.result_type(a.array.dtype, b.array.dtype):
         return None
-    first, second = (x if x.data.dtype == dtype else astype(x, dtype=dtype) for x in (a, b))
+    first, second = (x if x.array.dtype == dtype else astype(x, dtype=dtype) for x in (a, b))
     return first, second
 
 
@@ -116,7 +116,7 @@ def constant(value: Any, inputs: tuple[TensorLike, ...]) -> Tensor:
     """Return a number, list or array as a tensor; a number takes the dtype of the tensor beside it, if there is one."""
     if isinstance(value, np.ndarray):
         return Tensor(value)
-    dtypes = [x.data.dtype for x in inputs if isinstance(x, Tensor)]
+    dtypes = [x.array.dtype for x in inputs if isinstance(x, Tensor)]
     if isinstance(value, (bool, int, float, np.integer, np.floating)):
         if not dtypes and isinstance(value, np.generic):
             return Tensor(value)

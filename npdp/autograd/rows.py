@@ -72,6 +72,13 @@ class RowGradient:
     def __radd__(self, other: Array) -> Array:
         return other + self.dense()
 
+    def added_to(self, gradient: RowGradient | Array) -> Any:
+        """Return the sum with what a leaf has: of an array it is that array, whose other rows are not touched."""
+        if isinstance(gradient, RowGradient):
+            return gradient + self
+        gradient[self.rows] += self.values
+        return gradient
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return self.dense().astype(dtype or self.dtype, copy=False)
 

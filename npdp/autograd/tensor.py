@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from npdp.autograd.given import has_dtype, leaves
 from npdp.autograd.recording import is_grad_enabled
+from npdp.autograd.values import Values, plain
 
 if TYPE_CHECKING:
     from npdp.autograd.engine import Reducer
@@ -60,7 +61,7 @@ class Tensor:
         requires_grad: whether `backward` fills `.grad`; floats only.
 
     Attributes:
-        data: the array.
+        array, data: the array; `data` as users take hold of it, of a parameter with PyTorch's methods (values.py).
         grad: d loss / d data, an array of the same shape, or None before any `backward`.
         raw_grad: the same, also where `why_hidden` keeps users from it; what optimisers and reducers use.
         why_hidden: the reason why `grad` must not be read now; None as a rule.
@@ -70,12 +71,12 @@ class Tensor:
     __array_priority__ = 100  # array * tensor asks the tensor
     __array_ufunc__ = None
 
-    data: Array
+    array: Array
     requires_grad: bool = False
     raw_grad: Array | None = None
     why_hidden: str | None = None
     grad_buffer: Array | None = None  # where the gradient is to be written, if somebody said so, laid as `data_buffer`
-    data_buffer: Array | None = None  # what `data` is then, unless the user has put another array in its place
+    data_buffer: Array | None = None  # what `array` is then, unless the user has put another array in its place
     node: Node | None = None
     hooks: list[Hook] | None = None
     reducer: Reducer | None = None
@@ -84,29 +85,37 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self.version = [0]
         if isinstance(data, Tensor):
-            data, self.version = data.data, data.version
+            data, self.version = data.array, data.version
         elif isinstance(data, (list, tuple)) and any(isinstance(part, Tensor) for part in leaves(data)):
             raise TypeError("a Tensor made of Tensors would lose their gradients; use stack(a, b) or concatenate(a, b)")
-        self.data = np.asarray(data)
-        if self.data is not data and self.data.dtype == np.float64 and not has_dtype(data):
-            self.data = self.data.astype(np.float32)
+        self.array = np.asarray(data)
+        if self.array is not data and self.array.dtype == np.float64 and not has_dtype(data):
+            self.array = self.array.astype(np.float32)
         if requires_grad:
-            if self.data.dtype not in (np.float32, np.float64):
-                raise TypeError(f"a gradient needs float32 or float64, got {self.data.dtype}")
+            if self.array.dtype not in (np.float32, np.float64):
+                raise TypeError(f"a gradient needs float32 or float64, got {self.array.dtype}")
             self.requires_grad = True
 
     # What it is
     @property
+    def data(self) -> Array:
+        return self.array
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        self.array = plain(data, self.array)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.data.dtype
+        return self.array.dtype
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim
+        return self.array.ndim
 
     @property
     def is_leaf(self) -> bool:
@@ -114,34 +123,34 @@ class Tensor:
 
     def size(self, dim: int | None = None) -> int | tuple[int, ...]:
         """Return the shape, or the extent of one axis, as PyTorch's `size` does."""
-        return self.data.shape if dim is None else self.data.shape[dim]
+        return self.array.shape if dim is None else self.array.shape[dim]
 
     def dim(self) -> int:
         """Return the number of axes, as `ndim`."""
-        return self.data.ndim
+        return self.array.ndim
 
     def numel(self) -> int:
         """Return the number of elements."""
-        return self.data.size
+        return self.array.size
 
     def numpy(self) -> Array:
         """Return the array itself, not a copy."""
-        return self.data
+        return self.array
 
     def tolist(self) -> Any:
         """Return the elements as Python's numbers, in lists of lists."""
-        return self.data.tolist()
+        return self.array.tolist()
 
     def item(self) -> float:
         """Return the only element as a Python number; local, it never communicates."""
-        return self.data.item()  # type: ignore[no-any-return]
+        return self.array.item()  # type: ignore[no-any-return]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the values; the gradient ends there, also of `np.array([h, z])`, which `stack(h, z)` keeps.
 
         NumPy asks alike for that and for `np.asarray(h)`, by which a value is looked at: neither can be refused alone.
         """
-        return np.array(self.data, dtype=dtype, copy=copy)
+        return np.array(self.array, dtype=dtype, copy=copy)
 
     def __float__(self) -> float:
         return float(self.item())
@@ -150,33 +159,34 @@ class Tensor:
         return int(self.item())
 
     def __format__(self, spec: str) -> str:
-        if spec and self.data.size != 1:
+        if spec and self.array.size != 1:
             raise TypeError(f"only one number takes a format, got {spec!r} for a Tensor of shape {self.shape}")
         return format(self.item(), spec) if spec else str(self)
 
     def __bool__(self) -> bool:  # else Python asks for the length
-        return bool(self.data)
+        return bool(self.array)
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.array)
 
     def __iter__(self) -> Iterator[Tensor]:  # else Python takes a number for an empty sequence
         return map(self.__getitem__, range(len(self)))
 
     def __repr__(self) -> str:
         suffix = f", made by {self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({np.array2string(self.data, separator=', ', prefix='Tensor(')}{suffix})"
+        return f"Tensor({np.array2string(self.array, separator=', ', prefix='Tensor(')}{suffix})"
 
     # Gradients
     @property
     def grad(self) -> Any:
         if self.why_hidden is not None:
             raise RuntimeError(self.why_hidden)
-        return self.raw_grad
+        grad = self.raw_grad
+        return grad.view(Values) if type(grad) is np.ndarray else grad
 
     @grad.setter
     def grad(self, grad: Any) -> None:
-        self.raw_grad = grad
+        self.raw_grad = plain(grad, self.raw_grad)
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d self / d leaf to `.grad` of every leaf that this was computed from.
@@ -196,8 +206,7 @@ class Tensor:
             gradient[...] = 0  # whatever it is, as of a leaf without hooks
         local = gradient / gradient.dtype.type(weight) if weight not in (0, 1) else gradient
         for hook in self.hooks or ():
-            replaced = hook(local)
-            if replaced is not None:
+            if (replaced := hook(local)) is not None:
                 local = np.asarray(replaced, dtype=self.dtype)
                 if local.shape != self.shape:
                     raise ValueError(f"a hook of a leaf of shape {self.shape} gave a gradient of shape {local.shape}")
@@ -220,14 +229,14 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """Return a tensor on the same array that no gradient passes."""
-        return result(self.data, self.version)
+        return result(self.array, self.version)
 
     # In place: refused where it would make a recorded gradient wrong
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
         wanted = self.requires_grad or (isinstance(values, Tensor) and values.requires_grad)
         if self.node is not None or (wanted and is_grad_enabled()):
             raise RuntimeError(NOT_RECORDED)
-        change(self.data)
+        change(self.array)
         self.version[0] += 1
         return self
 
@@ -282,7 +291,7 @@ TensorLike = Tensor | Array | float | int
 def result(data: Array, version: list[int] | None = None) -> Tensor:
     """Return a tensor on `data` without looking at it: the quick way in, for results of operations."""
     tensor: Tensor = object.__new__(Tensor)
-    tensor.data = data
+    tensor.array = data
     tensor.version = [0] if version is None else version
     return tensor
 

@@ -7,6 +7,8 @@ import os
 from npdp.base.errors import InputError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".py")
+TOKENS = ".npdp-tokens"  # how the name of a token file ends (data/text/token_file.py)
+PYTHON_DOCS = "python-docs"  # the documentation that CPython itself carries
 
 
 def is_text_file(path: str) -> bool:

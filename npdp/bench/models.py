@@ -48,7 +48,7 @@ def layers(name: str) -> nn.Module:
     from npdp.app import models
 
     features, *hidden, outputs = MODELS[name][0]
-    return (models.mlp if hidden else models.softmax)(features, outputs, tuple(hidden))
+    return models.mlp(features, outputs, tuple(hidden)) if hidden else models.softmax(features, outputs)
 
 
 def iteration(

@@ -44,7 +44,7 @@ class BatchTensor(Tensor):
     """Tensor that the loader yields: rows of `batch`."""
 
     def __init__(self, data: Array, batch: Batch) -> None:
-        self.data, self.version, self.batch = data, [0], batch
+        self.array, self.version, self.batch = data, [0], batch
 
 
 class BatchRows(SparseRows):

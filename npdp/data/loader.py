@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import numpy as np
-
 from npdp.autograd import is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
-from npdp.autograd.tensor import Array
 from npdp.base import random
 from npdp.base.arguments import at_least_one, seed_of
 from npdp.data.batch import UNSHUFFLED, Batch, with_batch
 from npdp.data.datasets import ArrayDataset
-from npdp.data.sampler import Rows, Shard, count_work_items, epoch_order, local_rows, number_loader, shard, this_rank
+from npdp.data.loader_arguments import accept
+from npdp.data.rows import gives_batches, take_rows
+from npdp.data.sampler import Shard, count_work_items, epoch_order, local_rows, number_loader, shard, this_rank
 
 
 class Dataset(Protocol):
@@ -57,6 +55,7 @@ class DataLoader:
             on one rank too, each weighs as many samples as it has, so its loss is not to be divided. Its
             tensors say so; arrays made of them do not.
         rank, world_size: whose part; this rank's where not given.
+        others: PyTorch's, which are taken where they change no result (loader_arguments.py).
 
     Attributes:
         epoch: the number of this rank's next pass.
@@ -75,11 +74,13 @@ class DataLoader:
         accumulate: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
+        **others: Any,
     ) -> None:
         _require_dataset(dataset)
+        seed = accept(others, seed)
         seed = random.current_seed() if seed is None else seed
         self.dataset, self.shuffle = dataset, shuffle
-        self._whole_batches = _gives_batches(dataset)
+        self._whole_batches = gives_batches(dataset)
         self._labels = dataset.labels_checksum() if isinstance(dataset, ArrayDataset) else 0
         self.seed = seed_of(seed, "DataLoader: seed")
         self.global_batch_size = at_least_one(batch_size, "DataLoader: batch_size")
@@ -149,7 +150,7 @@ class DataLoader:
                 iteration = epoch * self.iterations_per_epoch + number
                 for piece in range(self.accumulate):
                     start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
-                    x, y = self._take(dataset, rows[start:stop])
+                    x, y = take_rows(dataset, rows[start:stop], self._whole_batches)
                     where = stop - start, start, len(rows), iteration
                     batch = Batch(*where, self.world_size, (*drawn, number))
                     # Each time: other loaders may have passes within this one
@@ -179,38 +180,6 @@ class DataLoader:
         of_epoch = getattr(self.dataset, "of_epoch", None)
         return of_epoch(self.seed, epoch) if self.shuffle and of_epoch is not None else self.dataset
 
-    def _take(self, dataset: Dataset, rows: Rows) -> tuple[Array, Array]:
-        if self._whole_batches:
-            return dataset.take(rows)  # type: ignore[attr-defined,no-any-return]
-        samples = [_pair(dataset[int(row)], row) for row in rows]
-        if not samples:  # an empty part still needs the shape of a row
-            x, y = _pair(dataset[0], 0)
-            return np.empty((0, *np.shape(x)), np.asarray(x).dtype), np.empty((0, *np.shape(y)), np.asarray(y).dtype)
-        return _stacked([x for x, _ in samples], "features"), _stacked([y for _, y in samples], "labels")
-
-
-def _stacked(values: list[Any], what: str) -> Array:
-    """Return the values of a batch as one array."""
-    if isinstance(values[0], SparseRows):
-        raise TypeError("DataLoader: sparse rows come a batch at once: override SparseDataset.take, not __getitem__")
-    arrays = [np.asarray(value) for value in values]
-    try:
-        return np.stack(arrays)
-    except ValueError:
-        first, other, *_ = dict.fromkeys(array.shape for array in arrays)
-        wanted = f"DataLoader: wanted {what} of one shape in all rows of a batch"
-        raise ValueError(f"{wanted}, got {first} and {other}: pad them") from None
-
-
-def _pair(sample: Any, row: Any) -> tuple[Any, Any]:
-    """Return a row of a dataset; raise TypeError where it is not two things."""
-    if isinstance(sample, (tuple, list)) and len(sample) == 2:
-        return sample[0], sample[1]
-    count = f" of {len(sample)}" if isinstance(sample, (tuple, list, dict)) else ""
-    raise TypeError(
-        f"DataLoader: wanted rows of (features, label), got {type(sample).__name__}{count} as row {row} of the dataset"
-    )
-
 
 def _require_dataset(dataset: Any) -> None:
     """Raise TypeError where this has no rows of two, as far as can be told without reading one."""
@@ -224,14 +193,3 @@ def _require_dataset(dataset: Any) -> None:
             "DataLoader: wanted a dataset, whose rows are (features, label), got "
             f"{type(dataset).__name__}{of}; ArrayDataset(x, y) makes one of arrays"
         )
-
-
-def _gives_batches(dataset: Any) -> bool:
-    """Return whether batches are to be had by the dataset's `take(rows)`, and not row by row."""
-    has_rows = hasattr(dataset, "__getitem__")
-    for kind in type(dataset).__mro__:  # the first that has either says what the rows are
-        if "take" in vars(kind):
-            return not has_rows or "rows" in inspect.signature(vars(kind)["take"]).parameters
-        if "__getitem__" in vars(kind):
-            return False
-    return hasattr(dataset, "take")

@@ -7,6 +7,7 @@
     sgd_updater     param, velocity from grad, in place     float32, float64; from the sum of several in one pass
     adam_updater    param, m, v from grad, in place         the same
     matmul          a @ b of two matrices                   float32, float64
+    exp, tanh, erf, gelu, layer_norm, softmax_rows, cross_entropy_rows, add_rows: layers.py
 
 Two implementations give the same bits, but for a zero's sign in cross entropy: `compiled` (C, `csrc/`; None where it
 was not built) and `reference` (NumPy).
@@ -30,11 +31,26 @@ from npdp.base import environment
 from npdp.kernels import reference
 from npdp.kernels.checks import FLOATS, NUMBERS, Arguments, check
 from npdp.kernels.implementation import Kernels
+from npdp.kernels.layers import (
+    add_rows,
+    cross_entropy_rows,
+    cross_entropy_rows_gradient,
+    erf,
+    exp,
+    gelu,
+    gelu_gradient,
+    layer_norm,
+    layer_norm_gradient,
+    softmax_rows,
+    softmax_rows_gradient,
+    tanh,
+)
 from npdp.kernels.products import NARROW, matmul
 
-__all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "backend", "combine", "compiled",
-           "cross_entropy_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
-           "shifted_logits"]  # fmt: skip
+__all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "add_rows", "backend", "combine", "compiled",
+           "cross_entropy_gradient", "cross_entropy_rows", "cross_entropy_rows_gradient", "erf", "exp", "gelu",
+           "gelu_gradient", "layer_norm", "layer_norm_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
+           "shifted_logits", "softmax_rows", "softmax_rows_gradient", "tanh"]  # fmt: skip
 
 Array = NDArray[Any]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import cffi  # type: ignore[import-untyped,unused-ignore]
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-HEADERS = ("npdp_kernels.h", "gemm/npdp_gemm.h", "npdp_shared_memory.h", "npdp_mailbox.h")
+HEADERS = ("npdp_kernels.h", "npdp_layers.h", "gemm/npdp_gemm.h", "npdp_shared_memory.h", "npdp_mailbox.h")
 
 ffibuilder = cffi.FFI()
 for header in HEADERS:
@@ -39,6 +39,10 @@ ffibuilder.set_source(
         "csrc/update.c",
         "csrc/combine.c",
         "csrc/cross_entropy.c",
+        "csrc/elementary.c",
+        "csrc/layer_norm.c",
+        "csrc/softmax.c",
+        "csrc/rows.c",
         "csrc/gemm/amx.c",
         "csrc/gemm/avx2.c",
         "csrc/gemm/avx512.c",

@@ -1,4 +1,8 @@
-"""Interface of the kernels' implementations, `compiled` and `reference`, which `npdp.kernels` calls."""
+"""Interfaces of the kernels' implementations, which `npdp.kernels` and `npdp.kernels.layers` call.
+
+- `Kernels`: `compiled` and `reference`;
+- `LayerKernels`: `layers_compiled` and `layers_reference`.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +38,33 @@ class Kernels(Protocol):
     def sgd_updater(self, param: Array, grad: Gradient, velocity: Array | None) -> Callable[..., int]: ...
 
     def adam_updater(self, param: Array, grad: Gradient, m: Array, v: Array) -> Callable[..., int]: ...
+
+
+class LayerKernels(Protocol):
+    """Interface of the layers' kernels, of checked arguments; the last arrays are written.
+
+    `of_one` takes the name of exp, tanh, erf, gelu or gelu_tanh, `of_two` that of a gradient. `cross_entropy_rows`
+    returns 1, having written nothing, where a label is not in [0, classes).
+    """
+
+    def of_one(self, name: str, x: Array, y: Array) -> None: ...
+
+    def of_two(self, name: str, g: Array, x: Array, gradient: Array) -> None: ...
+
+    @property
+    def layer_norm(self) -> Callable[..., None]: ...
+
+    @property
+    def layer_norm_gradient(self) -> Callable[..., None]: ...
+
+    def softmax(self, x: Array, y: Array, largest: Array, totals: Array) -> None: ...
+
+    def softmax_gradient(self, g: Array, y: Array, gradient: Array) -> None: ...
+
+    @property
+    def cross_entropy_rows(self) -> Callable[..., int]: ...
+
+    @property
+    def cross_entropy_rows_gradient(self) -> Callable[..., None]: ...
+
+    def add_rows(self, table: Array, numbers: Array, g: Array) -> None: ...

@@ -1,8 +1,20 @@
-"""The current forward of a model, by which dropout knows the rows of the global batch that it masks."""
+"""The current forward of a model, by which layers know of the global batch: its rows, and sums over it.
+
+Dropout masks the rows of this rank's part; batch normalisation sums over all parts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from npdp.autograd.tensor import Array
+
+SumOverRanks = Callable[[Array], object]
+
+
+def alone(array: Array) -> None:
+    """Sum over this rank, which has the whole batch."""
 
 
 class Samples(NamedTuple):
@@ -28,7 +40,10 @@ class Forward:
     Attributes:
         samples: what this one is about; None: nobody says, all rows of an input are samples.
         number: how many forwards there were before this one.
+        sum_over_ranks: sums an array (count,) of floats in place over the ranks that share a batch; collective.
     """
+
+    sum_over_ranks: SumOverRanks = staticmethod(alone)
 
     def __init__(self) -> None:
         self.samples: Samples | None = None
@@ -37,3 +52,6 @@ class Forward:
     def begin(self, samples: Samples | None = None) -> None:
         """Count a forward, about these samples."""
         self.samples, self.number = samples, self.number + 1
+
+    def __getstate__(self) -> dict[str, Any]:  # of a copy, which is not wrapped
+        return {name: value for name, value in vars(self).items() if name != "sum_over_ranks"}

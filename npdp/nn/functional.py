@@ -1,11 +1,4 @@
-"""Fused rules: a layer or a loss as one operation, where that saves walks through memory.
-
-`linear` is matmul, add and transpose in one; `cross_entropy` is log_softmax, picking and mean in one, its
-gradient softmax minus one-hot. A loss over 0 samples is 0.0, its gradient empty: an empty part of a batch
-takes part like any other.
-"""
-
-# mypy: disable-error-code="no-any-return"
+"""Layers and losses as functions, under PyTorch's names; each family is in a file of its own."""
 
 from __future__ import annotations
 
@@ -13,144 +6,35 @@ from typing import Any
 
 import numpy as np
 
-from npdp import kernels
 from npdp.autograd import operators
-from npdp.autograd.operation import FIRST, INPUTS, NOTHING, SECOND, logistic, operation
 from npdp.autograd.operators import relu as relu
 from npdp.autograd.operators import sigmoid as sigmoid
 from npdp.autograd.operators import tanh as tanh
-from npdp.autograd.tensor import Array, Tensor, TensorLike, Vjp
-
-
-@operation(keeps=INPUTS, writes=True)
-def linear(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, ...]]:
-    """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
-    if x.ndim == 2:
-        return _linear_of_rows(x, weight, bias)
-    y, (to_x, to_weight, to_bias) = _linear_of_rows(x.reshape(-1, x.shape[-1]), weight, bias)
-
-    def rows(g: Array) -> Array:
-        return g.reshape(-1, g.shape[-1])
-
-    return y.reshape(*x.shape[:-1], len(weight)), (
-        lambda g, out=None: to_x(rows(g)).reshape(x.shape),
-        lambda g, out=None: to_weight(rows(g), out),
-        lambda g, out=None: to_bias(rows(g), out),
-    )
-
-
-def _linear_of_rows(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Vjp, Vjp, Vjp]]:
-    """x (rows, in) -> (rows, out)."""
-    y = kernels.matmul(x, weight, trans_b=True)
-    y += bias
-
-    def to_x(g: Array, out: Array | None = None) -> Array:
-        return kernels.matmul(g, weight)
-
-    def to_weight(g: Array, out: Array | None = None) -> Array:
-        if weight.flags.c_contiguous:
-            return kernels.matmul(g.T, x, out)
-        gradient = kernels.matmul(x.T, g, None if out is None else out.T).T  # stored (in, out)
-        return gradient if out is None else out  # itself: who owns it knows it by identity
-
-    def to_bias(g: Array, out: Array | None = None) -> Array:
-        return np.add.reduce(g, axis=0, out=out)
-
-    return y, (to_x, to_weight, to_bias)
-
-
-def require_same_shape(name: str, outputs: Array, targets: Array) -> None:
-    """Raise ValueError where outputs and targets of a loss are not of one shape."""
-    if outputs.shape != targets.shape:
-        raise ValueError(
-            f"{name}: outputs have shape {outputs.shape}, targets {targets.shape}; they must be the same"
-        )
-
-
-@operation(keeps=NOTHING)
-def mse_loss(outputs: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
-    """Mean of (outputs - targets) squared; both of one shape -> a number."""
-    require_same_shape("MSELoss", outputs, targets)
-    difference = outputs - targets
-    flat = difference.reshape(-1)
-    count = flat.size or 1
-
-    def to_outputs(g: Array) -> Array:
-        return difference * (g * (2 / count))
-
-    return np.dot(flat, flat) / count, (to_outputs, lambda g: -to_outputs(g))
-
-
-@operation(keeps=SECOND)
-def cross_entropy(
-    logits: Array, labels: Array, *, label_smoothing: float = 0.0
-) -> tuple[Any, tuple[Vjp | None, ...]]:
-    """Mean over rows of -log softmax(logits)[label]; logits (rows, classes), labels (rows,) -> a number."""
-    require_labels(logits, labels)
-    rows, classes = logits.shape
-    count = logits.dtype.type(rows or 1)
-    where = np.ascontiguousarray(labels, np.int64)
-    found = kernels.shifted_logits(np.ascontiguousarray(logits), where)
-    if found is None:
-        raise ValueError(wrong_label(labels, classes))
-    z, chosen = found
-    if label_smoothing:
-        chosen = (1 - label_smoothing) * chosen + label_smoothing / classes * z.sum(axis=0)
-    np.exp(z, out=z)
-    total = np.add.reduce(z, axis=0)
-    loss = (np.log(total) - chosen).sum() / count
-
-    def to_logits(g: Array) -> Array:
-        share = g / count
-        everywhere = share * count.dtype.type(label_smoothing / classes)
-        at_label = share * count.dtype.type(1 - label_smoothing)
-        return kernels.cross_entropy_gradient(z, total, where, float(share), float(everywhere), float(at_label)).T
-
-    return loss, (to_logits, None)
-
-
-def require_labels(logits: Array, labels: Array, name: str = "CrossEntropyLoss") -> None:
-    """Raise ValueError or TypeError where these are not logits (rows, classes) and integer labels (rows,)."""
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[1] == 0:
-        raise ValueError(
-            f"{name}: wanted logits (rows, classes), of at least one class, and labels (rows,), "
-            f"got shapes {logits.shape} and {labels.shape}"
-        )
-    if logits.dtype.kind != "f":
-        raise TypeError(f"{name}: logits must be floats, got {logits.dtype}")
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"{name}: labels must be integers, got {labels.dtype}")
-
-
-def wrong_label(labels: Array, classes: int, name: str = "CrossEntropyLoss") -> str:
-    """Return what is wrong with the first label that is not in [0, classes); empty where all are."""
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    return f"{name}: labels must be in [0, {classes}), got {wrong[0]}" if wrong.size else ""
-
-
-@operation(keeps=INPUTS)
-def bce_with_logits(logits: Array, targets: Array) -> tuple[Any, tuple[Vjp, ...]]:
-    """Mean of -t log s(z) - (1 - t) log(1 - s(z)), s the sigmoid; both of one shape -> a number."""
-    require_same_shape("BCEWithLogitsLoss", logits, targets)
-    count = logits.dtype.type(logits.size or 1)
-    # max(z, 0) - z t + log(1 + exp(-|z|)): no overflow at either end
-    loss = np.maximum(logits, 0) - logits * targets + np.log1p(np.exp(-np.abs(logits)))
-
-    def to_logits(g: Array) -> Array:
-        return (logistic(logits) - targets) * (g / count)
-
-    return loss.sum() / count, (to_logits, lambda g: -logits * (g / count))
-
-
-@operation(keeps=FIRST)
-def _leaky_relu(x: Array, *, slope: float) -> tuple[Array, tuple[Vjp, ...]]:
-    """x where it is above 0, else slope * x: the rule of `leaky_relu`."""
-    return np.where(x > 0, x, x * slope), (lambda g: np.where(x > 0, g, g * slope),)
-
-
-def leaky_relu(x: TensorLike, negative_slope: float = 0.01) -> Tensor:
-    """x where it is above 0, else negative_slope * x."""
-    return _leaky_relu(x, slope=negative_slope)
+from npdp.autograd.tensor import Tensor, TensorLike
+from npdp.base.missing import missing
+from npdp.nn import rules
+from npdp.nn.activations import elu as elu
+from npdp.nn.activations import gelu as gelu
+from npdp.nn.activations import silu as silu
+from npdp.nn.activations import softplus as softplus
+from npdp.nn.attention import scaled_dot_product_attention as scaled_dot_product_attention
+from npdp.nn.convolution import conv1d as conv1d
+from npdp.nn.convolution import conv2d as conv2d
+from npdp.nn.cross_entropy import cross_entropy as cross_entropy
+from npdp.nn.cross_entropy import nll_loss as nll_loss
+from npdp.nn.losses import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from npdp.nn.losses import huber_loss as huber_loss
+from npdp.nn.losses import l1_loss as l1_loss
+from npdp.nn.losses import mse_loss as mse_loss
+from npdp.nn.losses import smooth_l1_loss as smooth_l1_loss
+from npdp.nn.module import as_tensor
+from npdp.nn.normalization import layer_norm as layer_norm
+from npdp.nn.normalization import rms_norm as rms_norm
+from npdp.nn.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from npdp.nn.pooling import avg_pool2d as avg_pool2d
+from npdp.nn.pooling import max_pool1d as max_pool1d
+from npdp.nn.pooling import max_pool2d as max_pool2d
+from npdp.nn.rules import leaky_relu as leaky_relu
 
 
 def softmax(x: TensorLike, dim: int = -1) -> Tensor:
@@ -163,7 +47,11 @@ def log_softmax(x: TensorLike, dim: int = -1) -> Tensor:
     return operators.log_softmax(x, axis=dim)
 
 
-@operation(keeps=SECOND)
-def scale_by(x: Array, mask: Array) -> tuple[Array, tuple[Vjp | None, ...]]:
-    """x * mask, the mask a constant: dropout's rule."""
-    return x * mask, (lambda g: g * mask, None)
+def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) -> Tensor:
+    """x @ weight.T + bias; x (..., in), weight (out, in), bias (out,) -> (..., out)."""
+    weight = as_tensor(weight)
+    return rules.linear(x, weight, np.zeros(weight.shape[0], weight.dtype) if bias is None else bias)
+
+
+def __getattr__(name: str) -> Any:
+    raise missing("npdp.nn.functional", name)

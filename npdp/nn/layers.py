@@ -11,10 +11,10 @@ from npdp.autograd import Tensor, operators
 from npdp.base import random
 from npdp.base.arguments import at_least_one, require_number
 from npdp.kernels import NARROW
-from npdp.nn.functional import leaky_relu, linear, log_softmax, softmax
 from npdp.nn.initializers import uniform_fan_in
 from npdp.nn.module import Module, as_tensor
 from npdp.nn.parameter import Parameter
+from npdp.nn.rules import leaky_relu, linear
 
 
 class Linear(Module):
@@ -50,7 +50,7 @@ class Linear(Module):
 
     def forward(self, x: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else Tensor(x)
-        if x.data.shape[-1:] != (self.in_features,):
+        if x.array.shape[-1:] != (self.in_features,):
             raise ValueError(f"Linear: wanted an input of shape (..., {self.in_features}), got {x.shape}")
         return linear(x, self.weight, self._no_bias if self.bias is None else self.bias)
 
@@ -60,6 +60,9 @@ class Linear(Module):
 
 class ReLU(Module):
     """max(x, 0)."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        """Take PyTorch's `inplace`, which changes no result: the output is a new tensor."""
 
     def forward(self, x: Any) -> Tensor:
         return operators.relu(as_tensor(x))
@@ -100,7 +103,7 @@ class Softmax(Module):
         self.dim = dim
 
     def forward(self, x: Any) -> Tensor:
-        return softmax(x, self.dim)
+        return operators.softmax(as_tensor(x), axis=self.dim)
 
     def describe(self) -> str:
         return f"dim={self.dim}"
@@ -110,7 +113,7 @@ class LogSoftmax(Softmax):
     """The logarithm of softmax, for `NLLLoss`."""
 
     def forward(self, x: Any) -> Tensor:
-        return log_softmax(x, self.dim)
+        return operators.log_softmax(as_tensor(x), axis=self.dim)
 
 
 class Identity(Module):
@@ -121,12 +124,15 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """(batch, ...) -> (batch, the product of the rest)."""
+    """(batch, ...) -> (batch, the product of the rest); or the axes from `start_dim` to `end_dim` made one."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, x: Any) -> Tensor:
         x = as_tensor(x)
-        features = int(np.prod(x.shape[1:]))
-        return operators.reshape(x, shape=(len(x), features))
+        rows: Tensor = x.unsqueeze(1) if x.ndim == self.start_dim == 1 else x.flatten(self.start_dim, self.end_dim)
+        return rows
 
 
 class ModuleList(Module):

@@ -51,7 +51,7 @@ class Module:
     def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
         """Number the dropouts below, from `first` on; return the next number.
 
-        They take part in these forwards from now on, and no module below counts forwards of its own.
+        They, and batch normalisations, take part in these forwards from now on, and no module below counts its own.
         """
         self._forwards = None
         for child in self.children():
@@ -170,8 +170,8 @@ class Module:
             parameter.grad = None
 
     def state_dict(self) -> StateDict:
-        """Return a copy of every parameter and persistent buffer, by name, in C order."""
-        return StateDict(self._state())
+        """Return a copy of every parameter and persistent buffer, by name, in C order; where shared, by all names."""
+        return StateDict(dict(self._all_paths()))
 
     def _state(self) -> dict[str, Tensor]:
         """Return the parameters and persistent buffers, each under its first path."""

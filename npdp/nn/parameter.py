@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd.tensor import Array, Tensor, TensorLike
+from npdp.autograd.values import Values, plain
 from npdp.base.partition import part, rounded_up
 from npdp.kernels.memory import LINE_BYTES as LINE_BYTES
 from npdp.kernels.memory import allocate as allocate
@@ -53,6 +54,14 @@ class Parameter(Tensor):
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
 
+    @property
+    def data(self) -> Any:
+        return self.array.view(Values)
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        self.array = plain(data, self.array)
+
     def reduce_by(self, reducer: Any) -> None:
         """Have a reducer make the gradient that of all ranks, in each backward that reaches this parameter."""
         self.reducer = reducer
@@ -63,7 +72,7 @@ class Parameter(Tensor):
 
     def require_writeable(self) -> None:
         """Raise ValueError where ranks hold the values in common, and only the optimiser may write them."""
-        if self.data_buffer is not None and not self.data.flags.writeable:
+        if self.data_buffer is not None and not self.array.flags.writeable:
             raise ValueError(READ_ONLY)
 
     def _write(self, change: Callable[[Array], object], values: Any = None) -> Tensor:
@@ -87,7 +96,7 @@ class Parameter(Tensor):
         return self._write(lambda data: ufunc(data, np.asarray(other), out=data, dtype=data.dtype), other)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (np.array(self.data), self.requires_grad)
+        return type(self), (np.array(self.array), self.requires_grad)
 
 
 def put_in(buffer: Array | None, array: Array, what: str) -> Array:
@@ -127,10 +136,10 @@ class FlatParameters:
         line = LINE_BYTES // self.dtype.itemsize
         self.starts = [0]
         for parameter in parameters:
-            self.starts.append(self.starts[-1] + rounded_up(parameter.data.size + SPARE, line))
-        self.spare = [start + parameter.data.size for start, parameter in zip(self.starts, parameters)]
+            self.starts.append(self.starts[-1] + rounded_up(parameter.array.size + SPARE, line))
+        self.spare = [start + parameter.array.size for start, parameter in zip(self.starts, parameters)]
         self.grad_shared = False
-        self._in_c_order = [parameter.data.flags.c_contiguous for parameter in parameters]  # the user may set others
+        self._in_c_order = [parameter.array.flags.c_contiguous for parameter in parameters]  # the user may set others
         self.reducers: list[Any] = []
         self.stepper: Any = None
         self.state_elsewhere: str | None = None
@@ -157,9 +166,9 @@ class FlatParameters:
         """Move the values to `data`, an array as long as this one; `.data` is then a view of it, writeable or not."""
         for number, parameter in enumerate(self.parameters):
             values = self.view(data, number)
-            values[...] = parameter.data
+            values[...] = parameter.array
             values.flags.writeable = writeable
-            parameter.data = parameter.data_buffer = values
+            parameter.array = parameter.data_buffer = values
         self.data = data
         self.moves += 1
 
@@ -183,7 +192,7 @@ class FlatParameters:
         """Return a parameter's part of a flat array, in its shape and in its order in memory."""
         parameter = self.parameters[number]
         start = self.starts[number]
-        part = flat[start : start + parameter.data.size]
+        part = flat[start : start + parameter.array.size]
         if self._in_c_order[number]:
             return part.reshape(parameter.shape)
         turned: Array = part.reshape(parameter.shape[::-1]).T

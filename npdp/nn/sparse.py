@@ -73,9 +73,9 @@ class SparseLinear(Module):
         weight, bias = self.weight, self.bias
         x = x.astype(weight.dtype)
         rows, indices = self._touched(weight, x.indices)
-        y = times(x, indices, weight.data.take(rows, axis=0))  # each row is fetched from memory once, in order
+        y = times(x, indices, weight.array.take(rows, axis=0))  # each row is fetched from memory once, in order
         if bias is not None:
-            y += bias.data
+            y += bias.array
 
         def to_weight(g: Array) -> Any:
             return _rows(weight, rows, transposed_times(x, indices, len(rows), g))
@@ -130,15 +130,21 @@ class Embedding(Module):
         numbers = self._checked(as_tensor(numbers).data)
         weight, flat = self.weight, numbers.reshape(-1)
         rows, indices = self._touched(weight, flat)
-        y = weight.data.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
+        y = weight.array.take(flat, axis=0).reshape(*numbers.shape, self.embedding_dim)
 
-        def to_weight(g: Array) -> Any:
+        def to_weight(g: Array, out: Array | None = None) -> Any:
             values = sums_of_rows(g.reshape(len(flat), self.embedding_dim), indices, len(rows))
             if self.padding_idx is not None:
                 values[rows == self.padding_idx] = 0
-            return _rows(weight, rows, values)
+            return _rows(weight, rows, values, out)
 
-        return _recorded("embedding", y, (weight, to_weight))
+        return _recorded("embedding", y, (weight, to_weight), writes=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight" and isinstance(value, Parameter) and value.flat is None:
+            # of a `Linear` that shares it, perhaps: here rows are read, one by one
+            value.array = np.ascontiguousarray(value.array)
+        super().__setattr__(name, value)
 
     def _checked(self, numbers: Array) -> Array:
         if numbers.dtype.kind not in "iu":
@@ -170,16 +176,25 @@ class _Touched(threading.local):
         return type(self), (self._count,)
 
 
-def _rows(parameter: Parameter, rows: Rows, values: Array) -> RowGradient | Array:
+def _rows(parameter: Parameter, rows: Rows, values: Array, out: Array | None = None) -> RowGradient | Array:
+    """Return a gradient as rows where the parameter is sparse, or where a head that shares it has left an array."""
     gradient = RowGradient(rows, values, parameter.shape)
-    return gradient if isinstance(parameter, SparseParameter) else gradient.dense()
+    if isinstance(parameter, SparseParameter) or (parameter.raw_grad is not None and parameter.hooks is None):
+        return gradient
+    if out is None:
+        return gradient.dense()
+    out.fill(0)
+    out[rows] = values
+    return out
 
 
-def _recorded(name: str, output: Array, *inputs: tuple[Parameter | None, Callable[[Array], Any]]) -> Tensor:
+def _recorded(
+    name: str, output: Array, *inputs: tuple[Parameter | None, Callable[..., Any]], writes: bool = False
+) -> Tensor:
     """Return the result of an operation on parameters, each with its gradient rule; no rule reads a parameter again."""
     made = result(output)
     wanted = [(p, vjp) for p, vjp in inputs if p is not None and p.requires_grad]
     if wanted and is_grad_enabled():
         made.requires_grad = True
-        made.node = Node(name, [p for p, _ in wanted], tuple(vjp for _, vjp in wanted), False, [])
+        made.node = Node(name, [p for p, _ in wanted], tuple(vjp for _, vjp in wanted), writes, [])
     return made

@@ -40,9 +40,10 @@ class SparseParameter(Parameter):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
-        if self.data.ndim == 0:
+        if self.array.ndim == 0:
             raise ValueError("a sparse parameter needs rows, got a number")
-        self.data, self.hooks = np.ascontiguousarray(self.data), []  # not None: `accumulate_grad` gets whole gradients
+        self.array = np.ascontiguousarray(self.array)
+        self.hooks = []  # not None: `accumulate_grad` gets whole gradients
 
     def register_hook(self, hook: Hook) -> NoReturn:
         raise ValueError(
@@ -83,7 +84,7 @@ class SparseParameter(Parameter):
         if self.row_updater is not None:
             self.row_updater(optimizer, self, gradient or no_rows(self.shape, self.dtype))
         elif gradient is not None:
-            optimizer.update_rows(self.data, gradient.rows, gradient.values, settings)
+            optimizer.update_rows(self.array, gradient.rows, gradient.values, settings)
         else:
             return
         self.version[0] += 1

@@ -12,10 +12,14 @@ from npdp.autograd.tensor import Array
 
 
 class StateDict(dict[str, Array]):
-    """State of a model: copies of all parameters and buffers, by name; `tensors` are the originals."""
+    """State of a model: copies of all parameters and buffers, by name; `tensors` are the originals.
+
+    One that has several names has one copy.
+    """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__({name: np.array(tensor.data, order="C") for name, tensor in tensors.items()})
+        copies = {id(tensor): np.array(tensor.data, order="C") for tensor in set(tensors.values())}
+        super().__init__({name: copies[id(tensor)] for name, tensor in tensors.items()})
         self.tensors = tensors
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -3,9 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from npdp.base.missing import missing
+from npdp.nn.utils.clip import clip_grad_norm_
 from npdp.optim import learning_rates
 from npdp.optim.adam import Adam, AdamW
-from npdp.optim.clip import clip_grad_norm_
 from npdp.optim.optimizer import Optimizer
 from npdp.optim.sgd import SGD
 
@@ -18,4 +19,4 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm_", "learning_rat
 def __getattr__(name: str) -> Any:  # loaded when first used: most programs have none
     if name == "lr_scheduler":
         return import_module("npdp.optim.lr_scheduler")
-    raise AttributeError(f"module 'npdp.optim' has no attribute {name!r}")
+    raise missing("npdp.optim", name)

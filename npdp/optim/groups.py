@@ -66,7 +66,7 @@ class ParameterGroup:
     def next_spans(self) -> list[Span]:
         """Count a step of the parameters that have gradients, and return their spans."""
         for parameter in self.parameters:
-            if parameter.raw_grad is not parameter.grad_buffer or parameter.data is not parameter.data_buffer:
+            if parameter.raw_grad is not parameter.grad_buffer or parameter.array is not parameter.data_buffer:
                 return self._next_broken_spans()
         if not self._unbroken or self.steps.count(self.steps[0]) != len(self.steps):
             return self._next_broken_spans()
@@ -79,8 +79,8 @@ class ParameterGroup:
         """Do so where some parameters have no gradient, another age, or another owner."""
         used = []
         for index, parameter in enumerate(self.parameters):
-            if parameter.data is not parameter.data_buffer:
-                parameter.data = put_in(parameter.data_buffer, parameter.data, "data")
+            if parameter.array is not parameter.data_buffer:
+                parameter.array = put_in(parameter.data_buffer, parameter.array, "data")
             if parameter.raw_grad is None:
                 continue
             if parameter.raw_grad is not parameter.grad_buffer:

@@ -52,7 +52,7 @@ class AtStep(Strategy):
 
 def require_not_replaced(parameter: Parameter) -> None:
     """Raise RuntimeError where a parameter's data is another array than the one that is updated."""
-    if parameter.data is not parameter.data_buffer:
+    if parameter.array is not parameter.data_buffer:
         raise RuntimeError(
             f"DataParallel: data of the parameter of shape {parameter.shape} was replaced after the model was wrapped; "
             "set values before"

@@ -106,7 +106,7 @@ def checksum(bucket: Bucket, round_number: int) -> int:
 def checksums_of_rows(touched: Mapping[SparseParameter, Array], round_number: int) -> list[int]:
     """Return a hash of one of the rows that the last exchange touched of each parameter, the same row on all ranks."""
     rows = [(p, rows[round_number * VALUES_APART % len(rows)]) for p, rows in touched.items() if len(rows)]
-    return [crc32(parameter.data[row].tobytes()) for parameter, row in rows]
+    return [crc32(parameter.array[row].tobytes()) for parameter, row in rows]
 
 
 def differ(rank: int) -> RuntimeError:

@@ -99,6 +99,8 @@ class DataParallel(Module):
         self.strategy.wrapped = True
         self.world: Communicator = self.strategy.communicator
         self._forwards: Forward = Forward()  # begun by `forward`, and, where the module is called by itself, by that
+        if self.strategy.synchronous and self.world.world_size > 1:
+            self._forwards.sum_over_ranks = self.world.allreduce
         self._drops = module.number_dropouts(self._forwards) > 0
         module._forwards = self._forwards if self._drops else None
         self._counts = np.zeros(self.world.world_size, np.int64)  # of all ranks' rows, where no loader says them

@@ -24,6 +24,6 @@ class Naive(Strategy):
         for parameter, ranks in zip(self.parameters, used):
             if ranks:  # at least one has used it: the others add zeros
                 if parameter.raw_grad is None:
-                    parameter.raw_grad = np.zeros_like(parameter.data)
+                    parameter.raw_grad = np.zeros_like(parameter.array)
                 self.communicator.allreduce(parameter.raw_grad)
                 self.exchanged_bytes += parameter.raw_grad.nbytes

@@ -29,7 +29,7 @@ def require_alike(world: Communicator, named: Named) -> None:
     """
     pairs = sorted(named, key=lambda pair: pair[0])
     require_equal(world, "parameters", [f"{name} {parameter.shape} {parameter.dtype}" for name, parameter in pairs])
-    orders = [f"{name} in {'C' if p.data.flags.c_contiguous else 'Fortran'} order" for name, p in pairs]
+    orders = [f"{name} in {'C' if p.array.flags.c_contiguous else 'Fortran'} order" for name, p in pairs]
     require_equal(world, "memory layouts of parameters", orders)
     laid = [(name, p.number) for name, p in pairs if isinstance(p, Parameter) and p.flat is not None]
     numbers = [f"{name} as number {number}" for name, number in laid]
@@ -73,11 +73,11 @@ def broadcast_parameters(parameters: Mapping[str, Any] | Named, root: int = 0) -
     world = init()
     require_alike(world, pairs)
     for _, parameter in sorted(pairs, key=lambda pair: pair[0]):
-        if not parameter.data.flags.writeable:  # a memory map's, say
-            parameter.data = parameter.data.copy(order="K")
-        values = np.array(parameter.data, order="C")
+        if not parameter.array.flags.writeable:  # a memory map's, say
+            parameter.array = parameter.array.copy(order="K")
+        values = np.array(parameter.array, order="C")
         _broadcast(world, values, root)
-        parameter.data[...] = values
+        parameter.array[...] = values
         parameter.version[0] += 1
 
 
@@ -113,5 +113,5 @@ def parameters_sha256(named: Named) -> str:
     """Return the hash of all parameters' bytes, in name order, each in the C order of its public shape."""
     digest = hashlib.sha256()
     for _, parameter in sorted(named, key=lambda pair: pair[0]):
-        digest.update(np.ascontiguousarray(parameter.data).tobytes())
+        digest.update(np.ascontiguousarray(parameter.array).tobytes())
     return digest.hexdigest()

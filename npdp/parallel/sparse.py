@@ -38,9 +38,9 @@ class SparseExchange:
 
     def __init__(self, parameters: list[SparseParameter], world: Communicator) -> None:
         self._world, self._parameters = world, parameters
-        self._distinct = {parameter: Distinct(len(parameter.data)) for parameter in parameters}
+        self._distinct = {parameter: Distinct(len(parameter.array)) for parameter in parameters}
         # Rows of the last exchange; before the first, row 0
-        self._touched = {parameter: np.arange(len(parameter.data[:1])) for parameter in parameters}
+        self._touched = {parameter: np.arange(len(parameter.array[:1])) for parameter in parameters}
         self._lines = _Lines(world)
 
     def sum(self, round_number: int | None) -> int:
@@ -82,7 +82,7 @@ class SparseExchange:
     @staticmethod
     def _words(parameter: SparseParameter) -> int:
         """Return how many words a row takes in a line: its values, and its number."""
-        return parameter.data[:1].nbytes // WORD.itemsize + 1
+        return parameter.array[:1].nbytes // WORD.itemsize + 1
 
     def _sum(self, parameter: SparseParameter, lines: list[Array], counts: list[int]) -> RowGradient:
         """Return the sum of the gradients that stand at the beginning of these lines, in so many rows each."""

@@ -178,7 +178,7 @@ class Strategy:
     @property
     def bucket_bytes(self) -> list[int]:
         """Bytes of each buffer that travels by itself."""
-        return [parameter.data.nbytes for parameter in self.parameters if parameter.lies_flat]
+        return [parameter.array.nbytes for parameter in self.parameters if parameter.lies_flat]
 
 
 def share_gradients(strategy: Strategy) -> None:

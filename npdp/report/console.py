@@ -142,9 +142,13 @@ def summary(end: dict[str, Any]) -> str:
         scores.append(f"test loss {end['test_loss']:.4f}")
     if end["test_accuracy"] is not None:
         scores.append(f"test accuracy {end['test_accuracy']:.4f}")
+    if end.get("test_bits_per_byte") is not None:
+        scores.append(f"{end['test_bits_per_byte']:.3f} bits per byte")
+    tokens = f", {end['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in end else ""
+    tokens += f", {end['share_of_peak']:.0%} of the processor's peak" if "share_of_peak" in end else ""
     return (
         f"done      {', '.join(scores)}\n"
-        f"  time      {wall_s:.2f} s, {end['samples_per_s']:,.0f} samples/s: {shares}\n"
+        f"  time      {wall_s:.2f} s, {end['samples_per_s']:,.0f} samples/s{tokens}: {shares}\n"
         f"{_staleness(end)}"
         f"  memory    {end['peak_memory_bytes'] / 1e6:.0f} MB at most on a rank\n"
         f"  sha256    {end['parameters_sha256']} of the parameters, the same on every rank"

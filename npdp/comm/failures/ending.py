@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import os
 import re
 import signal
@@ -117,6 +118,8 @@ def announce_failure(text: str) -> None:
     if sys.stdout is not None:  # as after >&-
         sys.stdout.flush()
     if _is_first():
+        if isinstance(sys.stderr, io.StringIO) and sys.__stderr__ is not None:
+            sys.stderr = sys.__stderr__  # PyTorch would write the buffer out after this process has ended
         sys.stderr.write(text)
         sys.stderr.flush()
     else:

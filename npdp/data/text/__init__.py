@@ -11,9 +11,10 @@ from math import ceil
 from typing import NamedTuple
 
 from npdp.base.errors import InputError
-from npdp.data.text.source import PYTHON_DOCS, find
+from npdp.base.text_files import PYTHON_DOCS, TOKENS
+from npdp.data.text.source import find
 from npdp.data.text.source import is_text as _is_text
-from npdp.data.text.token_file import SUFFIX, TokenFile, open_named, tokens_of
+from npdp.data.text.token_file import TokenFile, open_named, tokens_of
 from npdp.data.text.tokenizers import Bytes, Characters, TextStream, Tokenizer
 from npdp.data.text.vocabulary import checked_spec, from_json
 from npdp.data.text.windows import TextDataset
@@ -42,7 +43,7 @@ class TextSplit(NamedTuple):
 
 def is_text(spec: str) -> bool:
     """Return whether `--data` names a text: python-docs, a text file, a folder with any in it, or a token file."""
-    return spec.endswith(SUFFIX) or _is_text(spec)
+    return spec.endswith(TOKENS) or _is_text(spec)
 
 
 def load(spec: str, tokenizer: str | Tokenizer | None = None, context: int | None = None,
@@ -73,7 +74,7 @@ def load(spec: str, tokenizer: str | Tokenizer | None = None, context: int | Non
 
 
 def _tokens(spec: str, tokenizer: str | Tokenizer | None) -> TokenFile:
-    if spec.endswith(SUFFIX):
+    if spec.endswith(TOKENS):
         return open_named(spec, tokenizer)
     return tokens_of(find(spec), tokenizer or TOKENIZER)
 

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from npdp.base.errors import InputError
-from npdp.base.text_files import TEXT_SUFFIXES, is_text_file, text_files
+from npdp.base.text_files import PYTHON_DOCS, TEXT_SUFFIXES, is_text_file, text_files
 from npdp.data.formats.raw import open_file, status
 
-PYTHON_DOCS = "python-docs"
 BLOCK_BYTES = 2**20
 CHARACTER_BYTES_MAX = 4  # of UTF-8
 SEPARATOR = b"\n"

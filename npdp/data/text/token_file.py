@@ -27,6 +27,7 @@ import numpy as np
 from npdp.base import environment
 from npdp.base.errors import InputError
 from npdp.base.partition import rounded_up
+from npdp.base.text_files import TOKENS
 from npdp.base.whole_file import whole_file
 from npdp.data.datasets import Array
 from npdp.data.formats.raw import open_file, shown
@@ -34,7 +35,6 @@ from npdp.data.text.source import TextSource, find
 from npdp.data.text.tokenizers import Tokenizer
 from npdp.data.text.vocabulary import from_json, learn
 
-SUFFIX = ".npdp-tokens"
 FORMAT = 1
 WANTED = f"a token file of npdp's (format {FORMAT})"
 ALIGNMENT = 64  # bytes
@@ -134,7 +134,7 @@ def open_named(path: str, tokenizer: str | Tokenizer | None) -> TokenFile:
     if asked not in (None, found.spec) or (isinstance(tokenizer, Tokenizer) and not found.is_by(tokenizer)):
         other = "another " * (asked == found.spec)
         raise InputError(f"{path}: the tokens are by the tokenizer {found.spec}, wanted {other}{asked}")
-    text = path.removesuffix(f".{_in_name(found.spec)}{SUFFIX}")
+    text = path.removesuffix(f".{_in_name(found.spec)}{TOKENS}")
     if text != path and os.path.isfile(text) and os.path.getsize(text) and not found.is_of(find(text)):
         raise InputError(f"{path}: the tokens are of another text than {text} beside it: name that, they are made anew")
     return found
@@ -142,7 +142,7 @@ def open_named(path: str, tokenizer: str | Tokenizer | None) -> TokenFile:
 
 def _places(source: TextSource, spec: str) -> list[str]:
     """Return where the tokens of a text may lie, the best place first."""
-    name, places = _in_name(spec) + SUFFIX, []
+    name, places = _in_name(spec) + TOKENS, []
     if os.path.isdir(source.name):
         places.append(os.path.join(source.name, name))
     elif source.paths:

@@ -34,13 +34,13 @@ class Lanes:
 
     def __init__(self, parameter: SparseParameter, world: Communicator, roles: Roles) -> None:
         self.parameter, self.roles, self.width = parameter, roles, int(np.prod(parameter.shape[1:]))
-        nbytes = min(LANE_BYTES, parameter.data.nbytes + len(parameter.data) * 16 + LINE_BYTES)
+        nbytes = min(LANE_BYTES, parameter.array.nbytes + len(parameter.array) * 16 + LINE_BYTES)
         self._lines = -(-nbytes // LINE_BYTES)
         self._lanes = one_for_each(world, self._lines * LINE_BYTES // 8, np.dtype(np.int64))
 
     def rows_of(self, server: int) -> slice:
         """Return the range of a server's shard."""
-        return slice(*part(len(self.parameter.data), len(self.roles.servers), server))
+        return slice(*part(len(self.parameter.array), len(self.roles.servers), server))
 
     def place(self, worker: int, server: int, count: int) -> tuple[Rows, Array, bool]:
         """Return arrays for so many rows and their values, (count,) and (count, width); and whether they are shared.
@@ -63,7 +63,7 @@ class RowShard:
     def __init__(self, rate: Rate, parameter: SparseParameter, lanes: Lanes) -> None:
         assert lanes.roles.server is not None
         self._rate, self._lanes, self._server = rate, lanes, lanes.roles.server
-        values = np.array(parameter.data[lanes.rows_of(self._server)])
+        values = np.array(parameter.array[lanes.rows_of(self._server)])
         self._table = values.reshape(len(values), lanes.width)
         self._gradients: dict[int, tuple[Rows, Array]] = {}  # each worker's
         self._wanted: dict[int, Rows | None] = {}  # what workers have asked for and not got; None: all rows
@@ -118,7 +118,7 @@ class RemoteRows:
     def __init__(self, number: int, server: int, lanes: Lanes) -> None:
         self.rank, self.number, self.version = lanes.roles.servers[server], number, 0
         self._server, self._lanes, self._range = server, lanes, lanes.rows_of(server)
-        data = lanes.parameter.data
+        data = lanes.parameter.array
         self._table = data.reshape(len(data), lanes.width)  # the user's view will be read-only
         self._fetched = False  # since the last push
         self._rows: Rows = np.empty(0, np.int64)

@@ -79,8 +79,8 @@ class Worker(AtStep):
             flat.state_elsewhere = STATE_ON_SERVERS
         for parameter in self.sparse_parameters:
             parameter.fetch, parameter.row_updater = partial(self.fetch, parameter), self.step_rows
-            parameter.data = parameter.data_buffer = parameter.data.view()
-            parameter.data.flags.writeable = False  # the shards have the array itself, for what they get
+            parameter.array = parameter.data_buffer = parameter.array.view()
+            parameter.array.flags.writeable = False  # the shards have the array itself, for what they get
         self.communicator.closing.append(self.leave)
         if self.staleness < math.inf:
             self.communicator.around.append(self.in_collective)

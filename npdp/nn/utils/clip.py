@@ -1,4 +1,4 @@
-"""Clipping gradients by their norm."""
+"""Clipping gradients, by their norm or each element."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ BLOCK = 2**13  # elements that are squared at once: they fit a cache, and OpenBL
 
 
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients, in place, so that their common 2-norm is at most `max_norm`; return the norm before.
+    """Scale all gradients, in place, so that their common 2-norm is at most `max_norm`; return the norm before,
+    a NumPy number, which has PyTorch's `item()`.
 
     After `backward` under DataParallel the gradients are the global ones on every rank, so every rank finds
     the same norm and nothing is communicated. Parameters without a gradient do not count; of a sparse one, its rows do.
@@ -26,14 +27,31 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> f
     """
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must be at least 0, got {max_norm}")
-    parameters = [parameters] if isinstance(parameters, Tensor) else parameters  # its rows have no gradients
-    gradients = [_array(parameter) for parameter in parameters if parameter.grad is not None]
+    gradients = _gradients(parameters)
     norm = math.sqrt(sum(_sum_of_squares(gradient.ravel(order="K")) for gradient in gradients))
     factor = max_norm / (norm + 1e-6)
     if factor < 1:
         for gradient in gradients:
             gradient *= gradient.dtype.type(factor)
-    return norm
+    return np.float64(norm)
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+    """Bring each element of all gradients into [-clip_value, clip_value], in place; under DataParallel the global ones.
+
+    Raises:
+        ValueError: `clip_value` is negative or NaN.
+    """
+    if not clip_value >= 0:
+        raise ValueError(f"clip_grad_value_: clip_value must be at least 0, got {clip_value}")
+    for gradient in _gradients(parameters):
+        np.clip(gradient, -clip_value, clip_value, out=gradient)
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Array]:
+    """Return the gradients that there are."""
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters  # its rows have no gradients
+    return [_array(parameter) for parameter in parameters if parameter.grad is not None]
 
 
 def _array(parameter: Tensor) -> Array:

@@ -1,0 +1,187 @@
+"""The flags of `npdp.train`, group by group, as its --help shows them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks
+from npdp.app.model_choices import MODELS, TRAINING
+from npdp.app.strategy_choices import STRATEGIES
+from npdp.base.errors import InputError
+from npdp.base.text_files import TEXT_SUFFIXES
+from npdp.collectives.algorithms import ALGORITHMS
+from npdp.elastic.inject import Fault
+from npdp.elastic.inject import parse as parse_fault
+
+UPDATES = ("auto", "replicated", "fused")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LR_SCHEDULES = ("constant", "step", "cosine")
+STALENESS_LR = ("constant", "1/(1+s)")
+POSITIONS = ("learned", "rotary")
+
+EXAMPLES = """
+examples:
+  mpirun -n 4 python -m npdp.train                                four ranks, on the digits that ship with npdp
+  python -m npdp.train --transport threads --ranks 4              the same in one process, without MPI
+  npdp train --ranks 4 --data sales.csv --target price --standardize
+  npdp train --ranks 2 --data fashion-mnist/ --model mlp --hidden 256 --epochs 15 --save model.npz
+  npdp train --ranks 2 --data python-docs --save model.npz        a language model; then `npdp generate model.npz`
+  npdp train --data book.txt --tokenizer bpe:4096 --context 128 --layers 6 --heads 6 --width 384
+  npdp train --model my_model.py:make --metrics run.jsonl
+  npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
+"""
+
+COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
+SEED = number(int, lambda value: 0 <= value < 2**63, "a whole number in [0, 2^63)")
+NOT_NEGATIVE = number(float, lambda value: value >= 0, "a number, at least 0")
+_POSITIVE = number(float, lambda value: value > 0, "a number above 0")
+_STALENESS = number(int, lambda value: value >= 0, "0, 1, 2, ... or inf")
+FRACTION = number(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--inject").lstrip(": ")) from None
+
+
+def _staleness(text: str) -> float:
+    return math.inf if text == "inf" else float(_STALENESS(text))
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(POSITIVE_INT(width.strip()) for width in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"wanted whole numbers, at least 1, as 512,512, got {text!r}") from None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `npdp.train`."""
+    parser = Parser(
+        prog="npdp train",
+        description="Train a model with data-parallel SGD on every rank that was launched.",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+    )
+    for add in (_add_data, _add_text, _add_model, _add_training, _add_ranks, _add_server, _add_local_sgd, _add_results):
+        add(parser)
+    return parser
+
+
+def _add_data(parser: Parser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", default="digits", metavar="WHAT",
+                      help="digits (default), synthetic, or a path: IDX folder, .npz, x.npy (and y.npy), .csv, .svm; "
+                           f"of text python-docs, or a path: {', '.join(TEXT_SUFFIXES)}, a folder of these")
+    data.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 (last)")
+    data.add_argument("--test-fraction", type=FRACTION, metavar="F",
+                      help="held out where the data has no test part (0.2; of text the end, 0.1)")
+    data.add_argument("--standardize", action="store_true",
+                      help="scale features by the training part's mean and deviation")
+    data.add_argument("--task", choices=("auto", "classification", "regression"), default="auto",
+                      help="whether targets are classes or numbers (auto: few whole numbers from 0 are classes)")
+    data.add_argument("--sparse", action="store_true",
+                      help="read .svm as sparse data, however many features (.npz says itself what it is)")
+
+
+def _add_text(parser: Parser) -> None:
+    text = parser.add_argument_group("text")
+    text.add_argument("--tokenizer", metavar="NAME",
+                      help="what cuts it into tokens: bytes (default), characters, or bpe:N (byte-level BPE)")
+    text.add_argument("--context", type=POSITIVE_INT, metavar="N", help="tokens of a sample (64)")
+
+
+def _add_model(parser: Parser) -> None:
+    model = parser.add_argument_group("model")
+    said = "; ".join(f"{name}: {choice.help}" for name, choice in MODELS.items())
+    model.add_argument("--model", metavar="NAME", help=f"{said}; or file.py:function of your own (for classes softmax, "
+                       "for numbers linear, for sparse data sparse_linear, for text gpt)")
+    model.add_argument("--hidden", type=_widths, metavar="N,N", help="widths of an mlp (512,512)")
+    model.add_argument("--layers", type=POSITIVE_INT, metavar="N", help="blocks of a gpt (4)")
+    model.add_argument("--heads", type=POSITIVE_INT, metavar="N", help="heads of each block's attention (4)")
+    model.add_argument("--width", type=POSITIVE_INT, metavar="N", help="numbers a token has between blocks (128)")
+    model.add_argument("--dropout", type=FRACTION, metavar="P", help="part of a gpt's activations set to 0 (0)")
+    model.add_argument("--positions", choices=POSITIONS, help="how a gpt knows the places of tokens (learned)")
+
+
+def _add_training(parser: Parser) -> None:
+    model = parser.add_argument_group("training")
+    model.add_argument("--epochs", type=COUNT, metavar="N", help=f"passes over the data {_default('epochs')}")
+    model.add_argument("--global-batch-size", type=POSITIVE_INT, metavar="N",
+                       help=f"samples per update over all ranks {_default('global_batch_size')}")
+    model.add_argument("--accumulate", type=POSITIVE_INT, default=1, metavar="K",
+                       help="work through each batch in K micro-batches, for less memory (1)")
+    model.add_argument("--optimizer", choices=OPTIMIZERS, help=f"sgd, adam or adamw {_default('optimizer')}")
+    model.add_argument("--learning-rate", type=NOT_NEGATIVE, metavar="R", help=_default("learning_rate"))
+    model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="cosine",
+                       help="cosine (default): down to 0 over the run; step: a tenth every third of it; constant")
+    model.add_argument("--warm-up-epochs", type=NOT_NEGATIVE, metavar="N",
+                       help=f"rise to the learning rate over so many epochs {_default('warm_up_epochs')}")
+    model.add_argument("--momentum", type=FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")
+    model.add_argument("--weight-decay", type=NOT_NEGATIVE, metavar="D", help=_default("weight_decay"))
+    model.add_argument("--clip-norm", type=_POSITIVE, metavar="N",
+                       help=f"scale the gradient down to this norm {_default('clip_norm')}")
+    model.add_argument("--evaluate-every", type=POSITIVE_INT, metavar="N",
+                       help="score the held-out part every N iterations; --save keeps the best parameters (off)")
+    model.add_argument("--sample-every", type=POSITIVE_INT, metavar="N",
+                       help="print a text of the model's every N iterations (off)")
+    model.add_argument("--seed", type=SEED, default=0, metavar="N", help="of weights, order, dropout and split (0)")
+    model.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
+
+
+def _default(flag: str) -> str:
+    """Return what a flag of training is where not given, as --help says it."""
+    others = [f"; of {name} {choice.training[flag]:g}" if isinstance(choice.training[flag], float)
+              else f"; of {name} {choice.training[flag]}" for name, choice in MODELS.items() if flag in choice.training]
+    value = TRAINING[flag]
+    return f"({'off' if value is None else f'{value:g}' if isinstance(value, float) else value}{''.join(others)})"
+
+
+def _add_ranks(parser: Parser) -> None:
+    ranks = parser.add_argument_group("ranks")
+    said = "; ".join(f"{name}: {choice.help}" for name, choice in STRATEGIES.items())
+    ranks.add_argument("--strategy", choices=STRATEGIES, default="allreduce", help=f"{said} (allreduce)")
+    ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
+    ranks.add_argument("--update", choices=UPDATES, default="auto",
+                       help="replicated: every rank updates its own parameters; fused: in the pass that sums the "
+                            "gradients, parameters once a host; auto (default): fused from 1 MB of parameters on "
+                            "where ranks share memory")
+    ranks.add_argument("--transport", choices=("mpi", "threads"), default="mpi",
+                       help="mpi (default; one rank needs none), or threads of one process")
+    ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
+                       help="how many; under a bare mpirun, which says it itself, leave it out")
+    ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
+                       help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
+
+
+def _add_server(parser: Parser) -> None:
+    server = parser.add_argument_group("parameter server (--strategy ps)")
+    server.add_argument("--servers", type=COUNT, metavar="N",
+                        help="the last N ranks are servers (1); 0: every rank is worker and server of a shard")
+    server.add_argument("--staleness", type=_staleness, metavar="S",
+                        help="0 (default): synchronous; 1, 2, ...: a worker may be S iterations ahead of the slowest; "
+                             "inf: asynchronous")
+    server.add_argument("--staleness-lr", choices=STALENESS_LR,
+                        help="learning rate of a gradient of staleness s: constant (default), or divided by 1 + s")
+    server.add_argument("--record-arrivals", metavar="FILE", help="write in which order gradients were applied")
+    server.add_argument("--replay-arrivals", metavar="FILE", help="apply them in the order of a record: the same bits")
+
+
+def _add_local_sgd(parser: Parser) -> None:
+    local = parser.add_argument_group("local SGD (--strategy local-sgd)")
+    local.add_argument("--local-iterations", type=POSITIVE_INT, metavar="H",
+                       help="updates of a rank between two averagings (8)")
+    local.add_argument("--outer-momentum", type=FRACTION, metavar="M", help="of the step to the average (0)")
+    local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
+
+
+def _add_results(parser: Parser) -> None:
+    out = parser.add_argument_group("results")
+    out.add_argument("--metrics", metavar="FILE", help="write one JSON object a line")
+    out.add_argument("--save", metavar="FILE", help="write the trained model (.npz)")
+    out.add_argument("--estimate", action="store_true",
+                     help="print what a rank would hold in memory, replicated and fused; train nothing")
+    out.add_argument("--quiet", action="store_true", help="print nothing but errors")

@@ -1,0 +1,173 @@
+"""Language models from the command line: trained alike on any number of ranks, scored, saved, and gone on with."""
+
+import numpy as np
+import pytest
+from launching import exit_code, refusal
+from texts import write
+from training import fit
+
+from npdp.app import cli, saved_model, train
+from npdp.app.generation import text_of
+
+WORDS = ("one two three four five six seven eight nine ten " * 40).strip()
+SMALL = ("--model", "gpt", "--layers", "1", "--heads", "2", "--width", "16", "--context", "8", "--epochs", "2",
+         "--global-batch-size", "7", "--quiet")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("text") / "numbers.txt", WORDS)
+
+
+@pytest.fixture(scope="module")
+def model(text, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("model") / "model.npz")
+    flags = ("--data", text, "--tokenizer", "characters", "--save", path, "--learning-rate", "0.01")
+    assert exit_code(train.main, *SMALL, *flags) == 0
+    return path
+
+
+# Training
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("flags", [(), ("--dropout", "0.2", "--positions", "rotary"), ("--accumulate", "2")])
+def test_any_number_of_ranks_trains_the_model_of_one(text, ranks, flags):
+    flags = ("--data", text, *SMALL, "--dtype", "float64", "--optimizer", "sgd", *flags)
+    wanted, got = fit(*flags), fit(*flags, ranks=ranks)
+    np.testing.assert_allclose(got.parameters, wanted.parameters, rtol=1e-9, atol=1e-11)
+    assert got.end["samples_seen"] == wanted.end["samples_seen"]
+
+
+def test_metrics_say_bits_per_byte_and_tokens_a_second(text):
+    end = fit("--data", text, *SMALL).end
+    assert end["test_bits_per_byte"] == pytest.approx(end["test_loss"] / np.log(2))  # a token is a byte
+    assert end["tokens_per_s"] == pytest.approx(end["samples_per_s"] * 8)
+    assert 0 <= end["test_accuracy"] <= 1 and end["share_of_peak"] > 0
+
+
+def test_text_without_a_model_is_for_gpt_and_flags_have_its_defaults(text):
+    start = fit("--data", text, "--epochs", "0", "--quiet").events[0]
+    assert (start["model"], start["optimizer"], start["weight_decay"]) == ("gpt", "adamw", 0.1)
+    assert (start["clip_norm"], start["learning_rate"]) == (1.0, 0.001)
+
+
+def test_biases_and_norms_do_not_decay(text):
+    flags = ("--data", text, *SMALL, "--optimizer", "sgd", "--learning-rate", "0.1", "--momentum", "0")
+    light, heavy = (fit(*flags, "--epochs", "1", "--weight-decay", decay).arrays for decay in ("0", "0.5"))
+    shrunk = {name: np.linalg.norm(heavy[name]) / np.linalg.norm(light[name]) for name in light if "parameter" in name}
+    assert shrunk["parameter/tokens.weight"] < 0.9 and shrunk["parameter/norm.weight"] > 0.99
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_are_saved(text, ranks, tmp_path):
+    flags = ("--data", text, *SMALL, "--learning-rate", "0.5", "--lr-schedule", "constant", "--evaluate-every", "2")
+    got = fit(*flags, ranks=ranks)  # which diverges, so that the first are the best
+    looks = [event for event in got.events if event["event"] == "evaluation"]
+    assert [look["iteration"] for look in looks] == list(range(2, got.end["iterations"] + 1, 2))
+    best = min(look["test_loss"] for look in looks)
+    assert best < got.end["test_loss"]
+    path = tmp_path / "best.npz"
+    np.savez(path, **got.arrays)
+    assert f"loss {best:.4f}" in evaluated(str(path), text)
+
+
+def evaluated(path, text):
+    from npdp.app import inference
+
+    return inference.evaluate(path, text, None, "test", None, 0)
+
+
+def test_samples_of_text_are_printed(text, capsys):
+    assert exit_code(train.main, *SMALL[:-1], "--data", text, "--sample-every", "5", "--epochs", "1") == 0
+    assert "\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("main", [(cli.main, "train"), (train.main, "--transport", "threads")])
+def test_a_run_is_estimated_without_training(text, capsys, main):
+    assert exit_code(*main, *SMALL, "--data", text, "--ranks", "4", "--estimate") == 0
+    out = capsys.readouterr().out
+    assert "activations of 2 samples" in out and "a model of 7 G parameters" in out and "fused" in out
+
+
+# What was saved
+def test_a_saved_model_scores_as_at_the_end_of_its_training(text, tmp_path):
+    path = str(tmp_path / "model.npz")
+    end = fit("--data", text, *SMALL)
+    np.savez(path, **end.arrays)
+    assert f"loss {end.end['test_loss']:.4f}" in evaluated(path, text)
+    assert f"{end.end['test_bits_per_byte']:.4f} bits per byte" in evaluated(path, text)
+
+
+def test_generated_text_goes_on_from_the_prompt_and_is_the_same_for_the_same_seed(model, capsys):
+    texts = []
+    for seed in (1, 1, 2):
+        flags = ("--prompt", "one two ", "--tokens", "30", "--temperature", "1.5", "--seed", str(seed))
+        assert exit_code(cli.main, "generate", model, *flags) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2] and texts[0].startswith("one two ") and len(texts[0]) == 8 + 30 + 1
+
+
+def test_characters_of_several_tokens_come_whole(text, tmp_path):
+    path = str(tmp_path / "bytes.npz")
+    assert exit_code(train.main, *SMALL, "--data", text, "--save", path, "--epochs", "0") == 0
+    assert "".join(text_of(path, "é", 40, 5.0, None, 0)).startswith("é")
+
+
+# What is refused
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--prompt", "ONE"), "'O'"),
+        (("--prompt", ""), "--prompt: wanted at least one character to go on from"),
+        (("--temperature", "-1"), "--temperature"),
+    ],
+)
+def test_a_prompt_that_cannot_be_gone_on_with_is_refused(model, flags, said, capsys):
+    assert said in refusal(capsys, cli.main, "generate", model, *flags)
+
+
+def test_a_model_of_tables_goes_on_with_no_text(tmp_path, capsys):
+    path = str(tmp_path / "digits.npz")
+    assert exit_code(train.main, "--quiet", "--epochs", "0", "--save", path) == 0
+    assert "softmax, is no language model: wanted a gpt" in refusal(capsys, cli.main, "generate", path)
+
+
+def test_a_language_model_predicts_no_classes(model, capsys):
+    assert "is a language model: `npdp generate`" in refusal(capsys, cli.main, "predict", model, "digits")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--heads", "3"), "--model gpt: cannot be made: width must be a multiple of the heads, got width 16"),
+        (("--positions", "rotary", "--heads", "16"), "a multiple of twice the heads, got width 16 and 16 heads"),
+        (("--data", "digits"), "digits: context is for text, this is none"),
+        (("--strategy", "ps", "--clip-norm", "1", "--evaluate-every", "2"), "--strategy ps adds gradients up"),
+        (("--strategy", "local-sgd", "--evaluate-every", "2"), "--strategy local-sgd has ranks at different"),
+    ],
+)
+def test_flags_that_fit_no_language_model_are_refused(text, flags, said, capsys):
+    assert said in refusal(capsys, train.main, "--data", text, *SMALL, *flags)
+
+
+def test_flags_of_a_language_model_are_for_no_other(capsys):
+    assert "--layers is for --model gpt, this is --model mlp" in refusal(
+        capsys, train.main, "--model", "mlp", "--layers", "2"
+    )
+    assert "--sample-every is for models of text" in refusal(capsys, train.main, "--sample-every", "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"tokenizer": "none"}, "a description whose tokenizer is none"), ({"layers": 0}, "layers 0"),
+     ({"width": 10**6}, "expected a gpt of at least")],
+)  # fmt: skip
+def test_a_file_that_is_no_language_model_is_refused_by_name(model, change, said, tmp_path):
+    import json
+
+    with np.load(model) as file:
+        arrays = dict(file)
+    description = json.loads(str(arrays["description"]))
+    arrays["description"] = np.array(json.dumps(description | change))
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    with pytest.raises(Exception, match=said):
+        saved_model.load(str(tmp_path / "wrong.npz"))
