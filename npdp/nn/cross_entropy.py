@@ -216,10 +216,12 @@ def cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Mean of -log softmax(logits)[label]; see `CrossEntropyLoss`."""
-    _checked_smoothing(weight, label_smoothing)
     logits = as_tensor(logits)
-    few = logits.ndim == 2 and logits.shape[1] <= kernels.FEW_CLASSES
-    if few and reduction == "mean" and weight is None and ignore_index is None:
+    shape = logits.array.shape
+    if label_smoothing:
+        _checked_smoothing(weight, label_smoothing)
+    few = len(shape) == 2 and shape[1] <= kernels.FEW_CLASSES
+    if few and weight is None and ignore_index is None and reduction == "mean":
         return _cross_entropy(logits, labels, label_smoothing=label_smoothing)
     rows = _Rows("CrossEntropyLoss", logits, labels, weight, ignore_index)
     if weight is None:
@@ -294,5 +296,7 @@ class CrossEntropyLoss(NLLLoss):
             logits: (N, classes), (N, classes, d1, ...) or (classes,).
             labels: (N,), (N, d1, ...) or (), integers in [0, classes), or `ignore_index`.
         """
-        options: dict[str, Any] = dict(ignore_index=self.ignore_index, reduction=self.reduction)
-        return cross_entropy(logits, labels, self._class_weights, label_smoothing=self.label_smoothing, **options)
+        return cross_entropy(
+            logits, labels, self._class_weights, ignore_index=self.ignore_index, reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )  # fmt: skip
