@@ -10,7 +10,7 @@ A batch touches few rows of the two tables. They are trained twice, by the same 
     dense, all-reduce            gradients are as large as the tables, and are summed as a whole
     sparse, parameter server     gradients are rows that a batch touched; each rank also serves a part of the tables
 
-Sparse costs more for each row and nothing for all others: with --users 1000000 --ratings 300000 --epochs 1 it is ahead.
+Sparse costs more for each row, and nothing for all others: see --users 1000000 --ratings 300000 --epochs 1.
 Source: Koren, Bell, Volinsky, Matrix factorization techniques for recommender systems, 2009.
 """
 

@@ -1,6 +1,7 @@
 """Examples of language, images, speech and recommending: small runs of them learn, and two ranks say what one says."""
 
 import importlib.util
+import os
 import re
 import runpy
 import shutil
@@ -19,7 +20,9 @@ needs_espeak = pytest.mark.skipif(
 
 
 def output(name, *arguments):
-    done = subprocess.run([sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True)
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as each of two ranks has; more wait for busy cores
+    command = [sys.executable, EXAMPLES / name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
