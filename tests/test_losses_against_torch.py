@@ -10,7 +10,7 @@ from torch_layers import compare, random, torch
 
 from npdp import nn
 from npdp.autograd import Tensor
-from npdp.nn import cross_entropy
+from npdp.nn import cross_entropy_rules
 
 F, T = nn.functional, torch.nn.functional
 property_test = settings(max_examples=80, deadline=None, derandomize=True, database=None)
@@ -20,7 +20,7 @@ reductions = st.sampled_from(["mean", "sum", "none"])
 @pytest.fixture(params=[7, 2**16], autouse=True)
 def block(request, monkeypatch):
     """Blocks of a row, or a few, and the real ones."""
-    monkeypatch.setattr(cross_entropy, "BLOCK", request.param)
+    monkeypatch.setattr(cross_entropy_rules, "BLOCK", request.param)
 
 
 def labels_of(shape, classes, ignored):

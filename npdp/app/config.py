@@ -42,6 +42,7 @@ class TrainConfig:
     accumulate: int
     learning_rate: float
     lr_schedule: str
+    lowest_learning_rate: float
     warm_up_epochs: float
     optimizer: str
     momentum: float | None

@@ -86,7 +86,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module, iterations_per_epoch: 
     lr = {
         "constant": learning_rates.constant(config.learning_rate),
         "step": learning_rates.step(config.learning_rate, every=-(-iterations // 3) or 1),
-        "cosine": learning_rates.cosine(config.learning_rate, iterations),
+        "cosine": learning_rates.cosine(config.learning_rate, iterations, config.lowest_learning_rate),
     }[config.lr_schedule]
     if config.warm_up_epochs:
         lr = learning_rates.warm_up(lr, round(min(config.warm_up_epochs, config.epochs) * iterations_per_epoch))

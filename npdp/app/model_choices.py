@@ -34,11 +34,11 @@ class ModelChoice(NamedTuple):
 
 TRAINING = {
     "epochs": 20, "global_batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.0,
-    "clip_norm": None, "warm_up_epochs": 0.0,
+    "clip_norm": None, "warm_up_epochs": 0.0, "lowest_learning_rate": 0.0,
 }  # fmt: skip
 _OF_TEXT = {
     "epochs": 4, "global_batch_size": 16, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1,
-    "clip_norm": 1.0, "warm_up_epochs": 0.2,
+    "clip_norm": 1.0, "warm_up_epochs": 0.2, "lowest_learning_rate": 1e-4,
 }  # fmt: skip
 _OF_ROWS = {"optimizer": "adam", "learning_rate": 0.01}
 HIDDEN = {"hidden": (512, 512)}

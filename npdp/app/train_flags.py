@@ -117,7 +117,9 @@ def _add_training(parser: Parser) -> None:
     model.add_argument("--optimizer", choices=OPTIMIZERS, help=f"sgd, adam or adamw {_default('optimizer')}")
     model.add_argument("--learning-rate", type=NOT_NEGATIVE, metavar="R", help=_default("learning_rate"))
     model.add_argument("--lr-schedule", choices=LR_SCHEDULES, default="cosine",
-                       help="cosine (default): down to 0 over the run; step: a tenth every third of it; constant")
+                       help="cosine (default): down over the run; step: a tenth every third of it; constant")
+    model.add_argument("--lowest-learning-rate", type=NOT_NEGATIVE, metavar="R",
+                       help=f"where a cosine ends {_default('lowest_learning_rate')}")
     model.add_argument("--warm-up-epochs", type=NOT_NEGATIVE, metavar="N",
                        help=f"rise to the learning rate over so many epochs {_default('warm_up_epochs')}")
     model.add_argument("--momentum", type=FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from npdp.autograd.sparse_rows import SparseRows, unchecked
+from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array
+from npdp.kernels import layers as kernels
 
 
 @cache
@@ -55,8 +56,9 @@ def transposed_times(x: SparseRows, indices: Array, count: int, g: Array) -> Arr
 
 def sums_of_rows(g: Array, indices: Array, count: int) -> Array:
     """Return for each of `count` indices the sum of the rows of `g` that have it; g (n, width) -> (count, width)."""
-    ones = unchecked(np.arange(len(g) + 1), indices, np.ones(len(g), g.dtype), (len(g), count))
-    return transposed_times(ones, indices, count, g)
+    sums = np.zeros((count, g.shape[1]), g.dtype)
+    kernels.add_rows(sums, indices, g)
+    return sums
 
 
 def _matrix(x: SparseRows, indices: Array, columns: int) -> Any:
