@@ -39,7 +39,7 @@ def values_for(module_name):
     model = module.Net() if hasattr(module, "Net") else module.Model(11)
     rng = np.random.default_rng(1)
     drawn = {name: 0.3 * rng.standard_normal(tuple(p.shape)) for name, p in model.named_parameters()}
-    names = [name for name in model.state_dict() if "tril" not in name]
+    names = [name for name in model.state_dict() if name in drawn or name == "lm_head.weight"]
     return {name: drawn.get(name, drawn.get("transformer.wte.weight")) for name in names}
 
 
@@ -52,6 +52,10 @@ GIVEN = {
                                 weights=values_for("transformer")),
     "saving": lambda: dict(x=draws(20, 3), y=draws(20, 1), weights={
         "0.weight": draws(5, 3), "0.bias": draws(5), "2.weight": draws(1, 5), "2.bias": draws(1)}),
+    "images": lambda: dict(x=draws(24, 1, 8, 8), labels=np.arange(24) % 3, weights=values_for("images")),
+    "sequences": lambda: dict(tokens=np.random.default_rng(0).integers(0, 11, (12, 7)), labels=np.arange(12) % 2,
+                              weights=values_for("sequences")),
+    "gpt": lambda: dict(tokens=np.random.default_rng(0).integers(0, 11, (12, 7)), weights=values_for("gpt")),
     "schedules": lambda: dict(x=draws(20, 3), y=draws(20, 1), weights=values_for("schedules")),
 }  # fmt: skip
 
