@@ -143,7 +143,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "tests/test_mpi.py::test_what_was_to_be_done_at_exit_may_still_use_mpi"),
         Mutant("npdp/parallel/data_parallel.py",
                "their forwards are this wrapper's.\"\"\"\n        return first",
-               "their forwards are this wrapper's.\"\"\"\n        return super().number_dropouts(forwards, first)",
+               "their forwards are this wrapper's.\"\"\"\n        return super().join_forwards(forwards, first)",
                "tests/test_modules.py::test_a_wrapped_model_keeps_its_dropouts_where_it_is_a_part_of_another"),
         Mutant("npdp/comm/mpi.py",
                "self._making.Create_group(group), self._making.Create_group(group)",
@@ -359,7 +359,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/parallel/data_parallel.py",
                "        \"\"\"Leave the dropouts as they were numbered at wrapping: their forwards are this wrappe"
                "r's.\"\"\"\n        return first",
-               "        return super().number_dropouts(forwards, first)",
+               "        return super().join_forwards(forwards, first)",
                "tests/test_modules.py::test_a_wrapped_model_keeps_its_dropouts_where_it_is_a_part_of_another"),
     ],
     "cost": [
@@ -1852,8 +1852,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if self.p == 0:",
                "tests/test_dropout.py::test_dropout_does_nothing_in_evaluation"),
         Mutant("npdp/nn/module.py",
-               "first = child.number_dropouts(forwards, first)",
-               "child.number_dropouts(forwards, first)",
+               "first = child.join_forwards(forwards, first)",
+               "child.join_forwards(forwards, first)",
                "tests/test_modules.py::test_a_dropout_that_comes_later_to_a_part_of_a_model_has_a_mask_of_its_own"),
         Mutant("npdp/nn/dropout.py",
                "self._forwards, self.layer_number, self.forwards = None, first, forwards",

@@ -82,7 +82,7 @@ def test_dropout_passes_the_gradient_of_what_it_keeps():
 def test_dropout_differs_by_seed_iteration_row_and_layer():
     model, x = Holder(), ones(20, 7)
     forwards = Forward()
-    model.number_dropouts(forwards)
+    model.join_forwards(forwards)
     layers = [model.a, model.rest[1], model.rest[2][0]]
     assert [layer.layer_number for layer in layers] == [0, 1, 2]
     masks = [dropped(layer, x, (0, 20)) for layer in layers]

@@ -53,7 +53,7 @@ def test_ddp_is_found_where_pytorch_has_it():
 
 def numbers(model):
     """Return the number of each dropout, in the order of the model, which is made ready for its first forward."""
-    model.number_dropouts(Forward())
+    model.join_forwards(Forward())
     return [module.layer_number for module in model.modules() if isinstance(module, nn.Dropout)]
 
 

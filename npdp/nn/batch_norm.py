@@ -115,7 +115,7 @@ class _BatchNorm(Module):
         self.register_buffer("num_batches_tracked", np.array(0) if track_running_stats else None)
         self.forwards = Forward()  # the model's, once it is numbered
 
-    def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
+    def join_forwards(self, forwards: Forward, first: int = 0) -> int:
         self._forwards, self.forwards = None, forwards
         return first
 

@@ -41,7 +41,7 @@ class Dropout(Module):
         self.layer_number, self.forwards = 0, Forward()  # the model's, once it is numbered
         self._last = -1, 0  # the forward that it was used in last, and how often since
 
-    def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
+    def join_forwards(self, forwards: Forward, first: int = 0) -> int:
         self._forwards, self.layer_number, self.forwards = None, first, forwards
         return first + 1
 

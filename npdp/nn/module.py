@@ -43,19 +43,19 @@ class Module:
             return
         if self._forwards is NOT_NUMBERED:
             forwards = Forward()
-            self._forwards = forwards if self.number_dropouts(forwards) else None
+            self._forwards = forwards if self.join_forwards(forwards) else None
         if self._forwards is not None:
             of_loader = inputs and isinstance(inputs[0], (Tensor, SparseRows))
             self._forwards.begin(samples_of(getattr(inputs[0], "batch", None)) if of_loader else None)
 
-    def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
-        """Number the dropouts below, from `first` on; return the next number.
+    def join_forwards(self, forwards: Forward, first: int = 0) -> int:
+        """Have all modules below take part in these forwards, and count none of their own.
 
-        They, and batch normalisations, take part in these forwards from now on, and no module below counts its own.
+        Dropouts are numbered, from `first` on; the next number is returned.
         """
         self._forwards = None
         for child in self.children():
-            first = child.number_dropouts(forwards, first)
+            first = child.join_forwards(forwards, first)
         return first
 
     # What it is made of

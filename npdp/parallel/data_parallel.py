@@ -101,7 +101,7 @@ class DataParallel(Module):
         self._forwards: Forward = Forward()  # begun by `forward`, and, where the module is called by itself, by that
         if self.strategy.synchronous and self.world.world_size > 1:
             self._forwards.sum_over_ranks = self.world.allreduce
-        self._drops = module.number_dropouts(self._forwards) > 0
+        self._drops = module.join_forwards(self._forwards) > 0
         module._forwards = self._forwards if self._drops else None
         self._counts = np.zeros(self.world.world_size, np.int64)  # of all ranks' rows, where no loader says them
         self._counted_arrays = 0  # forwards on them
@@ -212,7 +212,7 @@ class DataParallel(Module):
         finally:
             self.strategy.syncing = before
 
-    def number_dropouts(self, forwards: Forward, first: int = 0) -> int:
+    def join_forwards(self, forwards: Forward, first: int = 0) -> int:
         """Leave the dropouts as they were numbered at wrapping: their forwards are this wrapper's."""
         return first
 
