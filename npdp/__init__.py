@@ -43,6 +43,8 @@ _HOME = {  # public name -> the module that defines it
     "ParameterServer": "npdp.parallel.parameter_server.strategy",
     "DistributedOptimizer": "npdp.parallel.distributed_optimizer",
     "broadcast_parameters": "npdp.parallel.replicas",
+    "save_checkpoint": "npdp.elastic.checkpoint",
+    "load_checkpoint": "npdp.elastic.checkpoint",
     "InputError": "npdp.base.errors",
 }
 _MODULES = {"saved_model": "npdp.app.saved_model"}
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from npdp.autograd import Tensor as Tensor
     from npdp.autograd import no_grad as no_grad
     from npdp.base.errors import InputError as InputError
+    from npdp.elastic.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
     from npdp.parallel.arrays import (
         allgather as allgather,
         allreduce as allreduce,

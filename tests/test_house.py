@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comm": BELOW,
     "collectives": BELOW | {"comm"},
     "parallel": BELOW | {*ARITHMETIC, "comm", "collectives"},
-    "elastic": BELOW | BELOW_TOP - {"elastic"},
+    "elastic": BELOW | {"torch_names", *BELOW_TOP} - {"elastic"},
     "torch": BELOW | {"comm", "collectives", "parallel"},
     "report": {"base"},
     **{part: BELOW | BELOW_TOP | TOP | {""} for part in TOP - {"report"}},

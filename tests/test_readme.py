@@ -41,7 +41,7 @@ def test_every_command_of_a_page_runs(page, tmp_path, tmp_path_factory):
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
         )
         assert run.returncode == 0, (command, run.stdout, run.stderr)
-    assert {path.name for path in tmp_path.iterdir()} <= {"model.npz", "run.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"model.npz", "run.jsonl", "run1"}
 
 
 def test_the_readme_is_short_and_shows_commands():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from npdp.app.flag_parser import flag_of, require_one_launcher
+from npdp.app.interval import Interval
 from npdp.app.model_choices import MODELS, TRAINING, choice_of
 from npdp.app.paths import data_files, names_text, require_apart, require_replaceable, require_unread, require_writable
 from npdp.app.strategy_choices import STRATEGIES
@@ -68,6 +69,10 @@ class TrainConfig:
     ranks: int | None
     metrics: str | None
     save: str | None
+    checkpoint: str | None
+    checkpoint_every: Interval
+    keep: int
+    resume: bool
     estimate: bool
     quiet: bool
 
@@ -142,9 +147,12 @@ def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
+    if config.resume and config.checkpoint is None:
+        raise InputError("--resume: wanted --checkpoint DIR too, the directory to go on from")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
-    for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None)):
+    for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),
+                          ("checkpoint", None)):  # fmt: skip
         why = STRATEGIES[config.strategy].excludes.get(name)
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")

@@ -36,15 +36,16 @@ class LossSum:
 
 
 def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> tuple[int, int]:
-    """Train; return the numbers of updates and of samples that this rank has used. Collective.
+    """Train on from where loader and optimiser are; collective. Returns how many updates there were in all, and how
+    many samples this rank has used now.
 
     Args:
         progress: told of each iteration and epoch.
         after: called after each iteration, with how many there were.
     """
     pace = Pace(job.config.inject, job.world.rank)
-    iterations = samples = 0
-    for epoch in range(1, job.config.epochs + 1):
+    iterations, samples = job.optimizer.iteration, 0
+    for epoch in range(job.loader.epoch + 1, job.config.epochs + 1):
         seen = LossSum()
         for micro_batches in in_batches(job.loader, job.config.accumulate):
             learning_rate = job.optimizer.current_lr
@@ -57,6 +58,16 @@ def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> 
         samples += seen.count
         progress.epoch(epoch, job.world.mean(seen.mean, seen.count))
     return job.optimizer.iteration, samples
+
+
+def each(*looks: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function of the iteration that calls all of these, in order."""
+
+    def call(iteration: int) -> None:
+        for look in looks:
+            look(iteration)
+
+    return call
 
 
 def in_batches(micro_batches: Iterable[T], accumulate: int) -> Iterator[Iterator[T]]:

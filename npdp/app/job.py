@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npdp import __version__, kernels, manual_seed, nn, optim
-from npdp.app import strategies
+from npdp.app import models, strategies
 from npdp.app.config import TrainConfig
 from npdp.app.evaluation import criterion_of, evaluate, of_text
 from npdp.app.making import load_data, make_model, make_optimizer, sparse_part, with_momentum
@@ -23,6 +24,16 @@ from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.shared_data import load_once
+
+
+class Parts(NamedTuple):
+    """What a job is made of, before the model is wrapped."""
+
+    run: dict[str, Any]
+    model_name: str
+    model: nn.Module
+    optimizer: optim.Optimizer
+    loader: DataLoader
 
 
 class Job(NamedTuple):
@@ -47,11 +58,35 @@ class Job(NamedTuple):
         """The communicator of the ranks that train."""
         return self.model.world
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a saved model says of itself, but for what the training went through."""
+        config, data = self.config, self.data
+        description = {
+            "model": models.name_from_anywhere(self.model_name),
+            "features": data.train.sample_shape[0],
+            "classes": data.classes,
+            **config.model_flags,
+            "dtype": config.dtype,
+            "data": data.source,
+        }
+        if data.labels is not None:
+            description["labels"] = list(data.labels)
+        if data.columns is not None:
+            description["columns"], description["target"] = list(data.columns.features), data.columns.target
+        if data.tokenizer is not None:
+            description["tokenizer"] = data.tokenizer.to_json()
+        return description
 
-def prepare(config: TrainConfig, world: Communicator) -> Job:
+
+def prepare(
+    config: TrainConfig, world: Communicator, before_wrapping: Callable[[Communicator, Parts], object]
+) -> Job:
     """Load the data, build the model, and make sure that all ranks have the same; collective.
 
     A rank that is a server serves here, and leaves the program (SystemExit) when the workers have.
+
+    Args:
+        before_wrapping: called when all is made, collectively, and may give it another state.
     """
     manual_seed(config.seed)
     data = load_once(world, lambda: load_data(config))
@@ -66,6 +101,9 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
     trained = strategies.Trained(run, nbytes, what_is_sparse)
     strategy = agree(world, lambda: strategies.make(config, world, trained))
     agree(world, lambda: require_ranks(config.inject, strategy.workers(world.world_size)))
+    batch_size, accumulate = config.global_batch_size, config.accumulate
+    loader = DataLoader(data.train, batch_size, shuffle=True, seed=config.seed, accumulate=accumulate)
+    before_wrapping(world, Parts(run, name, model, optimizer, loader))
     return Job(
         config,
         data,
@@ -73,7 +111,7 @@ def prepare(config: TrainConfig, world: Communicator) -> Job:
         DataParallel(model, strategy=strategy),
         criterion_of(data.train, data.classes),
         optimizer,
-        DataLoader(data.train, config.global_batch_size, shuffle=True, seed=config.seed, accumulate=config.accumulate),
+        loader,
         run,
     )
 

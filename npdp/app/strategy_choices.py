@@ -13,7 +13,7 @@ _ON_EACH_RANK = "updates on each rank: --update is for --strategy allreduce"
 _APART = {
     f"{name}_every": f"has ranks at different parameters: --{name}-every is for --strategy allreduce"
     for name in ("evaluate", "sample")
-}
+} | {"checkpoint": "has ranks at different parameters: --checkpoint is for --strategy allreduce"}
 
 
 class Choice(NamedTuple):

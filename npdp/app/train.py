@@ -70,17 +70,20 @@ def train(config: TrainConfig) -> dict[str, Any]:
     import numpy as np
 
     from npdp.app import job as jobs
-    from npdp.app.epochs import train_epochs
+    from npdp.app.checkpoints import Checkpoints
+    from npdp.app.epochs import each, train_epochs
     from npdp.app.observing import Observer
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
     world = init()
     agree(world, lambda: _set_algorithm(config.algorithm, world))
-    job = jobs.prepare(config, world)
+    checkpoints = Checkpoints(config)  # where there are none, this does nothing
+    job = jobs.prepare(config, world, checkpoints.resume)
     world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
-    opened = agree(world, lambda: _open_metrics(config.metrics if world.rank == 0 else None, console))
+    path = config.metrics if world.rank == 0 else None
+    opened = agree(world, lambda: _open_metrics(path, console, checkpoints.goes_on))
     with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
         start = jobs.start_event(job)
         metrics.write("start", **start)
@@ -90,7 +93,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         observer = Observer(job, console, metrics)
-        iterations, samples = train_epochs(job, progress, observer.after)
+        with checkpoints.begin(job, console, start):
+            iterations, samples = train_epochs(job, progress, each(observer.after, checkpoints.after))
         job.model.strategy.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(job, iterations, samples, wall_s)
@@ -101,9 +105,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return end
 
 
-def _open_metrics(path: str | None, console: Console) -> Metrics:
+def _open_metrics(path: str | None, console: Console, append: bool) -> Metrics:
     try:
-        return Metrics(path, lambda why: console.say(f"  --metrics: no more is written to {path}: {why}"))
+        return Metrics(path, lambda why: console.say(f"  --metrics: no more is written to {path}: {why}"), append)
     except OSError as error:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 
@@ -125,22 +129,8 @@ def _save_arrivals(job: Job) -> None:
 
 def _save(job: Job, best: Mapping[str, Array] | None) -> None:
     """Write the model: with the parameters that scored best, where they were looked at, else with the last ones."""
-    from npdp.app import models, saved_model
+    from npdp.app import saved_model
 
-    config = job.config
-    description = {
-        "model": models.name_from_anywhere(job.model_name),
-        "features": job.data.train.sample_shape[0],
-        "classes": job.data.classes,
-        **config.model_flags,
-        "dtype": config.dtype,
-        "data": job.data.source,
-    }
-    if job.data.labels is not None:
-        description["labels"] = list(job.data.labels)
-    if job.data.columns is not None:
-        description["columns"], description["target"] = list(job.data.columns.features), job.data.columns.target
-    if job.data.tokenizer is not None:
-        description["tokenizer"] = job.data.tokenizer.to_json()
-    assert config.save is not None
-    saved_model.save(config.save, saved_model.SavedModel(job.model.module, description, job.data.scaling), best)
+    assert job.config.save is not None
+    saved = saved_model.SavedModel(job.model.module, job.describe(), job.data.scaling)
+    saved_model.save(job.config.save, saved, best)

@@ -6,6 +6,7 @@ import argparse
 import math
 
 from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks
+from npdp.app.interval import Interval, interval
 from npdp.app.model_choices import MODELS, TRAINING
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
@@ -29,6 +30,7 @@ examples:
   npdp train --ranks 2 --data python-docs --save model.npz        a language model; then `npdp generate model.npz`
   npdp train --data book.txt --tokenizer bpe:4096 --context 128 --layers 6 --heads 6 --width 384
   npdp train --model my_model.py:make --metrics run.jsonl
+  npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
 
@@ -66,7 +68,8 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         allow_abbrev=False,
     )
-    for add in (_add_data, _add_text, _add_model, _add_training, _add_ranks, _add_server, _add_local_sgd, _add_results):
+    for add in (_add_data, _add_text, _add_model, _add_training, _add_ranks, _add_server, _add_local_sgd,
+                _add_checkpoints, _add_results):  # fmt: skip
         add(parser)
     return parser
 
@@ -178,6 +181,17 @@ def _add_local_sgd(parser: Parser) -> None:
                        help="updates of a rank between two averagings (8)")
     local.add_argument("--outer-momentum", type=FRACTION, metavar="M", help="of the step to the average (0)")
     local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
+
+
+def _add_checkpoints(parser: Parser) -> None:
+    kept = parser.add_argument_group("checkpoints")
+    kept.add_argument("--checkpoint", metavar="DIR",
+                      help="keep there what training goes on from after it was ended; made where there is none")
+    kept.add_argument("--checkpoint-every", type=interval, default=Interval(None, 600.0), metavar="N",
+                      help="iterations, or a time as 90s, 10min (default) or 2h; the last iteration has one too")
+    kept.add_argument("--keep", type=POSITIVE_INT, default=3, metavar="N", help="the last N checkpoints stay (3)")
+    kept.add_argument("--resume", action="store_true",
+                      help="go on from the last one, at any number of ranks; afresh where there is none")
 
 
 def _add_results(parser: Parser) -> None:

@@ -4,7 +4,11 @@ Layers take an explicit `generator`; without one they use this rank's. Every ran
 seed, so the same program builds the same weights everywhere. Ranks may be threads: each has its own.
 """
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +37,17 @@ def manual_seed(seed: int) -> None:
 def default_generator() -> np.random.Generator:
     """Return this rank's generator: the one that layers draw their first weights from."""
     return _here.generator
+
+
+def get_rng_state() -> dict[str, Any]:
+    """Return this rank's seed and the state of its generator, in texts and numbers."""
+    return {"seed": _here.seed, "generator": dict(_here.generator.bit_generator.state)}
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Go on drawing where `get_rng_state` was called; call it alike on all ranks."""
+    manual_seed(state["seed"])
+    _here.generator.bit_generator.state = state["generator"]
 
 
 def current_seed() -> int:

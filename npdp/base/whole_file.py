@@ -20,6 +20,8 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
     the new file, which the next one that writes in this directory removes. What nothing can take the place of is
     written itself: a device or pipe, and a file in a directory where no other can be made.
 
+    The file may be read within as well, and is on the disk, under its name, when the block has ended.
+
     Raises:
         OSError: there is no place for it, or no permission.
     """
@@ -33,15 +35,26 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
     beside = os.path.join(folder, NEW.format(os.urandom(8).hex()))
     try:
         with _locked(beside):
-            with open(beside, "wb") as file:
+            with open(beside, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
+            _flush_names(folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def _flush_names(folder: str) -> None:
+    """Write a directory's names to the disk, where the system does that."""
+    with contextlib.suppress(OSError):
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def _is_for_good(path: str) -> bool:

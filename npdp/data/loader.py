@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from npdp.autograd import is_grad_enabled
@@ -30,10 +30,18 @@ class Dataset(Protocol):
 
 
 class _Passes:
-    """Count of a rank's passes: the number of the next one, and of those in which it was assigned work."""
+    """Count of a rank's passes.
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    Attributes:
+        epoch: the number of the next one.
+        first: the batch that the next one begins with.
+        under_way: (epoch, batches done) of the pass that is under way, None between passes.
+        assigned: how many there were in which it was assigned work.
+    """
+
+    def __init__(self, epoch: int, first: int = 0) -> None:
+        self.epoch, self.first = epoch, first
+        self.under_way: tuple[int, int] | None = None
         self.assigned = {True: 0, False: 0}  # to train, and to look
 
 
@@ -121,7 +129,8 @@ class DataLoader:
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._of_this_rank.epoch = epoch
+        passes = self._of_this_rank
+        passes.epoch, passes.first = epoch, passes.first if epoch == passes.epoch else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch's order this rank's next pass takes; passes count on from there by themselves."""
@@ -130,7 +139,8 @@ class DataLoader:
     @property
     def _of_this_rank(self) -> _Passes:
         """This rank's passes; who has made none, a thread or a worker among servers, begins where the maker is."""
-        return self._passes.setdefault(self._part.begun, _Passes(self._passes[self._maker.begun].epoch))
+        makers = self._passes[self._maker.begun]
+        return self._passes.setdefault(self._part.begun, _Passes(makers.epoch, makers.first))
 
     @property
     def _part(self) -> Shard:
@@ -139,13 +149,15 @@ class DataLoader:
         return self._shard or (self._maker if self._maker.on_thread and not is_rank else shard())
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
+        passes = self._of_this_rank
+        epoch, first = passes.epoch, passes.first
+        passes.epoch, passes.first = epoch + 1, 0
         dataset = self._of_epoch(epoch)
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
         of_order = (self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED)
         drawn = len(order), self._labels, self.global_batch_size, *of_order
         try:
-            for number, part in self._parts():
+            for number, part in self._parts(first):
                 rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
                 iteration = epoch * self.iterations_per_epoch + number
                 for piece in range(self.accumulate):
@@ -155,15 +167,55 @@ class DataLoader:
                     batch = Batch(*where, self.world_size, (*drawn, number))
                     # Each time: other loaders may have passes within this one
                     this_rank.batch, this_rank.micro_batches = batch, self.accumulate
+                    passes.under_way = epoch, number + (piece == self.accumulate - 1)
                     yield with_batch(x, batch), with_batch(y, batch)
         finally:
-            this_rank.micro_batches = 1
+            this_rank.micro_batches, passes.under_way = 1, None
 
-    def _parts(self) -> Iterator[tuple[int, int]]:
-        """Yield (number of the batch, number of the part of it) for this rank: its own of each, or what it is given."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far this rank's passes are: what has come is done, but for a batch whose micro-batches are due.
+
+        It is the same on all ranks, and does not depend on their number: "epoch", and "batches" of it that are done;
+        beside them what says which samples these had.
+
+        Raises:
+            RuntimeError: servers assign the work.
+        """
+        if self._shard is None and this_rank.assign is not None:
+            raise RuntimeError("DataLoader.state_dict: servers assign the work, in an order that no rank knows")
+        passes = self._of_this_rank
+        epoch, batches = passes.under_way or (passes.epoch, passes.first)
+        if batches >= self.iterations_per_epoch:
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches, **self._drawn_from()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the batch after those that are done, at any number of ranks: in the next pass, which ends there.
+
+        Raises:
+            ValueError: it was of other samples, or another order of them; the first difference is named.
+        """
+        for name, mine in self._drawn_from().items():
+            if state.get(name) != mine:
+                raise ValueError(f"DataLoader.load_state_dict: wanted {name} {mine}, got {state.get(name)}")
+        passes = self._of_this_rank
+        passes.epoch, passes.first, passes.under_way = int(state["epoch"]), int(state["batches"]), None
+
+    def _drawn_from(self) -> dict[str, Any]:
+        """Return what says which samples a batch of this number has, in any epoch."""
+        order = {"seed": self.seed} if self.shuffle else {}
+        return {"samples": len(self.dataset), "labels_checksum": self._labels, "batch_size": self.global_batch_size,
+                "shuffle": self.shuffle, **order}
+
+    def _parts(self, first: int) -> Iterator[tuple[int, int]]:
+        """Yield (number of the batch, number of the part of it) for this rank: its own of each, or what it is given.
+
+        Args:
+            first: the batch to begin with, where nobody assigns them.
+        """
         assign = this_rank.assign if self._shard is None else None
         if assign is None:
-            yield from ((number, self.rank) for number in range(self.iterations_per_epoch))
+            yield from ((number, self.rank) for number in range(first, self.iterations_per_epoch))
             return
         training = is_grad_enabled()
         loader = 2 * self._number + (not training)  # passes to train and to look count apart, as those of two loaders

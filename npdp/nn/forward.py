@@ -40,6 +40,7 @@ class Forward:
     Attributes:
         samples: what this one is about; None: nobody says, all rows of an input are samples.
         number: how many forwards there were before this one.
+        counted_arrays: how many of them were on arrays, of which ranks tell each other their rows.
         sum_over_ranks: sums an array (count,) of floats in place over the ranks that share a batch; collective.
     """
 
@@ -47,7 +48,7 @@ class Forward:
 
     def __init__(self) -> None:
         self.samples: Samples | None = None
-        self.number = -1
+        self.number, self.counted_arrays = -1, 0
 
     def begin(self, samples: Samples | None = None) -> None:
         """Count a forward, about these samples."""

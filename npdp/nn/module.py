@@ -41,12 +41,16 @@ class Module:
         """Count a training forward of an outermost module: the one that is called first."""
         if not self.training:
             return
+        if (forwards := self.own_forwards()) is not None:
+            of_loader = inputs and isinstance(inputs[0], (Tensor, SparseRows))
+            forwards.begin(samples_of(getattr(inputs[0], "batch", None)) if of_loader else None)
+
+    def own_forwards(self) -> Forward | None:
+        """Return the counter of an outermost module's forwards; None where there is nothing to count them for."""
         if self._forwards is NOT_NUMBERED:
             forwards = Forward()
             self._forwards = forwards if self.join_forwards(forwards) else None
-        if self._forwards is not None:
-            of_loader = inputs and isinstance(inputs[0], (Tensor, SparseRows))
-            self._forwards.begin(samples_of(getattr(inputs[0], "batch", None)) if of_loader else None)
+        return self._forwards
 
     def join_forwards(self, forwards: Forward, first: int = 0) -> int:
         """Have all modules below take part in these forwards, and count none of their own.

@@ -104,7 +104,6 @@ class DataParallel(Module):
         self._drops = module.join_forwards(self._forwards) > 0
         module._forwards = self._forwards if self._drops else None
         self._counts = np.zeros(self.world.world_size, np.int64)  # of all ranks' rows, where no loader says them
-        self._counted_arrays = 0  # forwards on them
 
     @property
     def training(self) -> bool:  # type: ignore[override]
@@ -159,8 +158,8 @@ class DataParallel(Module):
                 "DataParallel: of micro-batches (accumulate) only the loader's tensors say how much each weighs: pass "
                 "them to the model, and change their shape or dtype in its forward"
             )
-        self._counted_arrays += 1
-        return self._counted(_row_count(values), self._counted_arrays - 1)
+        self._forwards.counted_arrays += 1
+        return self._counted(_row_count(values), self._forwards.counted_arrays - 1)
 
     def _counted(self, count: int, iteration: int) -> Batch:
         """Return the batch of which this rank has so many rows; collective where ranks make each step together."""

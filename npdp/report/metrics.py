@@ -20,14 +20,17 @@ class Metrics:
     and again to who closes. Training goes on.
 
     Args:
-        path: of the file, which is made anew.
+        path: of the file, which is made anew, or gone on with.
         tell: called, once, with why a line could not be written.
+        append: go on with what there is.
     """
 
-    def __init__(self, path: str | None, tell: Callable[[str], object] = lambda why: None) -> None:
-        self._file = open(path, "wb", buffering=0) if path else None  # noqa: SIM115
+    def __init__(
+        self, path: str | None, tell: Callable[[str], object] = lambda why: None, append: bool = False
+    ) -> None:
+        self._file = open(path, "ab" if append else "wb", buffering=0) if path else None  # noqa: SIM115
         self._tell = tell
-        self._whole = 0  # bytes of the lines that were written
+        self._whole = 0 if self._file is None else self._file.tell()  # bytes of the lines that were written
         self._fault: OSError | None = None
         self._next = 0.0
 
