@@ -51,8 +51,8 @@ def capture(
     return {
         "format": FORMAT,
         "iteration": optimizer.iteration,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "model": model.state_dict("K"),  # as they lie, which the file says of each array
+        "optimizer": optimizer.state_dict("K"),
         "loader": None if loader is None else loader.state_dict(),
         "random": random.get_rng_state(),
         "forwards": forwards and {"number": forwards.number, "counted_arrays": forwards.counted_arrays},

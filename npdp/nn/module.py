@@ -14,7 +14,7 @@ from npdp.autograd.sparse_rows import SparseRows
 from npdp.autograd.tensor import Array
 from npdp.nn.forward import Forward, samples_of
 from npdp.nn.parameter import Parameter
-from npdp.nn.state import Mismatch, StateDict, misfits
+from npdp.nn.state import Mismatch, Order, StateDict, misfits
 
 NOT_NUMBERED = Forward()  # of a module that has made no training forward yet
 
@@ -173,9 +173,13 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def state_dict(self) -> StateDict:
-        """Return a copy of every parameter and persistent buffer, by name, in C order; where shared, by all names."""
-        return StateDict(dict(self._all_paths()))
+    def state_dict(self, order: Order = "C") -> StateDict:
+        """Return a copy of every parameter and persistent buffer, by name; where shared, by all names.
+
+        Args:
+            order: of the copies' memory, C's; or "K", as it lies, which is several times as quick.
+        """
+        return StateDict(dict(self._all_paths()), order)
 
     def _state(self) -> dict[str, Tensor]:
         """Return the parameters and persistent buffers, each under its first path."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from npdp.autograd import Tensor
 from npdp.autograd.tensor import Array
 
+Order = Literal["C", "K"]  # of memory: that of the public shape; or as it lies, which takes no time to copy
+
 
 class StateDict(dict[str, Array]):
     """State of a model: copies of all parameters and buffers, by name; `tensors` are the originals.
 
-    One that has several names has one copy.
+    One that has several names has one copy. `order` is NumPy's, of the copies' memory.
     """
 
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        copies = {id(tensor): np.array(tensor.data, order="C") for tensor in set(tensors.values())}
+    def __init__(self, tensors: dict[str, Tensor], order: Order = "C") -> None:
+        copies = {id(tensor): np.array(tensor.data, order=order) for tensor in set(tensors.values())}
         super().__init__({name: copies[id(tensor)] for name, tensor in tensors.items()})
         self.tensors = tensors
 

@@ -17,6 +17,7 @@ from npdp.autograd.tensor import Array
 from npdp.kernels import Gradient
 from npdp.nn.parameter import Allocate, FlatParameters, Parameter, allocate, lay_flat
 from npdp.nn.sparse_parameter import SparseParameter
+from npdp.nn.state import Order
 from npdp.optim.checks import as_groups, not_negative
 from npdp.optim.groups import ParameterGroup, Span
 from npdp.optim.state import load_state_dict, state_dict
@@ -149,15 +150,16 @@ class Optimizer:
             f"model, and make a new one for the copy, {name}(copy.parameters(), ...)"
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, order: Order = "C") -> dict[str, Any]:
         """Return state and settings, copied, in PyTorch's layout (state.py): with it training goes on where it was.
 
+        The arrays lie in C order, or as in the optimiser ("K"), which is several times as quick.
         Under local SGD it is this rank's own.
 
         Raises:
             RuntimeError: servers, or other ranks, have the state, or a part of it.
         """
-        return state_dict(self)
+        return state_dict(self, order)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take state and settings over, PyTorch's too; a learning rate that is a function here stays.

@@ -17,6 +17,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.nn.parameter import Parameter
+from npdp.nn.state import Order
 
 if TYPE_CHECKING:
     from npdp.optim.groups import ParameterGroup
@@ -26,7 +27,7 @@ _REFUSED = ("amsgrad", "maximize")  # of PyTorch's settings those that are not h
 _PASSED_OVER = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay", *_REFUSED)  # the others
 
 
-def state_dict(optimizer: Optimizer) -> dict[str, Any]:
+def state_dict(optimizer: Optimizer, order: Order = "C") -> dict[str, Any]:
     """Return copies of all state and settings; of a learning rate that is a function, its value now."""
     _require_here(optimizer, "state_dict")
     numbers = {parameter: number for number, parameter in enumerate(optimizer.parameters)}
@@ -34,7 +35,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     for group in optimizer.groups:
         for index, parameter in enumerate(group.parameters):
             if group.state and group.steps[index]:
-                found[numbers[parameter]] = _state_of(optimizer, group, index)
+                found[numbers[parameter]] = _state_of(optimizer, group, index, order)
     return {
         "state": dict(sorted(found.items())),
         "param_groups": [
@@ -45,11 +46,11 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     }
 
 
-def _state_of(optimizer: Optimizer, group: ParameterGroup, index: int) -> dict[str, Array]:
+def _state_of(optimizer: Optimizer, group: ParameterGroup, index: int, order: Order) -> dict[str, Array]:
     """Return copies of one parameter's state, by name."""
     views = _views(group, index)
     step = {"step": np.array(group.steps[index], np.float64)} if optimizer.counts_steps else {}  # PyTorch's is a float
-    return step | {name: np.array(view, order="C") for name, view in views.items()}
+    return step | {name: np.array(view, order=order) for name, view in views.items()}
 
 
 def _views(group: ParameterGroup, index: int) -> dict[str, Array]:

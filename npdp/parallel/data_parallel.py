@@ -27,7 +27,7 @@ from npdp.data.sampler import this_rank
 from npdp.nn.forward import Forward, samples_of
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
-from npdp.nn.state import StateDict
+from npdp.nn.state import Order, StateDict
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.fused import Fused
@@ -186,8 +186,8 @@ class DataParallel(Module):
         """
         self.strategy.synchronize()
 
-    def state_dict(self) -> StateDict:
-        """Return a copy of every parameter, by name, in C order.
+    def state_dict(self, order: Order = "C") -> StateDict:
+        """Return a copy of every parameter, by name, in C order, or as it lies ("K").
 
         Raises:
             RuntimeError: this rank does not have the newest: call `synchronize()` first, on all ranks.
@@ -196,7 +196,7 @@ class DataParallel(Module):
             raise RuntimeError(
                 "state_dict: ranks have not the same parameters now; call model.synchronize() first, on all of them"
             )
-        return super().state_dict()
+        return super().state_dict(order)
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Add up local gradients, within; the first backward after it sums them all over the ranks."""
