@@ -2883,7 +2883,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/elastic/checkpoint.py",
                "if number <= newest][:keep]",
                "][:keep]",
-               "tests/test_checkpoint_training.py::test_a_damaged_one_is_told_of_and_the_one_before_is_taken"),
+               "tests/test_checkpoint_training.py::test_a_torn_one_after_the_newest_goes_when_that_is_written_and_takes_no_place"),
         Mutant("npdp/app/checkpoints.py",
                "iteration == self._last_iteration or self._every",
                "self._every",

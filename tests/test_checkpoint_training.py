@@ -149,6 +149,14 @@ def test_metrics_go_on_in_the_same_file(tmp_path):
     assert sum(event["samples_seen"] for event in events if event["event"] == "end") == 3 * DIGITS_TRAIN
 
 
+def test_a_torn_one_after_the_newest_goes_when_that_is_written_and_takes_no_place(tmp_path):
+    kept = ("--checkpoint", tmp_path / "kept", "--checkpoint-every", "1", "--keep", "2")
+    fit(*DIGITS, "--epochs", "1", "--lr-schedule", "constant", *kept)
+    (tmp_path / "kept" / "000099.npz").write_bytes(b"torn")
+    fit(*DIGITS, "--epochs", "2", "--lr-schedule", "constant", *kept, "--resume")
+    assert sorted(checkpoint.numbers(str(tmp_path / "kept"))) == [9, 10]
+
+
 def test_more_epochs_go_on_where_fewer_ended(tmp_path):
     flags = (*DIGITS, "--lr-schedule", "constant", "--epochs")
     fit(*flags, "1", "--checkpoint", tmp_path / "kept")

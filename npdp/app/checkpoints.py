@@ -85,6 +85,8 @@ class Checkpoints:
         except ValueError as error:
             raise InputError(f"--resume: {path} is of another run: {error}") from None
         self.goes_on, place = True, content["loader"]
+        if place["batches"] == parts.loader.iterations_per_epoch:
+            parts.loader.epoch += 1  # whose end has nothing to do
         self._notes.append(
             f"resumed after iteration {content['iteration']}, epoch {place['epoch'] + 1}, "
             f"{place['batches']} of its batches done, from {path}"

@@ -185,12 +185,12 @@ class DataLoader:
             raise RuntimeError("DataLoader.state_dict: servers assign the work, in an order that no rank knows")
         passes = self._of_this_rank
         epoch, batches = passes.under_way or (passes.epoch, passes.first)
-        if batches >= self.iterations_per_epoch:
-            epoch, batches = epoch + 1, 0
         return {"epoch": epoch, "batches": batches, **self._drawn_from()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the batch after those that are done, at any number of ranks: in the next pass, which ends there.
+        """Go on with the batch after those that are done, at any number of ranks; the next pass has what is left.
+
+        After the last batch that is nothing: what a program does at the end of an epoch is still to be done.
 
         Raises:
             ValueError: it was of other samples, or another order of them; the first difference is named.

@@ -50,7 +50,16 @@ def _write(file: Any, structure: str, arrays: Mapping[str, Array]) -> None:
         archive.writestr(STRUCTURE, structure)
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+                _write_array(entry, array)
+
+
+def _write_array(file: Any, array: Array) -> None:
+    """Write an array in .npy format from where it lies; NumPy copies what it does not write to a file of the system."""
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        array = np.array(array, order="C")
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    laid = array if array.flags.c_contiguous else array.T
+    file.write(laid.reshape(-1).view(np.uint8))
 
 
 def _structure(obj: Any, arrays: dict[str, Array], place: str) -> Any:
