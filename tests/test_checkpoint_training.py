@@ -157,6 +157,19 @@ def test_a_torn_one_after_the_newest_goes_when_that_is_written_and_takes_no_plac
     assert sorted(checkpoint.numbers(str(tmp_path / "kept"))) == [9, 10]
 
 
+def test_the_best_parameters_are_kept_beyond_an_end(tmp_path):
+    flags = (*DIGITS, "--lr-schedule", "constant", "--learning-rate", "3", "--evaluate-every", "1")
+    wanted = fit(*flags, "--checkpoint", tmp_path / "kept", "--checkpoint-every", "1", "--keep", "100")
+    losses = [event["test_loss"] for event in wanted.events if event["event"] == "evaluation"]
+    best = 1 + int(np.argmin(losses))
+    assert best < len(losses)
+    for path in (tmp_path / "kept").iterdir():
+        if path.name > f"{best:06d}.npz":
+            path.unlink()
+    run = fit(*flags, "--checkpoint", tmp_path / "kept", "--resume", ranks=2)
+    assert off(run, wanted) < 1e-12
+
+
 def test_more_epochs_go_on_where_fewer_ended(tmp_path):
     flags = (*DIGITS, "--lr-schedule", "constant", "--epochs")
     fit(*flags, "1", "--checkpoint", tmp_path / "kept")

@@ -25,6 +25,7 @@ from npdp.report.console import note
 if TYPE_CHECKING:
     from npdp.app.config import TrainConfig
     from npdp.app.job import Job, Parts
+    from npdp.app.observing import Observer
     from npdp.collectives.communicator import Communicator
     from npdp.report.console import Console
 
@@ -46,6 +47,7 @@ class Checkpoints:
         self._resume = config.resume
         self._writing: threading.Thread | None = None
         self._notes: list[str] = []  # of how it began
+        self._best: dict[str, Any] | None = None  # of an observer
 
     def resume(self, world: Communicator, parts: Parts) -> None:
         """Go on from the newest checkpoint that is whole, before the model is wrapped; collective.
@@ -81,7 +83,7 @@ class Checkpoints:
             if (was := theirs.get(name)) != mine:
                 raise InputError(f"--resume: {path} is of another run: {name.replace('_', ' ')} was {was}, is {mine}")
         try:
-            checkpoint.restore(content, parts.model, parts.optimizer, parts.loader)
+            self._best = checkpoint.restore(content, parts.model, parts.optimizer, parts.loader)["best"]
         except ValueError as error:
             raise InputError(f"--resume: {path} is of another run: {error}") from None
         self.goes_on, place = True, content["loader"]
@@ -92,9 +94,10 @@ class Checkpoints:
             f"{place['batches']} of its batches done, from {path}"
         )
 
-    def begin(self, job: Job, console: Console, settings: Mapping[str, Any]) -> Checkpoints:
-        """Take on a job, and tell how it begins; `settings` are those that its flags were resolved to."""
-        self._job, self._settings = job, settings
+    def begin(self, job: Job, observer: Observer, console: Console, settings: Mapping[str, Any]) -> Checkpoints:
+        """Take on a job with its observer, and tell how it begins; its flags were resolved to `settings`."""
+        self._job, self._observer, self._settings = job, observer, settings
+        observer.load_state_dict(self._best)
         self._last_s = time.monotonic()
         self._last_iteration = job.config.epochs * job.loader.iterations_per_epoch
         for said in self._notes:
@@ -112,7 +115,8 @@ class Checkpoints:
             self._last_s += passed_s
             job = self._job
             run = _identity(job.run, job.model_name)
-            more = {"run": run, "settings": self._settings, "description": job.describe()}
+            more = {"run": run, "settings": self._settings, "description": job.describe(),
+                    "best": self._observer.state_dict()}  # fmt: skip
             content = checkpoint.capture(job.model, job.optimizer, job.loader, more)
             self.finish()  # one write at a time
             self._writing = threading.Thread(target=self._write, args=(iteration, content), name="npdp checkpoint")

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,9 +23,7 @@ SAMPLE_TOKENS, TEMPERATURE = 160, 0.8
 
 
 class Observer:
-    """Observer of a job, told after each iteration.
-
-    """
+    """Observer of a job, told after each iteration."""
 
     def __init__(self, job: Job, console: Console, metrics: Metrics) -> None:
         self._job, self._console, self._metrics = job, console, metrics
@@ -42,6 +41,16 @@ class Observer:
     def better_than(self, test_loss: float | None) -> dict[str, Array] | None:
         """Return parameters that scored better on the held-out part than the last ones, if rank 0 has such."""
         return self._best if test_loss is not None and self._lowest_loss < test_loss else None
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the best so far, on rank 0; None where nothing was scored."""
+        return self._best and {"lowest_loss": self._lowest_loss, "parameters": self._best}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Take over what `state_dict` returned, on all ranks."""
+        if state is not None:
+            self._lowest_loss = state["lowest_loss"]
+            self._best = state["parameters"] if self._job.world.rank == 0 else None
 
     def _score(self, iteration: int) -> None:
         job = self._job

@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         observer = Observer(job, console, metrics)
-        with checkpoints.begin(job, console, start):
+        with checkpoints.begin(job, observer, console, start):
             iterations, samples = train_epochs(job, progress, each(observer.after, checkpoints.after))
         job.model.strategy.synchronize()
         wall_s = time.perf_counter() - before
