@@ -183,8 +183,8 @@ def load_checkpoint(
     With `update="fused"` call it before the model is wrapped.
 
     Raises:
-        InputError: a rank cannot read it, it is torn or altered, or of another model, optimiser or loader; on all
-            ranks alike.
+        InputError: a rank cannot read it, or it is torn or altered; on all ranks alike.
+        ValueError: it is of another model, optimiser or loader, or parameters are read-only; likewise.
     """
     content = agree(init(), lambda: read(os.fspath(path)))
     return agree(init(), lambda: restore(content, model, optimizer, loader), ValueError)
