@@ -70,6 +70,14 @@ def test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_ar
     assert f"loss {best:.4f}" in evaluated(str(path), text)
 
 
+def test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan():
+    got = fit("--data", "digits", "--model", "mlp", "--hidden", "8", "--learning-rate", "1e12",
+              "--epochs", "1", "--evaluate-every", "1", "--quiet")  # fmt: skip
+    looks = [event["test_loss"] for event in got.events if event["event"] == "evaluation"]
+    assert isinstance(looks[0], float) and got.end["test_loss"] is None is looks[-1]  # JSON has no NaN
+    assert all(np.isfinite(values).all() for name, values in got.arrays.items() if name.startswith("parameter/"))
+
+
 def evaluated(path, text):
     from npdp.app import inference
 

@@ -22,9 +22,7 @@ SAMPLE_TOKENS, TEMPERATURE = 160, 0.8
 
 
 class Observer:
-    """Observer of a job, told after each iteration.
-
-    """
+    """Observer of a job, told after each iteration."""
 
     def __init__(self, job: Job, console: Console, metrics: Metrics) -> None:
         self._job, self._console, self._metrics = job, console, metrics
@@ -41,7 +39,8 @@ class Observer:
 
     def better_than(self, test_loss: float | None) -> dict[str, Array] | None:
         """Return parameters that scored better on the held-out part than the last ones, if rank 0 has such."""
-        return self._best if test_loss is not None and self._lowest_loss < test_loss else None
+        is_last = test_loss is None or test_loss <= self._lowest_loss  # not of a NaN, where training has diverged
+        return None if is_last else self._best
 
     def _score(self, iteration: int) -> None:
         job = self._job
