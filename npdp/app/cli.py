@@ -132,10 +132,11 @@ def generate(arguments: Sequence[str]) -> int:
     parser.add_argument("--top-k", type=POSITIVE_INT, metavar="K", help="draw among the K likeliest (all)")
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the draws (0)")
     flags = parser.parse_args(arguments)
-    from npdp.app.generation import text_of
+    from npdp.app.generation import seen, text_of
 
+    shown = seen if sys.stdout.isatty() else str
     for piece in text_of(flags.model, flags.prompt, flags.tokens, flags.temperature, flags.top_k, flags.seed):
-        _print(piece, end="")
+        _print(shown(piece), end="")
     _print("")
     return 0
 
