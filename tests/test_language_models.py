@@ -70,10 +70,10 @@ def test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_ar
     assert f"loss {best:.4f}" in evaluated(str(path), text)
 
 
-def evaluated(path, text):
+def evaluated(path, text, trust=False):
     from npdp.app import inference
 
-    return inference.evaluate(path, text, None, "test", None, 0)
+    return inference.evaluate(path, text, None, "test", None, 0, trust)
 
 
 def test_samples_of_text_are_printed(text, capsys):
@@ -130,6 +130,32 @@ def test_a_model_of_tables_goes_on_with_no_text(tmp_path, capsys):
     path = str(tmp_path / "digits.npz")
     assert exit_code(train.main, "--quiet", "--epochs", "0", "--save", path) == 0
     assert "softmax, is no language model: wanted a gpt" in refusal(capsys, cli.main, "generate", path)
+
+
+OWN = """
+from npdp import nn
+from npdp.models.gpt import GPT
+
+def gpt(features, classes):
+    return GPT(vocabulary=classes, context=features, layers=1, heads=2, width=8)
+
+def pairs(classes):
+    return nn.Embedding(classes, classes)
+"""
+
+
+@pytest.mark.parametrize("function", ["gpt", "pairs"])
+def test_a_model_of_text_of_ones_own_is_scored_and_a_gpt_goes_on(text, function, tmp_path, capsys):
+    path, flags = str(tmp_path / "model.npz"), ("--epochs", "1", "--quiet", "--save")
+    program = write(tmp_path / "own.py", OWN)
+    assert exit_code(train.main, "--data", text, "--model", f"{program}:{function}", *flags, path) == 0
+    assert "bits per byte" in evaluated(path, text, trust=True)
+    assert "--trust" in refusal(capsys, cli.main, "generate", path)
+    if function == "pairs":
+        assert "is no language model: wanted a gpt" in refusal(capsys, cli.main, "generate", path, "--trust")
+    else:
+        assert exit_code(cli.main, "generate", path, "--trust", "--prompt", "one", "--tokens", "9") == 0
+        assert capsys.readouterr().out.startswith("one")
 
 
 def test_a_language_model_is_scored_on_no_table(model, capsys):
