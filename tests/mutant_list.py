@@ -3162,8 +3162,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                "is_causal=False",
                "tests/test_gpt.py::test_a_token_sees_those_before_it_and_none_after"),
         Mutant("npdp/app/observing.py",
-               "self._lowest_loss < test_loss",
-               "self._lowest_loss > test_loss",
+               "test_loss <= self._lowest_loss",
+               "test_loss >= self._lowest_loss",
                "tests/test_language_models.py::"
                "test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_are_saved"),
         Mutant("npdp/app/making.py",

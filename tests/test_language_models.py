@@ -7,7 +7,7 @@ from texts import write
 from training import fit
 
 from npdp.app import cli, saved_model, train
-from npdp.app.generation import text_of
+from npdp.app.generation import UNSEEN, text_of
 
 WORDS = ("one two three four five six seven eight nine ten " * 40).strip()
 SMALL = ("--model", "gpt", "--layers", "1", "--heads", "2", "--width", "16", "--context", "8", "--epochs", "2",
@@ -78,15 +78,16 @@ def test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan():
     assert all(np.isfinite(values).all() for name, values in got.arrays.items() if name.startswith("parameter/"))
 
 
-def evaluated(path, text):
+def evaluated(path, text, trust=False):
     from npdp.app import inference
 
-    return inference.evaluate(path, text, None, "test", None, 0)
+    return inference.evaluate(path, text, None, "test", None, 0, trust)
 
 
 def test_samples_of_text_are_printed(text, capsys):
     assert exit_code(train.main, *SMALL[:-1], "--data", text, "--sample-every", "5", "--epochs", "1") == 0
-    assert "\n" in capsys.readouterr().out
+    out = capsys.readouterr().out  # of bytes drawn nearly at random
+    assert "\n" in out and not any(chr(code) in out for code in UNSEEN)
 
 
 @pytest.mark.parametrize("main", [(cli.main, "train"), (train.main, "--transport", "threads")])
@@ -137,6 +138,49 @@ def test_a_model_of_tables_goes_on_with_no_text(tmp_path, capsys):
     path = str(tmp_path / "digits.npz")
     assert exit_code(train.main, "--quiet", "--epochs", "0", "--save", path) == 0
     assert "softmax, is no language model: wanted a gpt" in refusal(capsys, cli.main, "generate", path)
+
+
+OWN = """
+from npdp import nn
+from npdp.models.gpt import GPT
+
+def gpt(features, classes):
+    return GPT(vocabulary=classes, context=features, layers=1, heads=2, width=8)
+
+def pairs(classes):
+    return nn.Embedding(classes, classes)
+"""
+
+
+@pytest.mark.parametrize("function", ["gpt", "pairs"])
+def test_a_model_of_text_of_ones_own_is_scored_and_a_gpt_goes_on(text, function, tmp_path, capsys):
+    path, flags = str(tmp_path / "model.npz"), ("--epochs", "1", "--quiet", "--save")
+    program = write(tmp_path / "own.py", OWN)
+    assert exit_code(train.main, "--data", text, "--model", f"{program}:{function}", *flags, path) == 0
+    assert "bits per byte" in evaluated(path, text, trust=True)
+    assert "--trust" in refusal(capsys, cli.main, "generate", path)
+    if function == "pairs":
+        assert "is no language model: wanted a gpt" in refusal(capsys, cli.main, "generate", path, "--trust")
+    else:
+        assert exit_code(cli.main, "generate", path, "--trust", "--prompt", "one", "--tokens", "9") == 0
+        assert capsys.readouterr().out.startswith("one")
+
+
+def test_a_language_model_is_scored_on_no_table(model, capsys):
+    assert "digits: a language model is for text, this is none: python-docs, a folder" in refusal(
+        capsys, cli.main, "evaluate", model
+    )
+
+
+def test_a_terminal_is_not_steered_by_what_a_model_draws(model, capsys, monkeypatch):
+    drawn = "a\x1bc\x0e\x9b\tb\r\n"
+    monkeypatch.setattr("npdp.app.generation.text_of", lambda *_: iter([drawn]))
+    shown = []
+    for is_terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_terminal=is_terminal: is_terminal)
+        assert exit_code(cli.main, "generate", model) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown == ["a\ufffdc\ufffd\ufffd\tb\r\n\n", drawn + "\n"]
 
 
 def test_a_language_model_predicts_no_classes(model, capsys):
