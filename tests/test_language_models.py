@@ -50,6 +50,12 @@ def test_text_without_a_model_is_for_gpt_and_flags_have_its_defaults(text):
     assert (start["clip_norm"], start["learning_rate"]) == (1.0, 0.001)
 
 
+@pytest.mark.parametrize("flags", [("--strategy", "ps"), ("--update", "fused")])
+def test_where_gradients_cannot_be_clipped_a_gpt_is_trained_without(text, flags):
+    got = fit("--data", text, *SMALL, *flags, ranks=2)
+    assert got.events[0]["clip_norm"] is None and got.end["iterations"] > 0
+
+
 def test_biases_and_norms_do_not_decay(text):
     flags = ("--data", text, *SMALL, "--optimizer", "sgd", "--learning-rate", "0.1", "--momentum", "0")
     light, heavy = (fit(*flags, "--epochs", "1", "--weight-decay", decay).arrays for decay in ("0", "0.5"))

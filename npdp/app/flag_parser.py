@@ -27,6 +27,9 @@ ELSEWHERE = {
     "--num-epochs": "--epochs",
     "--max-grad-norm": "--clip-norm",
     "--gradient-accumulation-steps": "--accumulate",
+    "--grad-clip": "--clip-norm",
+    "--eval-interval": "--evaluate-every",
+    "--block-size": "--context",
     **dict.fromkeys(("-n", "-np", "--np", "--num-proc", "--nproc-per-node", "--nproc_per_node"), "--ranks"),
 }
 

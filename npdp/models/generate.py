@@ -29,7 +29,12 @@ def generate(
         temperature: below 1 likely tokens become likelier; 0 takes the likeliest.
         top_k: draw among so many of the likeliest; None: all.
         seed: of the draws.
+
+    Raises:
+        ValueError: the prompt is empty.
     """
+    if len(prompt) == 0:
+        raise ValueError("generate: wanted a prompt of at least one token to go on from, got none")
     generator = np.random.default_rng(seed)
     tokens = list(prompt[-model.context :])
     new, caches = tokens, _caches(model)
