@@ -8,6 +8,7 @@ from training import fit
 
 from npdp.app import cli, saved_model, train
 from npdp.app.generation import text_of
+from npdp.base.errors import InputError
 
 WORDS = ("one two three four five six seven eight nine ten " * 40).strip()
 SMALL = ("--model", "gpt", "--layers", "1", "--heads", "2", "--width", "16", "--context", "8", "--epochs", "2",
@@ -120,6 +121,24 @@ def test_characters_of_several_tokens_come_whole(text, tmp_path):
     assert "".join(text_of(path, "é", 40, 5.0, None, 0)).startswith("é")
 
 
+@pytest.mark.parametrize("flags", [("--update", "fused"), ("--strategy", "ps")])
+def test_gradients_are_not_clipped_by_default_where_they_cannot_be(text, flags):
+    assert fit("--data", text, *SMALL, "--epochs", "1", *flags, ranks=2).events[0]["clip_norm"] is None
+
+
+def test_a_model_that_gives_nan_goes_on_with_no_text(model, text, tmp_path, capsys):
+    path = str(tmp_path / "nan.npz")
+    with np.load(model) as file:
+        arrays = dict(file)
+    arrays["parameter/norm.weight"][:] = np.nan
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="no answer but NaN"):
+        list(text_of(path, "one", 5, 1.0, None, 0))
+    flags = ("--data", text, "--learning-rate", "1e30", "--epochs", "1", "--sample-every", "5")
+    assert train.main([*SMALL[:-1], *flags]) == 1
+    assert "no sample: the model has no answer but NaN" in capsys.readouterr().out
+
+
 # What is refused
 @pytest.mark.parametrize(
     ("flags", "said"),
@@ -150,6 +169,7 @@ def test_a_language_model_predicts_no_classes(model, capsys):
         (("--positions", "rotary", "--heads", "16"), "a multiple of twice the heads, got width 16 and 16 heads"),
         (("--data", "digits"), "digits: context is for text, this is none"),
         (("--strategy", "ps", "--clip-norm", "1", "--evaluate-every", "2"), "--strategy ps adds gradients up"),
+        (("--test-fraction", "0", "--evaluate-every", "2"), "has no held-out part: wanted a --test-fraction above 0"),
         (("--strategy", "local-sgd", "--evaluate-every", "2"), "--strategy local-sgd has ranks at different"),
     ],
 )

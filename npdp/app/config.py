@@ -133,8 +133,10 @@ def _with_model(given: dict[str, Any]) -> dict[str, Any]:
             elif given[flag] is not None:
                 this = f"this is --model {name}" if name else "no --model is given"
                 raise InputError(f"{flag_of(flag)} is for --model {model}, {this}")
+    unclipped = given["update"] == "fused" or "clip_norm" in STRATEGIES[given["strategy"]].excludes
     for flag, default in {**TRAINING, **mine.training}.items():
-        given[flag] = default if given[flag] is None else given[flag]
+        if given[flag] is None and not (flag == "clip_norm" and unclipped):
+            given[flag] = default
     return given
 
 
