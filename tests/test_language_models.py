@@ -6,7 +6,7 @@ from launching import exit_code, refusal
 from texts import write
 from training import fit
 
-from npdp.app import cli, saved_model, train
+from npdp.app import cli, inference, saved_model, train
 from npdp.app.generation import text_of
 from npdp.base.errors import InputError
 
@@ -80,8 +80,6 @@ def test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan():
 
 
 def evaluated(path, text):
-    from npdp.app import inference
-
     return inference.evaluate(path, text, None, "test", None, 0)
 
 
@@ -104,6 +102,15 @@ def test_a_saved_model_scores_as_at_the_end_of_its_training(text, tmp_path):
     np.savez(path, **end.arrays)
     assert f"loss {end.end['test_loss']:.4f}" in evaluated(path, text)
     assert f"{end.end['test_bits_per_byte']:.4f} bits per byte" in evaluated(path, text)
+
+
+def test_a_users_own_model_of_text_is_scored_as_at_the_end_of_its_training(text, tmp_path):
+    program = write(tmp_path / "mine.py", "from npdp import nn\n\ndef make(features, classes):\n"
+                    "    return nn.Sequential(nn.Embedding(classes, 4), nn.Linear(4, classes))\n")  # fmt: skip
+    end = fit("--data", text, "--model", f"{program}:make", "--context", "8", "--epochs", "1", "--quiet")
+    np.savez(tmp_path / "mine.npz", **end.arrays)
+    said = inference.evaluate(str(tmp_path / "mine.npz"), text, None, "test", None, 0, trust=True)
+    assert f"loss {end.end['test_loss']:.4f}" in said and "bits per byte" in said
 
 
 def test_generated_text_goes_on_from_the_prompt_and_is_the_same_for_the_same_seed(model, capsys):

@@ -127,7 +127,8 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool, 
 
 
 def _takes(saved: SavedModel) -> str:
-    return choice_of(saved.description["model"]).takes
+    """Return what data a model takes; one of the user's own takes text where it was trained on some."""
+    return "text" if "tokenizer" in saved.description else choice_of(saved.description["model"]).takes
 
 
 def _require_table(split: DataSplit, source: str) -> None:
