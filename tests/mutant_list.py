@@ -828,6 +828,16 @@ MUTANTS: dict[str, list[Mutant]] = {
                "\n",
                "tests/test_local_gradients.py::test_gradients_are_the_sum_of_all_backwards_since_one_that_failed"),
         Mutant("npdp/autograd/engine.py",
+               "if not weight and counted == 0:",
+               "if False:",
+               "tests/test_weighted_losses.py::"
+               "test_a_rank_of_whose_rows_none_counts_passes_on_what_reaches_them_by_a_batch_norm"),
+        Mutant("npdp/autograd/operation.py",
+               "x.dtype is not output.dtype",
+               "False",
+               "tests/test_promotion.py::"
+               "test_what_is_float64_behind_a_float32_layer_leaves_its_gradient_float32"),
+        Mutant("npdp/autograd/engine.py",
                "    reducers.sort(key=lambda reducer: reducer.number)",
                "    pass",
                "tests/test_several_models.py::test_two_models_behind_one_loss_that_each_rank_adds_up_in_another_order"),
@@ -3166,6 +3176,10 @@ MUTANTS: dict[str, list[Mutant]] = {
                "test_loss >= self._lowest_loss",
                "tests/test_language_models.py::"
                "test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_are_saved"),
+        Mutant("npdp/app/observing.py",
+               "test_loss <= self._lowest_loss",
+               "not test_loss > self._lowest_loss",
+               "tests/test_language_models.py::test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan"),
         Mutant("npdp/app/making.py",
                '{"params": rest, "weight_decay": 0.0}',
                '{"params": rest}',

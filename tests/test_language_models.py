@@ -6,8 +6,9 @@ from launching import exit_code, refusal
 from texts import write
 from training import fit
 
-from npdp.app import cli, saved_model, train
+from npdp.app import cli, inference, saved_model, train
 from npdp.app.generation import UNSEEN, text_of
+from npdp.base.errors import InputError
 
 WORDS = ("one two three four five six seven eight nine ten " * 40).strip()
 SMALL = ("--model", "gpt", "--layers", "1", "--heads", "2", "--width", "16", "--context", "8", "--epochs", "2",
@@ -85,8 +86,6 @@ def test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan():
 
 
 def evaluated(path, text, trust=False):
-    from npdp.app import inference
-
     return inference.evaluate(path, text, None, "test", None, 0, trust)
 
 
@@ -112,6 +111,15 @@ def test_a_saved_model_scores_as_at_the_end_of_its_training(text, tmp_path):
     assert f"{end.end['test_bits_per_byte']:.4f} bits per byte" in evaluated(path, text)
 
 
+def test_a_users_own_model_of_text_is_scored_as_at_the_end_of_its_training(text, tmp_path):
+    program = write(tmp_path / "mine.py", "from npdp import nn\n\ndef make(features, classes):\n"
+                    "    return nn.Sequential(nn.Embedding(classes, 4), nn.Linear(4, classes))\n")  # fmt: skip
+    end = fit("--data", text, "--model", f"{program}:make", "--context", "8", "--epochs", "1", "--quiet")
+    np.savez(tmp_path / "mine.npz", **end.arrays)
+    said = inference.evaluate(str(tmp_path / "mine.npz"), text, None, "test", None, 0, trust=True)
+    assert f"loss {end.end['test_loss']:.4f}" in said and "bits per byte" in said
+
+
 def test_generated_text_goes_on_from_the_prompt_and_is_the_same_for_the_same_seed(model, capsys):
     texts = []
     for seed in (1, 1, 2):
@@ -125,6 +133,24 @@ def test_characters_of_several_tokens_come_whole(text, tmp_path):
     path = str(tmp_path / "bytes.npz")
     assert exit_code(train.main, *SMALL, "--data", text, "--save", path, "--epochs", "0") == 0
     assert "".join(text_of(path, "é", 40, 5.0, None, 0)).startswith("é")
+
+
+@pytest.mark.parametrize("flags", [("--update", "fused"), ("--strategy", "ps")])
+def test_gradients_are_not_clipped_by_default_where_they_cannot_be(text, flags):
+    assert fit("--data", text, *SMALL, "--epochs", "1", *flags, ranks=2).events[0]["clip_norm"] is None
+
+
+def test_a_model_that_gives_nan_goes_on_with_no_text(model, text, tmp_path, capsys):
+    path = str(tmp_path / "nan.npz")
+    with np.load(model) as file:
+        arrays = dict(file)
+    arrays["parameter/norm.weight"][:] = np.nan
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="no answer but NaN"):
+        list(text_of(path, "one", 5, 1.0, None, 0))
+    flags = ("--data", text, "--learning-rate", "1e30", "--epochs", "1", "--sample-every", "5")
+    assert train.main([*SMALL[:-1], *flags]) == 1
+    assert "no sample: the model has no answer but NaN" in capsys.readouterr().out
 
 
 # What is refused
@@ -200,6 +226,7 @@ def test_a_language_model_predicts_no_classes(model, capsys):
         (("--positions", "rotary", "--heads", "16"), "a multiple of twice the heads, got width 16 and 16 heads"),
         (("--data", "digits"), "digits: context is for text, this is none"),
         (("--strategy", "ps", "--clip-norm", "1", "--evaluate-every", "2"), "--strategy ps adds gradients up"),
+        (("--test-fraction", "0", "--evaluate-every", "2"), "has no held-out part; --test-fraction gives one"),
         (("--strategy", "local-sgd", "--evaluate-every", "2"), "--strategy local-sgd has ranks at different"),
     ],
 )

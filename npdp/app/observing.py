@@ -12,6 +12,7 @@ import numpy as np
 
 from npdp.app.evaluation import evaluate, of_text
 from npdp.autograd.tensor import Array
+from npdp.base.errors import InputError
 from npdp.report.console import Console
 from npdp.report.metrics import Metrics
 
@@ -60,4 +61,8 @@ class Observer:
     def _sample(self) -> None:
         from npdp.app.generation import sample
 
-        self._console.say(sample(self._job.model.module, self._job.data, SAMPLE_TOKENS, TEMPERATURE))
+        try:
+            text = sample(self._job.model.module, self._job.data, SAMPLE_TOKENS, TEMPERATURE)
+        except InputError as error:  # training goes on to its end, which says what to do
+            text = f"no sample: {error}"
+        self._console.say(text)
