@@ -24,6 +24,16 @@ def test_the_command_refuses_wrong_flags_before_it_starts_ranks(capsys):
     assert "--save" in refusal(capsys, cli.main, "train", "--ranks", "3", "--save", "/no/such/directory/model.npz")
 
 
+@pytest.mark.usefixtures("no_ranks")
+def test_flags_of_text_beside_a_folder_that_may_not_be_read_are_not_blamed(tmp_path, capsys, monkeypatch):
+    def walk(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{folder}/closed"))
+
+    monkeypatch.setattr("os.walk", walk)
+    said = refusal(capsys, cli.main, "train", "--ranks", "3", "--data", str(tmp_path), "--layers", "1")
+    assert f"{tmp_path}/closed: cannot be read: Permission denied" in said
+
+
 @pytest.mark.parametrize("command", ["train --ranks 3", "train --transport threads --ranks 3", "train",
                                      "bench iteration --ranks 3", "predict m.npz digits"])  # fmt: skip
 @pytest.mark.usefixtures("no_ranks")

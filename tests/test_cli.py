@@ -21,6 +21,14 @@ def test_every_command_has_help_with_an_example(name, capsys):
     assert f"npdp {name}" in out.split("examples:")[1]
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_description_in_help_is_as_wide_as_the_terminal(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert exit_code(cli.main, name, "--help") == 0
+    description = capsys.readouterr().out.split("\n\n")[1]
+    assert max(map(len, description.split("\n"))) < 60
+
+
 def test_help_names_every_command_and_so_does_the_bare_command(capsys):
     for arguments in ((), ("--help",)):
         assert exit_code(cli.main, *arguments) == 0

@@ -130,5 +130,7 @@ def test_a_program_with_a_random_split_trains_the_same_on_any_number_of_ranks(ra
             np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-10)
 
 
-def test_torch_utils_data_is_npdp_data():
-    assert npdp.utils.data is data and isinstance(dataset(3), ArrayDataset)
+def test_torch_utils_data_is_npdp_data_and_can_be_imported_from():
+    from npdp.utils.data import DataLoader as Imported
+
+    assert npdp.utils.data is data and Imported is data.DataLoader and isinstance(dataset(3), ArrayDataset)

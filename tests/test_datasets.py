@@ -40,6 +40,12 @@ def test_take_gives_fresh_contiguous_arrays(rows: np.ndarray | slice) -> None:
         np.testing.assert_array_equal(ours, whole[rows])
 
 
+def test_a_slice_of_a_dataset_is_what_take_gives() -> None:
+    x, y = numbered(7)[2:5]
+    np.testing.assert_array_equal(x, numbered(7).x[2:5])
+    np.testing.assert_array_equal(y, [2, 3, 4])
+
+
 def test_take_reads_any_layout_and_byte_order() -> None:
     x = np.asfortranarray(np.arange(12.0).reshape(4, 3))[::-1]
     np.testing.assert_array_equal(ArrayDataset(x, np.arange(4)).take(np.array([3, 1]))[0], x[[3, 1]])

@@ -122,9 +122,14 @@ def test_generation_goes_on_beyond_the_context_and_is_the_same_for_the_same_seed
     assert first == again != other and len(first) == 40 and set(first) <= set(range(VOCABULARY))
 
 
+def test_nothing_goes_on_from_no_token():
+    with pytest.raises(ValueError, match="generate: wanted a prompt of at least one token to go on from, got none"):
+        next(generate(small().eval(), np.array([], np.int64), 3))
+
+
 def test_a_draw_takes_the_likeliest_at_temperature_0_and_none_but_the_k_likeliest():
     logits, generator = np.array([0.0, 3.0, 2.9, -1.0], np.float32), np.random.default_rng(0)
-    assert draw(logits, 0, None, generator) == 1
+    assert draw(logits, 0, None, generator) == draw(logits, 1e-310, None, generator) == 1
     assert {draw(logits, 5.0, 2, generator) for _ in range(200)} == {1, 2}
     assert {draw(logits, 5.0, None, generator) for _ in range(400)} == {0, 1, 2, 3}
 

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch": BELOW | {"comm", "collectives", "parallel"},
     "report": {"base"},
     **{part: BELOW | BELOW_TOP | TOP | {""} for part in TOP - {"report"}},
+    "utils": {"data"},
     "torch_names": BELOW | {*ARITHMETIC},
     "": {"base"},  # npdp/__init__.py itself
 }

@@ -6,8 +6,9 @@ from launching import exit_code, refusal
 from texts import write
 from training import fit
 
-from npdp.app import cli, saved_model, train
-from npdp.app.generation import text_of
+from npdp.app import cli, inference, saved_model, train
+from npdp.app.generation import UNSEEN, text_of
+from npdp.base.errors import InputError
 
 WORDS = ("one two three four five six seven eight nine ten " * 40).strip()
 SMALL = ("--model", "gpt", "--layers", "1", "--heads", "2", "--width", "16", "--context", "8", "--epochs", "2",
@@ -50,6 +51,12 @@ def test_text_without_a_model_is_for_gpt_and_flags_have_its_defaults(text):
     assert (start["clip_norm"], start["learning_rate"]) == (1.0, 0.001)
 
 
+@pytest.mark.parametrize("flags", [("--strategy", "ps"), ("--update", "fused")])
+def test_where_gradients_cannot_be_clipped_a_gpt_is_trained_without(text, flags):
+    got = fit("--data", text, *SMALL, *flags, ranks=2)
+    assert got.events[0]["clip_norm"] is None and got.end["iterations"] > 0
+
+
 def test_biases_and_norms_do_not_decay(text):
     flags = ("--data", text, *SMALL, "--optimizer", "sgd", "--learning-rate", "0.1", "--momentum", "0")
     light, heavy = (fit(*flags, "--epochs", "1", "--weight-decay", decay).arrays for decay in ("0", "0.5"))
@@ -70,15 +77,22 @@ def test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_ar
     assert f"loss {best:.4f}" in evaluated(str(path), text)
 
 
-def evaluated(path, text):
-    from npdp.app import inference
+def test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan():
+    got = fit("--data", "digits", "--model", "mlp", "--hidden", "8", "--learning-rate", "1e12",
+              "--epochs", "1", "--evaluate-every", "1", "--quiet")  # fmt: skip
+    looks = [event["test_loss"] for event in got.events if event["event"] == "evaluation"]
+    assert isinstance(looks[0], float) and got.end["test_loss"] is None is looks[-1]  # JSON has no NaN
+    assert all(np.isfinite(values).all() for name, values in got.arrays.items() if name.startswith("parameter/"))
 
-    return inference.evaluate(path, text, None, "test", None, 0)
+
+def evaluated(path, text, trust=False):
+    return inference.evaluate(path, text, None, "test", None, 0, trust)
 
 
 def test_samples_of_text_are_printed(text, capsys):
     assert exit_code(train.main, *SMALL[:-1], "--data", text, "--sample-every", "5", "--epochs", "1") == 0
-    assert "\n" in capsys.readouterr().out
+    out = capsys.readouterr().out  # of bytes drawn nearly at random
+    assert "\n" in out and not any(chr(code) in out for code in UNSEEN)
 
 
 @pytest.mark.parametrize("main", [(cli.main, "train"), (train.main, "--transport", "threads")])
@@ -97,6 +111,15 @@ def test_a_saved_model_scores_as_at_the_end_of_its_training(text, tmp_path):
     assert f"{end.end['test_bits_per_byte']:.4f} bits per byte" in evaluated(path, text)
 
 
+def test_a_users_own_model_of_text_is_scored_as_at_the_end_of_its_training(text, tmp_path):
+    program = write(tmp_path / "mine.py", "from npdp import nn\n\ndef make(features, classes):\n"
+                    "    return nn.Sequential(nn.Embedding(classes, 4), nn.Linear(4, classes))\n")  # fmt: skip
+    end = fit("--data", text, "--model", f"{program}:make", "--context", "8", "--epochs", "1", "--quiet")
+    np.savez(tmp_path / "mine.npz", **end.arrays)
+    said = inference.evaluate(str(tmp_path / "mine.npz"), text, None, "test", None, 0, trust=True)
+    assert f"loss {end.end['test_loss']:.4f}" in said and "bits per byte" in said
+
+
 def test_generated_text_goes_on_from_the_prompt_and_is_the_same_for_the_same_seed(model, capsys):
     texts = []
     for seed in (1, 1, 2):
@@ -110,6 +133,24 @@ def test_characters_of_several_tokens_come_whole(text, tmp_path):
     path = str(tmp_path / "bytes.npz")
     assert exit_code(train.main, *SMALL, "--data", text, "--save", path, "--epochs", "0") == 0
     assert "".join(text_of(path, "é", 40, 5.0, None, 0)).startswith("é")
+
+
+@pytest.mark.parametrize("flags", [("--update", "fused"), ("--strategy", "ps")])
+def test_gradients_are_not_clipped_by_default_where_they_cannot_be(text, flags):
+    assert fit("--data", text, *SMALL, "--epochs", "1", *flags, ranks=2).events[0]["clip_norm"] is None
+
+
+def test_a_model_that_gives_nan_goes_on_with_no_text(model, text, tmp_path, capsys):
+    path = str(tmp_path / "nan.npz")
+    with np.load(model) as file:
+        arrays = dict(file)
+    arrays["parameter/norm.weight"][:] = np.nan
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="no answer but NaN"):
+        list(text_of(path, "one", 5, 1.0, None, 0))
+    flags = ("--data", text, "--learning-rate", "1e30", "--epochs", "1", "--sample-every", "5")
+    assert train.main([*SMALL[:-1], *flags]) == 1
+    assert "no sample: the model has no answer but NaN" in capsys.readouterr().out
 
 
 # What is refused
@@ -131,6 +172,49 @@ def test_a_model_of_tables_goes_on_with_no_text(tmp_path, capsys):
     assert "softmax, is no language model: wanted a gpt" in refusal(capsys, cli.main, "generate", path)
 
 
+OWN = """
+from npdp import nn
+from npdp.models.gpt import GPT
+
+def gpt(features, classes):
+    return GPT(vocabulary=classes, context=features, layers=1, heads=2, width=8)
+
+def pairs(classes):
+    return nn.Embedding(classes, classes)
+"""
+
+
+@pytest.mark.parametrize("function", ["gpt", "pairs"])
+def test_a_model_of_text_of_ones_own_is_scored_and_a_gpt_goes_on(text, function, tmp_path, capsys):
+    path, flags = str(tmp_path / "model.npz"), ("--epochs", "1", "--quiet", "--save")
+    program = write(tmp_path / "own.py", OWN)
+    assert exit_code(train.main, "--data", text, "--model", f"{program}:{function}", *flags, path) == 0
+    assert "bits per byte" in evaluated(path, text, trust=True)
+    assert "--trust" in refusal(capsys, cli.main, "generate", path)
+    if function == "pairs":
+        assert "is no language model: wanted a gpt" in refusal(capsys, cli.main, "generate", path, "--trust")
+    else:
+        assert exit_code(cli.main, "generate", path, "--trust", "--prompt", "one", "--tokens", "9") == 0
+        assert capsys.readouterr().out.startswith("one")
+
+
+def test_a_language_model_is_scored_on_no_table(model, capsys):
+    assert "digits: a language model is for text, this is none: python-docs, a folder" in refusal(
+        capsys, cli.main, "evaluate", model
+    )
+
+
+def test_a_terminal_is_not_steered_by_what_a_model_draws(model, capsys, monkeypatch):
+    drawn = "a\x1bc\x0e\x9b\tb\r\n"
+    monkeypatch.setattr("npdp.app.generation.text_of", lambda *_: iter([drawn]))
+    shown = []
+    for is_terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_terminal=is_terminal: is_terminal)
+        assert exit_code(cli.main, "generate", model) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown == ["a\ufffdc\ufffd\ufffd\tb\r\n\n", drawn + "\n"]
+
+
 def test_a_language_model_predicts_no_classes(model, capsys):
     assert "is a language model: `npdp generate`" in refusal(capsys, cli.main, "predict", model, "digits")
 
@@ -142,6 +226,7 @@ def test_a_language_model_predicts_no_classes(model, capsys):
         (("--positions", "rotary", "--heads", "16"), "a multiple of twice the heads, got width 16 and 16 heads"),
         (("--data", "digits"), "digits: context is for text, this is none"),
         (("--strategy", "ps", "--clip-norm", "1", "--evaluate-every", "2"), "--strategy ps adds gradients up"),
+        (("--test-fraction", "0", "--evaluate-every", "2"), "has no held-out part; --test-fraction gives one"),
         (("--strategy", "local-sgd", "--evaluate-every", "2"), "--strategy local-sgd has ranks at different"),
     ],
 )

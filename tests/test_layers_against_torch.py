@@ -70,3 +70,19 @@ def test_gelu_refuses_an_approximation_that_it_has_not():
     for make in (nn.GELU, lambda word: F.gelu(random(2), word)):
         with pytest.raises(ValueError, match="approximate must be one of none, tanh, got 'fast'"):
             make("fast")
+
+
+@pytest.mark.parametrize(("labels", "classes"), [([2, 0, 1], ()), ([[0], [1]], (4,)), ([], (2,)), (1, ())])
+def test_one_hot_is_pytorchs(labels, classes):
+    labels = np.array(labels, np.int64)
+    found, wanted = F.one_hot(labels, *classes), torch.nn.functional.one_hot(torch.from_numpy(labels), *classes)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+
+
+def test_one_hot_refuses_what_is_no_class():
+    for labels, classes in (([0, 3], 3), ([-1, 0], -1)):
+        with pytest.raises(ValueError, match=rf"one_hot: labels must be in \[0, \d\), got {labels[classes == 3]}"):
+            F.one_hot(np.array(labels), classes)
+    with pytest.raises(TypeError, match="one_hot: labels must be integers, got float32"):
+        F.one_hot(random(2).astype(np.float32))

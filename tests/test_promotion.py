@@ -79,3 +79,28 @@ def test_a_parameter_that_makes_a_model_float64_is_named_where_it_is_wrapped():
 def test_a_model_of_one_dtype_and_a_number_that_widens_nothing_are_wrapped_without_a_word(model, recwarn):
     nn.DataParallel(model)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("beside", [
+    lambda y, t: nn.MSELoss()(y, t), lambda y, t: nn.L1Loss()(y, t), lambda y, t: nn.BCEWithLogitsLoss()(y, t),
+    lambda y, t: nn.HuberLoss()(y, t), lambda y, t: (y * t).sum(), lambda y, t: (t @ y.transpose(0, 1)).sum(),
+    lambda y, t: operators.concatenate(y, t).sum(), lambda y, t: operators.stack(y, t).sum(),
+    lambda y, t: operators.where(t.data > 0, y, t).sum(),
+])  # fmt: skip
+@pytest.mark.parametrize("layer", [lambda: nn.LayerNorm(2), nn.GELU, lambda: nn.GELU("tanh")])
+def test_what_is_float64_behind_a_float32_layer_leaves_its_gradient_float32(layer, beside):
+    """NumPy's targets are float64 as a rule, and kernels take arrays of one dtype."""
+    values = np.random.default_rng(0).normal(size=(2, 3, 2))
+    gradients = []
+    for dtype in (np.float32, np.float64):
+        x = Tensor(values[0].astype(dtype), requires_grad=True)
+        beside(of_dtype(layer(), dtype)(x * 2), Tensor(values[1])).backward()
+        assert x.grad.dtype == dtype
+        gradients.append(x.grad)
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def of_dtype(layer, dtype):
+    for parameter in layer.parameters():
+        parameter.data = parameter.data.astype(dtype)
+    return layer

@@ -122,7 +122,7 @@ def test_fingerprint_and_checksum_see_the_tokens_and_the_context():
 
 
 @pytest.mark.parametrize("tokens, said", [
-    (np.arange(4), "expected at least 5 tokens, a context and one more, got 4"),
+    (np.arange(4), "expected at least 5 tokens, a context of 4 and one more, got 4"),
     (np.zeros((3, 9), int), "expected one dimension of whole numbers, got int64 of shape (3, 9)"),
     (np.zeros(9), "expected one dimension of whole numbers, got float64"),
 ])

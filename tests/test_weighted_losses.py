@@ -70,10 +70,10 @@ def test_a_row_that_does_not_count_may_have_any_logits():
 
 
 # On several ranks
-def trained(way, labels, criterion, batch_size):
+def trained(way, labels, criterion, batch_size, make=mlp):
     """Train on all of a small data set; return the parameters and the last gradients."""
     x = np.random.default_rng(len(labels)).standard_normal((len(labels), FEATURES))
-    model = way.wrap(mlp())
+    model = way.wrap(make())
     optimizer = optim.SGD(model.parameters(), lr=0.3)
     for inputs, targets in DataLoader(ArrayDataset(x, labels), batch_size, seed=1):
         optimizer.zero_grad()
@@ -95,6 +95,24 @@ def test_ranks_whose_rows_weigh_differently_train_as_one_rank(world_size, labels
     criterion = nn.CrossEntropyLoss(weight, ignore_index=-1, label_smoothing=smoothing)
     wanted = run(1, trained, Parallel(), labels, criterion, batch_size)[0]
     for got in run(world_size, trained, Parallel(), labels, criterion, batch_size):
+        for mine, array in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(mine, array, rtol=1e-11, atol=1e-14)
+
+
+def normalised():
+    """Return a model whose samples meet in a batch norm; of the first layer, hooks see gradients."""
+    generator = np.random.default_rng(1)
+    first, last = (nn.Linear(*sizes, dtype=np.float64, generator=generator) for sizes in ((FEATURES, 4), (4, CLASSES)))
+    first.weight.register_hook(lambda g: None)
+    return nn.Sequential(first, nn.BatchNorm1d(4, dtype=np.float64), nn.Tanh(), last)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_a_rank_of_whose_rows_none_counts_passes_on_what_reaches_them_by_a_batch_norm(world_size):
+    labels = np.array([0, 2, 1, 1, -1, -1, -1, -1, 2, -1])
+    criterion = nn.CrossEntropyLoss(ignore_index=-1)
+    wanted = run(1, trained, Parallel(), labels, criterion, 8, normalised)[0]
+    for got in run(world_size, trained, Parallel(), labels, criterion, 8, normalised):
         for mine, array in zip(got, wanted, strict=True):
             np.testing.assert_allclose(mine, array, rtol=1e-11, atol=1e-14)
 

@@ -131,11 +131,14 @@ def generate(arguments: Sequence[str]) -> int:
                         help="below 1 likely tokens become likelier, 0 takes the likeliest (0.8)")
     parser.add_argument("--top-k", type=POSITIVE_INT, metavar="K", help="draw among the K likeliest (all)")
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the draws (0)")
+    _add_trust(parser)
     flags = parser.parse_args(arguments)
-    from npdp.app.generation import text_of
+    from npdp.app.generation import seen, text_of
 
-    for piece in text_of(flags.model, flags.prompt, flags.tokens, flags.temperature, flags.top_k, flags.seed):
-        _print(piece, end="")
+    shown = seen if sys.stdout.isatty() else str
+    draws = (flags.tokens, flags.temperature, flags.top_k, flags.seed)
+    for piece in text_of(flags.model, flags.prompt, *draws, flags.trust):
+        _print(shown(piece), end="")
     _print("")
     return 0
 

@@ -136,10 +136,13 @@ def _with_model(given: dict[str, Any]) -> dict[str, Any]:
             if flag in mine.flags:
                 given[flag] = mine.flags[flag] if given[flag] is None else given[flag]
             elif given[flag] is not None:
-                this = f"this is --model {name}" if name else "no --model is given"
+                no_text = f" and --data {given['data']} is no text" if choice.takes == "text" else ""
+                this = f"this is --model {name}" if name else f"no --model is given{no_text}"
                 raise InputError(f"{flag_of(flag)} is for --model {model}, {this}")
+    impossible = {*STRATEGIES[given["strategy"]].excludes, *(["clip_norm"] if given["update"] == "fused" else [])}
     for flag, default in {**TRAINING, **mine.training}.items():
-        given[flag] = default if given[flag] is None else given[flag]
+        if given[flag] is None:
+            given[flag] = TRAINING[flag] if flag in impossible else default
     return given
 
 

@@ -46,7 +46,8 @@ def estimate(config: TrainConfig) -> str:
         "parameters": numbers * itemsize, "gradients": trained * itemsize, "optimizer": state * itemsize,
         f"activations of {samples} samples": held,
     }  # fmt: skip
-    lines = [f"{name} with {numbers:,} parameters, {config.optimizer}, {config.dtype}, {ranks} ranks; memory of each:"]
+    of = "1 rank; its memory" if ranks == 1 else f"{ranks} ranks; memory of each"
+    lines = [f"{name} with {numbers:,} parameters, {config.optimizer}, {config.dtype}, {of}:"]
     lines += [f"  {part:<28}{_text(nbytes)}" for part, nbytes in parts.items()]
     shared = (parts["parameters"] + parts["optimizer"]) * (1 - 1 / ranks)
     lines += _together("on a rank", sum(parts.values()), shared)

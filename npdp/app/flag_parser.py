@@ -27,15 +27,26 @@ ELSEWHERE = {
     "--num-epochs": "--epochs",
     "--max-grad-norm": "--clip-norm",
     "--gradient-accumulation-steps": "--accumulate",
+    "--grad-clip": "--clip-norm",
+    "--eval-interval": "--evaluate-every",
+    "--block-size": "--context",
     **dict.fromkeys(("-n", "-np", "--np", "--num-proc", "--nproc-per-node", "--nproc_per_node"), "--ranks"),
 }
+
+
+class Layout(argparse.RawDescriptionHelpFormatter):
+    """Layout of --help: examples stay as they are, a description of one line is filled to the terminal's width."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text if "\n" in text else super(argparse.RawDescriptionHelpFormatter, self)._fill_text
+        return fill(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises instead of printing usage, keeps texts as they are, and speaks on rank 0 alone."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(formatter_class=Layout, **options)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         flags, unknown = self.parse_known_args(args, namespace)

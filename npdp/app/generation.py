@@ -13,6 +13,9 @@ from npdp.data.text import from_json
 from npdp.models.generate import generate
 from npdp.models.gpt import GPT
 
+# Characters that would move a terminal's cursor, or change how it writes, and not be seen
+UNSEEN = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
+
 
 def text_of(
     path: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, trust: bool = False
@@ -38,9 +41,14 @@ def text_of(
 
 
 def sample(model: nn.Module, data: DataSplit, tokens: int, temperature: float) -> str:
-    """Return a text that a model in training goes on with, from the beginning of the held-out part."""
+    """Return a text that a model in training goes on with, from the beginning of the held-out part, to be shown."""
     assert isinstance(model, GPT) and data.tokenizer is not None
     (first, _) = (data.test or data.train).take(slice(0, 1))
     with evaluating(model):
         found = list(generate(model, first[0][: model.context // 4 or 1].tolist(), tokens, temperature))
-    return data.tokenizer.decode(found)
+    return seen(data.tokenizer.decode(found))
+
+
+def seen(text: str) -> str:
+    """Return a text as a terminal may show it: control characters that steer one are replaced by U+FFFD."""
+    return text.translate(UNSEEN)

@@ -127,7 +127,8 @@ def _answers(model: str, samples: str, target: str | None, probabilities: bool, 
 
 
 def _takes(saved: SavedModel) -> str:
-    return choice_of(saved.description["model"]).takes
+    """Return what data a saved model takes; one of the user's own was trained on text where it has a tokenizer."""
+    return "text" if saved.description.get("tokenizer") else choice_of(saved.description["model"]).takes
 
 
 def _require_table(split: DataSplit, source: str) -> None:

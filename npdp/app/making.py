@@ -19,7 +19,7 @@ MOMENTUM = 0.9  # where nobody says, and neither data nor parameters are sparse
 
 def load_data(config: TrainConfig) -> DataSplit:
     """Return the data that the flags name; InputError where it cannot be used."""
-    return sources.load(
+    data = sources.load(
         config.data,
         target=config.target,
         test_fraction=config.test_fraction,
@@ -31,6 +31,9 @@ def load_data(config: TrainConfig) -> DataSplit:
         tokenizer=config.tokenizer,
         context=config.context,
     )
+    if config.evaluate_every and data.test is None:
+        raise InputError(f"--evaluate-every: {config.data} has no held-out part; --test-fraction gives one")
+    return data
 
 
 def _task(config: TrainConfig) -> str:

@@ -155,8 +155,9 @@ def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
     if not callable(make):
         raise InputError(f"--model: {path} has no function {function}")
     try:
-        wanted = inspect.signature(make).parameters
-        model = make(**{key: value for key, value in offered.items() if key in wanted})
+        model = make(**_asked_for(name, make, offered))
+    except InputError:
+        raise
     except (Exception, SystemExit) as error:  # a rank that exits alone would leave the others waiting
         raise InputError(f"--model: {name} failed: {_one_line(error)} ({_place(path, error)})") from error
     if not isinstance(model, nn.Module):
@@ -164,6 +165,16 @@ def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"--model: {name} has no parameters to train")
     return model
+
+
+def _asked_for(name: str, make: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Return those of what is offered that a function has parameters for; one that it cannot do without is refused."""
+    wanted = inspect.signature(make).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [key for key, asked in wanted.items() if asked.kind in named and asked.default is asked.empty]
+    if unknown := [key for key in needed if key not in offered]:
+        raise InputError(f"--model: {name} asks for {', '.join(unknown)}: it may ask for {', '.join(offered)}")
+    return {key: value for key, value in offered.items() if key in wanted}
 
 
 def _import(path: str) -> Any:

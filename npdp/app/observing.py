@@ -13,6 +13,7 @@ import numpy as np
 
 from npdp.app.evaluation import evaluate, of_text
 from npdp.autograd.tensor import Array
+from npdp.base.errors import InputError
 from npdp.report.console import Console
 from npdp.report.metrics import Metrics
 
@@ -40,7 +41,8 @@ class Observer:
 
     def better_than(self, test_loss: float | None) -> dict[str, Array] | None:
         """Return parameters that scored better on the held-out part than the last ones, if rank 0 has such."""
-        return self._best if test_loss is not None and self._lowest_loss < test_loss else None
+        is_last = test_loss is None or test_loss <= self._lowest_loss  # not of a NaN, where training has diverged
+        return None if is_last else self._best
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the best so far, on rank 0; None where nothing was scored."""
@@ -70,4 +72,8 @@ class Observer:
     def _sample(self) -> None:
         from npdp.app.generation import sample
 
-        self._console.say(sample(self._job.model.module, self._job.data, SAMPLE_TOKENS, TEMPERATURE))
+        try:
+            text = sample(self._job.model.module, self._job.data, SAMPLE_TOKENS, TEMPERATURE)
+        except InputError as error:  # training goes on to its end, which says what to do
+            text = f"no sample: {error}"
+        self._console.say(text)

@@ -40,10 +40,14 @@ def data_files(path: str) -> list[str]:
 
 
 def names_text(data: str) -> bool:
-    """Return whether `--data` names text: a file, a folder of nothing but texts, or python-docs."""
+    """Return whether `--data` names text: a file, a folder of nothing but texts, or python-docs.
+
+    Raises:
+        InputError: a folder, or one in it, cannot be read.
+    """
     if os.path.isdir(data):
-        files = data_files(data)[1:]
-        return bool(files) and not any(name.endswith(IN_A_FOLDER) for name in files)
+        texts = text_files(data)  # refuses a folder that cannot be read
+        return bool(texts) and not any(name.endswith(IN_A_FOLDER) for name in os.listdir(data))
     return data == PYTHON_DOCS or data.endswith(TOKENS) or is_text_file(data)
 
 

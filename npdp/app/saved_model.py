@@ -193,7 +193,7 @@ def _description(text: str | None) -> dict[str, Any]:
             raise ValueError(f"a description without {key}")
         if not accepts(description[key]):
             raise ValueError(f"a description with {key} {description[key]!r}")
-    if choice_of(description["model"]).takes == "text":
+    if choice_of(description["model"]).takes == "text" or description.get("tokenizer") is not None:
         try:
             from_json(str(description.get("tokenizer")))
         except InputError as error:

@@ -128,7 +128,8 @@ def _add_training(parser: Parser) -> None:
     model.add_argument("--momentum", type=FRACTION, metavar="M", help="of sgd (0.9; with sparse data or parameters 0)")
     model.add_argument("--weight-decay", type=NOT_NEGATIVE, metavar="D", help=_default("weight_decay"))
     model.add_argument("--clip-norm", type=_POSITIVE, metavar="N",
-                       help=f"scale the gradient down to this norm {_default('clip_norm')}")
+                       help=f"scale the gradient down to this norm {_default('clip_norm')}; "
+                            "with --update fused and --strategy ps none is")
     model.add_argument("--evaluate-every", type=POSITIVE_INT, metavar="N",
                        help="score the held-out part every N iterations; --save keeps the best parameters (off)")
     model.add_argument("--sample-every", type=POSITIVE_INT, metavar="N",

@@ -70,6 +70,8 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     weight = reducers[0].begin(counted, True) if len(reducers) == 1 else _begin(reducers, counted)
     scale = loss.array.dtype.type(weight)
     start = scale if given is None else given * scale
+    if not weight and counted == 0:
+        weight = 1.0  # there are samples, though none counts: losses of other ranks may reach them, by a batch norm
     try:
         _walk(root, start, uses, weight, retain_graph)
         while reducers:

@@ -90,10 +90,32 @@ def _on_tensors(
             made.requires_grad = True
             if None in vjps:  # no gradient comes from there, and nobody is to wait for one
                 parents = [parent if vjp else None for parent, vjp in zip(parents, vjps)]
+            for x in arrays:
+                if x.dtype is not output.dtype:
+                    vjps = _in_own_dtypes(vjps, parents, arrays, output.dtype)
+                    break
             made.node = Node(name, parents, vjps, writes, _kept(keeps, tensors, made) if keeps else [])
         return made
 
     return apply
+
+
+def _in_own_dtypes(
+    vjps: tuple[Vjp | None, ...], parents: list[Node | Tensor | None], arrays: list[Array], dtype: np.dtype[Any]
+) -> tuple[Vjp | None, ...]:
+    """Return the rules, of inputs of another dtype than the result's with the gradient in the input's own.
+
+    Kernels take arrays of one dtype: a float64 target must not make the gradients before it float64. Leaves see to it
+    themselves.
+    """
+
+    def own(vjp: Vjp, dtype: np.dtype[Any]) -> Vjp:
+        return lambda g: np.asarray(vjp(g)).astype(dtype, copy=False)
+
+    return tuple(
+        own(vjp, x.dtype) if vjp is not None and type(parent) is Node and x.dtype != dtype else vjp
+        for vjp, parent, x in zip(vjps, parents, arrays)
+    )
 
 
 def promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -74,7 +74,9 @@ class ArrayDataset:
     def __len__(self) -> int:
         return len(self._y)
 
-    def __getitem__(self, row: int) -> tuple[Array, Array]:
+    def __getitem__(self, row: int | slice) -> tuple[Array, Array]:
+        if isinstance(row, slice):
+            return self.take(row)
         x, y = self.take(np.array([row]))
         return x[0], y[0]
 

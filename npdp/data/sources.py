@@ -98,7 +98,8 @@ def load(spec: str, *, target: str | None = None, test_fraction: float | None = 
         tables = {"target": target, "standardize": standardize, "sparse": sparse, "regression": task == "regression"}
         return _text(spec, tables, tokenizer, context, test_fraction)
     if tokenizer is not None or context is not None:
-        raise InputError(f"{spec}: {'context' if tokenizer is None else 'tokenizer'} is for text, this is none: "
+        what = "context" if tokenizer is None else "tokenizer" if isinstance(tokenizer, str) else "a language model"
+        raise InputError(f"{spec}: {what} is for text, this is none: "
                          f"python-docs, a folder of texts or a file ending in {', '.join(TEXT_SUFFIXES)}")
     raw, true_weights = _read(spec, target, seed, sparse, trained)
     _check(raw, spec, dtype)

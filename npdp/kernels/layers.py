@@ -115,7 +115,7 @@ def softmax_rows(x: Array, out: Array | None = None) -> tuple[Array, Array]:
     """
     (x,) = _floats("softmax_rows", x)
     y, rows = _result("softmax_rows", out, x), _rows(x)
-    largest, totals = np.empty(len(rows), x.dtype), np.empty(len(rows), x.dtype)
+    largest, totals = np.full(len(rows), -np.inf, x.dtype), np.zeros(len(rows), x.dtype)  # of rows of no width
     if x.size:
         _selected().softmax(rows, _rows(y), largest, totals)
     return y, _log_sum_exp(largest, totals)

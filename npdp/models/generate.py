@@ -14,6 +14,7 @@ import numpy as np
 
 from npdp.autograd import no_grad
 from npdp.autograd.tensor import Array
+from npdp.base.errors import InputError
 from npdp.models.attention import Cache
 from npdp.models.gpt import GPT
 
@@ -29,7 +30,13 @@ def generate(
         temperature: below 1 likely tokens become likelier; 0 takes the likeliest.
         top_k: draw among so many of the likeliest; None: all.
         seed: of the draws.
+
+    Raises:
+        ValueError: the prompt is empty.
+        InputError: the model gives NaN.
     """
+    if len(prompt) == 0:
+        raise ValueError("generate: wanted a prompt of at least one token to go on from, got none")
     generator = np.random.default_rng(seed)
     tokens = list(prompt[-model.context :])
     new, caches = tokens, _caches(model)
@@ -46,13 +53,16 @@ def generate(
 
 
 def draw(logits: Array, temperature: float, top_k: int | None, generator: np.random.Generator) -> int:
-    """Return a token drawn by its logits, (vocabulary,)."""
+    """Return a token drawn by its logits, (vocabulary,); InputError where one is NaN."""
+    if np.isnan(logits).any():  # which `argmax` would take for the likeliest
+        raise InputError("the model has no answer but NaN: are its parameters finite?")
     if temperature == 0:
         return int(logits.argmax())
-    z = logits.astype(np.float64) / temperature
+    with np.errstate(over="ignore"):
+        z = (logits.astype(np.float64) - logits.max()) / temperature  # of the likeliest 0, however low it is
     if top_k is not None and top_k < len(z):
         z[z < np.partition(z, -top_k)[-top_k]] = -np.inf
-    p = np.exp(z - z.max())
+    p = np.exp(z)
     return int(generator.choice(len(p), p=p / p.sum()))
 
 

@@ -53,5 +53,26 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) ->
     return rules.linear(x, weight, np.zeros(weight.shape[0], weight.dtype) if bias is None else bias)
 
 
+def one_hot(tensor: TensorLike, num_classes: int = -1) -> Tensor:
+    """1 in the place of each label, else 0; labels (...) of whole numbers -> (..., num_classes), int64.
+
+    Args:
+        tensor: the labels.
+        num_classes: as many as there are, or -1: one more than the largest label.
+
+    Raises:
+        TypeError: labels are not whole numbers.
+        ValueError: a label lies outside 0 .. num_classes - 1.
+    """
+    labels = np.asarray(as_tensor(tensor).data)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: labels must be integers, got {labels.dtype}")
+    classes = int(labels.max(initial=-1)) + 1 if num_classes == -1 else num_classes
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise ValueError(f"one_hot: labels must be in [0, {classes}), got {wrong[0]}")
+    return Tensor((labels[..., None] == np.arange(classes)).astype(np.int64))
+
+
 def __getattr__(name: str) -> Any:
     raise missing("npdp.nn.functional", name)

@@ -10,7 +10,6 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from npdp import data
 from npdp.base.environment import BLAS_THREADS, cores
 from npdp.base.missing import NO_GPU
 
@@ -61,5 +60,4 @@ NAMES: dict[str, Any] = {
         cuda=SimpleNamespace(matmul=SimpleNamespace()), mkldnn=SimpleNamespace(is_available=lambda: False),
     ),
     "get_num_threads": get_num_threads, "set_num_threads": set_num_threads,
-    "utils": SimpleNamespace(data=data),
 }  # fmt: skip

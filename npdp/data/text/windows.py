@@ -50,7 +50,8 @@ class TextDataset(ArrayDataset):
             raise InputError(f"TextDataset: expected one dimension of whole numbers, got {self._tokens.dtype} "
                              f"of shape {self._tokens.shape}")  # fmt: skip
         if len(self._tokens) <= context:
-            raise InputError(f"expected at least {context + 1} tokens, a context and one more, got {len(self._tokens)}")
+            raise InputError(f"expected at least {context + 1} tokens, a context of {context} and one more, "
+                             f"got {len(self._tokens)}")  # fmt: skip
         most = (len(self._tokens) - 1) // context
         self._windows = most if held_out else max(1, len(self._tokens) // context - 1)
         self._offsets = 1 if held_out else min(context, len(self._tokens) - self._windows * context)
