@@ -2106,7 +2106,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if True:",
                "tests/test_buffers_of_modules.py::test_a_buffer_that_is_used_in_two_places_is_one"),
         Mutant("npdp/optim/state.py",
-               "np.array(view, order=\"C\")",
+               "np.array(view, order=order)",
                "view",
                "tests/test_optimizer_state.py::test_arrays_of_a_state_are_c"
                "opies_in_the_shape_and_order_of_the_parameter"),
