@@ -133,6 +133,7 @@ def generate(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the draws (0)")
     _add_trust(parser)
     flags = parser.parse_args(arguments)
+    environment.set_blas_threads(environment.cores())  # one: products of a token are small, and threads would wait
     from npdp.app.generation import seen, text_of
 
     shown = seen if sys.stdout.isatty() else str
