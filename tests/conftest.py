@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 EXTENSIVE = {
     "test_address_layout", "test_arrivals", "test_bench", "test_bench_checks", "test_bench_predictions",
     "test_benchmarks", "test_claimed_sizes", "test_cli", "test_console", "test_different_calls", "test_examples",
-    "test_examples_of_models", "test_memory_kept", "test_models", "test_torch_hook",
+    "test_checkpoint_mpi", "test_examples_of_models", "test_memory_kept", "test_models", "test_torch_hook",
     "test_fused_hosts", "test_fused_memory", "test_hierarchical", "test_hosts", "test_parameter_server_failures",
     "test_parameter_server_flags", "test_parameter_server_mpi", "test_parameter_server_work", "test_readme",
     "test_shared_empty_room", "test_shared_memory_mpi", "test_streams", "test_subreaper", "test_train_mpi",
