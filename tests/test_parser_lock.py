@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+import npdp
 from npdp.app import inference, models, saved_model
 from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import sources
@@ -28,6 +29,7 @@ def test_whoever_reads_a_header_holds_the_lock(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", x)
     description = {"model": "linear", "features": 2, "classes": None, "hidden": [], "dtype": "float64"}
     model = models.build("linear", 2, None, {}, "float64")
+    npdp.save({"x": x}, f"{tmp_path}/state.npz")
     saved_model.save(f"{tmp_path}/model.npz", saved_model.SavedModel(model, description, None))
     held, parse = [], ast.literal_eval
     monkeypatch.setattr(ast, "literal_eval", lambda text: held.append(ONE_AT_A_TIME.locked()) or parse(text))
@@ -36,6 +38,7 @@ def test_whoever_reads_a_header_holds_the_lock(tmp_path, monkeypatch):
         lambda: saved_model.load(f"{tmp_path}/model.npz"),
         lambda: inference.predict(f"{tmp_path}/model.npz", f"{tmp_path}/x.npy", None, False),
         lambda: inference.predict(f"{tmp_path}/model.npz", f"{tmp_path}/data.npz", None, False),
+        lambda: npdp.load(f"{tmp_path}/state.npz"),
     ):
         held.clear()
         read()

@@ -20,6 +20,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array, Tensor, result
 from npdp.base.errors import InputError
+from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.base.whole_file import whole_file
 
 STRUCTURE = "structure.json"
@@ -115,7 +116,9 @@ def _object(structure: Any, archive: zipfile.ZipFile) -> Any:
     if kind in ("list", "tuple"):
         made = [_object(part, archive) for part in parts]
         return made if kind == "list" else tuple(made)
-    array = np.lib.format.read_array(io.BytesIO(archive.read(f"{parts}.npy")), allow_pickle=False)
+    entry = io.BytesIO(archive.read(f"{parts}.npy"))
+    with ONE_AT_A_TIME:
+        array = np.lib.format.read_array(entry, allow_pickle=False)
     return result(array) if kind == "tensor" else array
 
 
