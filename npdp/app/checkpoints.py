@@ -58,23 +58,24 @@ class Checkpoints:
         if not self._folder:
             return
         agree(world, lambda: _require_folder(self._folder, self._resume))
-        found = self._newest() if self._resume and world.rank == 0 else 0
-        number = int(world.gather_texts(str(found))[0])
+        found = self._newest() if self._resume and world.rank == 0 else {"iteration": 0}
+        number = int(world.gather_texts(str(found["iteration"]))[0])
         if number:
-            content = agree(world, lambda: checkpoint.read(checkpoint.path_of(self._folder, number)))
+            content = agree(world, lambda: self._content(number) if world.rank else found)
             agree(world, lambda: self._take_over(content, parts))
 
-    def _newest(self) -> int:
-        """Return the iteration of the newest checkpoint that is whole, 0 where there is none; note the others."""
+    def _content(self, number: int) -> dict[str, Any]:
+        return checkpoint.read(checkpoint.path_of(self._folder, number))
+
+    def _newest(self) -> dict[str, Any]:
+        """Return the newest checkpoint that is whole, one of iteration 0 where there is none; note the others."""
         for number in checkpoint.numbers(self._folder):
             try:
-                checkpoint.read(checkpoint.path_of(self._folder, number))
+                return self._content(number)
             except InputError as error:
                 self._notes.append(f"--resume: {error}; the one before it is taken")
-            else:
-                return number
         self._notes.append(f"--resume: there is no checkpoint in {self._folder}, training starts afresh")
-        return 0
+        return {"iteration": 0}
 
     def _take_over(self, content: Mapping[str, Any], parts: Parts) -> None:
         path = checkpoint.path_of(self._folder, content["iteration"])

@@ -1,4 +1,4 @@
-"""What the flags of a run ask for, without ranks: its data, its model, and its optimiser."""
+"""Making of a run's data, model and optimiser from its flags, without ranks."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Observer:
         if is_best:
             self._lowest_loss = score.loss
             if job.world.rank == 0:
-                self._best = {name: values.copy() for name, values in job.model.module.state_dict().items()}
+                self._best = dict(job.model.module.state_dict())
 
     def _sample(self) -> None:
         from npdp.app.generation import sample

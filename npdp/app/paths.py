@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from npdp.app.flag_parser import flag_of
 from npdp.base.errors import InputError
-from npdp.base.text_files import PYTHON_DOCS, TOKENS, is_text_file, text_files
+from npdp.base.text_files import is_text, text_files
 
 IN_A_FOLDER = (".npy", "-ubyte", "-ubyte.gz")  # how the names of a data set's files end there
 
@@ -45,10 +45,9 @@ def names_text(data: str) -> bool:
     Raises:
         InputError: a folder, or one in it, cannot be read.
     """
-    if os.path.isdir(data):
-        texts = text_files(data)  # refuses a folder that cannot be read
-        return bool(texts) and not any(name.endswith(IN_A_FOLDER) for name in os.listdir(data))
-    return data == PYTHON_DOCS or data.endswith(TOKENS) or is_text_file(data)
+    return is_text(data) and not (
+        os.path.isdir(data) and any(name.endswith(IN_A_FOLDER) for name in os.listdir(data))
+    )
 
 
 def _file(path: str) -> object:

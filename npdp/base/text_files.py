@@ -16,6 +16,17 @@ def is_text_file(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in TEXT_SUFFIXES
 
 
+def is_text(spec: str) -> bool:
+    """Return whether a name, a file or a folder is taken for text: a folder where it has any text in it.
+
+    Raises:
+        InputError: a folder, or one in it, cannot be read.
+    """
+    if spec != PYTHON_DOCS and os.path.isdir(spec):
+        return bool(text_files(spec))
+    return spec == PYTHON_DOCS or spec.endswith(TOKENS) or is_text_file(spec)
+
+
 def text_files(folder: str) -> list[str]:
     """Return the texts in a folder and in all folders below it, sorted by their paths; nothing hidden.
 

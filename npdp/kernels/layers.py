@@ -1,4 +1,4 @@
-"""What layers do in one pass over memory: elementary functions, GELU, layer norm, softmax, cross entropy, sums of rows.
+"""Kernels of layers, one pass over memory each: exp, GELU, layer norm, softmax, cross entropy, sums of rows.
 
     exp, tanh, erf                       element by element, at most 2 units in the last place off
     gelu, gelu_gradient                  PyTorch's two forms

@@ -38,12 +38,17 @@ class Attention(nn.Module):
         parts = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = (parts[:, :, i].transpose(1, 2) for i in range(3))  # (batch, heads, time, width / heads)
         if self.rotary:
-            first = 0 if cache is None else cache["k"].shape[2] if cache else 0
+            first = tokens_in(cache)
             q, k = rotate(q, first), rotate(k, first)
         if cache is not None:
             k, v = _with_earlier(cache, k, v)
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
         return self.drop(self.out(y.transpose(1, 2).reshape(batch, time, width)))
+
+
+def tokens_in(cache: Cache | None) -> int:
+    """Return how many tokens have been before those to come."""
+    return cache["k"].shape[2] if cache else 0
 
 
 def _with_earlier(cache: Cache, k: Tensor, v: Tensor) -> tuple[Any, Any]:

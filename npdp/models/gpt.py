@@ -19,7 +19,7 @@ import numpy as np
 
 from npdp import nn
 from npdp.autograd import Tensor
-from npdp.models.attention import Attention, Cache
+from npdp.models.attention import Attention, Cache, tokens_in
 
 DEVIATION = 0.02
 
@@ -83,7 +83,7 @@ class GPT(nn.Module):
             tokens: (batch, time) integers.
             caches: one a block, empty at first; `tokens` are then those that come after the ones they have seen.
         """
-        first = caches[0]["k"].shape[2] if caches and caches[0] else 0
+        first = tokens_in(caches[0] if caches else None)
         x = self.tokens(tokens)
         if self.positions is not None:
             x = x + self.positions(np.arange(first, first + x.shape[1]))

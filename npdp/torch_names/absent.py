@@ -1,4 +1,4 @@
-"""What PyTorch says on a machine without GPUs: devices that are not there, and settings that change nothing.
+"""Absent devices, and settings that change nothing, as PyTorch has them on a machine without GPUs.
 
     npdp.cuda.is_available()         False
     npdp.cuda.Stream()               AttributeError: npdp.cuda has no Stream: npdp computes on CPUs: leave it out

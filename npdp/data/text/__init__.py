@@ -11,9 +11,8 @@ from math import ceil
 from typing import NamedTuple
 
 from npdp.base.errors import InputError
-from npdp.base.text_files import PYTHON_DOCS, TOKENS
+from npdp.base.text_files import PYTHON_DOCS, TOKENS, is_text
 from npdp.data.text.source import find
-from npdp.data.text.source import is_text as _is_text
 from npdp.data.text.token_file import TokenFile, open_named, tokens_of
 from npdp.data.text.tokenizers import Bytes, Characters, TextStream, Tokenizer
 from npdp.data.text.vocabulary import checked_spec, from_json
@@ -39,11 +38,6 @@ class TextSplit(NamedTuple):
     test: TextDataset | None
     tokenizer: Tokenizer
     source: str
-
-
-def is_text(spec: str) -> bool:
-    """Return whether `--data` names a text: python-docs, a text file, a folder with any in it, or a token file."""
-    return spec.endswith(TOKENS) or _is_text(spec)
 
 
 def load(spec: str, tokenizer: str | Tokenizer | None = None, context: int | None = None,

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from npdp.base.errors import InputError
-from npdp.base.text_files import PYTHON_DOCS, TEXT_SUFFIXES, is_text_file, text_files
+from npdp.base.text_files import PYTHON_DOCS, TEXT_SUFFIXES, text_files
 from npdp.data.formats.raw import open_file, status
 
 BLOCK_BYTES = 2**20
@@ -91,14 +91,6 @@ class TextSource(NamedTuple):
                 yield Block(path, 0, SEPARATOR)
             with open_file(path, WANTED)[0] as file:
                 yield from _blocks(path, file)
-
-
-def is_text(spec: str) -> bool:
-    """Return whether a name, a file or a folder is taken for text: a folder where it has any text in it."""
-    found = None if spec == PYTHON_DOCS else status(spec)
-    if found is not None and stat.S_ISDIR(found.st_mode):
-        return bool(text_files(spec))
-    return spec == PYTHON_DOCS or is_text_file(spec)
 
 
 def find(spec: str) -> TextSource:
