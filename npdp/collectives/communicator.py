@@ -24,6 +24,7 @@ import numpy as np
 
 from npdp.base.arguments import whole
 from npdp.base.partition import part
+from npdp.base.place import Place
 from npdp.collectives.arrays import Array, checked, extents_of, order_of, same_order
 from npdp.collectives.by_messages import ByMessages
 from npdp.collectives.chooser import Chooser
@@ -46,10 +47,11 @@ class Communicator:
         around: contexts within which each collective is carried out.
         closing: called, in this order, when this rank's program ends well.
         reducers: how many strategies train with these ranks.
+        place: where this rank's program is.
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
-        self.algorithm = algorithm
+        self.algorithm, self.place = algorithm, Place()
         self.narrow(transport)
 
     def narrow(self, transport: Transport) -> None:

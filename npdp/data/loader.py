@@ -155,18 +155,20 @@ class DataLoader:
         dataset = self._of_epoch(epoch)
         order = epoch_order(len(self.dataset), self.seed, epoch, self.shuffle)
         of_order = (self.seed, epoch) if self.shuffle else (UNSHUFFLED, UNSHUFFLED)
-        drawn = len(order), self._labels, self.global_batch_size, *of_order
+        drawn, place = (len(order), self._labels, self.global_batch_size, *of_order), self._part.place
         try:
             for number, part in self._parts(first):
                 rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
                 iteration = epoch * self.iterations_per_epoch + number
                 for piece in range(self.accumulate):
+                    place.part, place.iteration = "data", iteration
                     start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
                     x, y = take_rows(dataset, rows[start:stop], self._whole_batches)
                     where = stop - start, start, len(rows), iteration
                     batch = Batch(*where, self.world_size, (*drawn, number))
                     # Each time: other loaders may have passes within this one
                     this_rank.batch, this_rank.micro_batches = batch, self.accumulate
+                    this_rank.rows = rows[start:stop]
                     passes.under_way = epoch, number + (piece == self.accumulate - 1)
                     yield with_batch(x, batch), with_batch(y, batch)
         finally:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npdp.base.partition import part
+from npdp.base.place import Place
 from npdp.data.batch import Batch
 
 Rows = npt.NDArray[np.int64]
@@ -35,11 +36,12 @@ class Shard:
         rank, world_size: as they are now.
         begun: as they were at first, by which the rank is known from then on.
         on_thread: whether the rank is a thread, at work; other threads that it starts are no ranks.
+        place: where its program is.
     """
 
     def __init__(self, rank: int, world_size: int, on_thread: bool = False) -> None:
         self.rank, self.world_size, self.on_thread = rank, world_size, on_thread
-        self.begun = rank, world_size
+        self.begun, self.place = (rank, world_size), Place()
 
 
 class _OfThisRank(threading.local):
@@ -48,7 +50,7 @@ class _OfThisRank(threading.local):
     Attributes:
         shard: this rank's, as `npdp.init()` says it; None where nobody has asked, as in a thread that is no rank.
         assign: gives them their work items; None where each rank takes its own part of each batch.
-        batch: what a loader gave last.
+        batch, rows: what a loader gave last; the numbers of its samples in the dataset.
         micro_batches: in how many micro-batches it gives its batches; 1 outside of a pass.
         loaders: how many were made: the same program numbers them alike on every rank.
     """
@@ -56,6 +58,7 @@ class _OfThisRank(threading.local):
     shard: Shard | None = None
     assign: Assign | None = None
     batch: Batch | None = None
+    rows: Rows | None = None
     micro_batches = 1
     loaders = 0
 

@@ -114,6 +114,7 @@ class DataParallel(Module):
             raise RuntimeError(
                 "DataParallel: a parameter was unfrozen after the model was wrapped; wrap it unfrozen, then freeze"
             )
+        self.world.place.part = "forward"
         batch = batch_of(inputs[0]) if inputs else None
         if batch is None or batch.parts != self.world.world_size:
             batch = self._batch_of(inputs, named)

@@ -87,6 +87,7 @@ class LocalSGD(Strategy):
 
     def finish(self) -> None:
         """End a backward: gradients stay on this rank."""
+        self.communicator.place.part = "update"
 
     # In the optimiser's step
     def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:

@@ -77,6 +77,7 @@ class LossWeight:
         Raises:
             ValueError: the loss is a sum, or of forwards that weigh differently.
         """
+        self._communicator.place.part = "backward"
         alone, refusal = self._communicator.world_size == 1, self._refusal
         self.pending, self._refusal = False, None
         self.batch = batch = self.batch if self._told else this_rank.batch

@@ -113,10 +113,13 @@ class Strategy:
 
     def finish(self) -> None:
         """End a backward: make the gradients those of all ranks, but under `no_sync`."""
+        place = self.communicator.place
         if self.communicator.world_size > 1:
+            place.part = "exchange"
             if self.syncing:
                 self.exchange()
             self.local = not self.syncing
+        place.part = "update"
 
     def exchange(self) -> None:
         """Leave in each parameter's `raw_grad` the sum over the ranks, None where no rank has one; collective."""

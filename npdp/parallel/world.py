@@ -71,7 +71,7 @@ def become(communicator: Communicator, on_thread: bool = False) -> Shard:
     global _process
     before = _here.rank or (None if on_thread else _process)
     shard = before.shard if before else Shard(communicator.rank, communicator.world_size, on_thread)
-    shard.rank, shard.world_size = communicator.rank, communicator.world_size
+    shard.rank, shard.world_size, shard.place = communicator.rank, communicator.world_size, communicator.place
     if on_thread or _here.rank is not None:
         _here.rank = _Rank(communicator, shard)
     else:

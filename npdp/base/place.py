@@ -1,0 +1,20 @@
+"""The place of a rank's program in training, for whoever asks from beside it.
+
+    data | forward | backward | exchange | update      set as a program comes there
+"""
+
+from __future__ import annotations
+
+
+class Place:
+    """Place of a rank's program: which part of which iteration it is in.
+
+    Attributes:
+        part: as above, and what a program or a command adds, `evaluation` or `checkpoint`, say; empty before the first.
+        iteration: number of the global batch that its loader gave last.
+    """
+
+    __slots__ = ("iteration", "part")
+
+    def __init__(self) -> None:
+        self.part, self.iteration = "", 0
