@@ -3523,7 +3523,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "            if count < 0:\n",
                "            if count <= 0:\n",
                "tests/test_mailbox.py::test_messages_of_all_sizes_arrive_in_order_on_each_line"),
-        Mutant("npdp/elastic/inject.py",
+        Mutant("npdp/elastic/faults.py",
                "time.sleep(self._delay_s * self._factor + took_s * (self._factor - 1))",
                "time.sleep(self._delay_s)",
                "tests/test_inject.py"),

@@ -16,7 +16,7 @@ from npdp.app.paths import data_files, names_text, require_apart, require_replac
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.app.train_flags import make_parser
 from npdp.base.errors import InputError
-from npdp.elastic.inject import Fault
+from npdp.elastic.inject import Fault, require_processes
 
 WORDS = ("digits", "synthetic", "python-docs")  # what --data takes that is no path
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
+    require_processes(config.inject, config.transport)
     require_one_launcher(config.transport)
     return config
 

@@ -73,6 +73,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from npdp.app.checkpoints import Checkpoints
     from npdp.app.epochs import each, train_epochs
     from npdp.app.observing import Observer
+    from npdp.elastic.faults import Faults
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
@@ -80,6 +81,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     agree(world, lambda: _set_algorithm(config.algorithm, world))
     checkpoints = Checkpoints(config)  # where there are none, this does nothing
     job = jobs.prepare(config, world, checkpoints.resume)
+    Faults(config.inject, job.world)  # where there are none, this does nothing
     world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
     path = config.metrics if world.rank == 0 else None

@@ -12,7 +12,7 @@ from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
 from npdp.base.text_files import TEXT_SUFFIXES
 from npdp.collectives.algorithms import ALGORITHMS
-from npdp.elastic.inject import Fault
+from npdp.elastic.inject import PARTS, Fault
 from npdp.elastic.inject import parse as parse_fault
 
 UPDATES = ("auto", "replicated", "fused")
@@ -160,7 +160,10 @@ def _add_ranks(parser: Parser) -> None:
     ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
-                       help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
+                       help="make something go wrong: slow@rank=1,factor=4, delay@ms=20[,rank=1], or, as rank 2 comes "
+                            f"to a part ({', '.join(PARTS)}) of iteration 17 (from 1), "
+                            "kill@rank=2,iteration=17,part=backward, and likewise raise@, segv@, stop@, exit@; "
+                            "all ranks where none is named; may be repeated")
 
 
 def _add_server(parser: Parser) -> None:
