@@ -12,7 +12,7 @@ from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
 from npdp.base.text_files import TEXT_SUFFIXES
 from npdp.collectives.algorithms import ALGORITHMS
-from npdp.elastic.inject import PARTS, Fault
+from npdp.elastic.inject import KINDS, PARTS, Fault
 from npdp.elastic.inject import parse as parse_fault
 
 UPDATES = ("auto", "replicated", "fused")
@@ -32,6 +32,7 @@ examples:
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
+  npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10 --inject kill@rank=2,iteration=17,part=exchange
 """
 
 COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
@@ -160,10 +161,10 @@ def _add_ranks(parser: Parser) -> None:
     ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
-                       help="make something go wrong: slow@rank=1,factor=4, delay@ms=20[,rank=1], or, as rank 2 comes "
-                            f"to a part ({', '.join(PARTS)}) of iteration 17 (from 1), "
-                            "kill@rank=2,iteration=17,part=backward, and likewise raise@, segv@, stop@, exit@; "
-                            "all ranks where none is named; may be repeated")
+                       help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
+                            + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())
+                            + ". rank: of the start, all where not named; iteration: from 1 (1); part: "
+                            f"{', '.join(PARTS)} (backward); ms: so long after. May be repeated")
 
 
 def _add_server(parser: Parser) -> None:

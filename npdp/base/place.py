@@ -17,4 +17,4 @@ class Place:
     __slots__ = ("iteration", "part")
 
     def __init__(self) -> None:
-        self.part, self.iteration = "", 0
+        self.iteration, self.part = 0, ""

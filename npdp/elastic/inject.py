@@ -2,11 +2,14 @@
 
     slow@rank=1,factor=4                        rank 1 sleeps so that each of its iterations takes 4 times as long
     delay@ms=20                                 every rank sleeps 20 ms an iteration, as if it computed so long
-    kill@rank=2,iteration=17,part=exchange      SIGKILL, as that rank comes there
+    kill@rank=2,iteration=17,part=exchange      SIGKILL, as that rank comes there; with ms=3, so long after it
     raise@ segv@ stop@ exit@code=3              an exception, a SIGSEGV, a SIGSTOP, an end without a word
+    nan@rank=2,iteration=17,parameter=bias      a NaN in that rank's own gradient, before the ranks' are summed
+    mismatch@rank=2,iteration=17                that rank calls a collective that the others do not
+    diskfull@iteration=17                       from there on checkpoints and the model cannot be written
 
-Without rank= it befalls all. Iterations count from 1, as checkpoints and metrics count them. A fault comes once: the
-first time that its rank enters the part in that iteration or later.
+Without rank= it befalls all. Iterations count from 1, as checkpoints and metrics count them. A fault comes once, but
+for a full disk: the first time that its rank enters the part in that iteration or later.
 
 Nothing here imports NumPy: flags are read first.
 """
@@ -30,9 +33,10 @@ class Fault:
     """Injected fault.
 
     Attributes:
-        spec: as it was typed.
         rank: by the numbers that ranks have at the start; None: all.
         iteration, part: where it comes.
+        ms: how long it is, or comes after that.
+        spec: as it was typed.
     """
 
     kind: str
@@ -42,6 +46,7 @@ class Fault:
     factor: float = 1.0
     ms: float = 0.0
     code: int = 1
+    parameter: str = ""
     spec: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -65,13 +70,16 @@ class Kind(NamedTuple):
 
 PLACE = ("rank", "iteration", "part")
 KINDS: Mapping[str, Kind] = MappingProxyType({
-    "slow": Kind(("rank", "factor"), (), "each iteration takes so many times as long"),
-    "delay": Kind(("ms",), ("rank",), "each iteration takes so much longer"),
-    "kill": Kind((), PLACE, "SIGKILL", True),
-    "segv": Kind((), PLACE, "SIGSEGV, by a read at address 0", True),
-    "stop": Kind((), PLACE, "SIGSTOP", True),
-    "exit": Kind((), (*PLACE, "code"), "the process ends with this code (1), without a word", True),
+    "slow": Kind(("rank", "factor"), (), "each iteration takes factor times as long"),
+    "delay": Kind(("ms",), ("rank",), "each iteration takes ms longer"),
+    "kill": Kind((), (*PLACE, "ms"), "SIGKILL", True),
+    "segv": Kind((), (*PLACE, "ms"), "SIGSEGV, by a read at address 0", True),
+    "stop": Kind((), (*PLACE, "ms"), "SIGSTOP", True),
+    "exit": Kind((), (*PLACE, "code"), "the process ends with a code (1), without a word", True),
     "raise": Kind((), PLACE, "an exception"),
+    "nan": Kind((), ("rank", "iteration", "parameter"), "a NaN in the gradient of a parameter (the first)"),
+    "mismatch": Kind(("rank",), ("iteration", "part"), "a collective that the others do not call"),
+    "diskfull": Kind((), ("rank", "iteration"), "checkpoints and the model cannot be written from then on"),
 })  # fmt: skip
 
 
@@ -132,6 +140,12 @@ def _part(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
 # key -> what is wanted, in words, and what reads it
 KEYS: Mapping[str, tuple[str, Callable[[str], Any]]] = MappingProxyType({
     "rank": ("a rank, a whole number", _whole(0)),
@@ -140,6 +154,7 @@ KEYS: Mapping[str, tuple[str, Callable[[str], Any]]] = MappingProxyType({
     "factor": (f"a number from 1 to {MOST} for factor", _number(1, float(MOST))),
     "ms": (f"a number from 0 to {MOST} for ms", _number(0, float(MOST))),
     "code": ("a code from 0 to 255", _whole(0, 255)),
+    "parameter": ("a parameter's name", _name),
 })  # fmt: skip
 
 
