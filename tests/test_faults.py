@@ -13,6 +13,7 @@ from worlds import LIMIT_S, run
 import npdp
 from npdp import nn
 from npdp.app import train
+from npdp.base.place import Place
 from npdp.comm.errors import CommunicationError
 from npdp.elastic import checkpoint, faults
 from npdp.elastic.faults import DOES, FaultyPlace, InjectedError, parameter_of
@@ -37,12 +38,13 @@ def test_a_rank_raises_where_it_is_told_to(part, iteration):
 def test_a_fault_comes_once_as_its_part_of_its_iteration_begins_or_of_a_later_one():
     came = []
     specs = ["kill@iteration=2,part=forward", "stop@iteration=2,part=checkpoint", "kill@iteration=4,part=data"]
-    place = FaultyPlace(list(map(parse, specs)), lambda fault: came.append((place.iteration, str(fault))))
+    plain = Place()
+    place = FaultyPlace(plain, list(map(parse, specs)), lambda fault: came.append((place.iteration, str(fault))))
     for iteration in range(6):
         place.iteration = iteration
         for part in PARTS if iteration != 3 else ("update",):
             place.part = part
-            assert place.part == part
+            assert (place.part, place.iteration) == (plain.part, plain.iteration) == (part, iteration)
         if iteration == 2:
             place.enter("checkpoint", iteration + 1)  # of a thread beside the program
     assert came == [(1, specs[0]), (2, specs[1]), (4, specs[2])] and place.due == []

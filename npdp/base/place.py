@@ -17,7 +17,7 @@ class Place:
     __slots__ = ("iteration", "part")
 
     def __init__(self) -> None:
-        self.iteration, self.part = 0, ""
+        self.part, self.iteration = "", 0
 
     def __str__(self) -> str:
         """Return "backward of iteration 17", counted from 1 as people do; empty before the first part."""

@@ -42,6 +42,7 @@ class FaultyPlace(Place):
     """Place at which faults come: as its program enters a part, those that are due there.
 
     Args:
+        place: that it stands in for, which goes on saying where the program is.
         faults: of this rank.
         befall: called with each as it comes.
 
@@ -49,19 +50,26 @@ class FaultyPlace(Place):
         due: the faults that have not come yet.
     """
 
-    __slots__ = ("_befall", "_part", "due")
+    __slots__ = ("_befall", "_place", "due")
 
-    def __init__(self, faults: Sequence[Fault], befall: Callable[[Fault], None]) -> None:
-        self.due, self._befall = list(faults), befall
-        super().__init__()
+    def __init__(self, place: Place, faults: Sequence[Fault], befall: Callable[[Fault], None]) -> None:
+        self._place, self.due, self._befall = place, list(faults), befall
+
+    @property
+    def iteration(self) -> int:
+        return self._place.iteration
+
+    @iteration.setter
+    def iteration(self, iteration: int) -> None:
+        self._place.iteration = iteration
 
     @property
     def part(self) -> str:
-        return self._part
+        return self._place.part
 
     @part.setter
     def part(self, part: str) -> None:
-        self._part = part
+        self._place.part = part
         self.enter(part, self.iteration + 1)
 
     def enter(self, part: str, iteration: int) -> None:
@@ -86,7 +94,7 @@ class Faults:
     def __init__(self, faults: Sequence[Fault], world: Communicator) -> None:
         mine = [fault for fault in faults if fault.rank in (None, world.rank)]
         self._rank, self._disks = world.rank, [fault for fault in mine if fault.kind == "diskfull"]
-        self._place = FaultyPlace([fault for fault in mine if fault.kind in DOES], self._befall)
+        self._place = FaultyPlace(world.place, [fault for fault in mine if fault.kind in DOES], self._befall)
         if mine:
             world.place = shard().place = self._place
 
