@@ -17,7 +17,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -27,7 +26,7 @@ from npdp.base.errors import InputError
 from npdp.base.place import Place
 from npdp.collectives.communicator import Communicator
 from npdp.data.sampler import shard
-from npdp.elastic.inject import Fault
+from npdp.elastic.inject import CAME, Fault
 from npdp.nn.module import Module
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse_parameter import SparseParameter
@@ -99,13 +98,18 @@ class Faults:
             world.place = shard().place = self._place
 
     def _befall(self, fault: Fault) -> None:
-        does = partial(DOES[fault.kind], fault, self)
         if not fault.ms:
-            does()
+            self._come(fault)
             return
-        timer = threading.Timer(fault.ms / 1e3, does)
+        timer = threading.Timer(fault.ms / 1e3, self._come, [fault])
         timer.daemon = True
         timer.start()
+
+    def _come(self, fault: Fault) -> None:
+        if CAME in os.environ:
+            with open(os.environ[CAME], "a") as file:
+                file.write(f"{time.monotonic()} {self._rank} {fault}\n")
+        DOES[fault.kind](fault, self)
 
     def may_befall(self, model: Module) -> None:
         """Take the model on; InputError where it has no parameter of the name that a fault says."""

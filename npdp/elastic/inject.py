@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from npdp.base.errors import InputError
 
 PARTS = ("data", "forward", "backward", "exchange", "update", "checkpoint", "recovery")
+CAME = "NPDP_INJECTED"  # a file in which each fault that comes at a place is noted before it does; set by npdp chaos
 MOST = "1e6"  # a factor, or milliseconds: beyond it nothing would ever end
 
 
