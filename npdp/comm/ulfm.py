@@ -43,9 +43,11 @@ LOOKS_EVERY_S = 0.01  # of waiting: a look costs some microseconds
 # Until all survivors have met: one may be in the middle of a long forward, and comes when it waits next
 LIMIT_S = 600.0
 FAILING_LIMIT_S = 3.0  # where all end anyway
-FAILED, LEFT = -1, -2  # what ranks say of themselves when they meet, beside the numbers of who calls `survivors`
 
 T = TypeVar("T")
+Words = tuple[int, ...]
+FAILED: Words = (-1,)  # what ranks that failed, or have seen that one did, say when they meet
+LEFT: Words = (-2,)  # what those say whose program has ended
 
 
 def _noticing(method: Callable[..., T]) -> Callable[..., T]:
@@ -74,9 +76,9 @@ class SurvivingTransport(MpiTransport):
     def __init__(self) -> None:
         super().__init__()
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
-        self.launched, self.said = list(range(self.world_size)), [0] * self.world_size
+        self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
         self._base = self._making
-        self._meet(0)
+        self._meet(())
 
     # Messages
     send, receive = _noticing(MpiTransport.send), _noticing(MpiTransport.receive)
@@ -105,20 +107,20 @@ class SurvivingTransport(MpiTransport):
         return RankDied([self.launched[rank] for rank in self._exits.all()])
 
     # Generations
-    def survivors(self, word: int = 0) -> SurvivingTransport:
+    def survivors(self, words: Words = ()) -> SurvivingTransport:
         """Return the transport of all ranks that live, after RankDied; collective over them.
 
         This one is of no use any more. Where a rank has failed, all end here.
 
         Args:
-            word: what this rank tells the others, at least 0.
+            words: what this rank tells the others.
         """
-        made = self._new_generation(word, LIMIT_S)
+        made = self._new_generation(words, LIMIT_S)
         if FAILED in made.said:
             made._end_now()
         return made
 
-    def _new_generation(self, word: int, limit_s: float) -> SurvivingTransport:
+    def _new_generation(self, words: Words, limit_s: float) -> SurvivingTransport:
         newest = self._generations[-1]
         with _limited(limit_s, newest):
             while True:
@@ -127,7 +129,7 @@ class SurvivingTransport(MpiTransport):
                 made = newest._next(newest._base.Shrink())
                 try:
                     made._open()
-                    made._meet(word)
+                    made._meet(words)
                 except self._mpi.Exception as error:
                     if not isinstance(made._meaning(error), RankDied):
                         raise
@@ -150,9 +152,9 @@ class SurvivingTransport(MpiTransport):
     def _open(self) -> None:
         self._data, self._control, self._noting = (self._base.Dup() for _ in range(3))
 
-    def _meet(self, word: int) -> None:
+    def _meet(self, words: Words) -> None:
         """Tell the others who this rank is, and watch their processes; none goes on before all do."""
-        mine = os.getpid(), self.host_number, self.launched_as, word
+        mine = os.getpid(), self.host_number, self.launched_as, words
         everyones = self._base.allgather(mine)
         self.launched, self.said = [of[2] for of in everyones], [of[3] for of in everyones]
         here = {rank: of[0] for rank, of in enumerate(everyones) if of[1] == self.host_number and rank != self.rank}
@@ -163,7 +165,7 @@ class SurvivingTransport(MpiTransport):
     @property
     def launched_as(self) -> int:
         """This rank's number at launch."""
-        return self._generations[0].rank
+        return int(self._generations[0].rank)
 
     # Ends
     def _leave(self) -> None:
