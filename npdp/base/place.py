@@ -11,10 +11,8 @@ class Place:
 
     Attributes:
         part: as above, and what a program or a command adds, `evaluation` or `checkpoint`, say; empty before the first.
-        iteration: number of the global batch that its loader gave last.
+        iteration: number of the global batch that its loader gave last; -1 before the first.
     """
 
-    __slots__ = ("iteration", "part")
-
     def __init__(self) -> None:
-        self.part, self.iteration = "", 0
+        self.part, self.iteration = "", -1
