@@ -491,7 +491,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "if not self._control.Iprobe(self._ranks[peer], TAG_LEFT)",
                "tests/test_mpi.py::test_a_rank_that_leaves_while_others_wait_for_it_is_named"),
         Mutant("npdp/comm/mpi.py",
-               "        end_on_exceptions(self.rank, self._abort, where)\n",
+               "        end_on_exceptions(self.rank, self._abort, lambda: str(self.stalls.board.place))\n",
                "",
                "tests/test_mpi.py::test_an_exception_ends_all_ranks_at_once_with_one_traceback[everywhere]"),
         Mutant("npdp/comm/mpi.py",

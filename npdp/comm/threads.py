@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npdp.comm.errors import CommunicationError, WorldEnded
+from npdp.comm.failures.board_of_threads import ThreadBoard
 from npdp.comm.failures.call_log import CallLog, LoggedCall, different
 from npdp.comm.failures.forked import refused_after_fork
+from npdp.comm.failures.stalls import Stalls
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
 from npdp.comm.transport import Buffer, wrong_message
 from npdp.comm.waiting import MESSAGES, wait_until
@@ -60,6 +62,7 @@ class ThreadWorld:
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
         self.left: set[int] = set()
+        self.boards: dict[int, ThreadBoard] = {}
 
     def channel(self, space: Space, source: int, target: int) -> _Channel:
         with self.lock:
@@ -87,6 +90,7 @@ class ThreadTransport:
         self._space, self._subworlds = space, Counter[tuple[int, ...]]()
         mine = self._ranks[rank]
         self.calls = world.calls[space, mine] = CallLog(rank)
+        self.stalls = Stalls(ThreadBoard(world.boards, mine, world.left), self._ranks, mine)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
         refused_after_fork(self)
@@ -95,7 +99,9 @@ class ThreadTransport:
         among = tuple(self._ranks[rank] for rank in ranks)
         self._subworlds[among] += 1  # counted alike on each of them: they all make the same ones, in the same order
         space = (self._space, among, self._subworlds[among])
-        return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
+        made = ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
+        made.stalls = self.stalls.among(among)
+        return made
 
     def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> _Message:
         message, channel = _Message(buffer, peer, call), self._to[peer]
@@ -119,7 +125,7 @@ class ThreadTransport:
         error = None
         if not handle.arrived.acquire(blocking=False):
             before = time.perf_counter()
-            error = self._wait_until_met(handle)
+            error = self._wait_until_met(handle, before)
             self.wait_s += time.perf_counter() - before
         if handle.error:
             error = CommunicationError(handle.error)
@@ -132,17 +138,17 @@ class ThreadTransport:
 
         if arrived() is None:
             before, peers = time.perf_counter(), [handle.peer for handle in handles]
-            wait_until(lambda: arrived() is not None, MESSAGES.shared_core, lambda: why_in_vain(self, peers))
+            wait_until(lambda: arrived() is not None, MESSAGES.shared_core, lambda: why_in_vain(self, peers, before))
             self.wait_s += time.perf_counter() - before
         number = arrived()
         assert number is not None
         self.wait(handles[number])
         return number
 
-    def _wait_until_met(self, handle: _Message) -> BaseException | None:
+    def _wait_until_met(self, handle: _Message, since: float) -> BaseException | None:
         """Return when it has; or why it never will."""
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
-            error = why_in_vain(self, [handle.peer], handle.call)
+            error = why_in_vain(self, [handle.peer], since, handle.call)
             if error:  # what came just before counts
                 return None if handle.arrived.acquire(blocking=False) else error
         return None

@@ -73,8 +73,8 @@ class SurvivingTransport(MpiTransport):
 
     check_after_s = LOOKS_EVERY_S
 
-    def __init__(self, where: Callable[[], str] = str) -> None:
-        super().__init__(where)
+    def __init__(self) -> None:
+        super().__init__()
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
         self._base = self._making
@@ -157,6 +157,7 @@ class SurvivingTransport(MpiTransport):
         mine = os.getpid(), self.host_number, self.launched_as, words
         everyones = self._base.allgather(mine)
         self.launched, self.said = [of[2] for of in everyones], [of[3] for of in everyones]
+        self.stalls = self.stalls.among(self.launched)
         here = {rank: of[0] for rank, of in enumerate(everyones) if of[1] == self.host_number and rank != self.rank}
         self._exits = Exits(here)
         self._policy = MESSAGES.policy(len(here) + 1)

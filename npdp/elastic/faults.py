@@ -49,8 +49,6 @@ class FaultyPlace(Place):
         due: the faults that have not come yet.
     """
 
-    __slots__ = ("_befall", "_place", "due")
-
     def __init__(self, place: Place, faults: Sequence[Fault], befall: Callable[[Fault], None]) -> None:
         self._place, self.due, self._befall = place, list(faults), befall
 

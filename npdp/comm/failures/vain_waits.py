@@ -18,9 +18,21 @@ def nobody(peers: list[int], call: LoggedCall | None) -> None:
     """Find no rank elsewhere: for worlds in which all collectives go by messages."""
 
 
-def why_in_vain(transport: Transport, peers: list[int], call: LoggedCall | None = None) -> BaseException | None:
-    """Return the error to raise where a rank waits in vain for messages of a call from these: every reason there is."""
-    return transport.ended(peers) or transport.compare_calls() or _elsewhere(transport, peers, call)
+def why_in_vain(
+    transport: Transport, peers: list[int], since: float, call: LoggedCall | None = None
+) -> BaseException | None:
+    """Return the error to raise where a rank waits in vain for messages of a call from these: every reason there is.
+
+    Args:
+        since: when it began to wait, by time.perf_counter().
+    """
+    what = "" if call is None else str(call.call)
+    return (
+        transport.ended(peers)
+        or transport.compare_calls()
+        or _elsewhere(transport, peers, call)
+        or transport.stalls.too_long(since, lambda: (peers, what))
+    )
 
 
 def _elsewhere(transport: Transport, peers: list[int], call: LoggedCall | None) -> CommunicationError | None:

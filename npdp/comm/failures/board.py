@@ -1,0 +1,238 @@
+"""Boards: where the ranks' programs are, and what they wait for, as other ranks see it without asking them.
+
+    rank 2's board   iteration 17 | forward | its program waits for: - | its server: - | stack, when it is asked for
+
+A rank that computes, is stopped or holds Python's lock cannot answer. So each writes on a board of its own, a file in
+memory (memfd), which the other ranks of its host open through its process. Nobody reads it but a rank that has waited
+for long. What a program's Python stack is the system's signal handler writes there (faulthandler), in C, whatever the
+program does meanwhile; the signal is a real-time one, which programs hardly use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import mmap
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from npdp.base.place import Place
+
+T = TypeVar("T")
+FRESH_S = 1.2  # a rank that waits says so every half second, at least
+STACK_S = 0.3  # what a stack may take to be written
+LONGEST_TEXT = 160
+RUNNING, STOPPED, ENDED, ELSEWHERE = "running", "stopped", "ended", "elsewhere"
+STACK_SIGNAL = getattr(signal, "SIGRTMAX", 0) - 4
+
+
+class Wait(NamedTuple):
+    """A rank's wait.
+
+    Attributes:
+        since: by time.perf_counter(), which the ranks of a host have in common.
+        ranks: for whom; by their numbers at the start.
+        of_servers: whether for what these ranks do as servers.
+        call: in which collective.
+        said: whether this rank has warned of it.
+    """
+
+    since: float
+    ranks: list[int]
+    of_servers: bool
+    call: str
+    said: bool
+
+
+class Seen(NamedTuple):
+    """What is seen of a rank.
+
+    Attributes:
+        state: RUNNING, STOPPED or ENDED; ELSEWHERE where only its host can tell.
+        process: its number and host, for people; empty where it is a thread.
+        part, iteration: of its program; -1 before the first.
+        waits: its program's wait, and that of its server beside it or instead; None where it has waited for nothing.
+    """
+
+    state: str
+    process: str = ""
+    part: str = ""
+    iteration: int = -1
+    waits: tuple[Wait | None, Wait | None] = (None, None)
+
+
+class Board(Protocol):
+    """Board of a rank, and its sight of the others'.
+
+    Attributes:
+        place: of this rank's program.
+    """
+
+    place: Place
+
+    def tell(self, wait: Wait, as_server: bool) -> None:
+        """Tell the others that this rank waits, again and again as long as it does."""
+
+    def look(self, rank: int) -> Seen:
+        """Return what is seen of a rank."""
+
+    def stack(self, rank: int) -> list[str]:
+        """Return where a rank's program stands, innermost call first; empty where that is not known."""
+
+
+class _Wait(ctypes.Structure):
+    _fields_ = (
+        ("since", ctypes.c_double),
+        ("told", ctypes.c_double),  # when last
+        ("said", ctypes.c_bool),
+        ("of_servers", ctypes.c_bool),
+        ("ranks", ctypes.c_wchar * LONGEST_TEXT),
+        ("call", ctypes.c_wchar * LONGEST_TEXT),
+    )
+
+
+class _Page(ctypes.Structure, Place):
+    """The first page of a board: it is the rank's place itself, so that a program that goes on costs no more."""
+
+    _fields_ = (
+        ("iteration", ctypes.c_int64),
+        ("part", ctypes.c_wchar * 32),
+        ("waits", _Wait * 2),
+    )
+
+
+class _Process(NamedTuple):
+    """A rank's process, and how others find its board there."""
+
+    machine: str  # and its view of processes: other ranks of it see the same ones
+    host: str
+    number: int
+    fd: int
+    inode: int
+
+
+class ProcessBoard:
+    """Board of a rank that is a process; collective when it is made.
+
+    Args:
+        rank: this one's number.
+        everyones: gathers what is given, from all ranks in order.
+    """
+
+    def __init__(self, rank: int, everyones: Callable[[Any], list[Any]]) -> None:
+        self._file, page = _new_file()
+        self._page = page
+        self.place: Place = page
+        inode = os.fstat(self._file).st_ino if self._file >= 0 else 0
+        mine = _Process(_machine(), socket.gethostname(), os.getpid(), self._file, inode)
+        self._rank = rank
+        self._processes = [_Process(*process) for process in everyones(tuple(mine))]
+
+    def tell(self, wait: Wait, as_server: bool) -> None:
+        note = self._page.waits[as_server]
+        if (note.since, note.said) != (wait.since, wait.said):
+            note.told = 0.0  # what follows is not to be read half
+            note.said, note.of_servers, note.call = wait.said, wait.of_servers, wait.call[: LONGEST_TEXT - 1]
+        note.ranks = ",".join(map(str, wait.ranks[: LONGEST_TEXT // 8]))
+        note.since, note.told = wait.since, time.perf_counter()
+
+    def look(self, rank: int) -> Seen:
+        process = self._processes[rank]
+        name = f"process {process.number} on {process.host}"
+        if process.machine != self._processes[self._rank].machine:
+            return Seen(ELSEWHERE, process.host)
+        state = _state(process.number)
+        content = self._read(process, 0, ctypes.sizeof(_Page)) if state != ENDED else b""
+        if content is None or len(content) < ctypes.sizeof(_Page):
+            return Seen(state, name)
+        page = _Page.from_buffer_copy(content)
+        program, server = (_wait_of(note) for note in page.waits)
+        return Seen(state, name, page.part, page.iteration, (program, server))
+
+    def stack(self, rank: int) -> list[str]:
+        process = self._processes[rank]
+        length = self._length(process)
+        if length is None or not _catches(process.number, STACK_SIGNAL):  # it would end the process
+            return []
+        os.kill(process.number, STACK_SIGNAL)
+        until, before = time.perf_counter() + STACK_S, length
+        while time.perf_counter() < until:
+            time.sleep(STACK_S / 10)
+            now = self._length(process) or length
+            if now == before > length:
+                break
+            before = now
+        text = self._read(process, length, before - length) or b""
+        return [line.strip() for line in text.decode(errors="replace").splitlines() if line.startswith("  File")]
+
+    def _length(self, process: _Process) -> int | None:
+        return _with_file(process, lambda fd: os.fstat(fd).st_size)
+
+    def _read(self, process: _Process, start: int, nbytes: int) -> bytes | None:
+        return _with_file(process, lambda fd: os.pread(fd, nbytes, start))
+
+
+def _with_file(process: _Process, use: Callable[[int], T]) -> T | None:
+    """Return what `use` makes of a process's board; None where it is out of reach, or that process is another."""
+    try:
+        fd = os.open(f"/proc/{process.number}/fd/{process.fd}", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return use(fd) if os.fstat(fd).st_ino == process.inode else None
+    finally:
+        os.close(fd)
+
+
+def _new_file() -> tuple[int, _Page]:
+    """Return a board's file, -1 where there can be none, and its first page, mapped."""
+    try:
+        file = os.memfd_create("npdp board")
+        os.write(file, bytes(mmap.PAGESIZE))  # stacks follow
+        page = _Page.from_buffer(mmap.mmap(file, mmap.PAGESIZE))
+    except (OSError, AttributeError, ValueError):  # not Linux, or a limit
+        file, page = -1, _Page()
+    page.iteration = -1
+    if file >= 0 and signal.getsignal(STACK_SIGNAL) == signal.SIG_DFL:
+        faulthandler.register(STACK_SIGNAL, file, all_threads=False)
+    return file, page
+
+
+def _wait_of(note: Any) -> Wait | None:
+    """Return the wait that a rank is in, by its note; None where it has not said so for long."""
+    if time.perf_counter() - note.told > FRESH_S:
+        return None
+    ranks = [int(rank) for rank in note.ranks.split(",") if rank]
+    return Wait(note.since, ranks, note.of_servers, note.call, note.said)
+
+
+def _machine() -> str:
+    """Return what ranks have in common that see the same processes by the same numbers."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return f"process {os.getpid()} of {socket.gethostname()}"
+
+
+def _state(process: int) -> str:
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            letter = file.read().rpartition(b")")[2].split()[0]
+    except OSError:
+        return ENDED
+    return STOPPED if letter in b"Tt" else ENDED if letter in b"ZX" else RUNNING
+
+
+def _catches(process: int, number: int) -> bool:
+    """Return whether a process has a handler for a signal."""
+    try:
+        with open(f"/proc/{process}/status") as file:
+            masks = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return False
+    return bool(int(masks.get("SigCgt", "0"), 16) >> (number - 1) & 1)
