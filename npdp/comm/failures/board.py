@@ -10,6 +10,7 @@ program does meanwhile; the signal is a real-time one, which programs hardly use
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import mmap
@@ -20,12 +21,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from npdp.base import environment
 from npdp.base.place import Place
 
 T = TypeVar("T")
 FRESH_S = 1.2  # a rank that waits says so every half second, at least
 STACK_S = 0.3  # what a stack may take to be written
 LONGEST_TEXT = 160
+WORD = "npdp board of rank {}"  # a file in the launcher's folder: its process, and the descriptor there
 RUNNING, STOPPED, ENDED, ELSEWHERE = "running", "stopped", "ended", "elsewhere"
 STACK_SIGNAL = getattr(signal, "SIGRTMAX", 0) - 4
 
@@ -129,6 +132,7 @@ class ProcessBoard:
         self.place: Place = page
         inode = os.fstat(self._file).st_ino if self._file >= 0 else 0
         mine = _Process(_machine(), socket.gethostname(), os.getpid(), self._file, inode)
+        _tell_launcher(rank, mine)
         self._rank = rank
         self._processes = [_Process(*process) for process in everyones(tuple(mine))]
 
@@ -174,6 +178,18 @@ class ProcessBoard:
 
     def _read(self, process: _Process, start: int, nbytes: int) -> bytes | None:
         return _with_file(process, lambda fd: os.pread(fd, nbytes, start))
+
+
+def _tell_launcher(rank: int, process: _Process) -> None:
+    """Leave word of a board for npdp's own launcher on this host, where that has started this rank."""
+    folder = os.environ.get(environment.JOB_FOLDER, "")
+    with contextlib.suppress(OSError), open(os.path.join(folder, WORD.format(rank)), "x") as file:
+        file.write(f"{process.number} {process.fd}\n")
+
+
+def place_on(file: int) -> Place:
+    """Return the place that a board's file shows."""
+    return _Page.from_buffer_copy(os.pread(file, ctypes.sizeof(_Page), 0))
 
 
 def _with_file(process: _Process, use: Callable[[int], T]) -> T | None:
