@@ -115,25 +115,34 @@ def chaos(arguments: Sequence[str], say: Callable[[str], object]) -> int:
     """Make the runs; return the exit code."""
     flags = parse(arguments)
     base = Path(tempfile.mkdtemp(prefix="npdp-chaos-", dir=flags.folder))
+    wrong = 0
+    try:
+        verdicts = []
+        for verdict in _verdicts(flags, base):
+            verdicts.append(verdict)
+            wrong += bool(verdict.broken)
+            for line in _lines(flags, verdict):
+                say(line)
+        if not flags.json:
+            say("\n".join(_table(verdicts)))
+            say(f"{len(verdicts)} runs, {wrong} with a broken promise" + f"; their files: {base}" * bool(wrong))
+    finally:
+        if not wrong:
+            shutil.rmtree(base)
+    return 1 if wrong else 0
+
+
+def _verdicts(flags: Chaos, base: Path) -> Iterator[Verdict]:
+    """Make the undisturbed run, then those with faults; a directory stays where a promise was broken."""
     undisturbed = _run(flags, base / "undisturbed", ())
     if undisturbed.code != 0 or undisturbed.end is None:
         raise InputError(f"npdp chaos: undisturbed it ended with code {undisturbed.code}: {_last_line(undisturbed)}")
     ground = ground_of(flags.training, undisturbed.end["iterations"], flags.kinds)
-    numbers = range(1, flags.runs + 1) if flags.run is None else [flags.run]
-    verdicts = []
-    for verdict in (_verdict(flags, ground, undisturbed, base, run) for run in numbers):
-        verdicts.append(verdict)
-        for line in _lines(flags, verdict):
-            say(line)
+    for run in range(1, flags.runs + 1) if flags.run is None else [flags.run]:
+        verdict = _verdict(flags, ground, undisturbed, base, run)
+        yield verdict
         if not verdict.broken:
             shutil.rmtree(verdict.outcome.folder)
-    wrong = sum(bool(verdict.broken) for verdict in verdicts)
-    if not flags.json:
-        say("\n".join(_table(verdicts)))
-        say(f"{len(verdicts)} runs, {wrong} with a broken promise" + f"; their files: {base}" * bool(wrong))
-    if not wrong:
-        shutil.rmtree(base)
-    return 1 if wrong else 0
 
 
 def _verdict(flags: Chaos, ground: Ground, undisturbed: runs.Outcome, base: Path, run: int) -> Verdict:
