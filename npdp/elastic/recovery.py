@@ -69,6 +69,7 @@ def recover(state: State) -> Recovery | None:
         try:
             transport: Any = state.world.transport
             met = transport.survivors(state.words)
+            state.world.place.part = "recovery"
             _narrow(state.world, met)
             if LEFT in met.said:
                 return None
