@@ -36,6 +36,7 @@ from npdp.comm.failures.exits import Exits
 from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.vain_waits import nobody
 from npdp.comm.mpi import MpiTransport
+from npdp.comm.survival import FAILED, LEFT, Words
 from npdp.comm.transport import Buffer
 from npdp.comm.waiting import MESSAGES
 
@@ -45,9 +46,6 @@ LIMIT_S = 600.0
 FAILING_LIMIT_S = 1.5  # where all end anyway; beside a rank that has left with a code Shrink does not end
 
 T = TypeVar("T")
-Words = tuple[int, ...]
-FAILED: Words = (-1,)  # what ranks that failed, or have seen that one did, say when they meet
-LEFT: Words = (-2,)  # what those say whose program has ended
 
 
 def _noticing(method: Callable[..., T]) -> Callable[..., T]:

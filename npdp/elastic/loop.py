@@ -63,5 +63,6 @@ def run(
                 state.look(after)
             after_epoch(epoch + 1, state.ledger.mean_loss)
             state.end_epoch()
+        state.world.barrier()
 
     through_deaths(state, train, recovered)

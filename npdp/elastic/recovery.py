@@ -19,12 +19,13 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import RankDied
+from npdp.comm.survival import LEFT, NOT_BEGUN
 from npdp.elastic import checkpoint
 from npdp.elastic.strategy import ElasticAllReduce, train_by_anew
 from npdp.parallel.world import become
@@ -32,6 +33,12 @@ from npdp.torch_names import files
 
 if TYPE_CHECKING:
     from npdp.elastic.state import State
+
+T = TypeVar("T")
+
+
+class BeginAgain(Exception):  # noqa: N818 - what is to be done
+    """Unwinds this rank to where all begin, as some had not begun yet when another died."""
 
 
 class Recovery(NamedTuple):
@@ -48,15 +55,26 @@ class Recovery(NamedTuple):
     seconds: float
 
 
-def recover(state: State) -> Recovery:
-    """Go on with the ranks that live, after RankDied; collective over them. Begins again where one more dies."""
+def recover(state: State) -> Recovery | None:
+    """Go on with the ranks that live, after RankDied; collective over them. Recovers again where one more dies.
+
+    Returns None where there is nothing left to do: a rank has left its program, which all have to complete first.
+
+    Raises:
+        BeginAgain: some have not begun.
+    """
     began_s, launched = time.monotonic(), state.launched
     state.settle()
     while True:
         try:
             transport: Any = state.world.transport
             met = transport.survivors(state.words)
+            state.world.place.part = "recovery"
             _narrow(state.world, met)
+            if LEFT in met.said:
+                return None
+            if NOT_BEGUN in met.said:
+                raise BeginAgain
             regroup(state, met.said)
         except RankDied:
             continue
@@ -99,11 +117,33 @@ def _catch_up(state: State, root: int, is_behind: bool) -> None:
         state.caught_up()
 
 
-def through_deaths(state: State, program: Callable[[], Any], recovered: Callable[[Recovery], object]) -> Any:
-    """Return `program()`, begun again after each recovery: it goes on from wherever the state is. Collective."""
+def through_deaths(
+    state: State, program: Callable[[], object], recovered: Callable[[Recovery], object]
+) -> None:
+    """Do `program()`, again after each recovery: it goes on from wherever the state is. Collective.
+
+    Its end has to be a collective, so that no rank leaves before all have done its part.
+    """
+    while True:
+        try:
+            program()
+            return
+        except RankDied:  # what it was in is left behind: no frame of it is kept
+            pass
+        recovery = recover(state)
+        if recovery is None:
+            return
+        recovered(recovery)
+
+
+def from_the_start(world: Communicator, program: Callable[[], T]) -> T:
+    """Return `program()`, which makes a state; begun anew where a rank dies before all have one. Collective."""
     while True:
         try:
             return program()
-        except RankDied:  # what it was in is left behind: no frame of it is kept
+        except BeginAgain:
+            continue
+        except RankDied:
             pass
-        recovered(recover(state))
+        transport: Any = world.transport
+        _narrow(world, transport.survivors(NOT_BEGUN))

@@ -73,9 +73,10 @@ class State:
             after(self.ledger.done)
             self.looked = self.ledger.done
 
-    def end_epoch(self) -> None:
-        """Note that all is done that is to be done after an epoch."""
+    def end_epoch(self) -> float:
+        """Note that all is done that is to be done after an epoch; return its mean loss."""
         self.ended += 1
+        return self.ledger.mean_loss
 
     def caught_up(self) -> None:
         """Remember all as it is, after an iteration."""
