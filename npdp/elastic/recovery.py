@@ -94,9 +94,10 @@ def regroup(state: State, said: Sequence[tuple[int, ...]]) -> None:
 
 
 def _narrow(world: Communicator, transport: Any) -> None:
-    spent_s = world.clock.collective_s, world.clock.wait_s
+    wait_s = world.clock.wait_s
+    spent_s = max(wait_s, world.clock.collective_s)  # a collective that was interrupted is not in the second
     world.narrow(transport)
-    world.clock.count(*spent_s)
+    world.clock.count(spent_s, wait_s)
     become(world)
 
 
