@@ -159,6 +159,10 @@ def _add_ranks(parser: Parser) -> None:
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
+    ranks.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
+                       help="say which rank is late, and where, when others have waited so long (10; 0: never)")
+    ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
+                       help="end the job when they have waited so long (600; 0: never)")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
 
