@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -10,15 +11,18 @@ import pytest
 import worlds
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import served, steps
 
 import npdp
+from npdp import nn, optim
 from npdp.comm.errors import CommunicationError
 from npdp.comm.failures import stalls
 from npdp.comm.failures.board import ENDED, RUNNING, STOPPED, Seen, Wait
-from npdp.comm.failures.stalls import late_ranks, named, where
+from npdp.comm.failures.chains import late_ranks
+from npdp.comm.failures.words import named, where
 
 ALGORITHMS = ["shared_memory", "ring", "naive", "tree"]
-WARNING_S = 0.2  # of worlds in which a rank is late on purpose
+WARNING_S = 0.6  # of worlds in which a rank is late on purpose
 
 
 @pytest.fixture
@@ -27,6 +31,11 @@ def said(monkeypatch):
     warnings: list[str] = []
     monkeypatch.setattr(stalls, "_say", warnings.append)
     return warnings
+
+
+def model_and_optimizer():
+    model = nn.Linear(worlds.FEATURES, worlds.CLASSES)
+    return [optim.SGD(model.parameters(), lr=0.1)], model
 
 
 def until(done, limit_s=10):
@@ -51,9 +60,10 @@ def test_a_late_rank_is_named_once_with_its_place_and_stack_and_all_goes_on(said
 
     assert worlds.run(3, program) == [[6.0] * 5] * 3
     (warning,) = said
-    first, second, *stack = warning.splitlines()
-    assert first.startswith("npdp: ranks 0 and 1 have waited for rank 2 for 0 s in allreduce of 5 float64 (sum)")
-    assert second == "npdp: rank 2 is in iteration 17, forward; its program stands at"
+    first, second, third, *stack = warning.splitlines()
+    assert re.match(r"npdp: ranks? (0|1|0 and 1) ha(s|ve) waited for rank 2 for \d s in allreduce of 5 float64", first)
+    assert second == "npdp: rank 2 is in iteration 17, forward"
+    assert third == "npdp: rank 2's program stands at"
     assert any("in until" in line for line in stack) and any("in program" in line for line in stack)
 
 
@@ -102,21 +112,74 @@ def test_after_the_second_limit_all_ranks_end_with_an_error_that_names_the_late_
     assert said_in_it[1:] == ["rank 1 is in iteration 4, update", "the limit is 0.3 s"]
 
 
+def with_servers(said, servers, late, memory=True):
+    """Train with one of two workers late, and return what is said of it."""
+
+    def program(way):
+        npdp.init(stall_warning_s=1)
+
+        def dawdle(number):
+            if npdp.rank() == late and number == 3:
+                until(lambda: said)
+
+        return steps(way, *model_and_optimizer(), between=dawdle)
+
+    served(program, servers, 2, memory)
+    (warning,) = said
+    return warning
+
+
+@pytest.mark.parametrize(("servers", "late"), [(1, 1), (2, 0), (0, 1)])
+def test_under_a_parameter_server_the_worker_is_named_for_whom_the_server_and_the_others_wait(said, servers, late):
+    warning = with_servers(said, servers, late)
+    assert f"rank {1 - late} has waited for rank {late} for" in warning
+    assert "in dawdle" in warning and "as a server" not in warning
+
+
+def test_of_a_server_on_another_host_it_is_said_that_it_is_one(said):
+    warning = with_servers(said, 1, 1, memory=False)
+    assert "rank 0 has waited for rank 2 for" in warning
+    assert "rank 2 is a server on host 2: only its host can tell for whom it waits" in warning
+
+
+@pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 1, 1, 1)])
+@pytest.mark.parametrize("late", [0, 2, 3])
+@pytest.mark.parametrize("algorithm", ["ring", "hierarchical"])
+def test_over_hosts_that_of_the_late_rank_says_where_it_is_if_another_of_its_ranks_waits(
+    said, hosts, late, algorithm
+):
+    def program():
+        world = npdp.init(stall_warning_s=1)
+        npdp.allreduce(np.ones(3), algorithm=algorithm)
+        world.place.part = "data"
+        if world.rank == late:
+            until(lambda: said)
+            time.sleep(1.5)
+        npdp.allreduce(np.ones(3), algorithm=algorithm)
+
+    worlds.run(4, program, hosts=hosts)
+    (warning,) = said
+    assert f"waited for rank {late} for" in warning
+    if hosts.count(hosts[late]) > 1:
+        assert f"npdp: rank {late} is in iteration" not in warning and f"npdp: rank {late} is in data" in warning
+    else:
+        assert f"npdp: rank {late} is on host {hosts[late]}: only its host can tell where its program is" in warning
+
+
 @pytest.mark.parametrize("limits", [{"stall_warning_s": "ten"}, {"stall_abort_s": [1]}])
 def test_a_limit_that_is_no_number_is_refused(limits):
     with pytest.raises(TypeError, match=r"stall_\w+_s must be a number of seconds"):
         npdp.init(**limits)
 
 
-class Drawn:
-    """A board on which ranks wait as it is drawn."""
+def drawn(waits: dict[int, list[int]], states: dict[int, str] | None = None):
+    """Return what is seen of each rank where they wait as it is drawn."""
 
-    def __init__(self, waits: dict[int, list[int]], states: dict[int, str] | None = None) -> None:
-        self.waits, self.states = waits, states or {}
+    def look(rank):
+        wait = Wait(0.0, waits[rank], False, "", False) if rank in waits else None
+        return Seen((states or {}).get(rank, RUNNING), waits=(wait, None))
 
-    def look(self, rank):
-        waits = Wait(0.0, self.waits[rank], False, "", False) if rank in self.waits else None
-        return Seen(self.states.get(rank, RUNNING), waits=(waits, None))
+    return look
 
 
 RANKS = st.integers(0, 7)
@@ -129,14 +192,14 @@ def test_late_are_those_whom_one_waits_for_over_others_and_who_wait_for_nobody(w
         new = set(waits.get(ahead.pop(), [])) - reached
         reached |= new
         ahead += new
-    late = late_ranks(Drawn(waits), Wait(0.0, first, False, "", False))
+    late = late_ranks(drawn(waits), Wait(0.0, first, False, "", False))
     assert late == [(rank, False) for rank in sorted(reached) if rank not in waits]
 
 
 @pytest.mark.parametrize("state", [STOPPED, ENDED])
 def test_a_rank_that_was_stopped_or_ended_while_it_waited_is_the_late_one(state):
-    board = Drawn({0: [1], 1: [2], 2: [0]}, {1: state})
-    assert late_ranks(board, Wait(0.0, [1], False, "", False)) == [(1, False)]
+    look = drawn({0: [1], 1: [2], 2: [0]}, {1: state})
+    assert late_ranks(look, Wait(0.0, [1], False, "", False)) == [(1, False)]
 
 
 def test_words_for_ranks_and_places():

@@ -101,11 +101,8 @@ class Host:
             self.kernel.say(self._transport.calls.begun)
         since = time.perf_counter()
         while status == self._codes.WAITING:
-            error = (
-                self._transport.ended(self._peers)
-                or self._transport.compare_calls()
-                or self._transport.stalls.too_long(since, self._awaited)
-            )
+            error = self._transport.ended(self._peers) or self._transport.compare_calls()
+            error = error or self._transport.stalls.too_long(since, self._awaited)
             status = self.kernel.test()  # the others may have done their part before they left
             if error is not None and status == self._codes.WAITING:
                 raise error
@@ -119,8 +116,8 @@ class Host:
             )
 
     def _awaited(self) -> tuple[list[int], str]:
-        behind = [rank for index, rank in enumerate(self.ranks) if self.kernel.is_behind(index)]
-        return behind, self._called(self.rank)
+        late = [rank for index, rank in enumerate(self.ranks) if self.kernel.is_behind(index)]
+        return late, self._called(self.rank)
 
     def _called(self, rank: int) -> str:
         return str(call_of(*self.kernel.call_of(rank)))

@@ -132,7 +132,7 @@ class MpiTransport:
         self.find_elsewhere: FindElsewhere = nobody
         self.wait_s = 0.0
         self.calls = CallLog(self.rank, self._tags, self._heard)
-        self.stalls = Stalls(ProcessBoard(self.rank, mpi.COMM_WORLD.allgather), self._ranks, self.rank)
+        self.stalls = Stalls(ProcessBoard(self.rank, mpi.COMM_WORLD.allgather), self._ranks, self.rank, self.calls)
         self._worlds = [(self._ranks, self.calls)]  # this one, and all that are made of it: compared at the end
         self._notes: list[Any] = []  # requests of those that this rank has sent, kept until the next are sent
         end_on_exceptions(self.rank, self._abort, lambda: str(self.stalls.board.place))
@@ -190,8 +190,8 @@ class MpiTransport:
         made._data, made._noting = self._making.Create_group(group), self._making.Create_group(group)
         made.rank, made.world_size = list(ranks).index(self.rank), len(ranks)
         made.find_elsewhere, made.wait_s = nobody, 0.0
-        made.stalls = self.stalls.among(made._ranks)
         made.calls, made._notes = CallLog(made.rank, self._tags, made._heard), []
+        made.stalls = self.stalls.among(made._ranks, made.calls)
         self._worlds.append((made._ranks, made.calls))
         return refused_after_fork(made)
 
@@ -271,7 +271,7 @@ class MpiTransport:
         others = [peer for peer in range(self.world_size) if peer != self.rank]
         notices = [self._control.isend(self._last_notes(peer), peer, TAG_LEFT) for peer in others]
         barrier = self._control.Ibarrier()
-        wait_until(barrier.Test, MESSAGES.shared_core)
+        wait_until(barrier.Test, MESSAGES.shared_core, partial(self.stalls.at_the_end, others, self.fail))
         errors = [self._compared(peer, self._control.recv(source=peer, tag=TAG_LEFT)) for peer in others]
         self._mpi.Request.Waitall(notices)
         if (error := next(filter(None, errors), None)) is not None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npdp.comm.errors import CommunicationError, RankDied, WorldEnded
-from npdp.comm.failures.board_of_threads import ThreadBoard
+from npdp.comm.failures.board_of_threads import watched
 from npdp.comm.failures.call_log import CallLog, LoggedCall, different
 from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.stalls import Stalls
@@ -64,7 +64,7 @@ class ThreadWorld:
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
         self.left: set[int] = set()
-        self.boards: dict[int, ThreadBoard] = {}
+        self.stalls: dict[int, Stalls] = {}
         self.meeting = Meeting(world_size)
 
     def channel(self, space: Space, source: int, target: int) -> _Channel:
@@ -94,7 +94,7 @@ class ThreadTransport:
         mine = self._ranks[rank]
         self.launched, self.said = self._ranks, list[Words]()
         self.calls = world.calls[space, mine] = CallLog(rank)
-        self.stalls = Stalls(ThreadBoard(world.boards, mine, world.left), self._ranks, mine)
+        self.stalls = watched(world, mine).among(self._ranks, self.calls)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
         refused_after_fork(self)
@@ -103,9 +103,7 @@ class ThreadTransport:
         among = tuple(self._ranks[rank] for rank in ranks)
         self._subworlds[among] += 1  # counted alike on each of them: they all make the same ones, in the same order
         space = (self._space, among, self._subworlds[among])
-        made = ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
-        made.stalls = self.stalls.among(among)
-        return made
+        return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
 
     def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> _Message:
         message, channel = _Message(buffer, peer, call), self._to[peer]

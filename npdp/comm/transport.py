@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from npdp.comm.errors import CommunicationError
-from npdp.comm.failures.board_of_threads import ThreadBoard
+from npdp.comm.failures.board import Board
 from npdp.comm.failures.call_log import CallLog, LoggedCall
 from npdp.comm.failures.stalls import Stalls
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody
@@ -102,7 +102,7 @@ class NoTransport:
     calls = CallLog(0)
 
     def __init__(self) -> None:
-        self.stalls = Stalls(ThreadBoard({}, 0, ()), [0], 0)
+        self.stalls = Stalls(Board(), [0], 0, self.calls)
 
     def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")

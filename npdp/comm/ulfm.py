@@ -155,7 +155,7 @@ class SurvivingTransport(MpiTransport):
         mine = os.getpid(), self.host_number, self.launched_as, words
         everyones = self._base.allgather(mine)
         self.launched, self.said = [of[2] for of in everyones], [of[3] for of in everyones]
-        self.stalls = self.stalls.among(self.launched)
+        self.stalls = self.stalls.among(self.launched, self.calls)
         here = {rank: of[0] for rank, of in enumerate(everyones) if of[1] == self.host_number and rank != self.rank}
         self._exits = Exits(here)
         self._policy = MESSAGES.policy(len(here) + 1)

@@ -44,10 +44,11 @@ class TorchTransport:
         self.calls = CallLog(self.rank, TAGS)
         host = hashlib.blake2b(socket.gethostname().encode(), digest_size=8).digest()
         self.host_number = int.from_bytes(host, "little") >> 1  # fits into an int64, for messages
-        processes = enumerate(self._everyones((self.host_number, os.getpid())))
-        here = {rank: process for rank, (host_of, process) in processes if host_of == self.host_number}
+        everyones = self._everyones((self.host_number, os.getpid()))
+        here = {rank: process for rank, (host_of, process) in enumerate(everyones) if host_of == self.host_number}
         self._exits = Exits({rank: process for rank, process in here.items() if rank != self.rank})
-        self.stalls = Stalls(ProcessBoard(self.rank, self._everyones), range(self.world_size), self.rank)
+        board = ProcessBoard(self.rank, self._everyones)
+        self.stalls = Stalls(board, range(self.world_size), self.rank, self.calls)
         refused_after_fork(self)
 
     def _everyones(self, mine: Any) -> list[Any]:

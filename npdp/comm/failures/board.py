@@ -16,10 +16,9 @@ import faulthandler
 import mmap
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from npdp.base import environment
 from npdp.base.place import Place
@@ -68,23 +67,26 @@ class Seen(NamedTuple):
     waits: tuple[Wait | None, Wait | None] = (None, None)
 
 
-class Board(Protocol):
-    """Board of a rank, and its sight of the others'.
+class Board:
+    """Base class of boards: that of a rank which nobody sees, and which sees nobody.
 
     Attributes:
         place: of this rank's program.
     """
 
-    place: Place
+    def __init__(self) -> None:
+        self.place = Place()
 
     def tell(self, wait: Wait, as_server: bool) -> None:
         """Tell the others that this rank waits, again and again as long as it does."""
 
     def look(self, rank: int) -> Seen:
         """Return what is seen of a rank."""
+        return Seen(ELSEWHERE)
 
     def stack(self, rank: int) -> list[str]:
         """Return where a rank's program stands, innermost call first; empty where that is not known."""
+        return []
 
 
 class _Wait(ctypes.Structure):
@@ -105,6 +107,7 @@ class _Page(ctypes.Structure, Place):
         ("iteration", ctypes.c_int64),
         ("part", ctypes.c_wchar * 32),
         ("waits", _Wait * 2),
+        ("writes_stack", ctypes.c_bool),  # when it gets STACK_SIGNAL
     )
 
 
@@ -118,7 +121,7 @@ class _Process(NamedTuple):
     inode: int
 
 
-class ProcessBoard:
+class ProcessBoard(Board):
     """Board of a rank that is a process; collective when it is made.
 
     Args:
@@ -129,9 +132,9 @@ class ProcessBoard:
     def __init__(self, rank: int, everyones: Callable[[Any], list[Any]]) -> None:
         self._file, page = _new_file()
         self._page = page
-        self.place: Place = page
+        self.place = page
         inode = os.fstat(self._file).st_ino if self._file >= 0 else 0
-        mine = _Process(_machine(), socket.gethostname(), os.getpid(), self._file, inode)
+        mine = _Process(_machine(), os.uname().nodename, os.getpid(), self._file, inode)
         _tell_launcher(rank, mine)
         self._rank = rank
         self._processes = [_Process(*process) for process in everyones(tuple(mine))]
@@ -149,19 +152,17 @@ class ProcessBoard:
         name = f"process {process.number} on {process.host}"
         if process.machine != self._processes[self._rank].machine:
             return Seen(ELSEWHERE, process.host)
-        state = _state(process.number)
-        content = self._read(process, 0, ctypes.sizeof(_Page)) if state != ENDED else b""
-        if content is None or len(content) < ctypes.sizeof(_Page):
+        state, page = _state(process.number), self._page_of(process)
+        if page is None:
             return Seen(state, name)
-        page = _Page.from_buffer_copy(content)
         program, server = (_wait_of(note) for note in page.waits)
         return Seen(state, name, page.part, page.iteration, (program, server))
 
     def stack(self, rank: int) -> list[str]:
         process = self._processes[rank]
-        length = self._length(process)
-        if length is None or not _catches(process.number, STACK_SIGNAL):  # it would end the process
-            return []
+        page, length = self._page_of(process), self._length(process)
+        if page is None or length is None or not (page.writes_stack and _catches(process.number, STACK_SIGNAL)):
+            return []  # the signal would end the process, or is the program's own
         os.kill(process.number, STACK_SIGNAL)
         until, before = time.perf_counter() + STACK_S, length
         while time.perf_counter() < until:
@@ -172,6 +173,10 @@ class ProcessBoard:
             before = now
         text = self._read(process, length, before - length) or b""
         return [line.strip() for line in text.decode(errors="replace").splitlines() if line.startswith("  File")]
+
+    def _page_of(self, process: _Process) -> _Page | None:
+        content = self._read(process, 0, ctypes.sizeof(_Page))
+        return None if content is None else _Page.from_buffer_copy(content)
 
     def _length(self, process: _Process) -> int | None:
         return _with_file(process, lambda fd: os.fstat(fd).st_size)
@@ -215,6 +220,7 @@ def _new_file() -> tuple[int, _Page]:
     page.iteration = -1
     if file >= 0 and signal.getsignal(STACK_SIGNAL) == signal.SIG_DFL:
         faulthandler.register(STACK_SIGNAL, file, all_threads=False)
+        page.writes_stack = True
     return file, page
 
 
@@ -232,7 +238,7 @@ def _machine() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
-        return f"process {os.getpid()} of {socket.gethostname()}"
+        return f"process {os.getpid()} of {os.uname().nodename}"
 
 
 def _state(process: int) -> str:

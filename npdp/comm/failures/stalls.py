@@ -1,10 +1,10 @@
 """The watchdog: which rank the others wait for, where it is, for how long; said once, and an error in the end.
 
     rank 0 ──waits for──▶ rank 1 ──waits for──▶ rank 2      rank 2 is late: the root of the chain
-                                                            rank 0 or 1, who waited first, says so
+                                                            of ranks 0 and 1 the one that has waited longer says so
 
-A rank that has waited for long looks at the others' boards (board.py). There is no thread for it: a wait asks now and
-then anyway whether it is in vain, and asks here too.
+A wait asks now and then anyway whether it is in vain; where it has become long it asks here too, and looks at the
+others' boards (board.py). There is no thread for it, and nothing in a short wait.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from npdp.base.arguments import require_number
 from npdp.comm.errors import CommunicationError
-from npdp.comm.failures.board import ELSEWHERE, ENDED, FRESH_S, STOPPED, Board, Seen, Wait
+from npdp.comm.failures.board import ELSEWHERE, FRESH_S, RUNNING, STOPPED, Board, Wait
+from npdp.comm.failures.call_log import CallLog
+from npdp.comm.failures.chains import Late, Look, late_ranks
+from npdp.comm.failures.words import named, where
 
-WARNING_S = 10.0
-TOLD_AFTER_S = 0.1  # of waiting
-LONGEST_STACK = 15
-MOST_NAMED = 8
-Awaited = Callable[[], tuple[list[int], str]]  # for which ranks, in what
-Node = tuple[int, bool]  # a rank, as a server or not
+TOLD_AFTER_S = 0.05  # of waiting: most waits are over
+LOOK_EVERY_S = 0.25
+LONGEST_STACK, MOST_TOLD = 15, 4  # calls of a stack; late ranks
+Awaited = Callable[[], tuple[list[int], str]]  # for which ranks of its world, in what
 
 
 @dataclass
@@ -36,153 +38,136 @@ class Limits:
         abort_s: after which the job ends.
     """
 
-    warning_s: float = WARNING_S
+    warning_s: float = 10.0
     abort_s: float = 0.0
 
 
 class Stalls:
-    """Watchdog over the waits of one rank.
+    """Watchdog over the waits of one rank in one world.
 
     Args:
-        board: its own and its sight of others.
-        ranks: the numbers at the start of the world's ranks, in order.
+        board: this rank's, and its sight of others'.
+        ranks: the numbers at the start of the world's ranks, in order, by which boards and warnings know them.
         rank: this one's, likewise.
+        calls: of this world, by messages; from them it is known that a rank of another host waits too.
+
+    Attributes:
+        limits: the same for all that is made of this.
     """
 
-    def __init__(self, board: Board, ranks: Sequence[int], rank: int) -> None:
+    def __init__(self, board: Board, ranks: Sequence[int], rank: int, calls: CallLog) -> None:
         self.board, self.limits = board, Limits()
-        self._ranks, self._rank = list(ranks), rank
+        self._ranks, self._rank, self._calls = list(ranks), rank, calls
         self._as_server = self._of_servers = False
-        self._said_of = 0.0  # a wait, by its beginning
+        self._said_of = self._looked_at = self._stopped_since = 0.0
 
     def limit(self, warning_s: float | None, abort_s: float | None) -> None:
-        """Set these limits, but where they are None; of all that was made of this one, too."""
+        """Set these limits, but where they are None."""
         for name, limit in (("warning_s", warning_s), ("abort_s", abort_s)):
             if limit is not None:
                 require_number(limit, f"stall_{name} must be a number of seconds, or 0 for never")
                 setattr(self.limits, name, float(limit))
 
-    def among(self, ranks: Sequence[int]) -> Stalls:
+    def among(self, ranks: Sequence[int], calls: CallLog) -> Stalls:
         """Return the same for a world of these ranks, by their numbers at the start."""
         made = copy.copy(self)
-        made._ranks = list(ranks)
+        made._ranks, made._calls = list(ranks), calls
         return made
 
-    def of_server(self) -> Stalls:
-        """Return the same for this rank's server, which may wait for work as long as it takes."""
+    def on_a_line(self, serves: bool) -> Stalls:
+        """Return the same between workers and servers: a server may wait for work as long as it takes."""
         made = copy.copy(self)
-        made._as_server = True
-        return made
-
-    def of_client(self) -> Stalls:
-        """Return the same for waits for what other ranks do as servers."""
-        made = copy.copy(self)
-        made._of_servers = True
+        made._as_server, made._of_servers = serves, not serves
         return made
 
     def too_long(self, since: float, awaited: Awaited) -> CommunicationError | None:
         """Return the error to raise where a wait has been too long; say, once, that it is long. For a rank that waits.
 
         Args:
-            since: when it began, by time.perf_counter().
+            since: when it began, by time.perf_counter(): each wait has its own.
             awaited: returns what it waits for.
         """
-        waited_s = time.perf_counter() - since
-        if waited_s < TOLD_AFTER_S:
+        now = time.perf_counter()
+        if now - since < TOLD_AFTER_S or now - self._looked_at < LOOK_EVERY_S:
             return None
+        self._looked_at = now
         ranks, call = awaited()
         wait = Wait(since, [self._ranks[rank] for rank in ranks], self._of_servers, call, self._said_of == since)
         self.board.tell(wait, self._as_server)
         if self._as_server:
             return None
-        if self.limits.warning_s and waited_s >= self.limits.warning_s and not wait.said:
-            self._warn(wait, waited_s)
-        if self.limits.abort_s and waited_s >= self.limits.abort_s:
-            return CommunicationError("; ".join(self._reasons(wait, waited_s)))
+        warning_s, abort_s = self.limits.warning_s, self.limits.abort_s
+        if warning_s and now - since >= warning_s and not wait.said:
+            self._warn(wait, now - since)
+        if abort_s and now - since >= abort_s:
+            return CommunicationError("; ".join([*self._reasons(wait, now - since), f"the limit is {abort_s:g} s"]))
         return None
 
+    def at_the_end(self, ranks: list[int], fail: Callable[[BaseException], None]) -> None:
+        """Look after ranks that have still to come to the program's end, of which only one that is stopped is late.
+
+        Args:
+            fail: called with the error, where that has been too long.
+        """
+        stopped = [rank for rank in ranks if self.board.look(self._ranks[rank]).state == STOPPED]
+        self._stopped_since = (self._stopped_since or time.perf_counter()) if stopped else 0.0
+        error = self.too_long(self._stopped_since, lambda: (stopped, "the end of the program")) if stopped else None
+        if error is not None:
+            fail(error)
+
     def _warn(self, wait: Wait, waited_s: float) -> None:
-        late = late_ranks(self.board, wait)
+        look = cache(self.board.look)
+        late = self._late(look, wait)
         if not late and waited_s < self.limits.warning_s + 2 * FRESH_S:
-            return  # it may be that one of them waits no longer
-        if self._is_to_speak(wait, late):
+            return  # one of them may no longer wait, and not have been seen to
+        if self._is_to_speak(look, wait, late):
             self._said_of = wait.since
             self.board.tell(wait._replace(said=True), self._as_server)
-            _say("\n".join(self._words(wait, waited_s, late)))
+            _say("\n".join(f"npdp: {line}" for line in self._words(wait, waited_s)))
 
-    def _is_to_speak(self, wait: Wait, late: list[Node]) -> bool:
-        """Return whether this rank is the first that has waited for these, and nobody has said so."""
-        for rank, other in self._others(late):
-            if other.said or (other.since, rank) < (wait.since, self._rank):
-                return False
-        return True
+    def _late(self, look: Look, wait: Wait) -> list[Late]:
+        return late_ranks(look, wait, self._waiting_elsewhere(), self._ranks)
 
-    def _others(self, late: list[Node]) -> Iterator[tuple[int, Wait]]:
-        """Yield the other ranks that wait for one of these, and their waits."""
+    def _waiting_elsewhere(self) -> set[int]:
+        """Return the ranks that have told by messages that they wait where this one does."""
+        return {self._ranks[rank] for rank in self._calls.with_this_rank()}
+
+    def _is_to_speak(self, look: Look, wait: Wait, late: list[Late]) -> bool:
+        """Return whether this rank has waited for these the longest of its host, and nobody has said so."""
+        me = wait.since, self._rank
+        if any(other.said or (other.since, rank) < me for rank, other in self._others(look, late)):
+            return False
+        hosts = {seen.process for rank, _ in late if (seen := look(rank)).state == ELSEWHERE}
+        if not late or len(hosts) < len(late):  # this host sees them
+            return True
+        others = {rank for rank in self._waiting_elsewhere() if look(rank).state == ELSEWHERE}
+        return all(look(rank).process not in hosts and rank > self._rank for rank in others)
+
+    def _others(self, look: Look, late: list[Late]) -> Iterator[tuple[int, Wait]]:
+        """Yield the other ranks of this host that wait for one of these, and their waits."""
         for rank in self._ranks:
-            other = self.board.look(rank).waits[0] if rank != self._rank else None
-            if other is not None and (not late or {*late} & {*late_ranks(self.board, other)}):
+            other = look(rank).waits[0] if rank != self._rank else None
+            if other is not None and (not late or {*late} & {*self._late(look, other)}):
                 yield rank, other
 
-    def _summary(self, wait: Wait, waited_s: float) -> str:
-        late = late_ranks(self.board, wait)
-        waiting = sorted([self._rank, *(rank for rank, _ in self._others(late))])
-        have = "has" if len(waiting) == 1 else "have"
-        who = named([rank for rank, _ in late]) if late else "each other"
-        call = f" in {wait.call}" if wait.call else ""
-        return f"{named(waiting)} {have} waited for {who} for {waited_s:.0f} s{call}"
-
     def _reasons(self, wait: Wait, waited_s: float) -> Iterator[str]:
-        yield self._summary(wait, waited_s)
-        for rank, is_server in late_ranks(self.board, wait)[:1]:
-            yield f"rank {rank} {where(self.board.look(rank), is_server)}"
-        yield f"the limit is {self.limits.abort_s:g} s"
+        """Yield who waits for whom, and where these are."""
+        look = cache(self.board.look)
+        late = self._late(look, wait)
+        waiting = sorted([self._rank, *(rank for rank, _ in self._others(look, late))])
+        have = "has" if len(waiting) == 1 else "have"
+        who = named(sorted({rank for rank, _ in late})) if late else "each other"
+        call = f" in {wait.call}" if wait.call else ""
+        yield f"{named(waiting)} {have} waited for {who} for {waited_s:.0f} s{call}"
+        yield from (f"rank {rank} {where(look(rank), is_server)}" for rank, is_server in late[:MOST_TOLD])
 
-    def _words(self, wait: Wait, waited_s: float, late: list[Node]) -> Iterator[str]:
-        yield f"npdp: {self._summary(wait, waited_s)}"
-        for rank, is_server in late[:MOST_NAMED]:
-            seen = self.board.look(rank)
-            stack = [] if seen.state in (STOPPED, ENDED, ELSEWHERE) else self.board.stack(rank)[:LONGEST_STACK]
-            yield f"npdp: rank {rank} {where(seen, is_server)}{'; its program stands at' if stack else ''}"
-            yield from (f"npdp:   {line}" for line in stack)
-
-
-def late_ranks(board: Board, wait: Wait) -> list[Node]:
-    """Return the roots of a wait: who is waited for, over others that wait too, and waits for nobody."""
-    roots, met = [], set[Node]()
-    ahead = [(rank, wait.of_servers) for rank in wait.ranks]
-    while ahead:
-        node = ahead.pop()
-        if node in met:
-            continue
-        met.add(node)
-        seen = board.look(node[0])
-        further = seen.waits[node[1]] if seen.state not in (STOPPED, ENDED) else None
-        if further is None:
-            roots.append(node)
-        else:
-            ahead += [(rank, further.of_servers) for rank in further.ranks]
-    return sorted(roots)
-
-
-def where(seen: Seen, is_server: bool) -> str:
-    """Return in words where a rank is."""
-    if seen.state == ELSEWHERE:
-        return f"is on {seen.process}, and only its host can tell where"
-    parts = [f"iteration {seen.iteration + 1}"] * (seen.iteration >= 0) + [seen.part] * bool(seen.part)
-    place = " as a server" if is_server else f" in {', '.join(parts)}" if parts else " before its first iteration"
-    state = {ENDED: "has ended", STOPPED: f"is stopped (SIGSTOP){place}; SIGCONT lets it go on"}
-    process = f"({seen.process}) " if seen.process else ""
-    return process + state.get(seen.state, f"is{place}")
-
-
-def named(ranks: Sequence[int]) -> str:
-    """Return ranks in words, as "ranks 0, 1 and 5"."""
-    texts = [str(rank) for rank in ranks[:MOST_NAMED]]
-    if len(ranks) > MOST_NAMED:
-        texts.append(f"{len(ranks) - MOST_NAMED} more")
-    *first, last = texts
-    return f"ranks {', '.join(first)} and {last}" if first else f"rank {last}"
+    def _words(self, wait: Wait, waited_s: float) -> Iterator[str]:
+        yield from self._reasons(wait, waited_s)
+        for rank, _ in self._late(self.board.look, wait)[:MOST_TOLD]:
+            stack = self.board.stack(rank) if self.board.look(rank).state == RUNNING else []
+            if stack:
+                yield f"rank {rank}'s program stands at"
+                yield from (f"  {call}" for call in stack[:LONGEST_STACK])
 
 
 def _say(text: str) -> None:

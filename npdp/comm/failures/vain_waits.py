@@ -21,18 +21,13 @@ def nobody(peers: list[int], call: LoggedCall | None) -> None:
 def why_in_vain(
     transport: Transport, peers: list[int], since: float, call: LoggedCall | None = None
 ) -> BaseException | None:
-    """Return the error to raise where a rank waits in vain for messages of a call from these: every reason there is.
+    """Return the error to raise where a rank waits in vain, or for too long, for messages of a call from these.
 
     Args:
-        since: when it began to wait, by time.perf_counter().
+        since: when it began to, by time.perf_counter().
     """
-    what = "" if call is None else str(call.call)
-    return (
-        transport.ended(peers)
-        or transport.compare_calls()
-        or _elsewhere(transport, peers, call)
-        or transport.stalls.too_long(since, lambda: (peers, what))
-    )
+    found = transport.ended(peers) or transport.compare_calls() or _elsewhere(transport, peers, call)
+    return found or transport.stalls.too_long(since, lambda: (peers, str(call.call) if call else ""))
 
 
 def _elsewhere(transport: Transport, peers: list[int], call: LoggedCall | None) -> CommunicationError | None:
