@@ -22,8 +22,8 @@ from npdp.base.errors import InputError
 from npdp.elastic.inject import KINDS, parse
 
 PARTS = ("data", "forward", "backward", "exchange", "update")
-FATAL = Ground(("kill", "raise"), (), 4, 40, PARTS, False)
-ELASTIC = Ground(("kill", "segv", "raise"), ("kill", "segv"), 4, 40, PARTS, False)
+FATAL = Ground(("kill", "raise"), (), 4, 40, PARTS, False, 5.0)
+ELASTIC = Ground(("kill", "segv", "raise"), ("kill", "segv"), 4, 40, PARTS, False, 5.0)
 THREADS = ("--transport", "threads", "--ranks", "3", "--epochs", "1")
 
 
@@ -36,6 +36,7 @@ grounds = st.builds(
     iterations=st.integers(1, 100),
     parts=st.just(PARTS),
     checkpoints=st.booleans(),
+    stall_abort_s=st.just(5.0),
 )
 
 
@@ -74,6 +75,8 @@ def test_flags_make_faults_possible():
     assert ground("--ranks", "1").kinds == ("kill", "segv", "exit", "raise") and "exchange" not in ground().parts
     assert ground("--transport", "threads", "--ranks", "2").kinds == ("raise", "mismatch")
     assert "diskfull" in ground("--ranks", "2", "--checkpoint", "x").kinds
+    assert "stop" in ground("--ranks", "2", "--stall-abort-s", "3").kinds
+    assert ground("--ranks", "2", "--elastic").survived == ("kill", "segv")
     assert ground("--ranks", "4", "--strategy", "ps").ranks == 3
     with pytest.raises(InputError, match="--kinds: wanted of raise, mismatch, .* got 'kill'"):
         ground("--transport", "threads", "--ranks", "2", only=["raise", "kill"])
@@ -100,9 +103,11 @@ BROKEN = {  # ground, what came, how it ended -> what is broken
     "left": (FATAL, (), {"left": ["process 7"]}, "left behind: process 7"),
     "killed": (FATAL, (KILL,), {"code": 137, "stderr": SAID}, None),
     "killed, code 0": (FATAL, (KILL,), {"stderr": SAID}, "ended with code 0, wanted another than 0"),
-    "killed, slowly": (FATAL, (KILL,), {"code": 9, "stderr": SAID, "after_s": 2.5}, "ended 2.5 s after kill@rank=2"),
+    "killed, slowly": (FATAL, (KILL,), {"code": 9, "stderr": SAID, "after_s": 2.5}, "ended 2.5 s after it could be seen"),
     "killed, silent": (FATAL, (KILL,), {"code": 9, "stderr": "rank 22: data of iteration 3"}, "no message names"),
     "killed, no part": (FATAL, (KILL,), {"code": 9, "stderr": "rank 2 died"}, "no message names the part"),
+    "stopped": (FATAL, ("stop@rank=2",), {"code": 1, "stderr": SAID, "after_s": 6.9}, None),
+    "stopped, slowly": (FATAL, ("stop@rank=2",), {"code": 1, "stderr": SAID, "after_s": 7.1}, "ended 2.1 s after"),
     "raised, code 3": (FATAL, ("raise@rank=2",), {"code": 3, "stderr": SAID}, "ended with code 3, wanted 1"),
     "raised, said twice": (FATAL, ("raise@rank=2",), {"code": 1, "stderr": TWICE}, "more than one traceback"),
     "survived": (ELASTIC, (KILL,), {"values": (1.0, 2.0 + 1e-12), "parameters_sha256": "cd"}, None),
@@ -191,7 +196,7 @@ def test_a_broken_promise_is_told_with_the_command_that_repeats_it_alone(capsys,
     assert again.startswith("npdp chaos --seed 3 --run 1")
     assert cli.main(["chaos", "--json", "--folder", str(tmp_path), *shlex.split(again)[2:]]) == 1
     (run,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert run["run"] == 1 and "s after raise@" in run["broken"][0] and {*run["came"]} <= {*run["inject"]}
+    assert run["run"] == 1 and "wanted 1e-06: raise@" in run["broken"][0] and {*run["came"]} <= {*run["inject"]}
     assert len([*tmp_path.glob("*/1/stderr")]) == 2  # their directories stay
 
 
