@@ -103,7 +103,7 @@ BROKEN = {  # ground, what came, how it ended -> what is broken
     "left": (FATAL, (), {"left": ["process 7"]}, "left behind: process 7"),
     "killed": (FATAL, (KILL,), {"code": 137, "stderr": SAID}, None),
     "killed, code 0": (FATAL, (KILL,), {"stderr": SAID}, "ended with code 0, wanted another than 0"),
-    "killed, slowly": (FATAL, (KILL,), {"code": 9, "stderr": SAID, "after_s": 2.5}, "ended 2.5 s after it could be seen"),
+    "killed, slowly": (FATAL, (KILL,), {"code": 9, "stderr": SAID, "after_s": 2.5}, "ended 2.5 s after it"),
     "killed, silent": (FATAL, (KILL,), {"code": 9, "stderr": "rank 22: data of iteration 3"}, "no message names"),
     "killed, no part": (FATAL, (KILL,), {"code": 9, "stderr": "rank 2 died"}, "no message names the part"),
     "stopped": (FATAL, ("stop@rank=2",), {"code": 1, "stderr": SAID, "after_s": 6.9}, None),
