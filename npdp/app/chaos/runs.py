@@ -82,6 +82,7 @@ def run(command: Sequence[str], folder: Path, limit_s: float, variables: Mapping
             left = _processes(mark, SETTLE_S)
             ended_s = time.monotonic()
             _kill(left)
+            _processes(mark, GRACE_S)
     found = [f"process {number} ({what})" for number, what in left.items()] if not late else []
     found += [f"{path}" for path in _unused(_shared_memory() - memory)]
     found += [f"{path.relative_to(folder)}" for path in temporary.iterdir()]
