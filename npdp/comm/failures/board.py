@@ -37,14 +37,12 @@ class Wait(NamedTuple):
         ranks: for whom; by their numbers at the start.
         of_servers: whether for what these ranks do as servers.
         call: in which collective.
-        said: whether this rank has warned of it.
     """
 
     since: float
     ranks: list[int]
     of_servers: bool
     call: str
-    said: bool
 
 
 class Seen(NamedTuple):
@@ -90,7 +88,6 @@ class _Wait(ctypes.Structure):
     _fields_ = (
         ("since", ctypes.c_double),
         ("told", ctypes.c_double),  # when last
-        ("said", ctypes.c_bool),
         ("of_servers", ctypes.c_bool),
         ("ranks", ctypes.c_wchar * LONGEST_TEXT),
         ("call", ctypes.c_wchar * LONGEST_TEXT),
@@ -137,11 +134,10 @@ class ProcessBoard(Board):
 
     def tell(self, wait: Wait, as_server: bool) -> None:
         note = self._page.waits[as_server]
-        if (note.since, note.said) != (wait.since, wait.said):
-            note.told = 0.0  # what follows is not to be read half
-            note.said, note.of_servers, note.call = wait.said, wait.of_servers, wait.call[: LONGEST_TEXT - 1]
+        note.told = 0.0  # what follows is not to be read half
+        note.since, note.of_servers, note.call = wait.since, wait.of_servers, wait.call[: LONGEST_TEXT - 1]
         note.ranks = ",".join(map(str, wait.ranks[: LONGEST_TEXT // 8]))
-        note.since, note.told = wait.since, time.perf_counter()
+        note.told = time.perf_counter()
 
     def look(self, rank: int) -> Seen:
         process = self._processes[rank]
@@ -213,7 +209,7 @@ def _wait_of(note: Any) -> Wait | None:
     if time.perf_counter() - note.told > FRESH_S:
         return None
     ranks = [int(rank) for rank in note.ranks.split(",") if rank]
-    return Wait(note.since, ranks, note.of_servers, note.call, note.said)
+    return Wait(note.since, ranks, note.of_servers, note.call)
 
 
 def _machine() -> str:
