@@ -108,6 +108,22 @@ def test_ranks_that_wait_for_each_other_are_told_so(said):
     assert len(said) == 1 and said[0].startswith("npdp: ranks 0 and 1 have waited for each other for")
 
 
+def test_a_call_that_does_not_ask_is_watched_from_beside(said):
+    failed = []
+
+    def program():
+        world = npdp.init(stall_warning_s=0.5, stall_abort_s=1)
+        if world.rank == 0:
+            with world.transport.stalls.beside(lambda: ([1], "a meeting"), failed.append):
+                until(lambda: failed)
+        else:
+            until(lambda: failed)
+
+    worlds.run(2, program)
+    assert re.match(r"npdp: rank 0 has waited for rank 1 for \d s in a meeting", "".join(said))
+    assert "the limit is 1 s" in str(*failed)
+
+
 def test_a_limit_of_0_says_nothing_and_ends_nothing(said):
     def program():
         world = npdp.init(stall_warning_s=0, stall_abort_s=0)

@@ -4,15 +4,17 @@
                                                             of ranks 0 and 1 the one that has waited longer says so
 
 A wait asks now and then anyway whether it is in vain; where it has become long it asks here too, and looks at the
-others' boards (board.py). There is no thread for it, and nothing in a short wait.
+others' boards (board.py). A short wait has nothing of it. There is a thread only beside calls of MPI's that cannot ask.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -128,6 +130,31 @@ class Stalls:
         last, self._looked_at = max(since, self._looked_at), now
         self._present.away_s += now - last if now - last > AWAY_S else 0.0
         return now - since - self._present.away_s
+
+    @contextmanager
+    def beside(self, awaited: Awaited, fail: Callable[[BaseException], object]) -> Iterator[None]:
+        """Watch, within, over a call that cannot ask by itself, as those in which ranks meet after a death.
+
+        Args:
+            awaited: as for `too_long`.
+            fail: called with the error, on another thread, where it has been too long.
+        """
+        since, done = time.perf_counter(), threading.Event()
+
+        def watch() -> None:
+            while not done.wait(LOOK_EVERY_S):
+                error = self.too_long(since, awaited)
+                if error is not None:
+                    fail(error)
+                    return
+
+        thread = threading.Thread(target=watch, name="npdp watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def at_the_end(self, ranks: list[int], fail: Callable[[BaseException], None]) -> None:
         """Look after ranks that have still to come to the program's end, of which only one that is stopped is late.
