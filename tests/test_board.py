@@ -63,12 +63,12 @@ def test_where_a_rank_is_and_for_whom_it_waits_is_seen_until_it_ends_and_stopped
         for _ in range(2):
             time.sleep(0.1)
             seen = mine.look(1)
-            assert (seen.state, seen.part, seen.iteration) == (RUNNING, "backward", 16)
+            assert (seen.state, seen.place) == (RUNNING, "backward of iteration 17")
             assert seen.process == f"process {other.pid} on {os.uname().nodename}"
             assert seen.waits == (Wait(5.0, [0, 2], False, "allreduce of 3 float32 (sum), bucket 1"), None)
             other.send_signal(signal.SIGSTOP)
             seen = seen_until(mine, STOPPED)
-            assert (seen.state, seen.part, seen.iteration) == (STOPPED, "backward", 16)
+            assert (seen.state, seen.place) == (STOPPED, "backward of iteration 17")
             time.sleep(board.FRESH_S)
             assert mine.look(1).waits == (None, None)
             other.send_signal(signal.SIGCONT)
@@ -86,13 +86,13 @@ def test_the_stack_is_the_programs_each_time():
 
 def test_the_board_of_another_process_of_that_number_is_not_taken_for_the_ranks():
     with another(lambda process: (*process[:4], process[4] + 1)) as (mine, other):
-        assert mine.look(1).part == "" and mine.stack(1) == []
+        assert mine.look(1).place == "" and mine.stack(1) == []
         assert other.poll() is None
 
 
 def test_a_process_of_another_machine_is_elsewhere_whatever_has_its_number_here():
     with another(lambda process: ("another", "node7", *process[2:])) as (mine, other):
-        assert mine.look(1) == (ELSEWHERE, "node7", "", -1, (None, None))
+        assert mine.look(1) == (ELSEWHERE, "node7", "", (None, None))
         assert mine.stack(1) == [] or other.poll() is None
 
 
@@ -101,4 +101,4 @@ def test_without_files_in_memory_a_rank_is_seen_to_run_and_no_more(monkeypatch):
     alone = ProcessBoard(0, lambda mine: [mine])
     alone.place.part = "forward"
     alone.tell(Wait(1.0, [1], False, "x" * 1000), False)
-    assert alone.look(0).state == RUNNING and alone.look(0).part == "" and alone.stack(0) == []
+    assert alone.look(0).state == RUNNING and alone.look(0).place == "" and alone.stack(0) == []

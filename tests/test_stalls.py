@@ -64,7 +64,7 @@ def test_a_late_rank_is_named_once_with_its_place_and_stack_and_all_goes_on(said
     (warning,) = said
     first, second, third, *stack = warning.splitlines()
     assert re.match(r"npdp: ranks? (0|1|0 and 1) ha(s|ve) waited for rank 2 for \d s in allreduce of 5 float64", first)
-    assert second == "npdp: rank 2 is in iteration 17, forward"
+    assert second == "npdp: rank 2 is in forward of iteration 17"
     assert third == "npdp: rank 2's program stands at"
     assert any("in until" in line for line in stack) and any("in program" in line for line in stack)
 
@@ -154,7 +154,7 @@ def test_after_the_second_limit_all_ranks_end_with_an_error_that_names_the_late_
         worlds.run(3, program)
     said_in_it = str(caught.value).split("; ")
     assert "waited for rank 1" in said_in_it[0] and "allreduce of 3 float64" in said_in_it[0]
-    assert said_in_it[1:] == ["rank 1 is in iteration 4, update", "the limit is 0.3 s"]
+    assert said_in_it[1:] == ["rank 1 is in update of iteration 4", "the limit is 0.3 s"]
 
 
 def with_servers(said, servers, late, memory=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from types import FrameType
 from typing import IO, TextIO
 
 from npdp.app import address_layout
+from npdp.app.first_death import FirstDeath
 from npdp.app.subreaper import orphans_ended
 from npdp.base import environment
 from npdp.base.errors import InputError
@@ -111,7 +113,24 @@ def without_script(mpirun: str) -> str:
     return str(program) if os.access(program, os.X_OK) and Path(mpirun).read_bytes().startswith(b"#!") else mpirun
 
 
-def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = True) -> int:
+def surviving() -> tuple[str, ...]:
+    """Return the flags by which mpirun lets ranks live on when others die.
+
+    Raises:
+        InputError: it has none: it is no Open MPI, or one before 5.
+    """
+    said = subprocess.run([find_mpirun(), "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"Open MPI\) (\d+)", said)
+    if found is None or int(found[1]) < 5:
+        name = said.strip().split("\n")[0] or "another"
+        raise InputError(f"--elastic: wanted the mpirun of Open MPI 5, where ranks survive others, got {name}; use "
+                         "--checkpoint and --restarts")  # fmt: skip
+    return "--with-ft", "ulfm"
+
+
+def run_ranks_with_mpirun(
+    ranks: int, program: Sequence[str], is_own: bool = True, flags_of_mpirun: Sequence[str] = ()
+) -> int:
     """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed.
 
     Those who agreed have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
@@ -121,10 +140,11 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
     Args:
         program: what Python is given: a file, or -m and a module, and its arguments.
         is_own: it is one of npdp's, whose ranks may agree on a code.
+        flags_of_mpirun: more of them.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -W and others of this Python
     first = () if is_own else WITHOUT_INPUT  # npdp's own read nothing
-    command = [find_mpirun(), "-n", str(ranks), *first, sys.executable, *flags, *program]
+    command = [find_mpirun(), *flags_of_mpirun, "-n", str(ranks), *first, sys.executable, *flags, *program]
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)
@@ -141,10 +161,13 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
             stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,
             preexec_fn=before_mpirun(ranks),
         )  # fmt: skip
-        with _handed_on(process.stdout), orphans_ended(process.pid):
+        with _handed_on(process.stdout), orphans_ended(process.pid), FirstDeath(folder) as death:
             code = _wait(process)
+            by_itself = code == process.returncode
         with contextlib.suppress(OSError, ValueError):  # none was left
             code = int(Path(verdict).read_text())
+        if is_own and by_itself and (words := death.said(process.returncode)):
+            refuse(words)
         return code
 
 

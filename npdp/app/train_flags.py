@@ -12,7 +12,7 @@ from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
 from npdp.base.text_files import TEXT_SUFFIXES
 from npdp.collectives.algorithms import ALGORITHMS
-from npdp.elastic.inject import Fault
+from npdp.elastic.inject import KINDS, PARTS, Fault
 from npdp.elastic.inject import parse as parse_fault
 
 UPDATES = ("auto", "replicated", "fused")
@@ -31,7 +31,9 @@ examples:
   npdp train --data book.txt --tokenizer bpe:4096 --context 128 --layers 6 --heads 6 --width 384
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
+  npdp train --ranks 4 --elastic                  kill one: the others go on, to the same result
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
+  npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10 --inject kill@rank=2,iteration=17,part=exchange
 """
 
 COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
@@ -159,12 +161,18 @@ def _add_ranks(parser: Parser) -> None:
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
+    ranks.add_argument("--elastic", action="store_true",
+                       help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
+                            "under a bare mpirun with --with-ft ulfm); parameters are replicated")
     ranks.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
                        help="say which rank is late, and where, when others have waited so long (10; 0: never)")
     ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
                        help="end the job when they have waited so long (600; 0: never)")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
-                       help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
+                       help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
+                            + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())
+                            + ". rank: of the start, all where not named; iteration: from 1 (1); part: "
+                            f"{', '.join(PARTS)} (backward); ms: so long after. May be repeated")
 
 
 def _add_server(parser: Parser) -> None:

@@ -16,3 +16,7 @@ class Place:
 
     def __init__(self) -> None:
         self.part, self.iteration = "", -1
+
+    def __str__(self) -> str:
+        """Return "backward of iteration 17", counted from 1 as people do; empty before the first part."""
+        return self.part and self.part + f" of iteration {self.iteration + 1}" * (self.iteration >= 0)

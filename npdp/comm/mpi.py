@@ -31,7 +31,7 @@ from npdp.comm.failures.missing import say_who_is_missing
 from npdp.comm.failures.stalls import Stalls
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
 from npdp.comm.transport import Buffer, wrong_message
-from npdp.comm.waiting import MESSAGES, wait_until
+from npdp.comm.waiting import CHECK_AFTER_S, MESSAGES, wait_until
 
 TAG_LEFT = 1
 FIRST_TAG_OF_CALLS = 2**14  # above the numbers of dtypes; MPI has tags up to 2^15 - 1 at least
@@ -88,7 +88,7 @@ def _load_mpi() -> Any:
 
 
 def _finalize(mpi: Any) -> None:
-    if not mpi.Is_finalized():
+    if not (mpi.Is_finalized() or environment.survives_deaths()):  # see ulfm.py
         mpi.Finalize()
 
 
@@ -98,6 +98,8 @@ class MpiTransport:
     Raises:
         RuntimeError: the launcher started several ranks but MPI sees one: mpirun and library do not match.
     """
+
+    check_after_s = CHECK_AFTER_S  # of waiting, how often it looks whether it waits in vain
 
     def __init__(self) -> None:
         launched = environment.launch()
@@ -133,7 +135,7 @@ class MpiTransport:
         self.stalls = Stalls(ProcessBoard(self.rank, mpi.COMM_WORLD.allgather), self._ranks, self.rank, self.calls)
         self._worlds = [(self._ranks, self.calls)]  # this one, and all that are made of it: compared at the end
         self._notes: list[Any] = []  # requests of those that this rank has sent, kept until the next are sent
-        end_on_exceptions(self.rank, self._abort)
+        end_on_exceptions(self.rank, self._abort, lambda: str(self.stalls.board.place))
         end_with_launcher()
         environment.at_last(self._leave)
         refused_after_fork(self)
@@ -230,7 +232,7 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peers: list[int], call: LoggedCall | None = None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._policy, lambda: why_in_vain(self, peers, before, call))
+        wait_until(done, self._policy, lambda: why_in_vain(self, peers, before, call), self.check_after_s)
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:

@@ -111,6 +111,10 @@ def _transport() -> Transport:
     if launched is None or launched.world_size == 1:
         return NoTransport()
     try:
+        if environment.survives_deaths():
+            from npdp.comm.ulfm import SurvivingTransport
+
+            return SurvivingTransport()
         from npdp.comm.mpi import MpiTransport
 
         return MpiTransport()
@@ -138,7 +142,8 @@ def run_ranks(
         hosts: each rank's host, a number, as if there were several, as (0, 0, 1, 1); all on one where None.
 
     Raises:
-        Exception: the first that a rank raised, that rank in its `npdp_rank`; the other ranks are ended.
+        Exception: the first that a rank raised, that rank in its `npdp_rank`, where it was in its `npdp_place`; the
+            other ranks are ended.
         ValueError: no algorithm of that name, or one that threads do not have.
     """
     known = [name for name in ALGORITHMS if name != NATIVE]
@@ -155,6 +160,9 @@ def run_ranks(
         except SystemExit as leaving:
             if not leaving.code:
                 communicator.close()
+            raise
+        except Exception as error:
+            error.npdp_place = str(communicator.place)  # type: ignore[attr-defined]
             raise
         finally:
             shard.on_thread = False

@@ -10,6 +10,7 @@ program does meanwhile; the signal is a real-time one, which programs hardly use
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import mmap
@@ -19,12 +20,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from npdp.base import environment
 from npdp.base.place import Place
 
 T = TypeVar("T")
 FRESH_S = 1.2  # a rank that waits says so every half second, at least
 STACK_S = 0.3  # what a stack may take to be written
 LONGEST_TEXT = 160
+WORD = "npdp board of rank {}"  # a file in the launcher's folder: its process, and the descriptor there
 RUNNING, STOPPED, ENDED, ELSEWHERE = "running", "stopped", "ended", "elsewhere"
 STACK_SIGNAL = getattr(signal, "SIGRTMAX", 0) - 4
 
@@ -51,14 +54,13 @@ class Seen(NamedTuple):
     Attributes:
         state: RUNNING, STOPPED or ENDED; ELSEWHERE where only its host can tell.
         process: its number and host, for people; empty where it is a thread.
-        part, iteration: of its program; -1 before the first.
+        place: of its program, as "backward of iteration 17"; empty before the first.
         waits: its program's wait, and that of its server beside it or instead; None where it has waited for nothing.
     """
 
     state: str
     process: str = ""
-    part: str = ""
-    iteration: int = -1
+    place: str = ""
     waits: tuple[Wait | None, Wait | None] = (None, None)
 
 
@@ -129,6 +131,7 @@ class ProcessBoard(Board):
         self.place = page
         inode = os.fstat(self._file).st_ino if self._file >= 0 else 0
         mine = _Process(_machine(), os.uname().nodename, os.getpid(), self._file, inode)
+        _tell_launcher(rank, mine)
         self._rank = rank
         self._processes = [_Process(*process) for process in everyones(tuple(mine))]
 
@@ -148,7 +151,7 @@ class ProcessBoard(Board):
         if page is None:
             return Seen(state, name)
         program, server = (_wait_of(note) for note in page.waits)
-        return Seen(state, name, page.part, page.iteration, (program, server))
+        return Seen(state, name, str(page), (program, server))
 
     def stack(self, rank: int) -> list[str]:
         process = self._processes[rank]
@@ -175,6 +178,18 @@ class ProcessBoard(Board):
 
     def _read(self, process: _Process, start: int, nbytes: int) -> bytes | None:
         return _with_file(process, lambda fd: os.pread(fd, nbytes, start))
+
+
+def _tell_launcher(rank: int, process: _Process) -> None:
+    """Leave word of a board for npdp's own launcher on this host, where that has started this rank."""
+    folder = os.environ.get(environment.JOB_FOLDER, "")
+    with contextlib.suppress(OSError), open(os.path.join(folder, WORD.format(rank)), "x") as file:
+        file.write(f"{process.number} {process.fd}\n")
+
+
+def place_on(file: int) -> Place:
+    """Return the place that a board's file shows."""
+    return _Page.from_buffer_copy(os.pread(file, ctypes.sizeof(_Page), 0))
 
 
 def _with_file(process: _Process, use: Callable[[int], T]) -> T | None:

@@ -29,6 +29,7 @@ from npdp.base import environment
 # As /proc/self/maps writes them: sm_segment.HOST.USER.JOB.RANK of Open MPI, mpich_shm_JOB_NUMBER of MPICH
 MPI_SEGMENT = re.compile(r" (/dev/shm/(?:sm_segment\.\S+\.|mpich_shm_\S+_))\d+( \(deleted\))?$")
 PR_SET_PDEATHSIG = 1
+MARK = "npdp failure of "  # and the job's name: the file of the first rank to fail
 ENDS_ITS_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # launchers whose ranks are children of theirs: Open MPI, MPICH
 MOST_FAIL_TOGETHER = 4096  # ranks of a host, of which each asks who was first
 SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first, but not for ever
@@ -36,10 +37,13 @@ SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first,
 _claim: socket.socket | None = None  # kept until this process ends
 
 
-def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
+def end_on_exceptions(rank: int, abort: Callable[[str], None], where: Callable[[], str] = str) -> None:
     """Make every uncaught exception of this process call `abort` with its traceback; SystemExit passes.
 
     What this process forks is no rank: an exception there is that child's own.
+
+    Args:
+        where: returns where the program is, as "backward of iteration 17"; empty where nobody knows.
     """
     process = os.getpid()
 
@@ -47,7 +51,8 @@ def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
         if os.getpid() != process:
             sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
             return
-        abort(f"rank {rank} failed:\n" + "".join(traceback.format_exception(kind, error, trace)))
+        place = where() and f" in {where()}"
+        abort(f"rank {rank} failed{place}:\n" + "".join(traceback.format_exception(kind, error, trace)))
 
     def fail_in_thread(arguments: Any) -> None:
         if arguments.exc_type is not SystemExit:
@@ -113,7 +118,7 @@ def signal_when_parent_dies(number: signal.Signals, parent: int) -> Callable[[],
     return arrange
 
 
-def announce_failure(text: str) -> None:
+def announce_failure(text: str, second_waits_s: float = SECOND_WAITS_S) -> None:
     """Print `text` unless another rank of this job, on this host, has spoken; then let that one end the job."""
     if sys.stdout is not None:  # as after >&-
         sys.stdout.flush()
@@ -123,7 +128,7 @@ def announce_failure(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     else:
-        time.sleep(SECOND_WAITS_S)
+        time.sleep(second_waits_s)
 
 
 def remove_mpi_segments() -> None:
@@ -165,13 +170,25 @@ def _mpi_segments() -> tuple[set[str], set[str]]:
     return {segment[0].split()[0] for segment in found}, named
 
 
+def failure_is_announced() -> bool:
+    """Return whether a rank of this job, on this host, has failed; False where it has no directory."""
+    mark = _mark_of_failure()
+    return mark is not None and os.path.exists(mark)
+
+
+def _mark_of_failure() -> str | None:
+    """Return the file that the first rank to fail makes; None where the job has no directory."""
+    folder = environment.job_folder()
+    return folder and os.path.join(folder, MARK + environment.job_name())
+
+
 def _is_first() -> bool:
     """Return whether this process is the first of its job, on this host, to ask."""
-    folder = environment.job_folder()
-    if folder is None:
+    mark = _mark_of_failure()
+    if mark is None:
         return _takes_the_name()
     try:
-        os.close(os.open(os.path.join(folder, f"npdp failure of {environment.job_name()}"), os.O_CREAT | os.O_EXCL))
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     except OSError:
@@ -187,7 +204,7 @@ def _takes_the_name() -> bool:
     global _claim
     if not sys.platform.startswith("linux"):
         return True
-    name = f"\0npdp failure of {environment.job_name()}"
+    name = "\0" + MARK + environment.job_name()
     try:
         _claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _claim.bind(name)
