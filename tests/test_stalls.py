@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ import npdp
 from npdp import nn, optim
 from npdp.comm.errors import CommunicationError
 from npdp.comm.failures import stalls
-from npdp.comm.failures.board import ENDED, RUNNING, STOPPED, Seen, Wait
+from npdp.comm.failures.board import ELSEWHERE, ENDED, RUNNING, STOPPED, Board, Seen, Wait
+from npdp.comm.failures.call_log import CallLog
 from npdp.comm.failures.chains import late_ranks
 from npdp.comm.failures.words import named, where
 
@@ -62,7 +64,7 @@ def test_a_late_rank_is_named_once_with_its_place_and_stack_and_all_goes_on(said
     (warning,) = said
     first, second, third, *stack = warning.splitlines()
     assert re.match(r"npdp: ranks? (0|1|0 and 1) ha(s|ve) waited for rank 2 for \d s in allreduce of 5 float64", first)
-    assert second == "npdp: rank 2 is in iteration 17, forward"
+    assert second == "npdp: rank 2 is in forward of iteration 17"
     assert third == "npdp: rank 2's program stands at"
     assert any("in until" in line for line in stack) and any("in program" in line for line in stack)
 
@@ -77,6 +79,49 @@ def test_each_stall_is_told(said):
 
     worlds.run(3, program)
     assert [warning.split(" for rank ")[1][0] for warning in said] == ["0", "1", "2"]
+
+
+def test_who_is_late_after_another_in_the_same_wait_is_told_too(said):
+    """Rank 0 waits for a message of rank 1, which is late and then waits for rank 2, which is late."""
+
+    def program():
+        world, number = npdp.init(stall_warning_s=0.6), np.zeros(1)
+        if world.rank:
+            until(lambda: len(said) >= world.rank)
+        if world.rank < 2:
+            world.transport.wait(world.transport.receive(number, world.rank + 1))
+        if world.rank:
+            world.transport.wait(world.transport.send(number, world.rank - 1))
+
+    worlds.run(3, program)
+    assert re.findall(r"npdp: (.*) waited for (.*) for", "\n".join(said)) == [
+        ("rank 0 has", "rank 1"), ("ranks 0 and 1 have", "rank 2")]  # fmt: skip
+
+
+def test_ranks_that_wait_for_each_other_are_told_so(said):
+    def program():
+        world, number = npdp.init(stall_warning_s=0.2, stall_abort_s=5), np.zeros(1)
+        world.transport.wait(world.transport.receive(number, 1 - world.rank))
+
+    with pytest.raises(CommunicationError, match="ranks 0 and 1 have waited for each other for"):
+        worlds.run(2, program)
+    assert len(said) == 1 and said[0].startswith("npdp: ranks 0 and 1 have waited for each other for")
+
+
+def test_a_call_that_does_not_ask_is_watched_from_beside(said):
+    failed = []
+
+    def program():
+        world = npdp.init(stall_warning_s=0.5, stall_abort_s=1)
+        if world.rank == 0:
+            with world.transport.stalls.beside(lambda: ([1], "a meeting"), failed.append):
+                until(lambda: failed)
+        else:
+            until(lambda: failed)
+
+    worlds.run(2, program)
+    assert re.match(r"npdp: rank 0 has waited for rank 1 for \d s in a meeting", "".join(said))
+    assert "the limit is 1 s" in str(*failed)
 
 
 def test_a_limit_of_0_says_nothing_and_ends_nothing(said):
@@ -109,7 +154,7 @@ def test_after_the_second_limit_all_ranks_end_with_an_error_that_names_the_late_
         worlds.run(3, program)
     said_in_it = str(caught.value).split("; ")
     assert "waited for rank 1" in said_in_it[0] and "allreduce of 3 float64" in said_in_it[0]
-    assert said_in_it[1:] == ["rank 1 is in iteration 4, update", "the limit is 0.3 s"]
+    assert said_in_it[1:] == ["rank 1 is in update of iteration 4", "the limit is 0.3 s"]
 
 
 def with_servers(said, servers, late, memory=True):
@@ -142,9 +187,10 @@ def test_of_a_server_on_another_host_it_is_said_that_it_is_one(said):
     assert "rank 2 is a server on host 2: only its host can tell for whom it waits" in warning
 
 
-@pytest.mark.parametrize("hosts", [(0, 0, 1, 1), (0, 1, 1, 1)])
-@pytest.mark.parametrize("late", [0, 2, 3])
-@pytest.mark.parametrize("algorithm", ["ring", "hierarchical"])
+@pytest.mark.parametrize(("hosts", "late", "algorithm"), [
+    ((0, 0, 1, 1), 0, "ring"), ((0, 0, 1, 1), 3, "hierarchical"),
+    ((0, 1, 1, 1), 0, "hierarchical"), ((0, 1, 1, 1), 2, "ring"),
+])  # fmt: skip
 def test_over_hosts_that_of_the_late_rank_says_where_it_is_if_another_of_its_ranks_waits(
     said, hosts, late, algorithm
 ):
@@ -161,7 +207,7 @@ def test_over_hosts_that_of_the_late_rank_says_where_it_is_if_another_of_its_ran
     (warning,) = said
     assert f"waited for rank {late} for" in warning
     if hosts.count(hosts[late]) > 1:
-        assert f"npdp: rank {late} is in iteration" not in warning and f"npdp: rank {late} is in data" in warning
+        assert f"npdp: rank {late} is in data" in warning
     else:
         assert f"npdp: rank {late} is on host {hosts[late]}: only its host can tell where its program is" in warning
 
@@ -176,7 +222,7 @@ def drawn(waits: dict[int, list[int]], states: dict[int, str] | None = None):
     """Return what is seen of each rank where they wait as it is drawn."""
 
     def look(rank):
-        wait = Wait(0.0, waits[rank], False, "", False) if rank in waits else None
+        wait = Wait(0.0, waits[rank], False, "") if rank in waits else None
         return Seen((states or {}).get(rank, RUNNING), waits=(wait, None))
 
     return look
@@ -192,14 +238,20 @@ def test_late_are_those_whom_one_waits_for_over_others_and_who_wait_for_nobody(w
         new = set(waits.get(ahead.pop(), [])) - reached
         reached |= new
         ahead += new
-    late = late_ranks(drawn(waits), Wait(0.0, first, False, "", False))
+    late = late_ranks(drawn(waits), Wait(0.0, first, False, ""))
     assert late == [(rank, False) for rank in sorted(reached) if rank not in waits]
 
 
 @pytest.mark.parametrize("state", [STOPPED, ENDED])
 def test_a_rank_that_was_stopped_or_ended_while_it_waited_is_the_late_one(state):
     look = drawn({0: [1], 1: [2], 2: [0]}, {1: state})
-    assert late_ranks(look, Wait(0.0, [1], False, "", False)) == [(1, False)]
+    assert late_ranks(look, Wait(0.0, [1], False, "")) == [(1, False)]
+
+
+def test_of_other_hosts_those_are_late_who_have_not_told_that_they_wait():
+    waits = drawn({2: [1]}, {0: ELSEWHERE, 1: ELSEWHERE})
+    assert late_ranks(waits, Wait(0.0, [1], False, ""), {1}, range(3)) == [(0, False)]
+    assert late_ranks(waits, Wait(0.0, [1], False, ""), {}, range(3)) == [(1, False)]
 
 
 def test_words_for_ranks_and_places():
@@ -207,3 +259,13 @@ def test_words_for_ranks_and_places():
     assert named([0, 1]) == "ranks 0 and 1"
     assert named(range(20)) == "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more"
     assert where(Seen(RUNNING), False) == "is before its first iteration"
+
+
+def test_time_in_which_the_rank_that_waits_was_itself_stopped_does_not_count(said):
+    watchdog = stalls.Stalls(Board(), [0, 1], 0, CallLog(0))
+    watchdog.limit(10, 600)
+    now = time.perf_counter()
+    assert watchdog.too_long(now - 1000, lambda: ([1], "a call")) is None and not said
+    watchdog.limit(None, 2)
+    with mock.patch("time.perf_counter", lambda: now + 2.5):
+        assert "waited for rank 1 for 2 s in a call" in str(watchdog.too_long(now - 1000, lambda: ([1], "a call")))

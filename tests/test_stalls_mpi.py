@@ -14,7 +14,7 @@ pytestmark = needs_mpi
 def test_a_stopped_rank_is_named_once_with_its_part_and_goes_on_to_the_right_result(way, rank):
     wrong, _, said, sha256 = stop(way, rank, 0.1)
     assert not wrong, said
-    where = "as a server" if way == "ps" else r"in iteration \d+, \w+"
+    where = "as a server" if way == "ps" else r"in \w+ of iteration \d+"
     (told,) = (line for line in said if "is stopped" in line)
     assert re.fullmatch(rf"npdp: rank {rank} \(process \d+ on \S+\) is stopped \(SIGSTOP\) {where}; .*", told)
     assert sum("waited for" in line for line in said) == 1

@@ -40,14 +40,12 @@ class Wait(NamedTuple):
         ranks: for whom; by their numbers at the start.
         of_servers: whether for what these ranks do as servers.
         call: in which collective.
-        said: whether this rank has warned of it.
     """
 
     since: float
     ranks: list[int]
     of_servers: bool
     call: str
-    said: bool
 
 
 class Seen(NamedTuple):
@@ -56,14 +54,13 @@ class Seen(NamedTuple):
     Attributes:
         state: RUNNING, STOPPED or ENDED; ELSEWHERE where only its host can tell.
         process: its number and host, for people; empty where it is a thread.
-        part, iteration: of its program; -1 before the first.
+        place: of its program, as "backward of iteration 17"; empty before the first.
         waits: its program's wait, and that of its server beside it or instead; None where it has waited for nothing.
     """
 
     state: str
     process: str = ""
-    part: str = ""
-    iteration: int = -1
+    place: str = ""
     waits: tuple[Wait | None, Wait | None] = (None, None)
 
 
@@ -93,7 +90,6 @@ class _Wait(ctypes.Structure):
     _fields_ = (
         ("since", ctypes.c_double),
         ("told", ctypes.c_double),  # when last
-        ("said", ctypes.c_bool),
         ("of_servers", ctypes.c_bool),
         ("ranks", ctypes.c_wchar * LONGEST_TEXT),
         ("call", ctypes.c_wchar * LONGEST_TEXT),
@@ -141,11 +137,10 @@ class ProcessBoard(Board):
 
     def tell(self, wait: Wait, as_server: bool) -> None:
         note = self._page.waits[as_server]
-        if (note.since, note.said) != (wait.since, wait.said):
-            note.told = 0.0  # what follows is not to be read half
-            note.said, note.of_servers, note.call = wait.said, wait.of_servers, wait.call[: LONGEST_TEXT - 1]
+        note.told = 0.0  # what follows is not to be read half
+        note.since, note.of_servers, note.call = wait.since, wait.of_servers, wait.call[: LONGEST_TEXT - 1]
         note.ranks = ",".join(map(str, wait.ranks[: LONGEST_TEXT // 8]))
-        note.since, note.told = wait.since, time.perf_counter()
+        note.told = time.perf_counter()
 
     def look(self, rank: int) -> Seen:
         process = self._processes[rank]
@@ -156,7 +151,7 @@ class ProcessBoard(Board):
         if page is None:
             return Seen(state, name)
         program, server = (_wait_of(note) for note in page.waits)
-        return Seen(state, name, page.part, page.iteration, (program, server))
+        return Seen(state, name, str(page), (program, server))
 
     def stack(self, rank: int) -> list[str]:
         process = self._processes[rank]
@@ -229,7 +224,7 @@ def _wait_of(note: Any) -> Wait | None:
     if time.perf_counter() - note.told > FRESH_S:
         return None
     ranks = [int(rank) for rank in note.ranks.split(",") if rank]
-    return Wait(note.since, ranks, note.of_servers, note.call, note.said)
+    return Wait(note.since, ranks, note.of_servers, note.call)
 
 
 def _machine() -> str:

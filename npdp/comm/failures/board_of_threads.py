@@ -37,7 +37,7 @@ class ThreadBoard(Board):
         now = time.perf_counter()
         program, server = (wait if now - told < FRESH_S else None for wait, told in theirs._waits)
         state = ENDED if rank in self._world.left else RUNNING
-        return Seen(state, "", theirs.place.part, theirs.place.iteration, (program, server))
+        return Seen(state, "", str(theirs.place), (program, server))
 
     def stack(self, rank: int) -> list[str]:
         theirs = self._of(rank)

@@ -4,16 +4,18 @@
                                                             of ranks 0 and 1 the one that has waited longer says so
 
 A wait asks now and then anyway whether it is in vain; where it has become long it asks here too, and looks at the
-others' boards (board.py). There is no thread for it, and nothing in a short wait.
+others' boards (board.py). A short wait has nothing of it. There is a thread only beside calls of MPI's that cannot ask.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 
 from npdp.base.arguments import require_number
@@ -25,6 +27,7 @@ from npdp.comm.failures.words import named, where
 
 TOLD_AFTER_S = 0.05  # of waiting: most waits are over
 LOOK_EVERY_S = 0.25
+AWAY_S = 5.0  # between two looks: all ranks may be stopped together, as a batch system does it
 LONGEST_STACK, MOST_TOLD = 15, 4  # calls of a stack; late ranks
 Awaited = Callable[[], tuple[list[int], str]]  # for which ranks of its world, in what
 
@@ -40,6 +43,22 @@ class Limits:
 
     warning_s: float = 10.0
     abort_s: float = 0.0
+
+
+@dataclass
+class _Present:
+    """The wait that a rank is in.
+
+    Attributes:
+        since: when it began, by which it is known.
+        away_s: for how long this rank was itself stopped in it.
+        told_s, told_of: when, in it, this rank has warned last; of which late ranks.
+    """
+
+    since: float
+    away_s: float = 0.0
+    told_s: float = 0.0
+    told_of: set[Late] = field(default_factory=set)
 
 
 class Stalls:
@@ -59,7 +78,8 @@ class Stalls:
         self.board, self.limits = board, Limits()
         self._ranks, self._rank, self._calls = list(ranks), rank, calls
         self._as_server = self._of_servers = False
-        self._said_of = self._looked_at = self._stopped_since = 0.0
+        self._looked_at = self._stopped_since = 0.0
+        self._present = _Present(0.0)
 
     def limit(self, warning_s: float | None, abort_s: float | None) -> None:
         """Set these limits, but where they are None."""
@@ -90,18 +110,51 @@ class Stalls:
         now = time.perf_counter()
         if now - since < TOLD_AFTER_S or now - self._looked_at < LOOK_EVERY_S:
             return None
-        self._looked_at = now
+        waited_s = self._time_waited(since, now)
         ranks, call = awaited()
-        wait = Wait(since, [self._ranks[rank] for rank in ranks], self._of_servers, call, self._said_of == since)
+        wait = Wait(now - waited_s, [self._ranks[rank] for rank in ranks], self._of_servers, call)
         self.board.tell(wait, self._as_server)
         if self._as_server:
             return None
         warning_s, abort_s = self.limits.warning_s, self.limits.abort_s
-        if warning_s and now - since >= warning_s and not wait.said:
-            self._warn(wait, now - since)
-        if abort_s and now - since >= abort_s:
-            return CommunicationError("; ".join([*self._reasons(wait, now - since), f"the limit is {abort_s:g} s"]))
+        if warning_s and waited_s - self._present.told_s >= warning_s:
+            self._warn(wait, waited_s)
+        if abort_s and waited_s >= abort_s:
+            return CommunicationError("; ".join([*self._reasons(wait, waited_s), f"the limit is {abort_s:g} s"]))
         return None
+
+    def _time_waited(self, since: float, now: float) -> float:
+        """Return how long a wait is, but for what this rank was stopped itself: else it looks often."""
+        if self._present.since != since:
+            self._present = _Present(since)
+        last, self._looked_at = max(since, self._looked_at), now
+        self._present.away_s += now - last if now - last > AWAY_S else 0.0
+        return now - since - self._present.away_s
+
+    @contextmanager
+    def beside(self, awaited: Awaited, fail: Callable[[BaseException], object]) -> Iterator[None]:
+        """Watch, within, over a call that cannot ask by itself, as those in which ranks meet after a death.
+
+        Args:
+            awaited: as for `too_long`.
+            fail: called with the error, on another thread, where it has been too long.
+        """
+        since, done = time.perf_counter(), threading.Event()
+
+        def watch() -> None:
+            while not done.wait(LOOK_EVERY_S):
+                error = self.too_long(since, awaited)
+                if error is not None:
+                    fail(error)
+                    return
+
+        thread = threading.Thread(target=watch, name="npdp watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def at_the_end(self, ranks: list[int], fail: Callable[[BaseException], None]) -> None:
         """Look after ranks that have still to come to the program's end, of which only one that is stopped is late.
@@ -116,13 +169,15 @@ class Stalls:
             fail(error)
 
     def _warn(self, wait: Wait, waited_s: float) -> None:
-        look = cache(self.board.look)
+        """Say who is late, where it is for this rank to do so and it has not."""
+        look, present = cache(self.board.look), self._present
         late = self._late(look, wait)
         if not late and waited_s < self.limits.warning_s + 2 * FRESH_S:
             return  # one of them may no longer wait, and not have been seen to
-        if self._is_to_speak(look, wait, late):
-            self._said_of = wait.since
-            self.board.tell(wait._replace(said=True), self._as_server)
+        is_new = not present.told_of.issuperset(late) or not present.told_s
+        if is_new and self._is_to_speak(look, wait, late):
+            present.told_s = waited_s
+            present.told_of.update(late)
             _say("\n".join(f"npdp: {line}" for line in self._words(wait, waited_s)))
 
     def _late(self, look: Look, wait: Wait) -> list[Late]:
@@ -133,9 +188,8 @@ class Stalls:
         return {self._ranks[rank] for rank in self._calls.with_this_rank()}
 
     def _is_to_speak(self, look: Look, wait: Wait, late: list[Late]) -> bool:
-        """Return whether this rank has waited for these the longest of its host, and nobody has said so."""
-        me = wait.since, self._rank
-        if any(other.said or (other.since, rank) < me for rank, other in self._others(look, late)):
+        """Return whether this rank has waited for these the longest of its host, if that sees them; else of all."""
+        if any((other.since, rank) < (wait.since, self._rank) for rank, other in self._others(look, late)):
             return False
         hosts = {seen.process for rank, _ in late if (seen := look(rank)).state == ELSEWHERE}
         if not late or len(hosts) < len(late):  # this host sees them
