@@ -49,8 +49,10 @@ def training(model, optimizer, spares=None):
         def step(inputs, labels):
             default_generator().random()
             updates.zero_grad()
-            criterion(state.model(inputs), labels).backward()
+            loss = criterion(state.model(inputs), labels)
+            loss.backward()
             updates.step()
+            npdp.global_mean(loss.item(), len(labels))  # a rank may die in it, when the update is done
 
         run(step, state, EPOCHS, after_epoch=losses.__setitem__)
         ledger = state.ledger
