@@ -118,7 +118,7 @@ class Checkpoints:
             run = _identity(job.run, job.model_name)
             more = {"run": run, "settings": self._settings, "description": job.describe(),
                     "best": self._observer.state_dict()}  # fmt: skip
-            content = checkpoint.capture(job.model, job.optimizer, job.loader, more)
+            content = checkpoint.capture(job.model, job.optimizer, job.loader, more) | {"iteration": iteration}
             self.finish()  # one write at a time
             self._writing = threading.Thread(target=self._write, args=(iteration, content), name="npdp checkpoint")
             self._writing.start()

@@ -41,10 +41,10 @@ def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> 
 
     Args:
         progress: told of each iteration and epoch.
-        after: called after each iteration, with how many there were.
+        after: called after each iteration, with how many there were, updates that were left out among them.
     """
     pace = Pace(job.config.inject, job.world.rank)
-    iterations, samples = job.optimizer.iteration, 0
+    samples = 0
     for epoch in range(job.loader.epoch + 1, job.config.epochs + 1):
         seen = LossSum()
         for micro_batches in in_batches(job.loader, job.config.accumulate):
@@ -53,8 +53,7 @@ def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> 
             seen.total += batch.total
             seen.count += batch.count
             progress.iteration(epoch, batch.mean, learning_rate)
-            iterations += 1
-            after(iterations)
+            after(job.world.place.iteration + 1)
         samples += seen.count
         progress.epoch(epoch, job.world.mean(seen.mean, seen.count))
     return job.optimizer.iteration, samples

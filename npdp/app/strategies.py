@@ -83,8 +83,9 @@ def all_reduce(config: TrainConfig, world: Communicator, trained: Trained) -> St
     if config.update == "fused":
         return Fused()
     in_memory = world.algorithm in ("auto", SHARED_MEMORY) and world.memory.is_of_all
-    fused = in_memory and config.clip_norm is None and trained.nbytes >= FUSED_FROM_BYTES and sparse is None
-    return Fused() if fused else AllReduce()
+    large = trained.nbytes >= FUSED_FROM_BYTES and sparse is None
+    unseen = config.clip_norm is None and config.on_nan == "raise"
+    return Fused() if in_memory and large and unseen else AllReduce()
 
 
 def parameter_server(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:

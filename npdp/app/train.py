@@ -24,6 +24,7 @@ from npdp.report.results import write_results
 
 if TYPE_CHECKING:
     from npdp.app.job import Job
+    from npdp.app.observing import Observer
     from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
 
@@ -72,6 +73,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from npdp.app import job as jobs
     from npdp.app.checkpoints import Checkpoints
     from npdp.app.epochs import each, train_epochs
+    from npdp.app.not_finite import NotFinite
     from npdp.app.observing import Observer
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
@@ -93,8 +95,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         observer = Observer(job, console, metrics)
-        with checkpoints.begin(job, observer, console, start):
-            iterations, samples = train_epochs(job, progress, each(observer.after, checkpoints.after))
+        told = NotFinite(job, console, metrics, partial(_save_best, job, observer))
+        with checkpoints.begin(job, observer, console, start), told:
+            iterations, samples = train_epochs(job, progress, each(told.after, observer.after, checkpoints.after))
         job.model.strategy.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(job, iterations, samples, wall_s)
@@ -120,6 +123,18 @@ def _write_results(job: Job, best: Mapping[str, Array] | None, metrics: Metrics,
         ("--save", config.save, lambda: _save(job, best)),
         ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
     ))  # fmt: skip
+
+
+def _save_best(job: Job, observer: Observer) -> str:
+    """Save the parameters that scored best so far, where this rank has some; return the file, or ""."""
+    best = observer.better_than(math.nan)
+    if job.config.save is None or best is None:
+        return ""
+    try:
+        _save(job, best)
+    except OSError as error:
+        return f"none, {job.config.save} cannot be written ({error.strerror or error})"
+    return job.config.save
 
 
 def _save_arrivals(job: Job) -> None:

@@ -2,6 +2,7 @@
 
     accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
     combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
+    first_not_finite    where the first NaN or infinity is  float32, float64
     relu_gradient   g where y > 0                           float32, float64
     shifted_logits, cross_entropy_gradient                  the same; around exp and log, which are NumPy's
     sgd_updater     param, velocity from grad, in place     float32, float64; from the sum of several in one pass
@@ -48,9 +49,10 @@ from npdp.kernels.layers import (
 from npdp.kernels.products import NARROW, matmul
 
 __all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "add_rows", "backend", "combine", "compiled",
-           "cross_entropy_gradient", "cross_entropy_rows", "cross_entropy_rows_gradient", "erf", "exp", "gelu",
-           "gelu_gradient", "layer_norm", "layer_norm_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
-           "shifted_logits", "softmax_rows", "softmax_rows_gradient", "tanh"]  # fmt: skip
+           "cross_entropy_gradient", "cross_entropy_rows", "cross_entropy_rows_gradient", "erf", "exp",
+           "first_not_finite", "gelu", "gelu_gradient", "layer_norm", "layer_norm_gradient", "matmul", "reference",
+           "relu_gradient", "sgd_updater", "shifted_logits", "softmax_rows", "softmax_rows_gradient",
+           "tanh"]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -59,6 +61,7 @@ FEW_CLASSES = 64  # up to here cross entropy works on (classes, rows): with more
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
 _COMBINE = Arguments("combine", NUMBERS, ("target", "source"))
 _SUM = Arguments("Sum", FLOATS, ("first array", "array"), only_read=2)
+_LOOK = Arguments("first_not_finite", FLOATS, ("array",))
 _SGD = Arguments("sgd_updater", FLOATS, ("param", "velocity", "grad"))
 _SGD_PLAIN = Arguments("sgd_updater", FLOATS, ("param", "grad"))
 _ADAM = Arguments("adam_updater", FLOATS, ("param", "m", "v", "grad"))
@@ -140,6 +143,20 @@ def combine(targets: list[Array], sources: list[Array], op: str = "sum") -> None
         for source in sources:
             check(_COMBINE, target, source)
     _selected().combine(targets, sources, op)
+
+
+def first_not_finite(array: Array) -> int:
+    """Return the place of the first element that is NaN or infinite; the array's size where none is.
+
+    Args:
+        array: (count,) contiguous, float32 or float64.
+
+    Raises:
+        TypeError: Not an array, or its dtype is another.
+        ValueError: It is not contiguous, say.
+    """
+    check(_LOOK, array)
+    return _selected().first_not_finite(array)
 
 
 def relu_gradient(g: Array, y: Array) -> Array:

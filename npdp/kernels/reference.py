@@ -55,6 +55,13 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
             target[block] = total
 
 
+def first_not_finite(array: Array) -> int:
+    for block in _blocks(array):
+        if not (finite := np.isfinite(array[block])).all():
+            return int(block.start + finite.argmin())
+    return array.size
+
+
 @np.errstate(all="ignore")
 def relu_gradient(g: Array, y: Array) -> Array:
     gradient: Array = g * (y > 0)
