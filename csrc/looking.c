@@ -20,7 +20,7 @@ enum { BLOCK_BYTES = 4096 };
         memcpy(&size, &value, sizeof size);                                                                            \
         return size & most;                                                                                            \
     }                                                                                                                  \
-    static NPDP_CLONES int all_finite_##suffix(const real *x, size_t count)                                            \
+    NPDP_CLONES int npdp_all_finite_##suffix(const real *x, size_t count)                                              \
     {                                                                                                                  \
         bits largest = 0;                                                                                              \
         for (size_t i = 0; i < count; i++) {                                                                           \
@@ -42,7 +42,7 @@ enum { BLOCK_BYTES = 4096 };
     {                                                                                                                  \
         enum { LENGTH = BLOCK_BYTES / sizeof(real) };                                                                  \
         size_t i = 0;                                                                                                  \
-        while (i < count && all_finite_##suffix(x + i, smaller(count - i, LENGTH)))                                    \
+        while (i < count && npdp_all_finite_##suffix(x + i, smaller(count - i, LENGTH)))                               \
             i += smaller(count - i, LENGTH);                                                                           \
         while (i < count && size_##suffix(x[i]) < infinity)                                                            \
             i++;                                                                                                       \
@@ -59,7 +59,7 @@ DEFINE_LOOK(f64, double, int64_t, INT64_MAX, 0x7ff0000000000000)
         memcpy(block, (const real *)sources[0] + start, length * sizeof(real));                                        \
         for (size_t k = 1; k < source_count; k++)                                                                      \
             npdp_sum_##suffix(block, (const real *)sources[k] + start, length);                                        \
-        return all_finite_##suffix(block, length);                                                                     \
+        return npdp_all_finite_##suffix(block, length);                                                                \
     }                                                                                                                  \
     int npdp_sum_looking_##suffix(void *const *targets, size_t target_count, const void *const *sources,              \
                                   size_t source_count, size_t count, size_t at, size_t *firsts)                        \

@@ -93,7 +93,8 @@ int npdp_sum_looking_f64(void *const *targets, size_t target_count, const void *
 
 /* The optimiser's update with the sum of the sources as the gradient, which is stored nowhere: the same bits as
  * combine and then the update. It returns 1, having done nothing, where parameters or state overlap each other or a
- * source. */
+ * source; and NPDP_SUM_NOT_FINITE, having done all of it, where the sum has NaN or infinity in it. */
+enum { NPDP_SUM_NOT_FINITE = 2 };
 int npdp_combine_sgd_f32(const void *const *sources, size_t source_count, float *param, float *velocity, size_t count,
                           float lr, float momentum, float keep, float weight_decay, int nesterov, int first);
 int npdp_combine_sgd_f64(const void *const *sources, size_t source_count, double *param, double *velocity,

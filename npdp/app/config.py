@@ -151,9 +151,6 @@ def _require_sense(config: TrainConfig) -> None:
     """Raise InputError where flags exclude each other."""
     if config.update == "fused" and config.clip_norm is not None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
-    if config.update == "fused" and config.on_nan == "skip":
-        raise InputError("--update fused sees a gradient that is not finite as it updates, too late for --on-nan skip: "
-                         "use --update replicated")  # fmt: skip
     if config.resume and config.checkpoint is None:
         raise InputError("--resume: wanted --checkpoint DIR too, the directory to go on from")
     if config.sample_every and choice_of(config.model).takes != "text":

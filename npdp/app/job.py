@@ -160,7 +160,8 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
     spent = world.clock.communication_s, world.clock.wait_s  # in training alone
     of_strategy = job.model.strategy.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
-    sums = np.array([samples, *spent, job.model.strategy.exchanged_bytes], np.float64)
+    skipped = 0 if guard is None or (world.rank and not guard.alone) else guard.skipped
+    sums = np.array([samples, *spent, job.model.strategy.exchanged_bytes, skipped], np.float64)
     world.allreduce(sums, algorithm="tree")
     peak = np.array([max(environment.peak_memory_bytes(), server_peak)], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
@@ -190,7 +191,7 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "exchanged_bytes": int(sums[3]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
-        "skipped_updates": 0 if guard is None else guard.skipped,
+        "skipped_updates": int(sums[4]),
         **(of_text(test, job.data.test) if test and job.data.test else {}),
         **_speed_on_text(job, samples_seen / wall_s),
         **of_strategy,

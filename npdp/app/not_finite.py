@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npdp.autograd.sparse_rows import SparseRows
+from npdp.base.environment import launch
 from npdp.base.errors import Contribution, DivergedError, NotFiniteError
 from npdp.base.whole_file import whole_file
 
@@ -38,7 +39,7 @@ class NotFinite:
         save_best: saves the parameters that scored best so far, if this rank has some; returns the file, or "".
 
     Raises:
-        DivergedError: within, a NotFiniteError was raised, on all ranks alike.
+        DivergedError: within, a NotFiniteError was raised; on all ranks alike, but where one is alone with it.
     """
 
     def __init__(self, job: Job, console: Console, metrics: Metrics, save_best: Callable[[], str]) -> None:
@@ -64,14 +65,17 @@ class NotFinite:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, NotFiniteError):
-            gather, rank = self._job.world.gather_texts, self._job.world.rank
-            turns = (gather(self._kept(error, each) if each.rank == rank else "") for each in error.contributions)
+            rank, gather = self._job.world.rank, (lambda text: [text]) if error.alone else self._job.world.gather_texts
+            turns = [gather(self._kept(error, each) if each.rank == rank else "") for each in error.contributions]
             files = [said for turn in turns for said in turn if said]
             self._write(error, "raise", files=files)
             kept = f"; the batch is kept: {', '.join(files)}" if files else ""
             best = gather(self._save_best())[0]
             saved = f"; the best parameters are saved: {best}" if best else ""
-            raise DivergedError(f"{error}{kept}{saved}; {ADVICE}") from None
+            words = f"{error}{kept}{saved}; {ADVICE}"
+            if error.alone and launch() is not None:  # what nobody catches ends the other ranks
+                raise NotFiniteError(words, error.iteration, error.contributions, True) from None
+            raise DivergedError(words) from None
 
     def _kept(self, error: NotFiniteError, mine: Contribution) -> str:
         """Keep this rank's batch; return the file, or why there is none."""

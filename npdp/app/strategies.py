@@ -52,6 +52,8 @@ def make(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy
     if trained.what_is_sparse is not None and not strategy.takes_rows:
         flag = f"--strategy {config.strategy}"
         raise InputError(f"sparse {trained.what_is_sparse}: {flag} {_WHOLE_PARAMETERS} --strategy allreduce or ps")
+    if config.on_nan == "skip" and strategy.cannot_skip:
+        raise InputError(f"--on-nan skip: {strategy.cannot_skip}")
     return strategy
 
 

@@ -45,15 +45,18 @@ class Contribution(NamedTuple):
 class NotFiniteError(ArithmeticError):
     """Report a gradient with NaN or infinity in it, before any parameter has changed by it; on all ranks alike.
 
+    Where ranks update or push by themselves, on one rank alone; under update="fused" after parameters have changed.
+
     Args:
         message: who, where, which samples.
         iteration: number of the global batch, from 0.
         contributions: of each rank whose own gradient was not finite; of all ranks where only their sum is not.
+        alone: whether this rank alone knows of it.
     """
 
-    def __init__(self, message: str, iteration: int, contributions: list[Contribution]) -> None:
+    def __init__(self, message: str, iteration: int, contributions: list[Contribution], alone: bool = False) -> None:
         super().__init__(message)
-        self.iteration, self.contributions = iteration, contributions
+        self.iteration, self.contributions, self.alone = iteration, contributions, alone
 
 
 class OutputError(OSError):

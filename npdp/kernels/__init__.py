@@ -47,12 +47,13 @@ from npdp.kernels.layers import (
     tanh,
 )
 from npdp.kernels.products import NARROW, matmul
+from npdp.kernels.reference import SUM_NOT_FINITE
 
-__all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "add_rows", "backend", "combine", "compiled",
-           "cross_entropy_gradient", "cross_entropy_rows", "cross_entropy_rows_gradient", "erf", "exp",
-           "first_not_finite", "gelu", "gelu_gradient", "layer_norm", "layer_norm_gradient", "matmul", "reference",
-           "relu_gradient", "sgd_updater", "shifted_logits", "softmax_rows", "softmax_rows_gradient",
-           "tanh"]  # fmt: skip
+__all__ = ["NARROW", "OPS", "SUM_NOT_FINITE", "Sum", "accumulate", "adam_updater", "add_rows", "backend",
+           "combine", "compiled", "cross_entropy_gradient", "cross_entropy_rows",
+           "cross_entropy_rows_gradient", "erf", "exp", "first_not_finite", "gelu", "gelu_gradient",
+           "layer_norm", "layer_norm_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
+           "shifted_logits", "softmax_rows", "softmax_rows_gradient", "tanh"]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -68,7 +69,13 @@ _ADAM = Arguments("adam_updater", FLOATS, ("param", "m", "v", "grad"))
 
 
 class Sum:
-    """Gradient that is the sum of several arrays, in their order, never stored; checked once, used often."""
+    """Gradient that is the sum of several arrays, in their order, never stored; checked once, used often.
+
+    Attributes:
+        was_finite: whether it was, in all updates by it so far.
+    """
+
+    was_finite = True
 
     def __init__(self, arrays: list[Array]) -> None:
         if not arrays:
@@ -210,7 +217,7 @@ def sgd_updater(param: Array, grad: Gradient, velocity: Array | None = None) -> 
 
     It takes lr, momentum, 1 - dampening, weight_decay and nesterov, those of torch.optim.SGD, rounded to param's dtype;
     and first, whether velocity is made by this update (it becomes the gradient) or goes on. It returns 0; or 1, having
-    done nothing, where the arrays overlap.
+    done nothing, where the arrays overlap; or SUM_NOT_FINITE, having done it, where a `Sum` is not finite.
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.

@@ -21,7 +21,8 @@ class Kernels(Protocol):
     """Interface of a kernel implementation: functions of checked arguments, and makers of updates.
 
     What returns an int returns 0; or 1, having changed nothing: `accumulate` and the updates where arrays overlap that
-    must not, `shifted_logits` where a label is not in [0, classes). Nothing else looks for overlap.
+    must not, `shifted_logits` where a label is not in [0, classes). Nothing else looks for overlap. An update that is
+    made by a `Sum` which is not finite returns SUM_NOT_FINITE.
     """
 
     def accumulate(self, dst: Array, src: Array, op: str) -> int: ...

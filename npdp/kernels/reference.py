@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+SUM_NOT_FINITE = 2  # as csrc/npdp_kernels.h has it
 BLOCK = 16 * 1024
 """Elements in a block: six arrays of float64 take 768 KiB, and L2 caches have 1 MiB or more."""
 
@@ -97,6 +98,12 @@ def _sum(grad: Any) -> Array:
     return total
 
 
+def _status(grad: Any, gradient: Array) -> int:
+    """Return what an update that was made returns: of a `kernels.Sum` it looks whether that is finite."""
+    is_sum = not isinstance(grad, np.ndarray)
+    return SUM_NOT_FINITE if is_sum and first_not_finite(gradient) < gradient.size else 0
+
+
 @np.errstate(all="ignore")
 def sgd_update(
     param: Array,
@@ -123,7 +130,7 @@ def sgd_update(
             v[:] = _flushed(g if first else momentum * v + keep * g)
             g = g + momentum * v if nesterov else v
         p -= lr * g
-    return 0
+    return _status(grad, gradient)
 
 
 @np.errstate(all="ignore")
@@ -152,7 +159,7 @@ def adam_update(
         mean[:] = _flushed(beta1 * mean + rest1 * g)
         square[:] = _flushed(beta2 * square + (rest2 * g) * g)
         p[:] = shrink * p - (step_size * mean) / (np.sqrt(square) / root2 + eps)
-    return 0
+    return _status(grad, gradient)
 
 
 def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[..., int]:

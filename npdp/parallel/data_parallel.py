@@ -92,6 +92,8 @@ class DataParallel(Module):
             all_reduce = AllReduce(bucket_cap_mb, first_bucket_mb, overlap)  # says what is wrong with them
             strategy = Fused() if update == "fused" and world.world_size > 1 else all_reduce
         require_strategy(strategy)
+        if on_nan == "skip" and strategy.cannot_skip:
+            raise ValueError(f'DataParallel: on_nan="skip": {strategy.cannot_skip}')
         strategy = copy.copy(strategy)  # it is made live, and others may have been given the same
         named = list(module.named_parameters())
         trained = {name: parameter for name, parameter in named if parameter.requires_grad}

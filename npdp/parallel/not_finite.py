@@ -45,6 +45,7 @@ class Guard:
     Attributes:
         skips: whether the step to come is to be left out.
         skipped: how many were, or will be.
+        alone: whether it was this rank alone that has left them out.
         last: what was found last.
     """
 
@@ -52,7 +53,7 @@ class Guard:
         self._raises, self._world = on_nan == "raise", world
         self._names, self._parameters = list(parameters), list(parameters.values())
         self._number: dict[Any, int] = {parameter: number for number, parameter in enumerate(self._parameters)}
-        self.skips, self.skipped = False, 0
+        self.skips, self.skipped, self.alone = False, 0, False
         self.last: NotFiniteError | None = None
         self.forget()
 
@@ -61,6 +62,7 @@ class Guard:
         self._firsts: dict[int, int] = {}  # rank -> the first parameter, by number, whose gradient is not finite there
         self._rows: list[Rows | None] = []  # of this rank's samples, a backward each
         self._on_the_wire: list[tuple[Bucket, int]] = []
+        self._decided = False  # on the gradients of these
 
     # What a strategy has seen
     def note(self, bucket: Bucket, firsts: Firsts) -> None:
@@ -102,9 +104,23 @@ class Guard:
         bad = (self._number[parameter] for parameter in parameters if not _is_finite(parameter.raw_grad))
         return min(bad, default=len(self._parameters))
 
+    def after_update(self, strategy: Strategy, parameters: list[Parameter], was_finite: bool) -> None:
+        """Raise NotFiniteError where the sum of these gradients was not; each rank still has its own; collective."""
+
+        def add_up() -> None:
+            for parameter in parameters:
+                if parameter.raw_grad is not None:  # the same on all ranks
+                    self._world.allreduce(parameter.raw_grad)
+
+        if not was_finite:
+            self.look_around(parameters, add_up)
+        self.decide(strategy)
+
     # What a strategy asks for
     def end_backward(self, strategy: Strategy) -> None:
         """Note the samples of a backward; decide where its gradients are those of all ranks; collective then."""
+        if self._decided:
+            self._decided, self._rows = False, []
         batch = strategy.loss_weight.batch
         self._rows.append(this_rank.rows if batch is this_rank.batch else None)
         if strategy.syncing and not strategy.steps:
@@ -114,24 +130,40 @@ class Guard:
 
     def decide(self, strategy: Strategy) -> None:
         """Raise NotFiniteError, or have the step left out, where what was noted is not finite; collective then."""
-        firsts, rows = self._firsts, self._rows
+        firsts, self._decided = self._firsts, True
         self.skips = bool(firsts)
-        self._rows = []
         if self._on_the_wire:
             self._on_the_wire = []
-        if not firsts:
-            return
-        self._firsts = {}
+        if firsts:
+            self._firsts = {}
+            mine = json.dumps(self._samples() if self._world.rank in firsts else None)
+            samples = map(json.loads, self._world.gather_texts(mine))
+            named = [(rank, self._names[firsts[rank]], rows) for rank, rows in enumerate(samples) if rank in firsts]
+            self._found(strategy, [Contribution(*each) for each in named])
+
+    def leaves_out_own(self, strategy: Strategy, parameters: list[Parameter]) -> bool:
+        """Return whether this rank, which updates or pushes by itself, is to leave these parameters' gradients out.
+
+        Raises:
+            NotFiniteError: on this rank alone.
+        """
+        first, self._decided, self.alone = self.first_of(parameters), True, True
+        if first < len(self._parameters):
+            self._found(strategy, [Contribution(self._world.rank, self._names[first], self._samples())])
+        return first < len(self._parameters)
+
+    def _found(self, strategy: Strategy, found: list[Contribution]) -> None:
         batch = strategy.loss_weight.batch
         iteration = self._world.place.iteration if batch is None else batch.iteration
-        known = [each for each in rows if each is not None]
-        mine = np.concatenate(known).tolist() if len(known) == len(rows) else None
-        everyones = self._world.gather_texts(json.dumps(mine) if self._world.rank in firsts else "null")
-        found = [Contribution(rank, self._names[firsts[rank]], json.loads(everyones[rank])) for rank in sorted(firsts)]
-        self.last = NotFiniteError(_in_words(iteration, found), iteration, found)
+        self.last = NotFiniteError(_in_words(iteration, found), iteration, found, self.alone)
         if self._raises:
             raise self.last
         self.skipped += 1
+
+    def _samples(self) -> list[int] | None:
+        """Return the row numbers of all samples behind this rank's gradients, where a loader has said them."""
+        known = [rows for rows in self._rows if rows is not None]
+        return [int(row) for row in np.concatenate(known)] if len(known) == len(self._rows) else None
 
 
 def _is_finite(gradient: Any) -> bool:

@@ -65,6 +65,7 @@ class Strategy:
     overlaps_backward = False  # whether `ready` is to be called while backward goes on
     steps = False  # whether `step` replaces the optimiser's own
     takes_rows = False  # whether it knows sparse parameters, of which a gradient is rows
+    cannot_skip = ""  # why updates cannot be left out, where they cannot
     looks = False  # whether it looks itself, as it sums, whether gradients are finite
     guard: Guard | None = None  # against gradients that are not finite, where these are looked at
 
