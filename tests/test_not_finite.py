@@ -38,7 +38,7 @@ class Bad:
         return gradient
 
 
-def trained(on_nan, bad, dtype="float64", without=None, way=None, **more):
+def trained(on_nan, bad, dtype="float64", without=None, **more):
     """Train for a pass; return what was raised, parameters, the optimiser's state, and what the guard has counted.
 
     Args:
