@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from npdp.report.console import Console
 
 # Facts of a run that may be others when it goes on: where the same data is, and what changes no batch and no update
-MAY_DIFFER = {"ranks", "data", "epochs", "accumulate", "evaluate_every", "sample_every", "update", "estimate"}
+MAY_DIFFER = {"ranks", "data", "epochs", "accumulate", "evaluate_every", "sample_every", "update", "estimate", "on_nan"}
 
 
 class Checkpoints:
