@@ -35,13 +35,14 @@ BLOCK = 1024  # elements of float32 that are looked at together
 def test_the_first_of_an_array_is_found_wherever_it_is(kernel, dtype, count, value, seed):
     rng = np.random.default_rng(seed)
     array = rng.standard_normal(count).astype(dtype) * (np.finfo(dtype).max / 8)
-    assert kernel.first_not_finite(array) == count
+    find = kernel.finder_of_not_finite(array)
+    assert find() == count
     places = rng.integers(0, count, 2)
     array[places] = value
-    assert kernel.first_not_finite(array) == places.min()
-    assert kernel.first_not_finite(array[places.min() + 1 :]) == min(
-        [place - places.min() - 1 for place in places if place > places.min()], default=count - places.min() - 1
-    )
+    first = places.min()
+    assert find() == first
+    rest = [place - first - 1 for place in places if place > first]
+    assert kernel.finder_of_not_finite(array[first + 1 :])() == min(rest, default=count - first - 1)
 
 
 @each_implementation
@@ -51,7 +52,7 @@ def test_the_first_of_an_array_is_found_wherever_it_is(kernel, dtype, count, val
 def test_of_any_bits_it_is_the_first_that_numpy_finds(kernel, dtype, count, seed):
     array = awkward(np.random.default_rng(seed), dtype, count)
     wrong = np.flatnonzero(~np.isfinite(array))
-    assert kernel.first_not_finite(array) == (wrong[0] if wrong.size else count)
+    assert kernel.finder_of_not_finite(array)() == (wrong[0] if wrong.size else count)
 
 
 def test_only_arrays_of_floats_are_looked_at():

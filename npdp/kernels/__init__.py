@@ -51,8 +51,8 @@ from npdp.kernels.reference import SUM_NOT_FINITE
 
 __all__ = ["NARROW", "OPS", "SUM_NOT_FINITE", "Sum", "accumulate", "adam_updater", "add_rows", "backend",
            "combine", "compiled", "cross_entropy_gradient", "cross_entropy_rows",
-           "cross_entropy_rows_gradient", "erf", "exp", "first_not_finite", "gelu", "gelu_gradient",
-           "layer_norm", "layer_norm_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
+           "cross_entropy_rows_gradient", "erf", "exp", "finder_of_not_finite", "first_not_finite", "gelu",
+           "gelu_gradient", "layer_norm", "layer_norm_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
            "shifted_logits", "softmax_rows", "softmax_rows_gradient", "tanh"]  # fmt: skip
 
 Array = NDArray[Any]
@@ -155,6 +155,14 @@ def combine(targets: list[Array], sources: list[Array], op: str = "sum") -> None
 def first_not_finite(array: Array) -> int:
     """Return the place of the first element that is NaN or infinite; the array's size where none is.
 
+    See `finder_of_not_finite`.
+    """
+    return finder_of_not_finite(array)()
+
+
+def finder_of_not_finite(array: Array) -> Callable[[], int]:
+    """Return what looks at an array each time that it is called, as `first_not_finite` does; it is checked once.
+
     Args:
         array: (count,) contiguous, float32 or float64.
 
@@ -163,7 +171,7 @@ def first_not_finite(array: Array) -> int:
         ValueError: It is not contiguous, say.
     """
     check(_LOOK, array)
-    return _selected().first_not_finite(array)
+    return _selected().finder_of_not_finite(array)
 
 
 def relu_gradient(g: Array, y: Array) -> Array:

@@ -77,10 +77,9 @@ def _kept(arrays: list[Array]) -> tuple[Any, int]:
     return pointers, len(arrays)
 
 
-def first_not_finite(array: Array) -> int:
+def finder_of_not_finite(array: Array) -> Callable[[], int]:
     function, c_type = _FIRST_NOT_FINITE[array.dtype]
-    first: int = function(_pointer(c_type, array), array.size)
-    return first
+    return partial(function, _pointer(c_type, array), array.size)
 
 
 def relu_gradient(g: Array, y: Array) -> Array:

@@ -56,6 +56,10 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
             target[block] = total
 
 
+def finder_of_not_finite(array: Array) -> Callable[[], int]:
+    return partial(first_not_finite, array)
+
+
 def first_not_finite(array: Array) -> int:
     for block in _blocks(array):
         if not (finite := np.isfinite(array[block])).all():

@@ -22,8 +22,8 @@ from npdp.autograd.rows import RowGradient
 from npdp.base.errors import Contribution, NotFiniteError
 from npdp.collectives.looking import Firsts, of_one
 from npdp.data.sampler import Rows, this_rank
-from npdp.kernels import first_not_finite
-from npdp.nn.parameter import Parameter
+from npdp.kernels import finder_of_not_finite, first_not_finite
+from npdp.nn.parameter import FlatParameters, Parameter
 
 if TYPE_CHECKING:
     from npdp.collectives.communicator import Communicator
@@ -50,11 +50,12 @@ class Guard:
     """
 
     def __init__(self, on_nan: str, parameters: Mapping[str, Parameter], world: Communicator) -> None:
-        self._raises, self._world = on_nan == "raise", world
+        self._raises, self._world, self._is_one = on_nan == "raise", world, world.world_size == 1
         self._names, self._parameters = list(parameters), list(parameters.values())
         self._number: dict[Any, int] = {parameter: number for number, parameter in enumerate(self._parameters)}
         self.skips, self.skipped, self.alone = False, 0, False
         self.last: NotFiniteError | None = None
+        self._looks: dict[FlatParameters, tuple[int, Callable[[], int]]] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -87,6 +88,7 @@ class Guard:
         for bucket, mine in self._on_the_wire:
             if first_not_finite(bucket.buffer) < bucket.buffer.size:
                 self.note(bucket, of_one(self._world, mine, bucket.buffer.size))
+        self._on_the_wire = []
 
     def look_around(self, parameters: list[Parameter], exchange: Callable[[], Any]) -> Any:
         """Exchange these parameters' gradients by what does not look itself; collective."""
@@ -118,22 +120,37 @@ class Guard:
 
     # What a strategy asks for
     def end_backward(self, strategy: Strategy) -> None:
-        """Note the samples of a backward; decide where its gradients are those of all ranks; collective then."""
+        """Decide where a backward has left gradients of all ranks, collectively; else note its samples until then."""
+        meets = strategy.syncing and not strategy.steps
+        if meets and self._is_one and not self._all_finite(strategy):
+            self.look_around(self._parameters, lambda: None)
+        if self._firsts or not meets:
+            self._note_samples(strategy)
+        if meets:
+            self.decide(strategy)
+
+    def _all_finite(self, strategy: Strategy) -> bool:
+        """Return whether all that lies flat is finite, and nothing lies elsewhere: quicker than one by one."""
+        for flat in strategy.flats:
+            if flat not in self._looks or self._looks[flat][0] != flat.moves:
+                self._looks[flat] = flat.moves, finder_of_not_finite(flat.grad)
+            if self._looks[flat][1]() < flat.grad.size:  # it may be that of a parameter which has no gradient now
+                return False
+        for parameter in self._parameters:
+            if parameter.raw_grad is not parameter.grad_buffer and parameter.raw_grad is not None:
+                return False
+        return True
+
+    def _note_samples(self, strategy: Strategy) -> None:
+        """Note the samples of the last backward, beside those of others whose gradients it has added up with."""
         if self._decided:
             self._decided, self._rows = False, []
-        batch = strategy.loss_weight.batch
-        self._rows.append(this_rank.rows if batch is this_rank.batch else None)
-        if strategy.syncing and not strategy.steps:
-            if self._world.world_size == 1 and (mine := self.first_of(self._parameters)) < len(self._parameters):
-                self._firsts[0] = mine
-            self.decide(strategy)
+        self._rows.append(this_rank.rows if strategy.loss_weight.batch is this_rank.batch else None)
 
     def decide(self, strategy: Strategy) -> None:
         """Raise NotFiniteError, or have the step left out, where what was noted is not finite; collective then."""
         firsts, self._decided = self._firsts, True
         self.skips = bool(firsts)
-        if self._on_the_wire:
-            self._on_the_wire = []
         if firsts:
             self._firsts = {}
             mine = json.dumps(self._samples() if self._world.rank in firsts else None)
