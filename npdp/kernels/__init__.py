@@ -153,15 +153,12 @@ def combine(targets: list[Array], sources: list[Array], op: str = "sum") -> None
 
 
 def first_not_finite(array: Array) -> int:
-    """Return the place of the first element that is NaN or infinite; the array's size where none is.
-
-    See `finder_of_not_finite`.
-    """
+    """Return the place of the first element that is NaN or infinite; see `finder_of_not_finite`."""
     return finder_of_not_finite(array)()
 
 
 def finder_of_not_finite(array: Array) -> Callable[[], int]:
-    """Return what looks at an array each time that it is called, as `first_not_finite` does; it is checked once.
+    """Return what returns the first place of NaN or infinity, the size where none is; the array is checked once.
 
     Args:
         array: (count,) contiguous, float32 or float64.
