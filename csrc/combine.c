@@ -151,14 +151,16 @@ static int any_overlaps(const void *const *sources, size_t source_count, const v
                              any_overlaps(sources, source_count, velocity, total)))                                    \
             return 1;                                                                                                  \
         _Alignas(64) unsigned char block[BLOCK_BYTES];                                                                 \
+        int finite = 1;                                                                                                \
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {                                                  \
             const size_t nbytes = block_at(start, total), at = start / sizeof(real);                                   \
             fetch_to_write(param, start + BLOCK_BYTES, total);                                                         \
             sum_##suffix((void *[]){block}, 1, sources, source_count, at, nbytes / sizeof(real));                      \
+            finite &= npdp_all_finite_##suffix((const real *)(const void *)block, nbytes / sizeof(real));              \
             npdp_sgd_##suffix(param + at, (real *)(void *)block, has_momentum ? velocity + at : NULL,                  \
                               nbytes / sizeof(real), lr, momentum, keep, weight_decay, nesterov, first);               \
         }                                                                                                              \
-        return 0;                                                                                                      \
+        return finite ? 0 : NPDP_SUM_NOT_FINITE;                                                                       \
     }
 
 #define DEFINE_COMBINE_ADAM(suffix, real)                                                                              \
@@ -172,14 +174,16 @@ static int any_overlaps(const void *const *sources, size_t source_count, const v
             any_overlaps(sources, source_count, v, total))                                                             \
             return 1;                                                                                                  \
         _Alignas(64) unsigned char block[BLOCK_BYTES];                                                                 \
+        int finite = 1;                                                                                                \
         for (size_t start = 0; start < total; start += BLOCK_BYTES) {                                                  \
             const size_t nbytes = block_at(start, total), at = start / sizeof(real);                                   \
             fetch_to_write(param, start + BLOCK_BYTES, total);                                                         \
             sum_##suffix((void *[]){block}, 1, sources, source_count, at, nbytes / sizeof(real));                      \
+            finite &= npdp_all_finite_##suffix((const real *)(const void *)block, nbytes / sizeof(real));              \
             npdp_adam_##suffix(param + at, (real *)(void *)block, m + at, v + at, nbytes / sizeof(real), step_size,    \
                                beta1, rest1, beta2, rest2, root2, eps, l2, shrink);                                    \
         }                                                                                                              \
-        return 0;                                                                                                      \
+        return finite ? 0 : NPDP_SUM_NOT_FINITE;                                                                       \
     }
 
 DEFINE_COMBINE_SGD(f32, float)

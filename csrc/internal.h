@@ -55,6 +55,10 @@ static inline int npdp_overlap(const void *left, const void *right, size_t nbyte
     return (a < b ? b - a : a - b) < nbytes;
 }
 
+/* Whether all elements are finite (looking.c). */
+int npdp_all_finite_f32(const float *x, size_t count);
+int npdp_all_finite_f64(const double *x, size_t count);
+
 /* What stands in for a product that the compiler cannot make: its caller makes it otherwise. */
 #define NO_PRODUCT(name)                                                                                               \
     int name(const float *x, const float *w, float *y, size_t rows, size_t in, size_t out)                            \

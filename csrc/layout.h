@@ -29,6 +29,7 @@ typedef struct {
     struct {
         uint64_t what, count, where; /* where: offset of the array in this memory; 0 where it lies outside */
     } calls[TURNS];
+    uint32_t not_finite; /* in the last of its collectives, by number, in which it has seen a sum that was not finite */
 } line;
 
 /* Of the collective under way. */

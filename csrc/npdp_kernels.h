@@ -79,9 +79,22 @@ enum { NPDP_SUM, NPDP_PROD, NPDP_MIN, NPDP_MAX };
 void npdp_combine(int op, int dtype, void *const *targets, size_t target_count, const void *const *sources,
                   size_t source_count, size_t count);
 
+/* Where the first element is that is infinite or NaN; count where none is. */
+size_t npdp_first_not_finite_f32(const float *x, size_t count);
+size_t npdp_first_not_finite_f64(const double *x, size_t count);
+
+/* combine's sum, the same bits, which looks at them: returns whether one of them is not finite. Then firsts[k] is the least
+ * of what it was and `at` + the place of the first element of source k that is not; of none, as where a sum overflows, it
+ * stays. */
+int npdp_sum_looking_f32(void *const *targets, size_t target_count, const void *const *sources, size_t source_count,
+                         size_t count, size_t at, size_t *firsts);
+int npdp_sum_looking_f64(void *const *targets, size_t target_count, const void *const *sources, size_t source_count,
+                         size_t count, size_t at, size_t *firsts);
+
 /* The optimiser's update with the sum of the sources as the gradient, which is stored nowhere: the same bits as
  * combine and then the update. It returns 1, having done nothing, where parameters or state overlap each other or a
- * source. */
+ * source; and NPDP_SUM_NOT_FINITE, having done all of it, where the sum has NaN or infinity in it. */
+enum { NPDP_SUM_NOT_FINITE = 2 };
 int npdp_combine_sgd_f32(const void *const *sources, size_t source_count, float *param, float *velocity, size_t count,
                           float lr, float momentum, float keep, float weight_decay, int nesterov, int first);
 int npdp_combine_sgd_f64(const void *const *sources, size_t source_count, double *param, double *velocity,

@@ -19,7 +19,8 @@
 enum { NPDP_ALLREDUCE, NPDP_REDUCE_SCATTER, NPDP_ALLGATHER, NPDP_BROADCAST, NPDP_BARRIER };
 enum { NPDP_MEAN = 4 }; /* besides npdp_kernels.h's ops: the sum, which each rank divides */
 enum { NPDP_FORTRAN = 8 }; /* with an op: so the array lies. Only compared, for elements meet as they lie */
-enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT, NPDP_UNFINISHED };
+enum { NPDP_LOOKING = 16 }; /* with the sum of an all-reduce of floats: see whether it is finite; alike on all ranks */
+enum { NPDP_DONE, NPDP_WAITING, NPDP_DIFFERENT, NPDP_UNFINISHED, NPDP_NOT_FINITE };
 
 /* Two ways to do the same: seconds a byte of late, 0 before the first time; and how often until the other is tried. */
 typedef struct {
@@ -37,6 +38,7 @@ typedef struct {
     double longest_s;      /* after which a call returns */
     int fast_strings;      /* npdp_has_fast_strings() */
     void **pointers;       /* scratch: 2 * ranks + 1 of them */
+    size_t *firsts;        /* for each rank, after NPDP_NOT_FINITE: see there */
     /* How far this rank is; zero at first. */
     uint32_t posted, begun;
     size_t ring_at;        /* where in a rank's ring of staging slots the next one is */
@@ -45,7 +47,7 @@ typedef struct {
     npdp_ways writes, sums; /* to a slot; of a segment's sum to buffer and slot */
     /* The collective under way. */
     double begun_s, until_s; /* by now_s(): when; and when the call that is under way is to return */
-    int kind, op, dtype, mode, agreed, patient;
+    int kind, op, dtype, mode, agreed, patient, looking;
     int under_way; /* from npdp_start to NPDP_DONE; another thread of this rank may look */
     uint32_t root, phase, last_phase, segments;
     uint32_t different;    /* after NPDP_DIFFERENT: the first rank that called something else */
@@ -63,7 +65,9 @@ size_t npdp_header_bytes(uint32_t ranks, size_t longest_slot);
 int npdp_start(npdp_host *host, int kind, int op, int dtype, void *buffer, size_t count, uint32_t root);
 
 /* Goes on: NPDP_DONE; NPDP_WAITING, call again; or NPDP_DIFFERENT: another rank is in another collective, and this
- * world is of no use any more. */
+ * world is of no use any more.
+ * NPDP_NOT_FINITE, on all ranks alike: it is done, and looking at the sum it was seen that this is not finite. firsts[k] is
+ * the first element of rank k's array that was not, as far as this rank has summed it; count where there was none. */
 int npdp_test(npdp_host *host);
 
 /* Whether `rank` has posted more often than this one: it is in a collective that this rank has not begun. */

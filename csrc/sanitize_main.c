@@ -226,8 +226,29 @@ static void call_scaled_rows(size_t width, size_t offset)
         free(v);                                                                                                       \
     } while (0)
 
+/* In place, and from two sources into one that lies apart; the first that is not finite, a block's end among others. */
+#define CALL_LOOKING(suffix, real)                                                                                     \
+    do {                                                                                                               \
+        real *one = fill_##suffix(offset, count, 1), *two = fill_##suffix(other, count, 2);                            \
+        real *apart = fill_##suffix(other, count, 3);                                                                  \
+        const void *from[3] = {one + offset, two + other, one + offset};                                               \
+        void *into[3] = {one + offset, two + other, apart + other};                                                    \
+        const size_t first = npdp_first_not_finite_##suffix(one + offset, count);                                      \
+        for (size_t k = 1; k <= 3; k++) {                                                                              \
+            size_t firsts[3] = {count + 5, count + 5, count + 5};                                                      \
+            const int found = npdp_sum_looking_##suffix(into + 3 - k, k, from, k, count, 5, firsts);                   \
+            expect(first < count, k > 1 ? first < count && found : found, "sum_looking_" #suffix, count);              \
+            expect(1, k > 1 || firsts[0] == first + 5, "sum_looking_" #suffix "'s first", count);                      \
+        }                                                                                                              \
+        free(one);                                                                                                     \
+        free(two);                                                                                                     \
+        free(apart);                                                                                                   \
+    } while (0)
+
 static void call_combine(size_t count, size_t offset, size_t other)
 {
+    CALL_LOOKING(f32, float);
+    CALL_LOOKING(f64, double);
     CALL_COMBINE(f32, float, NPDP_F32);
     CALL_COMBINE(f64, double, NPDP_F64);
     CALL_COMBINE(i32, int32_t, NPDP_I32);
@@ -253,6 +274,7 @@ enum { MOST_RANKS = 4, ROUNDS = 400, MOST = 5000, SLOT_BYTES = 64 * MOST_RANKS *
 typedef struct {
     npdp_host host;
     void *pointers[2 * MOST_RANKS + 1];
+    size_t firsts[MOST_RANKS];
     pthread_t thread;
     unsigned long wrong;
 } rank_of_host;
@@ -333,19 +355,24 @@ static void *be_a_rank(void *argument)
         const int dtype = draw(&state, 2) ? NPDP_F32 : NPDP_I64;
         const size_t count = draw(&state, (uint32_t)limits[draw(&state, 4)]);
         const uint32_t root = draw(&state, host->ranks), inside = draw(&state, 1u << host->ranks);
-        const uint32_t late = draw(&state, host->ranks);
+        const uint32_t late = draw(&state, host->ranks), bad = draw(&state, 2 * host->ranks); /* half the time nobody */
+        const int looking = kind == NPDP_ALLREDUCE && op == NPDP_SUM && dtype == NPDP_F32 && count > 0;
         unsigned char *outside = allocate(count * (dtype == NPDP_F32 ? 4 : 8));
         unsigned char *array = inside >> host->rank & 1 ? host->base + first + host->rank * MOST * 8u : outside;
 
         for (size_t i = 0; i < count; i++)
             put(dtype, array, i, value(host->rank, i, round));
+        if (looking && bad == host->rank)
+            ((float *)(void *)array)[count / 2] = NAN;
         for (int i = 0; i < 20 && late == host->rank; i++)
             sched_yield();
-        int status = npdp_start(host, kind, op, dtype, array, count, kind == NPDP_BROADCAST ? root : 0);
+        int status = npdp_start(host, kind, op | (looking ? NPDP_LOOKING : 0), dtype, array, count, kind == NPDP_BROADCAST ? root : 0);
         while (status == NPDP_WAITING)
             status = npdp_test(host);
-        mine->wrong += status != NPDP_DONE;
-        mine->wrong += wrong_in(host, kind, op, dtype, array, count, root, round);
+        if (looking && bad < host->ranks)
+            mine->wrong += status != NPDP_NOT_FINITE || !isnan(((float *)(void *)array)[count / 2]);
+        else
+            mine->wrong += (status != NPDP_DONE) + wrong_in(host, kind, op, dtype, array, count, root, round);
         memset(array, 0x55, count * (dtype == NPDP_F32 ? 4 : 8));
         free(outside);
     }
@@ -364,7 +391,7 @@ static void call_collectives(uint32_t ranks)
     for (uint32_t rank = 0; rank < ranks; rank++) {
         all[rank].host = (npdp_host){.base = memory, .nbytes = nbytes, .longest_slot = SLOT_BYTES, .rank = rank,
                                      .ranks = ranks, .spins = 20, .yields = 10, .longest_s = rank % 2 ? 0.01 : 0,
-                                     .pointers = all[rank].pointers,
+                                     .pointers = all[rank].pointers, .firsts = all[rank].firsts,
                                      .fast_strings = rank % 2 == 0 && npdp_has_fast_strings()};
         if (pthread_create(&all[rank].thread, NULL, be_a_rank, &all[rank]))
             exit(1);

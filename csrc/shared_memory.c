@@ -69,9 +69,9 @@ static void sum_segment(npdp_host *host, uint32_t k)
     host->pointers[0] = host->buffer + at;
     host->pointers[1] = slot(host, host->rank, k) + mine;
     if (host->kind != NPDP_ALLREDUCE)
-        combine(host, 1, nbytes);
+        combine(host, 1, at, nbytes);
     else
-        sum_one_way(host, nbytes);
+        sum_one_way(host, at, nbytes);
 }
 
 static void take(npdp_host *host, uint32_t k)
@@ -107,7 +107,7 @@ static void work_direct(npdp_host *host, uint32_t k)
         }
         if (host->kind == NPDP_REDUCE_SCATTER)
             host->pointers[0] = host->buffer + at;
-        combine(host, host->kind == NPDP_ALLREDUCE ? host->ranks : 1, nbytes);
+        combine(host, host->kind == NPDP_ALLREDUCE ? host->ranks : 1, at, nbytes);
         return;
     }
     for (uint32_t rank = 0; rank < host->ranks; rank++) {
@@ -122,7 +122,7 @@ static void sum_small(npdp_host *host)
     for (uint32_t rank = 0; rank < host->ranks; rank++)
         sources(host)[rank] = small_slot(host, rank);
     host->pointers[0] = host->buffer;
-    combine(host, 1, host->count * size_of(host));
+    combine(host, 1, 0, host->count * size_of(host));
 }
 
 static void work(npdp_host *host)
@@ -206,6 +206,15 @@ static int all_alike(npdp_host *host, uint32_t *outside)
     return 1;
 }
 
+/* Whether a rank has seen, in its part of the sum, that this is not finite; after the last post, when all have looked. */
+static int is_finite(const npdp_host *host)
+{
+    for (uint32_t rank = 0; host->looking && rank < host->ranks; rank++)
+        if (__atomic_load_n(&line_of(host, rank)->not_finite, __ATOMIC_RELAXED) == host->begun)
+            return 0;
+    return 1;
+}
+
 static int go_on(npdp_host *host)
 {
     while (all_have_posted(host)) {
@@ -230,8 +239,9 @@ static int go_on(npdp_host *host)
             if (host->mode == STAGED)
                 host->ring_at = slot_start(host, host->segments - 1) + slot_bytes(host);
             host->collective_s += now_s() - host->begun_s;
+            const int done = is_finite(host) ? NPDP_DONE : NPDP_NOT_FINITE; /* the next one may be begun by another thread */
             __atomic_store_n(&host->under_way, 0, __ATOMIC_RELEASE); /* the last phase's work is part of it */
-            return NPDP_DONE;
+            return done;
         }
         if (host->mode != DIRECT || host->phase == host->segments)
             post(host);
@@ -253,6 +263,10 @@ int npdp_start(npdp_host *host, int kind, int op, int dtype, void *buffer, size_
     host->begun_s = now_s();
     host->until_s = host->begun_s + host->longest_s;
     host->begun++;
+    host->looking = (op & NPDP_LOOKING) != 0;
+    op &= ~NPDP_LOOKING;
+    for (uint32_t rank = 0; host->looking && rank < host->ranks; rank++)
+        host->firsts[rank] = count;
     const uint32_t now = turn(host);
     mine->calls[now].what = (uint64_t)kind | (uint64_t)op << 8 | (uint64_t)dtype << 16 | (uint64_t)root << 32;
     mine->calls[now].count = count;

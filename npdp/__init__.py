@@ -46,6 +46,7 @@ _HOME = {  # public name -> the module that defines it
     "save_checkpoint": "npdp.elastic.checkpoint",
     "load_checkpoint": "npdp.elastic.checkpoint",
     "InputError": "npdp.base.errors",
+    "NotFiniteError": "npdp.base.errors",
 }
 _MODULES = {"saved_model": "npdp.app.saved_model"}
 _NAMES_OF_TORCH = "npdp.torch_names"
@@ -57,7 +58,7 @@ __all__ = ["__version__", *_HOME, *_MODULES, *_PACKAGES]  # noqa: PLE0604
 if TYPE_CHECKING:
     from npdp.autograd import Tensor as Tensor
     from npdp.autograd import no_grad as no_grad
-    from npdp.base.errors import InputError as InputError
+    from npdp.base.errors import InputError as InputError, NotFiniteError as NotFiniteError
     from npdp.elastic.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
     from npdp.parallel.arrays import (
         allgather as allgather,

@@ -77,11 +77,13 @@ def test_scores_during_training_are_those_of_its_parameters_and_the_best_ones_ar
     assert f"loss {best:.4f}" in evaluated(str(path), text)
 
 
-def test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan():
+@pytest.mark.parametrize("on_nan", ["raise", "skip"])
+def test_the_best_parameters_are_saved_of_a_training_that_ends_in_nan(on_nan):
     got = fit("--data", "digits", "--model", "mlp", "--hidden", "8", "--learning-rate", "1e12",
-              "--epochs", "1", "--evaluate-every", "1", "--quiet")  # fmt: skip
+              "--epochs", "1", "--evaluate-every", "1", "--quiet", "--on-nan", on_nan)  # fmt: skip
     looks = [event["test_loss"] for event in got.events if event["event"] == "evaluation"]
-    assert isinstance(looks[0], float) and got.end["test_loss"] is None is looks[-1]  # JSON has no NaN
+    assert got.code == 1 and isinstance(looks[0], float) and looks[-1] is None  # JSON has no NaN
+    assert got.end["event"] == {"raise": "not_finite", "skip": "end"}[on_nan]
     assert all(np.isfinite(values).all() for name, values in got.arrays.items() if name.startswith("parameter/"))
 
 
@@ -148,7 +150,7 @@ def test_a_model_that_gives_nan_goes_on_with_no_text(model, text, tmp_path, caps
     np.savez(path, **arrays)
     with pytest.raises(InputError, match="no answer but NaN"):
         list(text_of(path, "one", 5, 1.0, None, 0))
-    flags = ("--data", text, "--learning-rate", "1e30", "--epochs", "1", "--sample-every", "5")
+    flags = ("--data", text, "--learning-rate", "1e30", "--epochs", "1", "--sample-every", "5", "--on-nan", "skip")
     assert train.main([*SMALL[:-1], *flags]) == 1
     assert "no sample: the model has no answer but NaN" in capsys.readouterr().out
 

@@ -68,15 +68,19 @@ def test_the_mean_loss_of_an_epoch_is_that_of_its_samples_on_any_number_of_ranks
     assert still.events[-2]["train_loss"] == pytest.approx(still.end["train_loss"], rel=1e-10)
 
 
+@pytest.mark.parametrize("on_nan", ["raise", "skip"])
 @pytest.mark.parametrize("rate", [1e6, 0.01])
-def test_training_that_diverges_is_told_once_with_what_to_try_and_without_numpys_warnings(rate, capsys, recwarn):
+def test_training_that_diverges_is_told_once_with_what_to_try_and_no_warnings(rate, on_nan, capsys, recwarn):
     flags = ["--data", "synthetic", "--model", "mlp", "--hidden", "8", "--epochs", "3", "--learning-rate", str(rate)]
-    train.main([*flags, "--transport", "threads", "--ranks", "2"])
-    assert capsys.readouterr().out.count("training has diverged: try a smaller --learning-rate") == (rate > 1)
+    train.main([*flags, "--transport", "threads", "--ranks", "2", "--on-nan", on_nan])
+    captured = capsys.readouterr()
+    told = {"raise": captured.err.count("where training diverges, try a smaller --learning-rate"),
+            "skip": captured.out.count("training has diverged: try a smaller --learning-rate")}  # fmt: skip
+    assert told[on_nan] == (rate > 1)
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("strategy", [(), ("--strategy=ps",), ("--strategy=local-sgd",)])
+@pytest.mark.parametrize("strategy", [("--on-nan=skip",), ("--strategy=ps",), ("--strategy=local-sgd",)])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_training_that_ends_in_no_finite_loss_ends_with_code_1_in_one_line(strategy, ranks, tmp_path, capsys):
     flags = ["--quiet", "--data=synthetic", "--epochs=20", "--learning-rate=1e9", "--transport=threads", *strategy]

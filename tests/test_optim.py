@@ -184,12 +184,12 @@ def test_a_step_refuses_gradients_that_were_not_exchanged_before_anything_is_cha
     (exchanged.sum() + local.sum()).backward()
 
 
-    def require_reduced(of):
+    def holds_back(of):
         assert of == [exchanged, local]
         if local.grad is not None:
             raise RuntimeError("not exchanged")
 
-    local.flat.reducers.append(SimpleNamespace(require_reduced=require_reduced))
+    local.flat.reducers.append(SimpleNamespace(holds_back=holds_back))
     with pytest.raises(RuntimeError, match="not exchanged"):
         optimizer.step()
     assert (exchanged.data == 1).all() and optimizer.groups[0].steps == [0]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from npdp.report.console import Console
 
 # Facts of a run that may be others when it goes on: where the same data is, and what changes no batch and no update
-MAY_DIFFER = {"ranks", "data", "epochs", "accumulate", "evaluate_every", "sample_every", "update", "estimate"}
+MAY_DIFFER = {"ranks", "data", "epochs", "accumulate", "evaluate_every", "sample_every", "update", "estimate", "on_nan"}
 
 
 class Checkpoints:
@@ -123,7 +123,7 @@ class Checkpoints:
             run = _identity(job.run, job.model_name)
             more = {"run": run, "settings": self._settings, "description": job.describe(),
                     "best": self._observer.state_dict()}  # fmt: skip
-            content = checkpoint.capture(job.model, job.optimizer, job.loader, more)
+            content = checkpoint.capture(job.model, job.optimizer, job.loader, more) | {"iteration": iteration}
             self.finish()  # one write at a time
             self._writing = threading.Thread(target=self._write, args=(iteration, content), name="npdp checkpoint")
             self._writing.start()

@@ -54,6 +54,7 @@ class TrainConfig:
     momentum: float | None
     weight_decay: float
     clip_norm: float | None
+    on_nan: str
     evaluate_every: int | None
     sample_every: int | None
     seed: int

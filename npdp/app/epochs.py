@@ -44,12 +44,12 @@ def train_epochs(
 
     Args:
         progress: told of each iteration and epoch.
-        after: called after each iteration, with how many there were.
+        after: called after each iteration, with how many there were, updates that were left out among them.
         mean: returns an epoch's mean loss over all ranks, of this rank's; collective where not given.
     """
     mean = mean or (lambda seen: job.world.mean(seen.mean, seen.count))
     pace = Pace(job.config.inject, shard().begun[0])
-    iterations, samples = job.optimizer.iteration, 0
+    samples = 0
     for epoch in range(job.loader.epoch + 1, job.config.epochs + 1):
         seen = LossSum()
         for micro_batches in in_batches(job.loader, job.config.accumulate):
@@ -58,8 +58,7 @@ def train_epochs(
             seen.total += batch.total
             seen.count += batch.count
             progress.iteration(epoch, batch.mean, learning_rate)
-            iterations += 1
-            after(iterations)
+            after(job.world.place.iteration + 1)
         samples += seen.count
         progress.epoch(epoch, mean(seen))
     return job.optimizer.iteration, samples

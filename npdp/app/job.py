@@ -108,7 +108,7 @@ def prepare(
         config,
         data,
         name,
-        DataParallel(model, strategy=strategy),
+        DataParallel(model, strategy=strategy, on_nan=config.on_nan),
         criterion_of(data.train, data.classes),
         optimizer,
         loader,
@@ -146,6 +146,7 @@ def start_event(job: Job) -> dict[str, Any]:
         "momentum": config.momentum,
         "weight_decay": config.weight_decay,
         "clip_norm": config.clip_norm,
+        "on_nan": config.on_nan,
         "dtype": config.dtype,
         "seed": config.seed,
     }
@@ -157,11 +158,12 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
     Args:
         iterations, samples: as this rank counts them; a parameter server knows better.
     """
-    config, world = job.config, job.world
+    config, world, guard = job.config, job.world, job.model.strategy.guard
     spent = world.clock.communication_s, world.clock.wait_s  # in training alone
     of_strategy = job.model.strategy.end_training()
     server_peak = of_strategy.pop("server_peak_memory_bytes", 0)
-    sums = np.array([samples, *spent, job.model.strategy.exchanged_bytes], np.float64)
+    skipped = 0 if guard is None or (world.rank and not guard.alone) else guard.skipped
+    sums = np.array([samples, *spent, job.model.strategy.exchanged_bytes, skipped], np.float64)
     world.allreduce(sums, algorithm="tree")
     peak = np.array([max(environment.peak_memory_bytes(), server_peak)], np.int64)
     sha256 = parameters_sha256(job.model.named_parameters())
@@ -191,6 +193,7 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "exchanged_bytes": int(sums[3]),
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
+        "skipped_updates": int(sums[4]),
         **(of_text(test, job.data.test) if test and job.data.test else {}),
         **_speed_on_text(job, samples_seen / wall_s),
         **of_strategy,

@@ -53,6 +53,8 @@ def make(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy
     if trained.what_is_sparse is not None and not strategy.takes_rows:
         flag = f"--strategy {config.strategy}"
         raise InputError(f"sparse {trained.what_is_sparse}: {flag} {_WHOLE_PARAMETERS} --strategy allreduce or ps")
+    if config.on_nan == "skip" and strategy.cannot_skip:
+        raise InputError(f"--on-nan skip: {strategy.cannot_skip}")
     return strategy
 
 
@@ -84,8 +86,9 @@ def all_reduce(config: TrainConfig, world: Communicator, trained: Trained) -> St
     if config.update == "fused":
         return Fused()
     in_memory = world.algorithm in ("auto", SHARED_MEMORY) and world.memory.is_of_all
-    fused = in_memory and config.clip_norm is None and trained.nbytes >= FUSED_FROM_BYTES and sparse is None
-    return Fused() if fused else AllReduce()
+    large = trained.nbytes >= FUSED_FROM_BYTES and sparse is None
+    unseen = config.clip_norm is None and config.on_nan == "raise"
+    return Fused() if in_memory and large and unseen else AllReduce()
 
 
 def parameter_server(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:

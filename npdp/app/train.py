@@ -25,6 +25,7 @@ from npdp.report.results import write_results
 if TYPE_CHECKING:
     from npdp.app.epochs import LossSum
     from npdp.app.job import Job
+    from npdp.app.observing import Observer
     from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
     from npdp.elastic.faults import Faults
@@ -87,6 +88,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from npdp.app.checkpoints import Checkpoints
     from npdp.app.elastic import Elastic
     from npdp.app.epochs import each, train_epochs
+    from npdp.app.not_finite import NotFinite
     from npdp.app.observing import Observer
     from npdp.elastic.faults import Faults
     from npdp.parallel.agreement import agree
@@ -154,6 +156,18 @@ def _write_results(
         ("--save", config.save, lambda: _save(job, best, faults)),
         ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
     ))  # fmt: skip
+
+
+def _save_best(job: Job, observer: Observer) -> str:
+    """Save the parameters that scored best so far, where this rank has some; return the file, or ""."""
+    best = observer.better_than(math.nan)
+    if job.config.save is None or best is None:
+        return ""
+    try:
+        _save(job, best)
+    except OSError as error:
+        return f"none, {job.config.save} cannot be written ({error.strerror or error})"
+    return job.config.save
 
 
 def _save_arrivals(job: Job) -> None:

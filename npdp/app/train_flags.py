@@ -19,6 +19,7 @@ UPDATES = ("auto", "replicated", "fused")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "step", "cosine")
 STALENESS_LR = ("constant", "1/(1+s)")
+ON_NAN = ("raise", "skip")
 POSITIONS = ("learned", "rotary")
 
 EXAMPLES = """
@@ -132,6 +133,9 @@ def _add_training(parser: Parser) -> None:
     model.add_argument("--clip-norm", type=_POSITIVE, metavar="N",
                        help=f"scale the gradient down to this norm {_default('clip_norm')}; "
                             "with --update fused and --strategy ps none is")
+    model.add_argument("--on-nan", choices=ON_NAN, default="raise",
+                       help="of gradients with NaN or infinity in them. raise (default): end, saying rank, parameter "
+                            "and samples, and keep the batch; skip: leave the update out on all ranks")
     model.add_argument("--evaluate-every", type=POSITIVE_INT, metavar="N",
                        help="score the held-out part every N iterations; --save keeps the best parameters (off)")
     model.add_argument("--sample-every", type=POSITIVE_INT, metavar="N",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 MESSAGE_CHARACTERS_MAX = 400  # what is longer quotes a file: its beginning says where, its end what was got
 
 
@@ -24,6 +26,37 @@ class DivergedError(ArithmeticError):
 
     The command line turns it into one line and exit code 1.
     """
+
+
+class Contribution(NamedTuple):
+    """One rank's part in a gradient that is not finite.
+
+    Attributes:
+        rank: that rank.
+        parameter: name of the first parameter whose gradient is not finite there.
+        rows: the dataset's row numbers of the rank's samples; None where no loader says them.
+    """
+
+    rank: int
+    parameter: str
+    rows: list[int] | None
+
+
+class NotFiniteError(ArithmeticError):
+    """Report a gradient with NaN or infinity in it, before any parameter has changed by it; on all ranks alike.
+
+    Where ranks update or push by themselves, on one rank alone; under update="fused" after parameters have changed.
+
+    Args:
+        message: who, where, which samples.
+        iteration: number of the global batch, from 0.
+        contributions: of each rank whose own gradient was not finite; of all ranks where only their sum is not.
+        alone: whether this rank alone knows of it.
+    """
+
+    def __init__(self, message: str, iteration: int, contributions: list[Contribution], alone: bool = False) -> None:
+        super().__init__(message)
+        self.iteration, self.contributions, self.alone = iteration, contributions, alone
 
 
 class OutputError(OSError):

@@ -73,7 +73,7 @@ def iteration(
     x, y = batch(name, rows)
     inputs, labels = Tensor(x), Tensor(y)
     if update is not None:
-        model = nn.DataParallel(model, update=update, strategy=strategy)
+        model = nn.DataParallel(model, update=update, strategy=strategy, on_nan="raise")  # as npdp train does
         world, count = init(), len(x)  # of those that train; what the loader would yield
         inputs = BatchTensor(x, Batch(count, world.rank * count, world.world_size * count, 0, world.world_size))
 

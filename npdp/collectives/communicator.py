@@ -29,6 +29,7 @@ from npdp.collectives.by_messages import ByMessages
 from npdp.collectives.chooser import Chooser
 from npdp.collectives.clock import Clock
 from npdp.collectives.host_memory import HostMemory
+from npdp.collectives.looking import Firsts, SumAndLook, look_around, of_all
 from npdp.collectives.overlap import Overlap
 from npdp.collectives.topology import Topology
 from npdp.comm.call import BARRIER, Call, bucket
@@ -233,28 +234,28 @@ class Communicator:
         self._buckets += count
         return first
 
-    def persistent_allreduce(self, buffer: Buffer, number: int = 0) -> Callable[[], None]:
+    def persistent_allreduce(self, buffer: Buffer, number: int = 0, looking: bool = False) -> SumAndLook:
         """Return what sums a 1-D buffer in place, each time that it is called, on all ranks.
 
         MPI's word for a collective of which all that does not change is prepared beforehand. Through shared memory that
-        is most of what a small one costs in Python.
+        is most of what a small one costs in Python. Looking at sums of floats, it says which are not finite.
         """
         label = bucket(number) if number else ""
         key = self._bucket_key(buffer, label)
         prepared = self.chooser.prepare(key, buffer)
         host, words, algorithm, cache = prepared.host, prepared.words, self.algorithm, self.chooser.prepared
+        run = partial(self.run, "allreduce", buffer, "sum", None, label=label)
+        otherwise: SumAndLook = partial(look_around, self, buffer, run) if looking else run
         if host is None or words is None:
-            return lambda: self.run("allreduce", buffer, "sum", None, label=label)
-        start = host.kernel.persistent(words, buffer)
+            return otherwise
+        start = host.kernel.persistent(words, buffer, looking)
 
-        def allreduce() -> None:
+        def allreduce() -> Firsts | None:
             as_prepared = self.chooser.prepared is cache and self.algorithm == algorithm  # `use` makes another
             if not as_prepared or self.around or self.overlap.busy:
-                self.run("allreduce", buffer, "sum", None, label=label)
-                return
+                return otherwise()
             status = start()
-            if status:
-                host.finish(status)
+            return of_all(self, host.kernel.firsts) if status and host.finish(status) else None
 
         return allreduce
 

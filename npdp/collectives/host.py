@@ -54,7 +54,7 @@ class Host:
         self.ranks, self.rank = ranks, ranks.index(transport.rank)
         self._peers = [rank for rank in ranks if rank != transport.rank]
         self._transport = transport
-        self._codes = kernel  # what its calls return: DONE, WAITING, DIFFERENT or UNFINISHED
+        self._codes = kernel  # what its calls return: DONE, WAITING, ...
         waiting = MEMORY if len(ranks) == transport.world_size else MEMORY_BESIDE_LINK
         spins, yields = waiting.policy(len(ranks))
         self.kernel = kernel.HostRank(memory.memory, self.rank, len(ranks), _slot_bytes(len(ranks)), spins, yields)
@@ -91,8 +91,8 @@ class Host:
         root_or_label = call.root if call.kind == "broadcast" else label_number(call.label)
         return self._codes.words_of(call.kind, dtype, call.op, call.order == FORTRAN, root_or_label)
 
-    def finish(self, status: int) -> None:
-        """Finish a collective whose kernel call returned this status.
+    def finish(self, status: int) -> int:
+        """Finish a collective whose kernel call returned this status; return its last one, DONE or NOT_FINITE.
 
         Raises:
             CommunicationError: as `collective`.
@@ -114,6 +114,7 @@ class Host:
                 f"rank {self._transport.rank} calls a collective, but its last one, {self._called(self.rank)}, "
                 "is not done: it has failed, was interrupted, or is under way in another thread"
             )
+        return status
 
     def _awaited(self) -> tuple[list[int], str]:
         late = [rank for index, rank in enumerate(self.ranks) if self.kernel.is_behind(index)]

@@ -14,7 +14,7 @@ from npdp.data.batch import UNSHUFFLED, Batch, with_batch
 from npdp.data.datasets import ArrayDataset
 from npdp.data.loader_arguments import accept
 from npdp.data.rows import gives_batches, take_rows
-from npdp.data.sampler import Shard, count_work_items, epoch_order, local_rows, number_loader, shard, this_rank
+from npdp.data.sampler import Rows, Shard, count_work_items, epoch_order, local_rows, number_loader, shard, this_rank
 
 
 class Dataset(Protocol):
@@ -173,6 +173,10 @@ class DataLoader:
                     yield with_batch(x, batch), with_batch(y, batch)
         finally:
             this_rank.micro_batches, passes.under_way = 1, None
+
+    def samples(self, rows: Rows, epoch: int) -> tuple[Any, Any]:
+        """Return (inputs, labels) of rows of the dataset, in any order, as this epoch's pass has them."""
+        return take_rows(self._of_epoch(epoch), rows, self._whole_batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far this rank's passes are: what has come is done, but for a batch whose micro-batches are due.

@@ -2,6 +2,7 @@
 
     accumulate      dst = dst op src                        float32, float64, int32, int64; sum, prod, min, max
     combine         targets = source 0 op source 1 op ...   the same, in one pass over memory
+    first_not_finite    where the first NaN or infinity is  float32, float64
     relu_gradient   g where y > 0                           float32, float64
     shifted_logits, cross_entropy_gradient                  the same; around exp and log, which are NumPy's
     sgd_updater     param, velocity from grad, in place     float32, float64; from the sum of several in one pass
@@ -46,9 +47,11 @@ from npdp.kernels.layers import (
     tanh,
 )
 from npdp.kernels.products import NARROW, matmul
+from npdp.kernels.reference import SUM_NOT_FINITE
 
-__all__ = ["NARROW", "OPS", "Sum", "accumulate", "adam_updater", "add_rows", "backend", "combine", "compiled",
-           "cross_entropy_gradient", "cross_entropy_rows", "cross_entropy_rows_gradient", "erf", "exp", "gelu",
+__all__ = ["NARROW", "OPS", "SUM_NOT_FINITE", "Sum", "accumulate", "adam_updater", "add_rows", "backend",
+           "combine", "compiled", "cross_entropy_gradient", "cross_entropy_rows",
+           "cross_entropy_rows_gradient", "erf", "exp", "finder_of_not_finite", "first_not_finite", "gelu",
            "gelu_gradient", "layer_norm", "layer_norm_gradient", "matmul", "reference", "relu_gradient", "sgd_updater",
            "shifted_logits", "softmax_rows", "softmax_rows_gradient", "tanh"]  # fmt: skip
 
@@ -59,13 +62,20 @@ FEW_CLASSES = 64  # up to here cross entropy works on (classes, rows): with more
 _ACCUMULATE = Arguments("accumulate", NUMBERS, ("dst", "src"))
 _COMBINE = Arguments("combine", NUMBERS, ("target", "source"))
 _SUM = Arguments("Sum", FLOATS, ("first array", "array"), only_read=2)
+_LOOK = Arguments("first_not_finite", FLOATS, ("array",))
 _SGD = Arguments("sgd_updater", FLOATS, ("param", "velocity", "grad"))
 _SGD_PLAIN = Arguments("sgd_updater", FLOATS, ("param", "grad"))
 _ADAM = Arguments("adam_updater", FLOATS, ("param", "m", "v", "grad"))
 
 
 class Sum:
-    """Gradient that is the sum of several arrays, in their order, never stored; checked once, used often."""
+    """Gradient that is the sum of several arrays, in their order, never stored; checked once, used often.
+
+    Attributes:
+        was_finite: whether it was, in all updates by it so far.
+    """
+
+    was_finite = True
 
     def __init__(self, arrays: list[Array]) -> None:
         if not arrays:
@@ -142,6 +152,25 @@ def combine(targets: list[Array], sources: list[Array], op: str = "sum") -> None
     _selected().combine(targets, sources, op)
 
 
+def first_not_finite(array: Array) -> int:
+    """Return the place of the first element that is NaN or infinite; see `finder_of_not_finite`."""
+    return finder_of_not_finite(array)()
+
+
+def finder_of_not_finite(array: Array) -> Callable[[], int]:
+    """Return what returns the first place of NaN or infinity, the size where none is; the array is checked once.
+
+    Args:
+        array: (count,) contiguous, float32 or float64.
+
+    Raises:
+        TypeError: Not an array, or its dtype is another.
+        ValueError: It is not contiguous, say.
+    """
+    check(_LOOK, array)
+    return _selected().finder_of_not_finite(array)
+
+
 def relu_gradient(g: Array, y: Array) -> Array:
     """Return the gradient of ReLU's input: g where the output y is above 0, else g * 0; a new array.
 
@@ -193,7 +222,7 @@ def sgd_updater(param: Array, grad: Gradient, velocity: Array | None = None) -> 
 
     It takes lr, momentum, 1 - dampening, weight_decay and nesterov, those of torch.optim.SGD, rounded to param's dtype;
     and first, whether velocity is made by this update (it becomes the gradient) or goes on. It returns 0; or 1, having
-    done nothing, where the arrays overlap.
+    done nothing, where the arrays overlap; or SUM_NOT_FINITE, having done it, where a `Sum` is not finite.
 
     Args:
         param: (count,) contiguous and writeable, float32 or float64.

@@ -41,6 +41,7 @@ ffibuilder.set_source(
         "csrc/cross_entropy.c",
         "csrc/elementary.c",
         "csrc/layer_norm.c",
+        "csrc/looking.c",
         "csrc/softmax.c",
         "csrc/rows.c",
         "csrc/gemm/amx.c",

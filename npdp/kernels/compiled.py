@@ -35,6 +35,7 @@ def _bind(name: str, types: dict[str, tuple[str, str]]) -> dict[np.dtype[Any], t
 _ACCUMULATE = {op: _bind(op, _FLOATS | _INTEGERS) for op in ("sum", "prod", "min", "max")}
 _SGD = _bind("sgd", _FLOATS)
 _ADAM = _bind("adam", _FLOATS)
+_FIRST_NOT_FINITE = _bind("first_not_finite", _FLOATS)
 _RELU_GRADIENT = _bind("relu_gradient", _FLOATS)
 _SHIFTED_LOGITS = _bind("shifted_logits", _FLOATS)
 _CROSS_ENTROPY_GRADIENT = _bind("cross_entropy_gradient", _FLOATS)
@@ -74,6 +75,11 @@ def _kept(arrays: list[Array]) -> tuple[Any, int]:
     pointers = _pointers(arrays)
     _KEPT[pointers] = arrays
     return pointers, len(arrays)
+
+
+def finder_of_not_finite(array: Array) -> Callable[[], int]:
+    function, c_type = _FIRST_NOT_FINITE[array.dtype]
+    return partial(function, _pointer(c_type, array), array.size)
 
 
 def relu_gradient(g: Array, y: Array) -> Array:

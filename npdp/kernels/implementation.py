@@ -21,12 +21,15 @@ class Kernels(Protocol):
     """Interface of a kernel implementation: functions of checked arguments, and makers of updates.
 
     What returns an int returns 0; or 1, having changed nothing: `accumulate` and the updates where arrays overlap that
-    must not, `shifted_logits` where a label is not in [0, classes). Nothing else looks for overlap.
+    must not, `shifted_logits` where a label is not in [0, classes). Nothing else looks for overlap. An update that is
+    made by a `Sum` which is not finite returns SUM_NOT_FINITE.
     """
 
     def accumulate(self, dst: Array, src: Array, op: str) -> int: ...
 
     def combine(self, targets: list[Array], sources: list[Array], op: str) -> None: ...
+
+    def finder_of_not_finite(self, array: Array) -> Callable[[], int]: ...
 
     def relu_gradient(self, g: Array, y: Array) -> Array: ...
 

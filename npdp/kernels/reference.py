@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+SUM_NOT_FINITE = 2  # as csrc/npdp_kernels.h has it
 BLOCK = 16 * 1024
 """Elements in a block: six arrays of float64 take 768 KiB, and L2 caches have 1 MiB or more."""
 
@@ -55,6 +56,17 @@ def combine(targets: list[Array], sources: list[Array], op: str) -> None:
             target[block] = total
 
 
+def finder_of_not_finite(array: Array) -> Callable[[], int]:
+    return partial(first_not_finite, array)
+
+
+def first_not_finite(array: Array) -> int:
+    for block in _blocks(array):
+        if not (finite := np.isfinite(array[block])).all():
+            return int(block.start + finite.argmin())
+    return array.size
+
+
 @np.errstate(all="ignore")
 def relu_gradient(g: Array, y: Array) -> Array:
     gradient: Array = g * (y > 0)
@@ -90,6 +102,12 @@ def _sum(grad: Any) -> Array:
     return total
 
 
+def _status(grad: Any, gradient: Array) -> int:
+    """Return what an update that was made returns: of a `kernels.Sum` it looks whether that is finite."""
+    is_sum = not isinstance(grad, np.ndarray)
+    return SUM_NOT_FINITE if is_sum and first_not_finite(gradient) < gradient.size else 0
+
+
 @np.errstate(all="ignore")
 def sgd_update(
     param: Array,
@@ -116,7 +134,7 @@ def sgd_update(
             v[:] = _flushed(g if first else momentum * v + keep * g)
             g = g + momentum * v if nesterov else v
         p -= lr * g
-    return 0
+    return _status(grad, gradient)
 
 
 @np.errstate(all="ignore")
@@ -145,7 +163,7 @@ def adam_update(
         mean[:] = _flushed(beta1 * mean + rest1 * g)
         square[:] = _flushed(beta2 * square + (rest2 * g) * g)
         p[:] = shrink * p - (step_size * mean) / (np.sqrt(square) / root2 + eps)
-    return 0
+    return _status(grad, gradient)
 
 
 def sgd_updater(param: Array, grad: Any, velocity: Array | None) -> Callable[..., int]:

@@ -22,6 +22,7 @@ Array = NDArray[Any]
 Words = tuple[int, int, int, int]
 
 DONE, WAITING, DIFFERENT, UNFINISHED = lib.NPDP_DONE, lib.NPDP_WAITING, lib.NPDP_DIFFERENT, lib.NPDP_UNFINISHED
+NOT_FINITE = lib.NPDP_NOT_FINITE
 KINDS = {
     "allreduce": lib.NPDP_ALLREDUCE,
     "reduce_scatter": lib.NPDP_REDUCE_SCATTER,
@@ -59,13 +60,13 @@ class HostRank:
 
     def __init__(self, memory: mmap.mmap, rank: int, ranks: int, slot_bytes: int, spins: int, yields: int) -> None:
         self._memory = ffi.from_buffer(memory)  # keeps the mapping
-        self._pointers = ffi.new("void *[]", 2 * ranks + 1)
+        self._pointers, self._firsts = ffi.new("void *[]", 2 * ranks + 1), ffi.new("size_t[]", ranks)
         self._host = ffi.new("npdp_host *")
         host = self._host
         host.base, host.nbytes, host.longest_slot = ffi.cast("unsigned char *", self._memory), len(memory), slot_bytes
         host.rank, host.ranks, host.spins, host.yields = rank, ranks, spins, yields
         host.pointers, host.fast_strings = self._pointers, lib.npdp_has_fast_strings()
-        host.longest_s = LONGEST_S
+        host.firsts, host.longest_s = self._firsts, LONGEST_S
 
     def start(self, words: Words, array: Array) -> int:
         """Start a collective on `array`, contiguous, and test it; return DONE (which is 0), WAITING or DIFFERENT.
@@ -77,15 +78,26 @@ class HostRank:
             self._host, kind, op, dtype, _pointer(_BYTES, array), array.size, root_or_label
         )
 
-    def persistent(self, words: Words, array: Array) -> Callable[[], int]:
-        """Return what starts a collective on `array`, as `start` does, each time that it is called."""
+    def persistent(self, words: Words, array: Array, looking: bool = False) -> Callable[[], int]:
+        """Return what starts a collective on `array`, as `start` does, each time that it is called.
+
+        Args:
+            looking: at the sum, of an all-reduce of floats, which may be NOT_FINITE then; see `firsts`.
+        """
         kind, op, dtype, root_or_label = words
+        op |= lib.NPDP_LOOKING if looking else 0
         return partial(_start, self._host, kind, op, dtype, _pointer(_BYTES, array), array.size, root_or_label)
 
     def test(self) -> int:
-        """Go on for LONGEST_S; return DONE, WAITING or DIFFERENT."""
+        """Go on for LONGEST_S; return DONE, WAITING, DIFFERENT or NOT_FINITE, which is done too."""
         status: int = _test(self._host)
         return status
+
+    @property
+    def firsts(self) -> list[int]:
+        """After NOT_FINITE, for each rank of the host: the first element of its array that was not, where this rank has
+        summed it; the array's size where none was."""
+        return list(self._firsts)
 
     @property
     def wait_s(self) -> float:

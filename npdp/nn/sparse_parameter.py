@@ -72,11 +72,14 @@ class SparseParameter(Parameter):
             "that is not sparse read all of it; make the layer with sparse=False"
         )
 
-    def require_ready(self) -> None:
-        """Raise RuntimeError where the gradient is this rank's alone, TypeError where it is an array."""
-        if self.reducer is not None:
-            self.reducer.require_reduced([self])  # type: ignore[attr-defined]
+    def holds_back(self) -> bool:
+        """Return whether a step is to be left out.
+
+        Raises:
+            RuntimeError: the gradient is this rank's alone; TypeError where it is an array.
+        """
         self.row_gradient()
+        return self.reducer is not None and self.reducer.holds_back([self])  # type: ignore[attr-defined]
 
     def step(self, optimizer: Any, settings: dict[str, Any]) -> None:
         """Update the rows that have a gradient, by an optimiser with these settings."""

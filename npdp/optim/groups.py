@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdp.autograd.tensor import Array
-from npdp.kernels import Gradient, Sum
+from npdp.kernels import SUM_NOT_FINITE, Gradient, Sum
 from npdp.nn.parameter import FlatParameters, put_in
 
 Update = Callable[..., int]  # of arrays that it holds, by scalars
@@ -122,7 +122,10 @@ class ParameterGroup:
         update = None
         if grad is None or isinstance(grad, Sum):  # else it may be another array in each step
             update = self._cached.get((span.start, span.stop, grad))
-        if (update or self._cache(make, span, grad))(*scalars):
+        status = (update or self._cache(make, span, grad))(*scalars)
+        if isinstance(grad, Sum) and status == SUM_NOT_FINITE:
+            grad.was_finite = False
+        elif status:
             raise ValueError("parameters, gradient and the optimiser's state overlap, wanted separate memory")
 
     def _cache(self, make: Callable[..., Update], span: Span, grad: Gradient | None) -> Update:

@@ -180,6 +180,8 @@ class Optimizer:
     def step(self) -> None:
         """Update all parameters that have a gradient, in place.
 
+        Under `DataParallel(on_nan="skip")` nothing is changed, `iteration` neither, where gradients are not finite.
+
         Raises:
             RuntimeError: gradients that were accumulated under `no_sync` and not exchanged since.
             ValueError: the learning rate is negative or not finite; TypeError where it is no number.
@@ -192,11 +194,14 @@ class Optimizer:
                 usable = False
             if not usable:
                 not_negative(f"{type(self).__name__}.step: lr of iteration {self.iteration}", lr)
+        held = False
         for group in self.groups:  # before anything is changed
             for reducer in group.flat.reducers:
-                reducer.require_reduced(self.parameters)
+                held |= reducer.holds_back(self.parameters)
         for sparse in self.sparse_parameters:
-            sparse.require_ready()
+            held |= sparse.holds_back()
+        if held:
+            return
         for group in self.groups:
             if group.flat.stepper is not None:
                 group.flat.stepper.step(self, group)

@@ -13,18 +13,18 @@ Cost: an all-reduce of each bucket; inside a host the time of a memory copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 import numpy as np
 
 from npdp.autograd import Tensor
-from npdp.autograd.tensor import Array
 from npdp.base.arguments import require_number
 from npdp.collectives.communicator import Communicator
+from npdp.collectives.looking import SumAndLook
 from npdp.nn.parameter import Parameter
 from npdp.parallel.buckets import ACROSS_HOSTS_MB, BUCKET_CAP_MB, FIRST_BUCKET_MB, Bucket, cut_buckets
+from npdp.parallel.not_finite import Guard
 from npdp.parallel.sparse import SparseExchange
 from npdp.parallel.strategy import Strategy, share_gradients
 
@@ -41,7 +41,7 @@ class AllReduce(Strategy):
         buckets: in the order in which they leave.
     """
 
-    takes_rows = True
+    takes_rows = looks = True
 
     def __init__(
         self, bucket_cap_mb: float | None = None, first_bucket_mb: float | None = None, overlap: bool = True
@@ -68,17 +68,23 @@ class AllReduce(Strategy):
             self.buckets += cut_buckets(flat, numbers, *sizes_mb)
         self._bucket_of: dict[Tensor, int] = {p: i for i, bucket in enumerate(self.buckets) for p in bucket.parameters}
         self._on_the_wire = self.overlap and across  # all-reduces go on beside backward
-        first = communicator.number_buckets(len(self.buckets))
-        self._sends = [self._sending(bucket.buffer, number) for number, bucket in enumerate(self.buckets, first)]
+        self._first_number = communicator.number_buckets(len(self.buckets))
+        self._sends = self._make_sends()
         self._may_overlap = communicator.world_size > 1 and (len(self.buckets) > 1 or self._on_the_wire)
         self._incomplete: list[int] = []  # per bucket: parameters whose gradients are not complete yet
         self._next = 0  # the bucket that leaves next
 
-    def _sending(self, buffer: Array, number: int) -> Callable[[], None]:
-        """Return what sums the bucket of this number; across hosts it only begins to, and backward goes on."""
+    def _make_sends(self) -> list[SumAndLook]:
+        """Return what sums each bucket; across hosts it only begins to, and backward goes on."""
+        numbered = enumerate((bucket.buffer for bucket in self.buckets), self._first_number)
         if self._on_the_wire:
-            return partial(self.communicator.begin_allreduce, buffer, number)
-        return self.communicator.persistent_allreduce(buffer, number)
+            return [partial(self.communicator.begin_allreduce, buffer, number) for number, buffer in numbered]
+        looking = self.guard is not None
+        return [self.communicator.persistent_allreduce(buffer, number, looking) for number, buffer in numbered]
+
+    def guard_by(self, guard: Guard) -> None:
+        super().guard_by(guard)
+        self._sends = self._make_sends()
 
     def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         for parameter in self.sparse_parameters:
@@ -107,7 +113,11 @@ class AllReduce(Strategy):
         bucket.fill()
         if (round_number := self.consistency.round) is not None:
             self.consistency.add_checksum(bucket, round_number)
-        send()
+        if self._on_the_wire and self.guard is not None:
+            self.guard.look_before_wire(bucket)
+        firsts = send()
+        if firsts is not None:
+            self.guard.note(bucket, firsts)  # type: ignore[union-attr]
         self.exchanged_bytes += bucket.buffer.nbytes
 
     def exchange(self) -> None:
@@ -115,6 +125,8 @@ class AllReduce(Strategy):
             self._send()
         if self._on_the_wire:
             self.communicator.finish()
+            if self.guard is not None:
+                self.guard.look_after_wire()
         for bucket in self.buckets:
             if bucket.take_flag():
                 self._settle_unused(bucket)
@@ -122,7 +134,14 @@ class AllReduce(Strategy):
             self.consistency.compare_checksums(self.buckets, round_number)
         self.consistency.count_exchange(self.loss_weight.batch)
         if self.sparse_parameters:
-            self.exchanged_bytes += self._sparse.sum(round_number)
+            self.exchanged_bytes += self._sum_sparse(round_number)
+
+    def _sum_sparse(self, round_number: int | None) -> int:
+        """Sum the sparse parameters' gradients over the ranks; return the bytes of this rank's own; collective."""
+        if self.guard is None:
+            return self._sparse.sum(round_number)
+        parameters: list[Parameter] = [*self.sparse_parameters]
+        return int(self.guard.look_around(parameters, partial(self._sparse.sum, round_number)))
 
     def _settle_unused(self, bucket: Bucket) -> None:
         """Give a bucket's parameters that other ranks have used their gradient; collective."""

@@ -19,7 +19,7 @@ from npdp.parallel.strategy import Strategy, share_gradients
 class AtStep(Strategy):
     """Base class of strategies whose gradients, each rank's own, stay hidden until the optimiser's step."""
 
-    steps = True
+    steps = looks = True
     why_hidden = ""  # what is said to who looks at a gradient
 
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:

@@ -30,6 +30,7 @@ from npdp.nn.state import Order, StateDict
 from npdp.parallel.agreement import require_equal
 from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.fused import Fused
+from npdp.parallel.not_finite import ON_NAN, Guard
 from npdp.parallel.replicas import broadcast_parameters
 from npdp.parallel.strategy import REDUCED, Strategy, require_strategy
 from npdp.parallel.world import init
@@ -55,6 +56,10 @@ class DataParallel(Module):
         bucket_cap_mb, first_bucket_mb, overlap: see `AllReduce`.
         update: "replicated", every rank updates its own copy; or "fused" (fused.py): gradients are summed in the pass
             that updates, ranks of a host share one copy. Parameters are read-only then, and reading `.grad` raises.
+        on_nan: what becomes of gradients with NaN or infinity in them (not_finite.py). None: nobody looks.
+            "raise": `backward` raises NotFiniteError on all ranks, before a parameter changes; with update="fused", and
+            where servers or each rank update, `step` does. "skip": the step is left out on all ranks, as by PyTorch's
+            GradScaler: parameters, optimiser and its `iteration` stay; not with update="fused".
         strategy: another way to train together, `npdp.ParameterServer(...)` or `npdp.LocalSGD(...)`; the arguments
             above are for all-reduce.
 
@@ -72,17 +77,22 @@ class DataParallel(Module):
         update: str = "replicated",
         overlap: bool = True,
         strategy: Strategy | None = None,
+        on_nan: str | None = None,
     ) -> None:
         if not isinstance(module, Module):
             kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
             raise TypeError(f"DataParallel: wanted a Module, got {kind}")
         if update not in UPDATES:
             raise ValueError(f"DataParallel: no update {update!r}; there are {', '.join(UPDATES)}")
+        if on_nan not in (None, *ON_NAN):
+            raise ValueError(f"DataParallel: no on_nan {on_nan!r}; there are {', '.join(ON_NAN)}, or None")
         self.module, world = module, init()
         if strategy is None:
             all_reduce = AllReduce(bucket_cap_mb, first_bucket_mb, overlap)  # says what is wrong with them
             strategy = Fused() if update == "fused" and world.world_size > 1 else all_reduce
         require_strategy(strategy)
+        if on_nan == "skip" and strategy.cannot_skip:
+            raise ValueError(f'DataParallel: on_nan="skip": {strategy.cannot_skip}')
         strategy = copy.copy(strategy)  # it is made live, and others may have been given the same
         named = list(module.named_parameters())
         trained = {name: parameter for name, parameter in named if parameter.requires_grad}
@@ -92,9 +102,10 @@ class DataParallel(Module):
         found = _distributed_optimizers(strategy, trained)
         if world.world_size > 1:
             broadcast_parameters([*named, *module.named_buffers()])
-            require_equal(world, "strategies and trained parameters", [repr(strategy), *trained])
+            require_equal(world, "strategies and trained parameters", [f"{strategy!r}, on_nan {on_nan}", *trained])
         if found is None:
             strategy.attach(list(trained.values()), world)
+        self._on_nan, self._trained = on_nan, trained
         self.train_by(found or strategy)
         self._forwards: Forward = Forward()  # begun by `forward`, and, where the module is called by itself, by that
         if self.strategy.synchronous and self.world.world_size > 1:
@@ -105,6 +116,8 @@ class DataParallel(Module):
     def train_by(self, strategy: Strategy) -> None:
         """Train by a strategy that has been attached to the parameters."""
         self.strategy, self.world, strategy.wrapped = strategy, strategy.communicator, True
+        if self._on_nan is not None:
+            strategy.guard_by(Guard(self._on_nan, self._trained, strategy.communicator))
         self._counts = np.zeros(self.world.world_size, np.int64)  # of all ranks' rows, where no loader says them
 
     @property

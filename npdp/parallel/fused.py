@@ -9,6 +9,9 @@ Ranks of a host have one copy of the parameters and of the optimiser's state bet
 parameters are read-only to the user, and there is no `.grad` to be read. Where a host's ranks share no memory, or hosts
 have different numbers of ranks, it is reduce-scatter, update, allgather over all; each rank keeps its own parameters.
 
+With `on_nan="raise"` the pass that sums looks too: a gradient that is not finite is told in the same step, but then
+parameters have changed by it.
+
 The same bits as the exchange (all_reduce.py) followed by the optimiser's step, where both add in the same order: in
 shared memory, and on two hosts.
 Source: Rajbhandari et al., ZeRO, 2020 (stage 1: optimiser state once, not once a rank).
@@ -29,7 +32,7 @@ from npdp.autograd.tensor import Array
 from npdp.base.partition import part
 from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
 from npdp.collectives.communicator import Communicator
-from npdp.kernels import Sum, combine
+from npdp.kernels import Sum, combine, first_not_finite
 from npdp.nn.parameter import FlatParameters, Parameter
 from npdp.optim.groups import ParameterGroup, Span, within
 from npdp.optim.optimizer import Optimizer
@@ -52,6 +55,7 @@ class Fused(AtStep):
 
     update = "fused"
     why_hidden = NO_GRAD
+    cannot_skip = 'update="fused" sees a gradient that is not finite as it updates, too late: use update="replicated"'
 
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         require_reduce_scatter(communicator.algorithm)
@@ -60,6 +64,7 @@ class Fused(AtStep):
         self._everyones: dict[FlatParameters, list[Array] | None] = {}
         self._sums: dict[tuple[FlatParameters, int, int], Sum] = {}
         self._totals: dict[FlatParameters, Array] = {}  # of this host's ranks, before they cross to others
+        self._all_finite = True  # what this rank has updated by in this step
         # Groups whose state is where it is held once: which it is, and what reads by which settings it is updated
         self._ready: WeakKeyDictionary[ParameterGroup, tuple[int, Callable[[Any], Any]]] = WeakKeyDictionary()
         for flat in self.flats:
@@ -144,8 +149,11 @@ class Fused(AtStep):
     ) -> None:
         """Update this rank's chunk of the parameters that all have in common."""
         for mine in within(spans, *group.flat.part_in_lines(self.communicator.world_size, self.communicator.rank)):
-            optimizer.update(group, mine, self._sum(group.flat, grads, mine.start, mine.stop))
-        self.communicator.barrier()
+            total = self._sum(group.flat, grads, mine.start, mine.stop)
+            optimizer.update(group, mine, total)
+            if not total.was_finite:
+                total.was_finite, self._all_finite = True, False
+        self._end(group)
 
     def _update_across(
         self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span], grads: list[Array]
@@ -161,9 +169,9 @@ class Fused(AtStep):
             self.communicator.run_across_hosts("reduce_scatter", total, flat.data.size)
             start, stop = part(total.size, len(ranks), ranks.index(self.communicator.rank))
             for mine in within(spans, first + start, first + stop):
-                optimizer.update(group, mine, total[mine.start - first : mine.stop - first])
+                self._update_looking(optimizer, group, mine, total[mine.start - first : mine.stop - first])
             self.communicator.run_across_hosts("allgather", flat.data[first:last], flat.data.size)
-        self.communicator.barrier()
+        self._end(group)
 
     def _update_own(self, optimizer: Optimizer, group: ParameterGroup, spans: list[Span]) -> None:
         """Reduce-scatter, update this rank's chunk, allgather: every rank has its own parameters."""
@@ -174,8 +182,24 @@ class Fused(AtStep):
         self.communicator.reduce_scatter(total)
         start, stop = part(total.size, self.communicator.world_size, self.communicator.rank)
         for mine in within(spans, start, stop):
-            optimizer.update(group, mine, total[mine.start : mine.stop])
+            self._update_looking(optimizer, group, mine, total[mine.start : mine.stop])
         self.communicator.allgather(flat.data[start:stop], flat.data)
+        if self.guard is not None:
+            self._end(group)
+
+    def _update_looking(self, optimizer: Optimizer, group: ParameterGroup, span: Span, total: Array) -> None:
+        """Update a span of the parameters by the sum of all ranks' gradients."""
+        if self.guard is not None and first_not_finite(total) < total.size:
+            self._all_finite = False
+        optimizer.update(group, span, total)
+
+    def _end(self, group: ParameterGroup) -> None:
+        """Return when all ranks have updated; raise NotFiniteError where a gradient was not finite; collective."""
+        if self.guard is None:
+            self.communicator.barrier()
+            return
+        mine, self._all_finite = self._all_finite, True
+        self.guard.after_update(self, group.parameters, was_finite=not self.communicator.sum(not mine))
 
     def _sum(self, flat: FlatParameters, grads: list[Array], start: int, stop: int) -> Sum:
         """Return all ranks' gradients there, to be summed."""

@@ -87,6 +87,8 @@ class LocalSGD(Strategy):
 
     def finish(self) -> None:
         """End a backward: gradients stay on this rank."""
+        if self.guard is not None:
+            self.guard.end_backward(self)
         self.communicator.place.part = "update"
 
     # In the optimiser's step
@@ -94,11 +96,12 @@ class LocalSGD(Strategy):
         if self._has_outer and not self._steps[group]:
             for start, stop in _spans(group):  # the user may have set other values since
                 self._outer[group.flat][0][start:stop] = group.flat.data[start:stop]
-        for span in group.next_spans():
+        left_out = self.guard is not None and self.guard.leaves_out_own(self, group.parameters)
+        for span in () if left_out else group.next_spans():
             optimizer.update(group, span)
         self._samples.mark_used()
         self._steps[group] += 1
-        self._used[group] += self._samples.mine
+        self._used[group] += 0 if left_out else self._samples.mine
         if self._steps[group] == self.local_iterations:
             self._average(group)
         group.mark_changed()

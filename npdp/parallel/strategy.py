@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from npdp.collectives.communicator import Communicator
     from npdp.optim import Optimizer
     from npdp.optim.groups import ParameterGroup
+    from npdp.parallel.not_finite import Guard
 
 REDUCED = "DataParallel: this model, or a part of it, is wrapped already, or has a DistributedOptimizer; wrap it once"
 SETTINGS = (int, float, str, type(None))
@@ -64,6 +65,9 @@ class Strategy:
     overlaps_backward = False  # whether `ready` is to be called while backward goes on
     steps = False  # whether `step` replaces the optimiser's own
     takes_rows = False  # whether it knows sparse parameters, of which a gradient is rows
+    cannot_skip = ""  # why updates cannot be left out, where they cannot
+    looks = False  # whether it looks itself, as it sums, whether gradients are finite
+    guard: Guard | None = None  # against gradients that are not finite, where these are looked at
 
     def __repr__(self) -> str:  # by which ranks compare their strategies, before they are attached
         settings = (f"{name}={value!r}" for name, value in vars(self).items() if isinstance(value, SETTINGS))
@@ -99,6 +103,10 @@ class Strategy:
         self.syncing, self.local, self.wrapped, self._warned = True, False, False, False
         self.exchanged_bytes = 0
 
+    def guard_by(self, guard: Guard) -> None:
+        """Have gradients looked at."""
+        self.guard = guard
+
     # In backward
     def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         """Return the weight of this rank's loss; see `npdp.autograd.engine.Reducer`."""
@@ -116,9 +124,13 @@ class Strategy:
         place = self.communicator.place
         if self.communicator.world_size > 1:
             place.part = "exchange"
-            if self.syncing:
+            if self.syncing and self.guard is not None and not self.looks:
+                self.guard.look_around(self.parameters, self.exchange)
+            elif self.syncing:
                 self.exchange()
             self.local = not self.syncing
+        if self.guard is not None:
+            self.guard.end_backward(self)
         place.part = "update"
 
     def exchange(self) -> None:
@@ -129,6 +141,8 @@ class Strategy:
         """Cancel a backward that has failed: there are no gradients."""
         for parameter in self.parameters:
             parameter.raw_grad = None
+        if self.guard is not None:
+            self.guard.forget()
 
     def note_outsiders(self, leaves: list[Tensor]) -> None:
         """Warn, once, of parameters that no strategy has: a criterion's, say, or what was unfrozen or added late."""
@@ -143,10 +157,15 @@ class Strategy:
             )
 
     # In the optimiser's step
-    def require_reduced(self, parameters: list[Parameter]) -> None:
-        """Raise RuntimeError where gradients of these are this rank's own: a step would make replicas differ."""
+    def holds_back(self, parameters: list[Parameter]) -> bool:
+        """Return whether a step on these is to be left out, as their gradients are not finite.
+
+        Raises:
+            RuntimeError: gradients are this rank's own: a step would make replicas differ.
+        """
         if self.local and any(p.reducer is self and p.raw_grad is not None for p in parameters):
             raise RuntimeError(UNSYNCED)
+        return self.guard is not None and self.guard.skips
 
     def step(self, optimizer: Optimizer, group: ParameterGroup) -> None:
         """Update these parameters instead of the optimiser; of strategies that have `steps`."""

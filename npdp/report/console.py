@@ -137,6 +137,12 @@ def _staleness(end: dict[str, Any]) -> str:
     return f"  staleness {counts} of {end['pushes']:,} gradients\n"
 
 
+def _left_out(end: dict[str, Any]) -> str:
+    """Return the line on updates that were left out, none where none was."""
+    skipped = end["skipped_updates"]
+    return f"  left out  {skipped:,} update{'s' * (skipped != 1)}: gradients with NaN or infinity\n" if skipped else ""
+
+
 def summary(end: dict[str, Any]) -> str:
     """Return what came out of a run and where the time went, from its `end` event."""
     wall_s = end["wall_s"]
@@ -153,7 +159,7 @@ def summary(end: dict[str, Any]) -> str:
     return (
         f"done      {', '.join(scores)}\n"
         f"  time      {wall_s:.2f} s, {end['samples_per_s']:,.0f} samples/s{tokens}: {shares}\n"
-        f"{_staleness(end)}"
+        f"{_staleness(end)}{_left_out(end)}"
         f"  memory    {end['peak_memory_bytes'] / 1e6:.0f} MB at most on a rank\n"
         f"  sha256    {end['parameters_sha256']} of the parameters, the same on every rank"
     )

@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
     array: Buffer
     tensor: torch.Tensor
-    sum: Callable[[], None]
+    sum: Callable[[], object]
 
 
 class State:
@@ -88,7 +88,7 @@ class State:
         except ValueError as error:
             raise CommunicationError(f"bucket {number} is not the same on all ranks: {error}") from None
         if self._overlaps:
-            sum_it: Callable[[], None] = partial(self.communicator.begin_allreduce, array, number)
+            sum_it: Callable[[], object] = partial(self.communicator.begin_allreduce, array, number)
         else:
             sum_it = self.communicator.persistent_allreduce(array, number)
         return Place(array, torch.from_numpy(array), sum_it)

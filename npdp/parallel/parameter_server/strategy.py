@@ -58,6 +58,8 @@ class ParameterServer(Worker):
         if not (self.staleness >= 0 and (self.staleness == math.inf or self.staleness == int(self.staleness))):
             raise ValueError(f"ParameterServer: staleness must be 0, 1, 2, ... or inf, got {self.staleness}")
         self.synchronous = self.staleness == 0
+        if self.synchronous:
+            self.cannot_skip = "servers apply what the other workers push: use all-reduce, or a staleness above 0"
 
     def workers(self, ranks: int) -> int:
         """Return how many of so many ranks are workers; raise ValueError where it is none."""

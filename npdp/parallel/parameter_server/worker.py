@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from npdp.autograd import Tensor, is_grad_enabled
-from npdp.autograd.rows import RowGradient, Rows
+from npdp.autograd.rows import RowGradient, Rows, no_rows
 from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import WorldEnded
 from npdp.data.sampler import this_rank
@@ -99,6 +99,8 @@ class Worker(AtStep):
     # What the optimiser calls
     def step_on(self, optimizer: Optimizer, group: ParameterGroup) -> None:
         unused = move_in(group)
+        if self.guard is not None and self.guard.leaves_out_own(self, group.parameters):
+            unused = [*range(len(group.parameters))]  # as if there were none: the shards change nothing
         for index in unused:
             group.parameters[index].grad_buffer[...] = 0  # type: ignore[index]
         self._push(optimizer, group, unused, group.flat.grad.nbytes)
@@ -108,6 +110,8 @@ class Worker(AtStep):
     def step_rows(self, optimizer: Optimizer, parameter: SparseParameter, gradient: RowGradient) -> None:
         """Push the rows of a sparse parameter, in place of the optimiser's own update."""
         require_not_replaced(parameter)
+        if self.guard is not None and self.guard.leaves_out_own(self, [parameter]):
+            gradient = no_rows(parameter.shape, parameter.dtype)
         self._push(optimizer, parameter, gradient, gradient.rows.nbytes + gradient.values.nbytes)
 
     def _push(self, optimizer: Optimizer, key: Key, content: Any, nbytes: int) -> None:
