@@ -73,6 +73,7 @@ class TrainConfig:
     checkpoint_every: Interval
     keep: int
     resume: bool
+    time_limit: float | None
     estimate: bool
     quiet: bool
 

@@ -35,13 +35,16 @@ class LossSum:
         return self.total / (self.count or 1)
 
 
-def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> tuple[int, int]:
+def train_epochs(
+    job: Job, progress: Progress, after: Callable[[int], None], after_epoch: Callable[[int], None]
+) -> tuple[int, int]:
     """Train on from where loader and optimiser are; collective. Returns how many updates there were in all, and how
     many samples this rank has used now.
 
     Args:
         progress: told of each iteration and epoch.
         after: called after each iteration, with how many there were.
+        after_epoch: called after each epoch, with its number from 1.
     """
     pace = Pace(job.config.inject, job.world.rank)
     iterations, samples = job.optimizer.iteration, 0
@@ -57,6 +60,7 @@ def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> 
             after(iterations)
         samples += seen.count
         progress.epoch(epoch, job.world.mean(seen.mean, seen.count))
+        after_epoch(epoch)
     return job.optimizer.iteration, samples
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from npdp.app import on_ranks
 from npdp.app.config import TrainConfig, parse
+from npdp.app.stopping import Command, Stopping
+from npdp.base import environment
 from npdp.base.errors import DivergedError, InputError, OutputError
+from npdp.base.stop_signals import StopSignals
 from npdp.report.console import Console, banner, summary
 from npdp.report.metrics import Metrics
 from npdp.report.progress import Progress
@@ -30,13 +34,16 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 without usable results."""
-    return on_ranks.main(lambda: parse(arguments), _train, lambda config: "npdp train")
+    typed = sys.argv[1:] if arguments is None else arguments
+    with StopSignals() as signals:
+        program = partial(_train, Command(typed, environment.began_s(), signals))
+        return on_ranks.main(lambda: parse(typed), program, lambda config: "npdp train")
 
 
-def _train(config: TrainConfig) -> int:
+def _train(command: Command, config: TrainConfig) -> int:
     if config.estimate:
         return _estimate(config)
-    loss = train(config)["train_loss"]  # the same on all ranks
+    loss = train(config, command)["train_loss"]  # the same on all ranks
     if not math.isfinite(loss):
         raise DivergedError(
             f"training ended with a loss of {loss}, the model is of no use: try a smaller --learning-rate, "
@@ -65,7 +72,7 @@ def _set_algorithm(algorithm: str, world: Communicator) -> None:
     world.algorithm = algorithm
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, command: Command) -> dict[str, Any]:
     """Train on this rank of the world that there is; collective. Returns the `end` event."""
     import numpy as np
 
@@ -93,15 +100,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         observer = Observer(job, console, metrics)
-        with checkpoints.begin(job, observer, console, start):
-            iterations, samples = train_epochs(job, progress, each(observer.after, checkpoints.after))
+
+        def write(test_loss: float | None) -> None:
+            best = observer.better_than(test_loss)
+            agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
+
+        stop = Stopping(command, job, checkpoints, metrics, write)
+        with checkpoints.begin(job, observer, console, start), stop:
+            after = each(observer.after, checkpoints.after, stop.after)
+            iterations, samples = train_epochs(job, progress, after, stop.after_epoch)
         job.model.strategy.synchronize()
         wall_s = time.perf_counter() - before
         end = jobs.end_event(job, iterations, samples, wall_s)
         metrics.write("end", **end)
         console.say(summary(end))  # first, whatever becomes of the files
-        best = observer.better_than(end["test_loss"])
-        agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
+        write(end["test_loss"])
     return end
 
 

@@ -6,7 +6,7 @@ import argparse
 import math
 
 from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks
-from npdp.app.interval import Interval, interval
+from npdp.app.interval import Interval, interval, seconds
 from npdp.app.model_choices import MODELS, TRAINING
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
@@ -193,6 +193,8 @@ def _add_checkpoints(parser: Parser) -> None:
     kept.add_argument("--keep", type=POSITIVE_INT, default=3, metavar="N", help="the last N checkpoints stay (3)")
     kept.add_argument("--resume", action="store_true",
                       help="go on from the last one, at any number of ranks; afresh where there is none")
+    kept.add_argument("--time-limit", type=seconds, metavar="T",
+                      help="stop after so long, as 55min, counted from the command's begin, with a checkpoint")
 
 
 def _add_results(parser: Parser) -> None:
