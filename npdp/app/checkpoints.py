@@ -117,14 +117,14 @@ class Checkpoints:
             self._begin(iteration)
 
     def stop(self, iteration: int) -> str | None:
-        """Write a checkpoint of this iteration, if there is to be one; return where it, or the last, is, on rank 0."""
+        """Write a checkpoint of this iteration, if there is to be one; return where the last is, on rank 0."""
         if not self._folder or self._job.world.rank != 0:
             return None
         self.finish()
         if iteration not in checkpoint.numbers(self._folder):
             self._begin(iteration)
             self.finish()
-        newest = next(iter(checkpoint.numbers(self._folder)), None)
+        newest = max(checkpoint.numbers(self._folder), default=None)
         return None if newest is None else checkpoint.path_of(self._folder, newest)
 
     def _begin(self, iteration: int) -> None:

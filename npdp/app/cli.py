@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import npdp
 from npdp.app.flag_parser import POSITIVE_INT, Parser, number_of_ranks
-from npdp.app.on_ranks import RankFlags, interrupted
+from npdp.app.on_ranks import Flags, RankFlags, interrupted
 from npdp.base import environment
 from npdp.base.errors import InputError, OutputError
 from npdp.comm.failures.ending import announce_failure, launcher_ends_all
@@ -39,7 +39,9 @@ def train(arguments: Sequence[str]) -> int:
 
         _print(estimate(flags))
         return 0
-    return _on_ranks(config.parse, "npdp.train", training.main, arguments)
+    from npdp.app import restarts
+
+    return _on_ranks(config.parse, "npdp.train", training.main, arguments, restarts.run)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -188,19 +190,24 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+def _launched(flags: RankFlags, module: str, arguments: Sequence[str]) -> int:
+    from npdp.app import launch
+
+    return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments])
+
+
 def _on_ranks(
-    parse: Callable[[Sequence[str]], RankFlags],
+    parse: Callable[[Sequence[str]], Flags],
     module: str,
     main: Callable[[Sequence[str]], int],
     arguments: Sequence[str],
+    launched: Callable[[Flags, str, Sequence[str]], int] = _launched,
 ) -> int:
     """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
-    from npdp.app import launch
-
     if not environment.is_one_of_several():
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
         if flags.transport == "mpi" and (flags.ranks or 1) > 1:
-            return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments])
+            return launched(flags, module, arguments)
     return main(arguments)
 
 

@@ -73,6 +73,7 @@ class TrainConfig:
     checkpoint_every: Interval
     keep: int
     resume: bool
+    restarts: int
     time_limit: float | None
     estimate: bool
     quiet: bool
@@ -153,6 +154,10 @@ def _require_sense(config: TrainConfig) -> None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
     if config.resume and config.checkpoint is None:
         raise InputError("--resume: wanted --checkpoint DIR too, the directory to go on from")
+    if config.restarts and config.checkpoint is None:
+        raise InputError("--restarts: wanted --checkpoint DIR too, the directory to go on from")
+    if config.restarts and (config.transport != "mpi" or (config.ranks or 1) == 1):
+        raise InputError("--restarts starts again what `npdp train` has started: wanted --ranks, at least 2, and MPI")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),

@@ -20,11 +20,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TextIO
 
 from npdp.app import address_layout
-from npdp.app.mpirun_signals import wait
+from npdp.app.mpirun_signals import Ended, MpirunSignals
 from npdp.app.subreaper import orphans_ended
 from npdp.base import environment, stop_files
 from npdp.base.errors import InputError
@@ -42,6 +43,7 @@ WITHOUT_INPUT = (sys.executable, "-S", "-c",
                  "import posix, sys; posix.dup2(posix.open('/dev/null', posix.O_RDONLY), 0); "
                  "posix.execv(sys.argv[1], sys.argv[1:])")  # fmt: skip
 
+BEGAN_S = time.time()  # when this command began, whose job may be started several times
 STDOUT = 1  # which mpirun inherits, whatever sys.stdout is
 
 # Which libmpi mpi4py loads is known only once it is loaded; a child finds out, so that this process stays free of MPI.
@@ -112,7 +114,12 @@ def without_script(mpirun: str) -> str:
 
 
 def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = True) -> int:
-    """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed.
+    """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed."""
+    return launch(ranks, program, is_own).code
+
+
+def launch(ranks: int, program: Sequence[str], is_own: bool = True, restarts: int = 0) -> Ended:
+    """Run Python on so many ranks; return how they have ended.
 
     Those who agreed have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
     What ends this process ends all ranks; a signal asks them to stop first, where they listen (mpirun_signals.py).
@@ -121,19 +128,21 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
     Args:
         program: what Python is given: a file, or -m and a module, and its arguments.
         is_own: it is one of npdp's, whose ranks may agree on a code.
+        restarts: how often this job was started before.
     """
-    began_s = time.time()
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -W and others of this Python
     first = () if is_own else WITHOUT_INPUT  # npdp's own read nothing
     command = [find_mpirun(), "-n", str(ranks), *first, sys.executable, *flags, *program]
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)
-    with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
+    folders = partial(tempfile.TemporaryDirectory, prefix="npdp-mpirun-", ignore_cleanup_errors=True)
+    with MpirunSignals() as signals, folders() as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder
         variables[environment.JOB_FOLDER] = folder
-        variables[environment.BEGAN_S] = str(began_s)
+        variables[environment.RESTARTS] = str(restarts)
+        variables[environment.BEGAN_S] = str(BEGAN_S)
         variables.pop(environment.VERDICT, None)
         if is_own:
             variables[environment.VERDICT] = os.path.join(folder, stop_files.VERDICT)
@@ -143,9 +152,9 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
             preexec_fn=before_mpirun(ranks),
         )  # fmt: skip
         with _handed_on(process.stdout), orphans_ended(process.pid):
-            code = wait(process, folder)
+            ended = signals.wait(process, folder)
         verdict = stop_files.verdict(folder)
-        return code if verdict is None else verdict
+        return ended if verdict is None or (ended.failed and not is_own) else Ended(verdict, failed=False)
 
 
 def before_mpirun(ranks: int) -> Callable[[], object]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from npdp.report.metrics import Metrics
 
 TIME_LIMIT = 124  # exit code of `timeout`
+LONG_S = 5.0  # of an iteration, that the launcher is told
 
 
 class Command(NamedTuple):
@@ -38,12 +39,18 @@ class Command(NamedTuple):
     began_s: float
     signals: StopSignals
 
-    def going_on(self) -> str:
-        """Return what goes on with the job from its checkpoint."""
-        launched = environment.launch()
-        is_bare = launched is not None and environment.VERDICT not in os.environ
-        begins = f"mpirun -n {launched.world_size} python -m npdp.train" if launched and is_bare else "npdp train"
-        return f"{begins} {shlex.join([*self.typed, *['--resume'] * ('--resume' not in self.typed)])}"
+
+def going_on(typed: Sequence[str]) -> str:
+    """Return the command that goes on with a job from its checkpoint."""
+    launched = environment.launch()
+    is_bare = launched is not None and environment.VERDICT not in os.environ
+    begins = f"mpirun -n {launched.world_size} python -m npdp.train" if launched and is_bare else "npdp train"
+    return f"{begins} {shlex.join(resuming(typed))}"
+
+
+def resuming(typed: Sequence[str]) -> list[str]:
+    """Return flags with --resume."""
+    return [*typed, *["--resume"] * ("--resume" not in typed)]
 
 
 class Stopping:
@@ -74,13 +81,13 @@ class Stopping:
     def __enter__(self) -> Stopping:
         self._signals.looking = True
         if self._job.world.rank == 0:
-            stop_files.listen(True)
+            stop_files.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._signals.looking = False
         if self._job.world.rank == 0:
-            stop_files.listen(False)
+            stop_files.listen_no_more()
 
     def after(self, iteration: int) -> None:
         """Stop where a rank was asked to; collective, now and then. StoppedError says how to go on."""
@@ -98,24 +105,25 @@ class Stopping:
         number = self._signals.number
         if self._job.world.rank == 0:
             number = number or stop_files.asked()
+            if self._looks.iteration_s > LONG_S:
+                stop_files.listen(self._looks.iteration_s)
             limit = self._job.config.time_limit
             if not number and limit is not None and time.time() - self._command.began_s > limit:
                 return TIME_LIMIT
         return number and 128 + number
 
     def _stop(self, iteration: int, code: int) -> None:
-        why = "--time-limit" if code == TIME_LIMIT else signal.Signals(code - 128).name
-        job = self._job
-        strategy, save = job.model.strategy, job.config.save
-        checkpoint = self._checkpoints.stop(iteration)
-        strategy.synchronize()
-        self._metrics.write("stopped", iteration=iteration, why=why, checkpoint=checkpoint)
-        strategy.end_training()
-        saved = f"; the model as it is now is in {save}" if save else ""
+        job, why = self._job, "--time-limit" if code == TIME_LIMIT else signal.Signals(code - 128).name
+        kept = self._checkpoints.stop(iteration)
+        job.model.strategy.synchronize()
+        self._metrics.write("stopped", iteration=iteration, why=why, checkpoint=kept)
+        job.model.strategy.end_training()
+        saved = f"; the model as it is now is in {job.config.save}" if job.config.save else ""
         try:
             self._write(math.inf)
         except OutputError as error:
             saved = f"; {error}"
-        how = f"go on with: {self._command.going_on()}" if checkpoint else "there is no checkpoint to go on from"
+        command = going_on(self._command.typed)
+        how = f"go on from {kept} with: {command}" if kept else "there is no checkpoint to go on from"
         said = job.world.gather_texts(f"stopped by {why} after iteration {iteration}{saved}; {how}")
         raise StoppedError(said[0], code)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from npdp.app import on_ranks
 from npdp.app.config import TrainConfig, parse
+from npdp.app.mpirun_signals import note_stop
 from npdp.app.stopping import Command, Stopping
 from npdp.base import environment
 from npdp.base.errors import DivergedError, InputError, OutputError
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 without usable results."""
     typed = sys.argv[1:] if arguments is None else arguments
-    with StopSignals() as signals:
+    with StopSignals(note_stop) as signals:
         program = partial(_train, Command(typed, environment.began_s(), signals))
         return on_ranks.main(lambda: parse(typed), program, lambda config: "npdp train")
 
@@ -106,7 +107,7 @@ def train(config: TrainConfig, command: Command) -> dict[str, Any]:
             agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
 
         stop = Stopping(command, job, checkpoints, metrics, write)
-        with checkpoints.begin(job, observer, console, start), stop:
+        with stop, checkpoints.begin(job, observer, console, start):
             after = each(observer.after, checkpoints.after, stop.after)
             iterations, samples = train_epochs(job, progress, after, stop.after_epoch)
         job.model.strategy.synchronize()

@@ -193,6 +193,8 @@ def _add_checkpoints(parser: Parser) -> None:
     kept.add_argument("--keep", type=POSITIVE_INT, default=3, metavar="N", help="the last N checkpoints stay (3)")
     kept.add_argument("--resume", action="store_true",
                       help="go on from the last one, at any number of ranks; afresh where there is none")
+    kept.add_argument("--restarts", type=COUNT, default=0, metavar="N",
+                      help="where a rank dies, start all again from the last one, at most N times (0)")
     kept.add_argument("--time-limit", type=seconds, metavar="T",
                       help="stop after so long, as 55min, counted from the command's begin, with a checkpoint")
 

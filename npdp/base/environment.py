@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where one line says it all; set by launch.py
 JOB_FOLDER = "NPDP_JOB_FOLDER"  # a directory of this job's ranks, removed when it ends; set by launch.py
+RESTARTS = "NPDP_RESTARTS"  # how often it has started this job before; likewise
 BEGAN_S = "NPDP_BEGAN_S"  # when the command began that has launched this job; set by launch.py
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -93,6 +94,11 @@ def job_folder() -> str | None:
 def began_s() -> float:
     """Return when the command began, in seconds since 1970: the one that launched this rank, or this one now."""
     return float((launch() and os.environ.get(BEGAN_S)) or time.time())
+
+
+def restarts() -> int:
+    """Return how often the launcher of this rank has started its job before."""
+    return int((launch() and os.environ.get(RESTARTS)) or 0)
 
 
 def job_name() -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -25,9 +26,13 @@ class StopSignals:
     Attributes:
         number: of the signal that was noted; 0 before.
         looking: whether a program looks at it.
+
+    Args:
+        tell: called with the number where that is noted in a process by itself; a launcher tells it of its ranks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[int], object] = lambda number: None) -> None:
+        self._tell = tell
         self.number, self.looking, self._noted_s = 0, False, 0.0
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -39,6 +44,8 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.number and (self.looking or number == signal.SIGUSR1):
             self.number, self._noted_s = number, time.monotonic()
+            if signal.SIGINT in self._before:
+                self._tell(number)
         elif self.looking and time.monotonic() - self._noted_s < SAME_STOP_S:
             pass
         elif callable(before := self._before[number]):  # of SIGINT, Python's

@@ -30,6 +30,9 @@ MOST_ITERATIONS = 1000  # between two looks: iterations may become slower, and a
 class Looks:
     """Looks of all ranks, after the same iterations, at what each was asked for.
 
+    Attributes:
+        iteration_s: seconds of an iteration, on the slowest rank, before the last look.
+
     Args:
         communicator: of these ranks.
         asked: returns a number for which this rank is to stop, 0 for none.
@@ -46,7 +49,7 @@ class Looks:
     ) -> None:
         self._communicator, self._asked, self._clock = communicator, asked, clock
         self._next, self._transport = 0, communicator.transport
-        self._last, self._last_s = begun, clock()
+        self._last, self._last_s, self.iteration_s = begun, clock(), 0.0
 
     def after(self, iteration: int) -> int:
         """Return the largest number that a rank was asked for, the same on all; 0 for none. Collective, now and then.
@@ -63,9 +66,9 @@ class Looks:
         now_s = self._clock()
         numbers = np.array([self._asked(), (now_s - self._last_s) / max(1, iteration - self._last)])
         self._communicator.allreduce(numbers, "max", "auto")
-        number, iteration_s = numbers.tolist()
+        number, self.iteration_s = numbers.tolist()
         self._last, self._last_s, self._transport = iteration, now_s, self._communicator.transport
-        self._next = iteration + iterations_until_next(iteration_s)
+        self._next = iteration + iterations_until_next(self.iteration_s)
         return int(number)
 
 
@@ -88,7 +91,7 @@ class _Program:
             self._iterations += 1
             self._number = self._looks.after(self._iterations)
             if self._is_first and self._iterations == 1:
-                stop_files.listen(True)  # all ranks have come here
+                stop_files.listen()  # all ranks have come here
             if self._is_first and self._number:
                 stop_files.answer(128 + self._number)
         return self._number > 0
