@@ -31,7 +31,7 @@ def until_stopped(world_size, begun, asked, durations):
         at, looked = [begun], []
         looks = Looks(npdp.init(), lambda: looked.append(at[0]) or (number if at[0] >= first else 0), begun,
                       lambda: now[0])  # fmt: skip
-        for iteration, seconds in zip(itertools.count(begun + 1), itertools.cycle(durations[rank])):
+        for iteration, seconds in zip(range(begun + 1, begun + 3000), itertools.cycle(durations[rank])):
             at[0] = iteration
             now[0] += seconds
             if got := looks.after(iteration):

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 
 import pytest
 from training import fit, strict_lines
@@ -63,11 +64,20 @@ def test_a_signal_leaves_a_checkpoint_of_the_iteration_and_resumed_it_ends_with_
     assert run.end["parameters_sha256"] == wanted.end["parameters_sha256"]
 
 
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """A checkpoint takes a moment to be written."""
+    write = checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", lambda *arguments: (time.sleep(0.3), write(*arguments)))
+
+
+@pytest.mark.usefixtures("slow_disk")
 def test_a_time_limit_is_such_a_stop_and_what_save_asks_for_is_there(tmp_path, capsys):
     model = tmp_path / "model.npz"
     flags = (*DIGITS, "--time-limit", "0.001s", "--save", model, "--checkpoint", tmp_path / "kept")
-    code, why, iteration, saved, _ = stopped(capsys, *flags)
+    code, why, iteration, saved, how = stopped(capsys, *flags)
     assert (code, why, iteration) == (124, "--time-limit", 1)
+    assert how.startswith(f"go on from {checkpoint.path_of(str(tmp_path / 'kept'), 1)} with: ")
     assert saved == f"; the model as it is now is in {model}"
     assert saved_model.load(str(model)).model is not None
     content = checkpoint.read(checkpoint.path_of(str(tmp_path / "kept"), 1))
@@ -118,8 +128,9 @@ def test_all_strategies_stop_after_the_same_iteration(flags, tmp_path, capsys):
 @pytest.mark.parametrize("staleness", ["1", "inf"])
 def test_where_work_is_assigned_they_stop_at_the_end_of_an_epoch(servers, staleness, capsys):
     flags = ("--strategy", "ps", "--servers", servers, "--staleness", staleness)
-    code, why, _, _, how = stopped(capsys, *DIGITS, *flags, "--time-limit", "0.001s", ranks=3)
+    code, why, updates, _, how = stopped(capsys, *DIGITS, *flags, "--time-limit", "0.001s", ranks=3)
     assert (code, why, how) == (124, "--time-limit", "there is no checkpoint to go on from")
+    assert updates == 5 * (3 - servers)  # one a part of each batch
 
 
 WRONG = {

@@ -48,7 +48,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run a program of yours on ranks that this command starts."""
     parser = _parser("run", "Start ranks of a Python program, as `mpirun -n N python PROGRAM` does: with the mpirun "
                      "that belongs to this MPI, and the settings that it needs here. Ranks have no standard input: one "
-                     "that reads finds its end.",
+                     "that reads finds its end. Ctrl-C and SIGTERM end them, or ask those to stop that call "
+                     "npdp.stop_requested().",
                      "  npdp run --ranks 4 mine.py --epochs 3\n  npdp run --ranks 4 -m package.module")
     parser.usage = "npdp run [-h] [--ranks N] [-m] PROGRAM [ARGUMENT ...]"
     parser.add_argument("--ranks", type=number_of_ranks, default=environment.cores(), metavar="N",

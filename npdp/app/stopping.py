@@ -92,13 +92,12 @@ class Stopping:
     def after(self, iteration: int) -> None:
         """Stop where a rank was asked to; collective, now and then. StoppedError says how to go on."""
         if not self._is_assigned and iteration < self._last_iteration and (code := self._looks.after(iteration)):
-            self._stop(iteration, code)
+            self._stop(code)
 
     def after_epoch(self, epoch: int) -> None:
         """Do so where work is assigned; collective."""
-        job = self._job
-        if self._is_assigned and epoch < job.config.epochs and (code := self._looks.now(epoch)):
-            self._stop(job.model.strategy.updates(job.optimizer), code)
+        if self._is_assigned and epoch < self._job.config.epochs and (code := self._looks.now(epoch)):
+            self._stop(code)
 
     def _asked(self) -> int:
         """Return the exit code of what this rank is asked to stop for, 0 where it is not."""
@@ -112,10 +111,11 @@ class Stopping:
                 return TIME_LIMIT
         return number and 128 + number
 
-    def _stop(self, iteration: int, code: int) -> None:
+    def _stop(self, code: int) -> None:
         job, why = self._job, "--time-limit" if code == TIME_LIMIT else signal.Signals(code - 128).name
-        kept = self._checkpoints.stop(iteration)
         job.model.strategy.synchronize()
+        iteration = job.model.strategy.updates(job.optimizer)
+        kept = self._checkpoints.stop(iteration)
         self._metrics.write("stopped", iteration=iteration, why=why, checkpoint=kept)
         job.model.strategy.end_training()
         saved = f"; the model as it is now is in {job.config.save}" if job.config.save else ""

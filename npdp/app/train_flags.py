@@ -31,6 +31,7 @@ examples:
   npdp train --data book.txt --tokenizer bpe:4096 --context 128 --layers 6 --heads 6 --width 384
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
+  npdp train --ranks 4 --checkpoint run1 --resume --time-limit 55min --restarts 3     stops in time, restarts itself
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
 
@@ -185,7 +186,7 @@ def _add_local_sgd(parser: Parser) -> None:
 
 
 def _add_checkpoints(parser: Parser) -> None:
-    kept = parser.add_argument_group("checkpoints")
+    kept = parser.add_argument_group("checkpoints and stops (Ctrl-C and SIGTERM stop with a checkpoint too)")
     kept.add_argument("--checkpoint", metavar="DIR",
                       help="keep there what training goes on from after it was ended; made where there is none")
     kept.add_argument("--checkpoint-every", type=interval, default=Interval(None, 600.0), metavar="N",
