@@ -45,6 +45,7 @@ _HOME = {  # public name -> the module that defines it
     "broadcast_parameters": "npdp.parallel.replicas",
     "save_checkpoint": "npdp.elastic.checkpoint",
     "load_checkpoint": "npdp.elastic.checkpoint",
+    "stop_requested": "npdp.elastic.stopping",
     "InputError": "npdp.base.errors",
     "NotFiniteError": "npdp.base.errors",
 }
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from npdp.autograd import no_grad as no_grad
     from npdp.base.errors import InputError as InputError, NotFiniteError as NotFiniteError
     from npdp.elastic.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
+    from npdp.elastic.stopping import stop_requested as stop_requested
     from npdp.parallel.arrays import (
         allgather as allgather,
         allreduce as allreduce,

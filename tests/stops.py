@@ -1,120 +1,90 @@
-"""Stops a rank of a training under mpirun at a random moment (SIGSTOP), and sees what is said of it.
+"""Stops training by SIGTERM at random moments and checks what it promises: `make stops`, some minutes.
 
-    PYTHONPATH=tests .venv/bin/python tests/stops.py --runs 20        a line each; 1 where a promise was broken
+    seconds after the start   code   what it did                        seconds from the signal to the end
+    0.05                      -15    ended before anything had begun
+    0.74                      143    ended before training
+    2.31                      143    stopped after iteration 410        0.42
 
-Each time: it is said within the flag's time and a second that this rank is stopped, and in which part it was; after
-SIGCONT training goes on to what it gives undisturbed, to the last bit.
+Each time: the exit code; one line that says what to do; a whole checkpoint of exactly the iteration that it names, from
+which training goes on; no process, shared memory or temporary file is left.
 """
 
-from __future__ import annotations
-
 import argparse
-import json
-import os
 import random
+import re
 import signal
-import sys
+import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import IO
 
-from launching import TRAINS_WITHIN_S, on_ranks, pid_of, started, wait_for_an_epoch
+from launching import end, left_in_shared_memory, python, shared_memory, started
+from training import strict_lines
 
-RANKS, WARNING_S = 3, 1.0
-TRAINING = ("-m", "npdp.train", "--quiet", "--dtype", "float64", "--epochs", "12", "--inject", "delay@ms=5",
-            "--stall-warning-s", str(WARNING_S))  # fmt: skip
-WAYS = {
-    "shared memory": ("--algorithm", "shared_memory"),
-    "ring": ("--algorithm", "ring"),
-    "ps": ("--strategy", "ps", "--servers", "1"),
-}
+from npdp.elastic import checkpoint
+
+ENDS_WITHIN_S = 20
+STOPPED = re.compile(r"npdp: note: stopped by SIGTERM after iteration (\d+); go on from \S+ with: npdp .* --resume\n$")
+ENDED = "npdp: error: ended by SIGTERM\n"
+CODES = {"stopped": 143, "ended": 143, "not begun": -signal.SIGTERM}
 
 
-class Lines:
-    """Lines of a stream as they come, and when."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.lines: list[tuple[float, str]] = []
-        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
-        self._thread.start()
-
-    def _read(self, stream: IO[str]) -> None:
-        for line in stream:
-            self.lines.append((time.monotonic(), line.rstrip("\n")))
-
-    def wait_for(self, *words: str, limit_s: float) -> float | None:
-        """Return when a line with all of these words came; None where none has."""
-        until = time.monotonic() + limit_s
-        while time.monotonic() < until:
-            for when, line in list(self.lines):
-                if all(word in line for word in words):
-                    return when
-            time.sleep(0.01)
-        return None
+def flags_of(folder, ranks):
+    return ("train", "--ranks", str(ranks), "--quiet", "--model", "mlp", "--hidden", "64", "--epochs", "1000000",
+            "--checkpoint", f"{folder}/kept", "--checkpoint-every", "50", "--metrics", f"{folder}/m.jsonl")  # fmt: skip
 
 
-def sha256_of(metrics: Path) -> str:
-    return str(json.loads(metrics.read_text().splitlines()[-1])["parameters_sha256"])
+def stop(after_s, ranks, folder):
+    """Train, and stop so long after the start; return what it did, after which iteration, and in how many seconds."""
+    (folder / "tmp").mkdir()
+    memory = shared_memory()
+    with started("-m", "npdp", *flags_of(folder, ranks), TMPDIR=str(folder / "tmp")) as (process, mark):
+        time.sleep(after_s)
+        process.send_signal(signal.SIGTERM)
+        began_s = time.monotonic()
+        _, said = process.communicate(timeout=ENDS_WITHIN_S)
+        took_s = time.monotonic() - began_s
+        assert not (left := end(mark)), f"processes left: {left}"
+    assert not (left := left_in_shared_memory(memory)), f"shared memory left: {left}"
+    assert not (left := list((folder / "tmp").iterdir())), f"temporary files left: {left}"
+    found = STOPPED.search(said)
+    did = "stopped" if found else "ended" if said.endswith(ENDED) else "not begun"  # mpirun may have words of its own
+    assert process.returncode == CODES[did], (process.returncode, said)
+    return did, int(found[1]) if found else None, took_s
 
 
-def trained(way: str, *flags: str) -> str:
-    """Train undisturbed; return the hash of the parameters."""
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = Path(folder, "run.jsonl")
-        with started(*TRAINING, *WAYS[way], *flags, "--metrics", str(metrics), before=on_ranks(RANKS)) as (process, _):
-            process.communicate(timeout=2 * TRAINS_WITHIN_S)
-        return sha256_of(metrics)
+def check_kept(folder, ranks, iteration):
+    """See that there is a whole checkpoint of exactly this iteration, no other file, and that training goes on."""
+    kept = folder / "kept"
+    assert checkpoint.read(checkpoint.path_of(str(kept), iteration))["iteration"] == iteration
+    assert all(checkpoint.NAME.fullmatch(path.name) for path in kept.iterdir())
+    last = strict_lines((folder / "m.jsonl").read_text())[-1]
+    assert (last["event"], last["iteration"], last["why"]) == ("stopped", iteration, "SIGTERM")
+    outcome = python("-m", "npdp", *flags_of(folder, ranks), "--resume", "--time-limit", "0.01s")
+    assert outcome.code == 124 and "stopped by --time-limit" in outcome.stderr, outcome.stderr
+    assert checkpoint.numbers(str(kept))[0] == iteration + 1
 
 
-def stop(way: str, rank: int, moment_s: float) -> tuple[str, float, list[str], str]:
-    """Train, and stop a rank at a moment after the first epoch until it is said, then let it go on.
-
-    Returns:
-        What went wrong; after how many seconds it was said; all that was said; the hash of the parameters.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = Path(folder, "run.jsonl")
-        flags = (*TRAINING, *WAYS[way], "--metrics", str(metrics))
-        with started(*flags, before=on_ranks(RANKS)) as (process, mark):
-            assert process.stderr is not None
-            lines = Lines(process.stderr)
-            wait_for_an_epoch(process, metrics)
-            pid = pid_of(mark, rank)
-            time.sleep(moment_s)
-            before = time.monotonic()
-            os.kill(pid, signal.SIGSTOP)
-            when = lines.wait_for(f"npdp: rank {rank} (process {pid}", "is stopped (SIGSTOP)", limit_s=WARNING_S + 5)
-            os.kill(pid, signal.SIGCONT)
-            code = process.wait(2 * TRAINS_WITHIN_S)
-        said = [line for _, line in lines.lines]
-        if when is None:
-            return "nothing was said", 0.0, said, sha256_of(metrics)
-        return f"exit code {code}" if code else "", when - before, said, sha256_of(metrics)
-
-
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--within-s", type=float, default=8.0, help="signals come so long after the start, or earlier")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
-    draw, broken = random.Random(flags.seed), 0
-    wanted = {way: trained(way) for way in WAYS}
-    for number in range(flags.runs):
-        way, rank, moment_s = list(WAYS)[number % len(WAYS)], draw.randrange(RANKS), draw.uniform(0, 0.6)
-        wrong, after_s, said, sha256 = stop(way, rank, moment_s)
-        warnings = [line for line in said if "waited for" in line]
-        wrong = wrong or ("" if sha256 == wanted[way] else "other parameters")
-        wrong = wrong or ("" if len(warnings) == 1 else f"said {len(warnings)} times")
-        wrong = wrong or ("" if after_s < WARNING_S + 1 else "late")
-        broken += bool(wrong)
-        where = next((line for line in said if "is stopped" in line), "")
-        print(f"{number:3} {way:13} rank {rank}  said after {after_s:.2f} s  {wrong or 'right'}  {where}", flush=True)
-        if wrong:
-            print("\n".join(said))
-    return bool(broken)
+    moments, took = random.Random(flags.seed), []
+    for _ in range(flags.times):
+        with tempfile.TemporaryDirectory(prefix="npdp-stops-") as name:
+            after_s, folder = moments.uniform(0, flags.within_s), Path(name)
+            did, iteration, took_s = stop(after_s, flags.ranks, folder)
+            if iteration is not None:
+                check_kept(folder, flags.ranks, iteration)
+                took.append(took_s)
+            print(f"{after_s:6.2f} s  {did:9}  {f'iteration {iteration}' if iteration else '':15}  {took_s:.2f} s",
+                  flush=True)  # fmt: skip
+    said = f"; from the signal to the end {statistics.median(took):.2f} s, {max(took):.2f} s at most" if took else ""
+    print(f"{flags.times} stops, {len(took)} of them in training{said}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

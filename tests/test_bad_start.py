@@ -15,7 +15,7 @@ from npdp.base.errors import InputError
 @pytest.fixture
 def no_ranks(monkeypatch):
     """Within, a command that starts ranks fails the test."""
-    monkeypatch.setattr("npdp.app.launch.run_ranks_with_mpirun", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr("npdp.app.launch.launch", lambda *_: pytest.fail("ranks were started"))
 
 
 @pytest.mark.usefixtures("no_ranks")

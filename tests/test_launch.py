@@ -1,10 +1,9 @@
-"""npdp env, the mpirun that fits, its settings and files, and how it ends: by itself, by signals, by force."""
+"""npdp env, the mpirun that fits, its settings and files, and what becomes of what it writes."""
 
 import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from unittest import mock
 
@@ -122,64 +121,6 @@ def test_without_mpi_it_says_what_to_install(elsewhere):
     failed = library_says(1, stderr="Traceback ...\nImportError: cannot load MPI library")
     with failed, pytest.raises(InputError, match=said):
         launch.find_mpirun()
-
-
-class Signalled:
-    """A process that ends when it is told to; while it is waited for, a signal reaches the one who waits."""
-
-    def __init__(self, number: int, code: int = 1, stubborn: bool = False) -> None:
-        self.number, self.code, self.stubborn = number, code, stubborn
-        self.told, self.killed = False, threading.Event()
-
-    def terminate(self) -> None:
-        self.told = True
-
-    def kill(self) -> None:
-        self.killed.set()
-
-    def wait(self) -> int:
-        os.kill(os.getpid(), self.number)
-        if self.stubborn:
-            return -signal.SIGKILL if self.killed.wait(10) else 0
-        return self.code * self.told
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize(("before", "ended"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)], ids=["", "ignored"])
-def test_a_signal_ends_mpirun_except_where_it_is_to_be_ignored(number, before, ended):
-    """As SIGHUP under nohup, and SIGINT of what a script has put in the background."""
-    handler = signal.signal(number, before)
-    process = Signalled(number)
-    try:
-        assert launch._wait(process) == (128 + number if ended else 0)
-        assert process.told == ended
-        assert signal.getsignal(number) == before
-    finally:
-        signal.signal(number, handler)
-
-
-def test_who_ended_mpirun_is_said_and_is_in_the_exit_code(capsys):
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        assert launch._wait(Signalled(number)) == code
-        assert capsys.readouterr() == ("", f"npdp: error: ended by {number.name}\n")
-    assert launch._wait(Signalled(signal.SIGINT, code=0)) == 0  # it was done just then
-    assert capsys.readouterr() == ("", "")
-
-
-def test_an_mpirun_that_another_one_killed_is_told_of(capsys):
-    class Killed(Signalled):
-        def wait(self) -> int:
-            return -signal.SIGKILL
-
-    assert launch._wait(Killed(signal.SIGTERM)) == 137
-    assert capsys.readouterr() == ("", "npdp: error: mpirun was ended by SIGKILL\n")
-
-
-def test_an_mpirun_that_does_not_end_is_killed(monkeypatch):
-    monkeypatch.setattr(launch, "ENDING_S", 0)
-    process = Signalled(signal.SIGTERM, stubborn=True)
-    assert launch._wait(process) == 143
-    assert process.told and process.killed.is_set()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system tells no child of its parent's death")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from launching import left_in_shared_memory, mpirun, needs_mpi, shared_memory
-from stops import stop, trained
+from stalls import stop, trained
 
 pytestmark = needs_mpi
 

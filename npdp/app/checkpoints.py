@@ -118,15 +118,30 @@ class Checkpoints:
         passed_s = time.monotonic() - self._last_s
         if iteration == self._last_iteration or self._every.is_over(iteration, passed_s):
             self._last_s += passed_s
-            job = self._job
-            job.world.place.part = "checkpoint"
-            run = _identity(job.run, job.model_name)
-            more = {"run": run, "settings": self._settings, "description": job.describe(),
-                    "best": self._observer.state_dict()}  # fmt: skip
-            content = checkpoint.capture(job.model, job.optimizer, job.loader, more) | {"iteration": iteration}
-            self.finish()  # one write at a time
-            self._writing = threading.Thread(target=self._write, args=(iteration, content), name="npdp checkpoint")
-            self._writing.start()
+            self._begin(iteration)
+
+    def stop(self, iteration: int) -> str | None:
+        """Write a checkpoint of this iteration, if there is to be one; return where the last is, on rank 0."""
+        if not self._folder or self._job.world.rank != 0:
+            return None
+        self.finish()
+        if iteration not in checkpoint.numbers(self._folder):
+            self._begin(iteration)
+            self.finish()
+        newest = max(checkpoint.numbers(self._folder), default=None)
+        return None if newest is None else checkpoint.path_of(self._folder, newest)
+
+    def _begin(self, iteration: int) -> None:
+        """Begin to write a checkpoint beside training."""
+        job = self._job
+        job.world.place.part = "checkpoint"
+        run = _identity(job.run, job.model_name)
+        more = {"run": run, "settings": self._settings, "description": job.describe(),
+                "best": self._observer.state_dict()}  # fmt: skip
+        content = checkpoint.capture(job.model, job.optimizer, job.loader, more) | {"iteration": iteration}
+        self.finish()  # one write at a time
+        self._writing = threading.Thread(target=self._write, args=(iteration, content), name="npdp checkpoint")
+        self._writing.start()
 
     def _write(self, iteration: int, content: Mapping[str, Any]) -> None:
         path = checkpoint.path_of(self._folder, iteration)

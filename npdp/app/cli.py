@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import npdp
 from npdp.app.flag_parser import POSITIVE_INT, Parser, number_of_ranks
-from npdp.app.on_ranks import RankFlags, interrupted
+from npdp.app.on_ranks import Flags, RankFlags, interrupted
 from npdp.base import environment
 from npdp.base.errors import InputError, OutputError
 from npdp.comm.failures.ending import announce_failure, launcher_ends_all
@@ -39,14 +39,17 @@ def train(arguments: Sequence[str]) -> int:
 
         _print(estimate(flags))
         return 0
-    return _on_ranks(config.parse, "npdp.train", training.main, arguments)
+    from npdp.app import restarts
+
+    return _on_ranks(config.parse, "npdp.train", training.main, arguments, restarts.run)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a program of yours on ranks that this command starts."""
     parser = _parser("run", "Start ranks of a Python program, as `mpirun -n N python PROGRAM` does: with the mpirun "
                      "that belongs to this MPI, and the settings that it needs here. Ranks have no standard input: one "
-                     "that reads finds its end.",
+                     "that reads finds its end. Ctrl-C and SIGTERM end them, or ask those to stop that call "
+                     "npdp.stop_requested().",
                      "  npdp run --ranks 4 mine.py --epochs 3\n  npdp run --ranks 4 -m package.module\n"
                      "  npdp run --ranks 4 --elastic mine.py")
     parser.usage = "npdp run [-h] [--ranks N] [--elastic] [-m] PROGRAM [ARGUMENT ...]"
@@ -200,23 +203,24 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+def _launched(flags: RankFlags, module: str, arguments: Sequence[str]) -> int:
+    from npdp.app import launch
+
+    return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments])
+
+
 def _on_ranks(
-    parse: Callable[[Sequence[str]], RankFlags],
+    parse: Callable[[Sequence[str]], Flags],
     module: str,
     main: Callable[[Sequence[str]], int],
     arguments: Sequence[str],
+    launched: Callable[[Flags, str, Sequence[str]], int] = _launched,
 ) -> int:
     """Run a module on ranks that mpirun starts, where several are wanted and none started yet; else `main` here."""
-    from npdp.app import launch
-
     if not environment.is_one_of_several():
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
-        spares = getattr(flags, "spares", 0)
-        ranks = (flags.ranks or 1) + spares
-        if flags.transport == "mpi" and ranks > 1:
-            more = launch.surviving() if getattr(flags, "elastic", False) else ()
-            os.environ[environment.SPARES] = str(spares)
-            return launch.run_ranks_with_mpirun(ranks, ["-m", module, *arguments], flags_of_mpirun=more)
+        if flags.transport == "mpi" and (flags.ranks or 1) + getattr(flags, "spares", 0) > 1:
+            return launched(flags, module, arguments)
     return main(arguments)
 
 

@@ -83,6 +83,8 @@ class TrainConfig:
     resume: bool
     elastic: bool
     spares: int
+    restarts: int
+    time_limit: float | None
     estimate: bool
     quiet: bool
 
@@ -168,6 +170,10 @@ def _require_sense(config: TrainConfig) -> None:
             raise InputError(f"--elastic: wanted another {flag_of(flag)}, got {value}: {NOT_ELASTIC[flag]}")
     if config.spares and not config.elastic:
         raise InputError("--spares: wanted --elastic too, spares take the places of ranks that die")
+    if config.restarts and config.checkpoint is None:
+        raise InputError("--restarts: wanted --checkpoint DIR too, the directory to go on from")
+    if config.restarts and (config.transport != "mpi" or (config.ranks or 1) == 1):
+        raise InputError("--restarts starts again what `npdp train` has started: wanted --ranks, at least 2, and MPI")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),

@@ -37,7 +37,11 @@ class LossSum:
 
 
 def train_epochs(
-    job: Job, progress: Progress, after: Callable[[int], None], mean: Callable[[LossSum], float] | None = None
+    job: Job,
+    progress: Progress,
+    after: Callable[[int], None],
+    after_epoch: Callable[[int], None],
+    mean: Callable[[LossSum], float] | None = None,
 ) -> tuple[int, int]:
     """Train on from where loader and optimiser are; collective. Returns how many updates there were in all, and how
     many samples this rank has used now.
@@ -45,6 +49,7 @@ def train_epochs(
     Args:
         progress: told of each iteration and epoch.
         after: called after each iteration, with how many there were, updates that were left out among them.
+        after_epoch: called after each epoch, with its number from 1.
         mean: returns an epoch's mean loss over all ranks, of this rank's; collective where not given.
     """
     mean = mean or (lambda seen: job.world.mean(seen.mean, seen.count))
@@ -61,6 +66,7 @@ def train_epochs(
             after(job.world.place.iteration + 1)
         samples += seen.count
         progress.epoch(epoch, mean(seen))
+        after_epoch(epoch)
     return job.optimizer.iteration, samples
 
 

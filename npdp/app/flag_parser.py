@@ -30,6 +30,7 @@ ELSEWHERE = {
     "--grad-clip": "--clip-norm",
     "--eval-interval": "--evaluate-every",
     "--block-size": "--context",
+    "--max-restarts": "--restarts",
     **dict.fromkeys(("-n", "-np", "--np", "--num-proc", "--nproc-per-node", "--nproc_per_node"), "--ranks"),
 }
 

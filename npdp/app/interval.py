@@ -27,3 +27,11 @@ def interval(text: str) -> Interval:
     if float(number) <= 0 or (unit is None and "." in number):
         raise argparse.ArgumentTypeError(f"wanted iterations, or a time as 90s, 10min or 2h, above 0, got {text!r}")
     return Interval(int(number), None) if unit is None else Interval(None, float(number) * UNITS_S[unit])
+
+
+def seconds(text: str) -> float:
+    """Return the seconds that 90s, 10min or 2h stands for; an argparse type."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text)
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"wanted a time as 90s, 10min or 2h, above 0, got {text!r}")
+    return float(match[1]) * UNITS_S[match[2]]

@@ -194,6 +194,7 @@ def end_event(job: Job, iterations: int, samples: int, wall_s: float) -> dict[st
         "peak_memory_bytes": int(peak[0]),
         "recoveries": 0,
         "skipped_updates": int(sums[4]),
+        "restarts": environment.restarts(),
         **(of_text(test, job.data.test) if test and job.data.test else {}),
         **_speed_on_text(job, samples_seen / wall_s),
         **of_strategy,

@@ -19,15 +19,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import IO, TextIO
 
 from npdp.app import address_layout
 from npdp.app.first_death import FirstDeath
+from npdp.app.mpirun_signals import Ended, MpirunSignals
 from npdp.app.subreaper import orphans_ended
-from npdp.base import environment
+from npdp.base import environment, stop_files
 from npdp.base.errors import InputError
 from npdp.comm.failures.ending import signal_when_parent_dies
 from npdp.report.console import TERMINAL, own_terminal_width, refuse
@@ -43,8 +45,8 @@ WITHOUT_INPUT = (sys.executable, "-S", "-c",
                  "import posix, sys; posix.dup2(posix.open('/dev/null', posix.O_RDONLY), 0); "
                  "posix.execv(sys.argv[1], sys.argv[1:])")  # fmt: skip
 
+BEGAN_S = time.time()  # when this command began, whose job may be started several times
 STDOUT = 1  # which mpirun inherits, whatever sys.stdout is
-ENDING_S = 10.0  # what mpirun gets to end its ranks, which takes half a second, before it is killed and they with it
 
 # Which libmpi mpi4py loads is known only once it is loaded; a child finds out, so that this process stays free of MPI.
 _FIND_LIBRARY = """
@@ -131,16 +133,24 @@ def surviving() -> tuple[str, ...]:
 def run_ranks_with_mpirun(
     ranks: int, program: Sequence[str], is_own: bool = True, flags_of_mpirun: Sequence[str] = ()
 ) -> int:
-    """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed.
+    """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed."""
+    return launch(ranks, program, is_own, flags_of_mpirun).code
+
+
+def launch(
+    ranks: int, program: Sequence[str], is_own: bool = True, flags_of_mpirun: Sequence[str] = (), restarts: int = 0
+) -> Ended:
+    """Run Python on so many ranks; return how they have ended.
 
     Those who agreed have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
-    What ends this process ends all ranks: mpirun gets a SIGTERM, and is waited for where this process lives to do so.
+    What ends this process ends all ranks; a signal asks them to stop first, where they listen (mpirun_signals.py).
     What ranks have started ends too (subreaper.py), but not in a session of its own where this process is killed.
 
     Args:
         program: what Python is given: a file, or -m and a module, and its arguments.
         is_own: it is one of npdp's, whose ranks may agree on a code.
         flags_of_mpirun: more of them.
+        restarts: how often this job was started before.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -W and others of this Python
     first = () if is_own else WITHOUT_INPUT  # npdp's own read nothing
@@ -148,27 +158,29 @@ def run_ranks_with_mpirun(
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)
-    with tempfile.TemporaryDirectory(prefix="npdp-mpirun-", ignore_cleanup_errors=True) as folder:
+    folders = partial(tempfile.TemporaryDirectory, prefix="npdp-mpirun-", ignore_cleanup_errors=True)
+    with MpirunSignals() as signals, folders() as folder:
         if not any(name.startswith("PRTE_MCA_prte_") and name.endswith("tmpdir_base") for name in variables):
             variables[SESSION_FOLDER] = folder
         variables[environment.JOB_FOLDER] = folder
-        verdict = os.path.join(folder, "verdict")
+        variables[environment.RESTARTS] = str(restarts)
+        variables[environment.BEGAN_S] = str(BEGAN_S)
         variables.pop(environment.VERDICT, None)
         if is_own:
-            variables[environment.VERDICT] = verdict
+            variables[environment.VERDICT] = os.path.join(folder, stop_files.VERDICT)
         process = subprocess.Popen(
             command, env=variables, stdin=subprocess.DEVNULL, stdout=_output(is_own),
             stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,
             preexec_fn=before_mpirun(ranks),
         )  # fmt: skip
         with _handed_on(process.stdout), orphans_ended(process.pid), FirstDeath(folder) as death:
-            code = _wait(process)
-            by_itself = code == process.returncode
-        with contextlib.suppress(OSError, ValueError):  # none was left
-            code = int(Path(verdict).read_text())
-        if is_own and by_itself and (words := death.said(process.returncode)):
+            ended = signals.wait(process, folder)
+        verdict = stop_files.verdict(folder)
+        if verdict is not None and (is_own or not ended.failed):
+            return Ended(verdict, failed=False)
+        if is_own and ended.failed and (words := death.said(process.returncode)):
             refuse(words)
-        return code
+        return ended
 
 
 def before_mpirun(ranks: int) -> Callable[[], object]:
@@ -177,13 +189,6 @@ def before_mpirun(ranks: int) -> Callable[[], object]:
     if ranks > environment.cores():
         calls.append(address_layout.fixer())
     return lambda: [call() for call in calls]
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 def _nowhere_if_closed(stream: TextIO | None) -> int | None:
@@ -222,35 +227,3 @@ def _hand_on(source: int, target: int) -> None:
                 select.select([], [target], [])
             except OSError:  # the reader has gone
                 target = os.open(os.devnull, os.O_WRONLY)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code; meanwhile Ctrl-C, SIGTERM and a terminal that closes reach the process as SIGTERM.
-
-    Not what is to be ignored. Where that ends it, or another signal, it is said, and the code is 128 + the signal's
-    number, as a shell has it.
-    """
-    caught: list[int] = []
-    killer = threading.Timer(ENDING_S, process.kill)
-    killer.daemon = True
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        with contextlib.suppress(RuntimeError):  # it has been started
-            killer.start()
-        process.terminate()
-
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # as under nohup
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        code = process.wait()
-    finally:
-        killer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if code == 0 or (code > 0 and not caught):
-        return code
-    by = caught[0] if caught else -code
-    refuse(f"{'' if caught else 'mpirun was '}ended by {_signal_name(by)}")
-    return 128 + by

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from npdp.app.flag_parser import flag_of
 from npdp.base import environment
-from npdp.base.errors import DivergedError, InputError, OutputError
+from npdp.base.errors import DivergedError, InputError, OutputError, StoppedError
 from npdp.comm.failures.ending import end_with_launcher
-from npdp.report.console import refuse
+from npdp.report.console import note, refuse
 
 if TYPE_CHECKING:
     from npdp.collectives.communicator import Communicator
@@ -59,6 +59,10 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
         if launched is None or launched.rank == 0:
             refuse(str(error))
         return _agreed(2 if isinstance(error, InputError) else 1)
+    except StoppedError as stopped:
+        if launched is None or launched.rank == 0:
+            note(str(stopped))
+        return _agreed(stopped.code)
     except KeyboardInterrupt as error:
         return interrupted(error)
     except Exception as error:

@@ -8,38 +8,38 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from npdp.app import on_ranks
 from npdp.app.config import TrainConfig, parse
-from npdp.base.errors import DivergedError, InputError, OutputError
-from npdp.report.console import Console, banner, note, summary
+from npdp.app.mpirun_signals import note_stop
+from npdp.app.stopping import Command
+from npdp.base import environment
+from npdp.base.errors import DivergedError, InputError
+from npdp.base.stop_signals import StopSignals
+from npdp.report.console import Console
 from npdp.report.metrics import Metrics
-from npdp.report.progress import Progress
-from npdp.report.results import write_results
 
 if TYPE_CHECKING:
-    from npdp.app.epochs import LossSum
-    from npdp.app.job import Job
-    from npdp.app.observing import Observer
-    from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
-    from npdp.elastic.faults import Faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `npdp.train`; return the exit code: 2 where flags or input cannot be used, 1 without usable results."""
-    return on_ranks.main(lambda: parse(arguments), _train, lambda config: "npdp train")
+    typed = sys.argv[1:] if arguments is None else arguments
+    with StopSignals(note_stop) as signals:
+        program = partial(_train, Command(typed, environment.began_s(), signals))
+        return on_ranks.main(lambda: parse(typed), program, lambda config: "npdp train")
 
 
-def _train(config: TrainConfig) -> int:
+def _train(command: Command, config: TrainConfig) -> int:
     if config.estimate:
         return _estimate(config)
-    end = _from_the_start(config) if config.elastic else train(config)
+    end = _from_the_start(command, config) if config.elastic else train(config, command)
     loss = end["train_loss"]  # the same on all ranks
     if not math.isfinite(loss):
         raise DivergedError(
@@ -49,7 +49,7 @@ def _train(config: TrainConfig) -> int:
     return 0
 
 
-def _from_the_start(config: TrainConfig) -> dict[str, Any]:
+def _from_the_start(command: Command, config: TrainConfig) -> dict[str, Any]:
     """Train on ranks that may die at any moment."""
     from npdp.app.elastic import require_survival
     from npdp.elastic.recovery import from_the_start
@@ -57,7 +57,7 @@ def _from_the_start(config: TrainConfig) -> dict[str, Any]:
 
     world = init()
     require_survival(world, config.spares)
-    return from_the_start(world, lambda: train(config))
+    return from_the_start(world, lambda: train(config, command))
 
 
 def _estimate(config: TrainConfig) -> int:
@@ -80,16 +80,13 @@ def _set_algorithm(algorithm: str, world: Communicator) -> None:
     world.algorithm = algorithm
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, command: Command) -> dict[str, Any]:
     """Train on this rank of the world that there is; collective. Returns the `end` event."""
     import numpy as np
 
     from npdp.app import job as jobs
     from npdp.app.checkpoints import Checkpoints
-    from npdp.app.elastic import Elastic
-    from npdp.app.epochs import each, train_epochs
-    from npdp.app.not_finite import NotFinite
-    from npdp.app.observing import Observer
+    from npdp.app.training import Training
     from npdp.elastic.faults import Faults
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
@@ -105,38 +102,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     path = config.metrics if world.rank == 0 else None
     opened = agree(world, lambda: _open_metrics(path, console, checkpoints.goes_on))
     with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
-        start = jobs.start_event(job)
-        metrics.write("start", **start)
-        console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
-        world.clock.clear()
-        before = time.perf_counter()
-        updates = partial(job.model.strategy.updates, job.optimizer)
-        progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
-        observer = Observer(job, console, metrics)
-        end: dict[str, Any] = {}
-
-        def complete(after: Callable[[int], None], mean: Callable[[LossSum], float] | None = None) -> None:
-            iterations, samples = train_epochs(job, progress, after, mean)
-            checkpoints.finish()
-            job.model.strategy.synchronize()
-            wall_s = time.perf_counter() - before
-            end.update(jobs.end_event(job, iterations, samples, wall_s))
-            if not metrics.ended:
-                metrics.write("end", **end)
-                console.say(summary(end))  # first, whatever becomes of the files
-            if left := faults.left():
-                note(f"--inject: {left}: training ended before")
-            best = observer.better_than(end["test_loss"])
-            write = partial(_write_results, job, best, metrics, console, faults)
-            agree(world, lambda: write() if world.rank == 0 else None, OutputError)
-
-        look = each(observer.after, checkpoints.after)
-        with checkpoints.begin(job, observer, console, start):
-            if config.elastic:
-                Elastic(job, progress, console, metrics).train(look, complete)
-            else:
-                complete(look)
-    return end
+        return Training(job, console, metrics, checkpoints, faults, command).run()
 
 
 def _open_metrics(path: str | None, console: Console, append: bool) -> Metrics:
@@ -144,42 +110,3 @@ def _open_metrics(path: str | None, console: Console, append: bool) -> Metrics:
         return Metrics(path, lambda why: console.say(f"  --metrics: no more is written to {path}: {why}"), append)
     except OSError as error:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
-
-
-def _write_results(
-    job: Job, best: Mapping[str, Array] | None, metrics: Metrics, console: Console, faults: Faults
-) -> None:
-    """Write the files that flags name; OutputError names those that could not be."""
-    config = job.config
-    write_results(console, (
-        ("--metrics", config.metrics, metrics.close),
-        ("--save", config.save, lambda: _save(job, best, faults)),
-        ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
-    ))  # fmt: skip
-
-
-def _save_best(job: Job, observer: Observer) -> str:
-    """Save the parameters that scored best so far, where this rank has some; return the file, or ""."""
-    best = observer.better_than(math.nan)
-    if job.config.save is None or best is None:
-        return ""
-    try:
-        _save(job, best)
-    except OSError as error:
-        return f"none, {job.config.save} cannot be written ({error.strerror or error})"
-    return job.config.save
-
-
-def _save_arrivals(job: Job) -> None:
-    assert job.config.record_arrivals is not None
-    job.model.strategy.save_arrivals(job.config.record_arrivals, job.run)
-
-
-def _save(job: Job, best: Mapping[str, Array] | None, faults: Faults) -> None:
-    """Write the model: with the parameters that scored best, where they were looked at, else with the last ones."""
-    from npdp.app import saved_model
-
-    assert job.config.save is not None
-    faults.need_room(job.optimizer.iteration)
-    saved = saved_model.SavedModel(job.model.module, job.describe(), job.data.scaling)
-    saved_model.save(job.config.save, saved, best)

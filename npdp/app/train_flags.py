@@ -6,7 +6,7 @@ import argparse
 import math
 
 from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks
-from npdp.app.interval import Interval, interval
+from npdp.app.interval import Interval, interval, seconds
 from npdp.app.model_choices import MODELS, TRAINING
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
@@ -33,6 +33,7 @@ examples:
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
   npdp train --ranks 4 --elastic --spares 1       kill one: another takes its place; kill more: the others go on
+  npdp train --ranks 4 --checkpoint run1 --resume --time-limit 55min --restarts 3     stops in time, restarts itself
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10 --inject kill@rank=2,iteration=17,part=exchange
 """
@@ -203,7 +204,7 @@ def _add_local_sgd(parser: Parser) -> None:
 
 
 def _add_checkpoints(parser: Parser) -> None:
-    kept = parser.add_argument_group("checkpoints")
+    kept = parser.add_argument_group("checkpoints and stops (Ctrl-C and SIGTERM stop with a checkpoint too)")
     kept.add_argument("--checkpoint", metavar="DIR",
                       help="keep there what training goes on from after it was ended; made where there is none")
     kept.add_argument("--checkpoint-every", type=interval, default=Interval(None, 600.0), metavar="N",
@@ -211,6 +212,10 @@ def _add_checkpoints(parser: Parser) -> None:
     kept.add_argument("--keep", type=POSITIVE_INT, default=3, metavar="N", help="the last N checkpoints stay (3)")
     kept.add_argument("--resume", action="store_true",
                       help="go on from the last one, at any number of ranks; afresh where there is none")
+    kept.add_argument("--restarts", type=COUNT, default=0, metavar="N",
+                      help="where a rank dies, start all again from the last one, at most N times (0)")
+    kept.add_argument("--time-limit", type=seconds, metavar="T",
+                      help="stop after so long, as 55min, counted from the command's begin, with a checkpoint")
 
 
 def _add_results(parser: Parser) -> None:

@@ -6,12 +6,15 @@ Nothing here imports NumPy or MPI: `import npdp` runs it before either is loaded
 import atexit
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where one line says it all; set by launch.py
 JOB_FOLDER = "NPDP_JOB_FOLDER"  # a directory of this job's ranks, removed when it ends; set by launch.py
+RESTARTS = "NPDP_RESTARTS"  # how often it has started this job before; likewise
+BEGAN_S = "NPDP_BEGAN_S"  # when the command began that has launched this job; set by launch.py
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 SPARES = "NPDP_SPARES"  # how many ranks wait, and use no core; set by `npdp train --spares`
@@ -89,6 +92,16 @@ def _line() -> str:
 def job_folder() -> str | None:
     """Return a directory that this host's ranks of this job alone use: its launcher's, or None where there is none."""
     return os.environ.get("PMIX_SERVER_TMPDIR") or os.environ.get(JOB_FOLDER)
+
+
+def began_s() -> float:
+    """Return when the command began, in seconds since 1970: the one that launched this rank, or this one now."""
+    return float((launch() and os.environ.get(BEGAN_S)) or time.time())
+
+
+def restarts() -> int:
+    """Return how often the launcher of this rank has started its job before."""
+    return int((launch() and os.environ.get(RESTARTS)) or 0)
 
 
 def job_name() -> str:

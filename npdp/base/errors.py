@@ -59,6 +59,18 @@ class NotFiniteError(ArithmeticError):
         self.iteration, self.contributions, self.alone = iteration, contributions, alone
 
 
+class StoppedError(Exception):
+    """Report training that was asked to stop, and has: why, after which iteration, and how to go on.
+
+    Attributes:
+        code: the exit code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class OutputError(OSError):
     """Report results that could not be written: each flag, its file, and why.
 
