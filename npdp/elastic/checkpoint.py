@@ -32,6 +32,7 @@ from npdp.torch_names import files
 
 FORMAT = 1
 WANTED = "a checkpoint that npdp wrote"
+PARTS = {"format", "iteration", "model", "optimizer", "loader", "random", "forwards", "more"}
 DIGITS = 64  # of SHA-256
 COMMENT_SIZE_BYTES = 2  # with which a zip without a comment ends
 NAME = re.compile(r"(\d{6,})\.npz")
@@ -68,14 +69,17 @@ def restore(
     Raises:
         ValueError: it is of another model, optimiser or loader: what does not fit is named.
     """
-    if loader is not None:
-        loader.load_state_dict(content["loader"] or {})  # first: it changes nothing that a refusal would leave behind
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    random.set_rng_state(content["random"])
-    if (forwards := model.own_forwards()) is not None and content["forwards"]:
-        vars(forwards).update(content["forwards"])
-    more: dict[str, Any] = content["more"]
+    try:
+        if loader is not None:
+            loader.load_state_dict(content["loader"] or {})  # first: it changes nothing that a refusal would leave
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        random.set_rng_state(content["random"])
+        if (forwards := model.own_forwards()) is not None and (theirs := content["forwards"]):
+            forwards.number, forwards.counted_arrays = (int(theirs[name]) for name in ("number", "counted_arrays"))
+        more: dict[str, Any] = dict(content["more"])
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise ValueError(f"expected what a checkpoint has of a run, got {error!r}") from error
     return more
 
 
@@ -105,7 +109,7 @@ def read(path: str) -> dict[str, Any]:
             content = files.load(file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= PARTS:
         raise InputError(f"{path}: expected {WANTED}, of format {FORMAT}")
     return content
 

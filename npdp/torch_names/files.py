@@ -4,26 +4,28 @@
     structure.json   {"dict": [["model", {"dict": [["0.weight", {"array": "a0"}]]}], ["epoch", 3]]}
     a0.npy           the array
 
-A file is written whole or not at all, and nothing that is in one can run when it is read.
+A file is written whole or not at all, and nothing that is in one can run when it is read. It is read as an .npz file of
+data is (data/formats/npz.py): what its headers declare is checked against its size, and each array is read once.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from npdp.autograd.tensor import Array, Tensor, result
 from npdp.base.errors import InputError
-from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.base.whole_file import whole_file
+from npdp.data.formats.npz import Arrays, arrays_in
 
 STRUCTURE = "structure.json"
+WANTED = "a file that npdp.save wrote"
 PLAIN = (str, bool, int, float, type(None))
 
 
@@ -94,31 +96,38 @@ def load(f: Any, map_location: Any = None, weights_only: bool = True, **ignored:
         InputError: this is no such file; a PyTorch file holds pickled objects, and is not read.
     """
     name = str(getattr(f, "name", "the file")) if hasattr(f, "read") else os.fspath(f)
-    try:
-        with zipfile.ZipFile(f) as archive:
-            entries = archive.namelist()
-            if STRUCTURE in entries:
-                return _object(json.loads(archive.read(STRUCTURE)), archive)
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{name}: expected a file that npdp.save wrote, got {error}") from None
-    if any(entry.endswith("data.pkl") for entry in entries):
-        raise InputError(f"{name}: is a PyTorch file, which holds pickled objects; there, write it with "
-                         "np.savez(path, **{k: v.numpy() for k, v in model.state_dict().items()}), and np.load it here")
-    raise InputError(f"{name}: expected a file that npdp.save wrote, got an archive of {', '.join(entries[:3])}")
+    with _opened(f) as file, arrays_in(file, name, WANTED, growth=1) as arrays:  # they are not compressed
+        if STRUCTURE in arrays.entries:
+            try:
+                return _object(json.loads(arrays.content(STRUCTURE)), arrays, set(arrays.names))
+            except InputError:
+                raise
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(f"{name}: expected {WANTED}, got a structure that is none: {error}") from None
+        if any(entry.endswith("data.pkl") for entry in arrays.entries):
+            raise InputError(
+                f"{name}: is a PyTorch file, which holds pickled objects; there, write it with np.savez(path, "
+                "**{k: v.numpy() for k, v in model.state_dict().items()}), and np.load it here"
+            )
+        raise InputError(f"{name}: expected {WANTED}, got an archive of {', '.join(arrays.entries[:3])}")
 
 
-def _object(structure: Any, archive: zipfile.ZipFile) -> Any:
+def _opened(f: Any) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(f) if hasattr(f, "read") else open(f, "rb")
+
+
+def _object(structure: Any, arrays: Arrays, left: set[str]) -> Any:
+    """Return what stands in JSON; each array comes once, so that none is as many as it is named."""
     if not isinstance(structure, dict):
         return structure
     ((kind, parts),) = structure.items()
     if kind == "dict":
-        return {key: _object(part, archive) for key, part in parts}
+        return {key: _object(part, arrays, left) for key, part in parts}
     if kind in ("list", "tuple"):
-        made = [_object(part, archive) for part in parts]
+        made = [_object(part, arrays, left) for part in parts]
         return made if kind == "list" else tuple(made)
-    entry = io.BytesIO(archive.read(f"{parts}.npy"))
-    with ONE_AT_A_TIME:
-        array = np.lib.format.read_array(entry, allow_pickle=False)
+    left.remove(parts)
+    array = np.array(arrays.read(parts))
     return result(array) if kind == "tensor" else array
 
 
