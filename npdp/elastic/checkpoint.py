@@ -1,14 +1,15 @@
 """Checkpoints: all that training goes on from, in one file that does not depend on the number of ranks.
 
     000410.npz   structure.json | a0.npy | a1.npy | ... | the zip's directory, with 64 digits of comment: SHA-256 of
-                 names and numbers, and which      all before
+                 names and numbers, and which      all before but the arrays, whose CRC-32 the directory has
                  array stands where
 
     {"format": 1, "iteration": 410, "model": {"0.weight": array, ...}, "optimizer": {PyTorch's layout},
      "loader": {"epoch": 3, "batches": 50, ...}, "random": {...}, "forwards": {...}, "more": {...}}
 
-A file is written under another name, flushed, and renamed, so it is whole or absent; the hash tells one that the disk
-has changed. Nothing in it is a program. `np.load(path)` has its arrays; torch_names/files.py says how they are named.
+A file is written under another name, flushed, and renamed, so it is whole or absent; hash and CRCs tell one that the
+disk has changed. (A zip has CRCs anyway; SHA-256 of the arrays would take three times as long.) Nothing in it is a
+program. `np.load(path)` has its arrays; torch_names/files.py says how they are named.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import contextlib
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from npdp.base import random
 from npdp.base.errors import InputError, OutputError
@@ -36,7 +40,7 @@ PARTS = {"format", "iteration", "model", "optimizer", "loader", "random", "forwa
 DIGITS = 64  # of SHA-256
 COMMENT_SIZE_BYTES = 2  # with which a zip without a comment ends
 NAME = re.compile(r"(\d{6,})\.npz")
-READ_BYTES = 2**20
+LENGTHS_AT, LOCAL_HEADER_BYTES = 26, 30  # in a member's own header: where the lengths of its name and extra stand
 
 
 # What is in one
@@ -91,7 +95,9 @@ def write(path: str, content: Mapping[str, Any]) -> None:
         file.seek(-COMMENT_SIZE_BYTES, os.SEEK_END)
         file.write(DIGITS.to_bytes(COMMENT_SIZE_BYTES, "little"))
         end = file.tell()
-        file.write(_sha256(file, end))
+        digits = _sha256(file, end)
+        file.seek(end)
+        file.write(digits)
 
 
 def read(path: str) -> dict[str, Any]:
@@ -101,26 +107,42 @@ def read(path: str) -> dict[str, Any]:
         InputError: it cannot be read, is torn or altered, or is something else.
     """
     try:
-        with open(path, "rb") as file:
-            end = file.seek(0, os.SEEK_END) - DIGITS
-            hashed = _sha256(file, end)
-            if end < 0 or file.read() != hashed:
-                raise InputError(f"{path}: expected {WANTED}, got one that is torn or was altered")
-            content = files.load(file)
+        file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with file:
+        try:
+            end = max(0, file.seek(0, os.SEEK_END) - DIGITS)
+            hashed = _sha256(file, end)
+            file.seek(end)
+            if file.read() != hashed:
+                raise InputError("another hash than it has written in it")
+            content = files.load(file)
+        except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, OverflowError) as error:
+            raise InputError(f"{path}: expected {WANTED}, got one that is torn or was altered: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= PARTS:
         raise InputError(f"{path}: expected {WANTED}, of format {FORMAT}")
     return content
 
 
 def _sha256(file: BinaryIO, end: int) -> bytes:
-    """Return the digits of the hash of a file's first `end` bytes, and leave it there."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    for start in range(0, end, READ_BYTES):
-        digest.update(file.read(min(READ_BYTES, end - start)))
+    """Return the digits of the hash of a zip's first `end` bytes without those of its arrays."""
+    with zipfile.ZipFile(file) as archive:
+        arrays = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+    digest, at = hashlib.sha256(), 0
+    for array in sorted(arrays, key=lambda array: array.header_offset):
+        file.seek(array.header_offset + LENGTHS_AT)
+        name_bytes, more_bytes = np.frombuffer(file.read(4).ljust(4), "<u2").tolist()
+        start = array.header_offset + LOCAL_HEADER_BYTES + name_bytes + more_bytes
+        digest.update(_between(file, at, start))
+        at = max(at, start + array.compress_size)
+    digest.update(_between(file, at, end))
     return digest.hexdigest().encode()
+
+
+def _between(file: BinaryIO, start: int, stop: int) -> bytes:
+    file.seek(start)
+    return file.read(max(0, stop - start))
 
 
 # A directory of them
