@@ -11,7 +11,7 @@ C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
-.PHONY: help train test test-all lint bench mutants fuzz sanitize emulate clean
+.PHONY: help train test test-all lint bench mutants fuzz resume sanitize emulate clean
 help:
 	@echo "make train      set up, then train on the digits on 4 ranks"
 	@echo "make test       set up, then run the tests of what is promised (some minutes)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench      the benchmarks, against NumPy and PyTorch (some minutes)"
 	@echo "make mutants    plant each known bug and see that a test catches it"
 	@echo "make fuzz       read ten thousand mutated files of each format (an hour)"
+	@echo "make resume     fifty trainings killed at random moments, which go on from their checkpoints (some minutes)"
 	@echo "make sanitize   the C kernels under address and undefined-behaviour sanitizers"
 	@echo "make emulate    the tests of products, with AMX's tiles emulated where the processor has none"
 	@echo "make clean      remove the environment and all that was built"
@@ -60,6 +61,9 @@ mutants: .venv/.dev
 
 fuzz: .venv/.dev
 	$(BIN)/python tests/fuzz_readers.py $(FLAGS)
+
+resume: .venv/.dev
+	$(BIN)/python tests/resume_campaign.py $(FLAGS)
 
 emulate: .venv/.dev
 	CFLAGS=-DNPDP_EMULATED_TILES $(BIN)/python setup.py -q build --build-base build/emulated --build-lib build/emulated

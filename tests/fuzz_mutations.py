@@ -281,7 +281,7 @@ def gzipped(inner: Mutation) -> Mutation:
         unpacked = b""
         with contextlib.suppress(OSError, EOFError, zlib.error):
             unpacked = gzip.decompress(content)
-        if how == 2 and rng.random() < 0.1:
+        if how == 2 and rng.random() < 0.02:
             return gzip.compress(unpacked + bytes(BOMB_BYTES), 1)
         if how == 3:
             cut = rng.randrange(len(unpacked) + 1)

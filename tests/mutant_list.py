@@ -2897,7 +2897,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/elastic/checkpoint.py",
                "(TypeError, KeyError, IndexError, AttributeError, OverflowError)",
                "(KeyError, IndexError)",
-               "tests/test_fuzz_readers.py::test_a_mutated_file_is_loaded_or_refused_as_is_promised[checkpoint]"),
+               "tests/test_checkpoint.py::test_a_file_that_somebody_made_up_is_refused"),
         Mutant("npdp/parallel/parameter_server/update_log.py",
                "stream.decompress(content, GROWTH_MAX * len(content))",
                "stream.decompress(content)",

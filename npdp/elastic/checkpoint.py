@@ -81,7 +81,7 @@ def restore(
         random.set_rng_state(content["random"])
         if (forwards := model.own_forwards()) is not None and (theirs := content["forwards"]):
             forwards.number, forwards.counted_arrays = (int(theirs[name]) for name in ("number", "counted_arrays"))
-        more: dict[str, Any] = dict(content["more"])
+        more: dict[str, Any] = {**content["more"]}
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"expected what a checkpoint has of a run, got {error!r}") from error
     return more
