@@ -5,7 +5,7 @@
     ended early? note that <──── read it: refused as promised, or loaded
     input, start at the next
 
-An input fails where the reader raises anything else, ends the process, takes over 10 s (of the processor; waits for 300),
+An input fails where the reader raises anything else, ends the process, takes 10 s of the processor or waits for 300,
 takes more than 64 MB and three times what it decodes to, or runs code. What failed is kept in build/fuzz/.
 """
 

@@ -28,6 +28,7 @@ from npdp.base import random
 from npdp.base.errors import InputError, OutputError
 from npdp.base.whole_file import whole_file
 from npdp.data import DataLoader
+from npdp.elastic import safetensors_file
 from npdp.nn.module import Module
 from npdp.optim import Optimizer
 from npdp.parallel.agreement import agree
@@ -39,7 +40,8 @@ WANTED = "a checkpoint that npdp wrote"
 PARTS = {"format", "iteration", "model", "optimizer", "loader", "random", "forwards", "more"}
 DIGITS = 64  # of SHA-256
 COMMENT_SIZE_BYTES = 2  # with which a zip without a comment ends
-NAME = re.compile(r"(\d{6,})\.npz")
+SUFFIXES = (".npz", safetensors_file.SUFFIX)
+NAME = re.compile(r"(\d{6,})(\.npz|\.safetensors)")
 LENGTHS_AT, LOCAL_HEADER_BYTES = 26, 30  # in a member's own header: where the lengths of its name and extra stand
 
 
@@ -89,8 +91,14 @@ def restore(
 
 # One file
 def write(path: str, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all; OSError where that fails, and what was there is still there then."""
+    """Write a checkpoint, whole or not at all; OSError where that fails, and what was there is still there then.
+
+    It is an .npz file, or one of safetensors where the path ends so.
+    """
     with whole_file(path) as file:
+        if path.endswith(safetensors_file.SUFFIX):
+            safetensors_file.write(file, content)
+            return
         files.save(content, file)
         file.seek(-COMMENT_SIZE_BYTES, os.SEEK_END)
         file.write(DIGITS.to_bytes(COMMENT_SIZE_BYTES, "little"))
@@ -112,17 +120,22 @@ def read(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     with file:
         try:
-            end = max(0, file.seek(0, os.SEEK_END) - DIGITS)
-            hashed = _sha256(file, end)
-            file.seek(end)
-            if file.read() != hashed:
-                raise InputError("another hash than it has written in it")
-            content = files.load(file)
+            content = safetensors_file.read(path) if path.endswith(safetensors_file.SUFFIX) else _checked(file)
         except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, OverflowError) as error:
             raise InputError(f"{path}: expected {WANTED}, got one that is torn or was altered: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= PARTS:
         raise InputError(f"{path}: expected {WANTED}, of format {FORMAT}")
     return content
+
+
+def _checked(file: BinaryIO) -> Any:
+    """Return what an .npz file holds; ValueError where its hash is another."""
+    end = max(0, file.seek(0, os.SEEK_END) - DIGITS)
+    hashed = _sha256(file, end)
+    file.seek(end)
+    if file.read() != hashed:
+        raise ValueError("another hash than it has written in it")
+    return files.load(file)
 
 
 def _sha256(file: BinaryIO, end: int) -> bytes:
@@ -146,9 +159,10 @@ def _between(file: BinaryIO, start: int, stop: int) -> bytes:
 
 
 # A directory of them
-def path_of(folder: str, iteration: int) -> str:
-    """Return where the checkpoint after so many iterations is."""
-    return os.path.join(folder, f"{iteration:06d}.npz")
+def path_of(folder: str, iteration: int, suffix: str | None = None) -> str:
+    """Return where the checkpoint after so many iterations is, or is to be: with a suffix, or that of the one there."""
+    paths = [os.path.join(folder, f"{iteration:06d}{each}") for each in ([suffix] if suffix else SUFFIXES)]
+    return next(filter(os.path.exists, paths), paths[0])
 
 
 def numbers(folder: str) -> list[int]:
@@ -174,7 +188,8 @@ def save_checkpoint(
     Call it after `optimizer.step()`. It does not depend on the number of ranks. Buffers are rank 0's.
 
     Args:
-        path: of the file, `runs/000410.npz`, say, which is replaced whole or not at all.
+        path: of the file, `runs/000410.npz`, say, which is replaced whole or not at all; one that ends in .safetensors
+            is written by that package.
         model: wrapped or not.
         optimizer: the model's.
         loader: whose place in the epoch is kept.
@@ -182,6 +197,7 @@ def save_checkpoint(
 
     Raises:
         OutputError: it could not be written; on all ranks alike, and what was at `path` is still there.
+        InputError: the package safetensors is missing.
         RuntimeError: servers, or other ranks, have the optimiser's state or a part of it.
         TypeError: `more` has something else.
     """

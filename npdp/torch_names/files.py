@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -40,7 +40,7 @@ def save(obj: Any, f: Any) -> None:
         TypeError: something else is in it, which is named; nothing is written then.
     """
     arrays: dict[str, Array] = {}
-    structure = json.dumps(_structure(obj, arrays, "the object"))
+    structure = json.dumps(structure_of(obj, arrays, "the object"))
     if hasattr(f, "write"):
         _write(f, structure, arrays)
         return
@@ -65,17 +65,17 @@ def _write_array(file: Any, array: Array) -> None:
     file.write(laid.reshape(-1).view(np.uint8))
 
 
-def _structure(obj: Any, arrays: dict[str, Array], place: str) -> Any:
+def structure_of(obj: Any, arrays: dict[str, Array], place: str) -> Any:
     """Return what stands for an object in JSON; its arrays go into `arrays`, by names that are numbers."""
     if isinstance(obj, PLAIN):
         return obj
     if isinstance(obj, Mapping):
         if strays := [key for key in obj if not isinstance(key, (str, int))]:
             raise TypeError(f"save: wanted keys that are texts or whole numbers in {place}, got {strays[0]!r}")
-        return {"dict": [[key, _structure(value, arrays, f"{place}[{key!r}]")] for key, value in obj.items()]}
+        return {"dict": [[key, structure_of(value, arrays, f"{place}[{key!r}]")] for key, value in obj.items()]}
     if isinstance(obj, (list, tuple)):
         kind = "list" if isinstance(obj, list) else "tuple"
-        return {kind: [_structure(value, arrays, f"{place}[{number}]") for number, value in enumerate(obj)]}
+        return {kind: [structure_of(value, arrays, f"{place}[{number}]") for number, value in enumerate(obj)]}
     if isinstance(obj, (Tensor, np.ndarray, np.generic)) and np.asarray(obj).dtype.kind in "biuf":
         name = f"a{len(arrays)}"
         arrays[name] = np.asarray(obj)
@@ -99,7 +99,7 @@ def load(f: Any, map_location: Any = None, weights_only: bool = True, **ignored:
     with _opened(f) as file, arrays_in(file, name, WANTED, growth=1) as arrays:  # they are not compressed
         if STRUCTURE in arrays.entries:
             try:
-                return _object(json.loads(arrays.content(STRUCTURE)), arrays, set(arrays.names))
+                return object_of(json.loads(arrays.content(STRUCTURE)), _each_once(arrays))
             except InputError:
                 raise
             except (ValueError, TypeError, KeyError) as error:
@@ -116,19 +116,28 @@ def _opened(f: Any) -> contextlib.AbstractContextManager[BinaryIO]:
     return contextlib.nullcontext(f) if hasattr(f, "read") else open(f, "rb")
 
 
-def _object(structure: Any, arrays: Arrays, left: set[str]) -> Any:
-    """Return what stands in JSON; each array comes once, so that none is as many as it is named."""
+def _each_once(arrays: Arrays) -> Callable[[str], Array]:
+    """Return what reads an array the first time that it is named, so that a small file stays small."""
+    left = set(arrays.names)
+
+    def take(name: str) -> Array:
+        left.remove(name)
+        return np.array(arrays.read(name))
+
+    return take
+
+
+def object_of(structure: Any, take: Callable[[str], Array]) -> Any:
+    """Return the object that JSON stands for; `take` gives its arrays by name."""
     if not isinstance(structure, dict):
         return structure
     ((kind, parts),) = structure.items()
     if kind == "dict":
-        return {key: _object(part, arrays, left) for key, part in parts}
+        return {key: object_of(part, take) for key, part in parts}
     if kind in ("list", "tuple"):
-        made = [_object(part, arrays, left) for part in parts]
+        made = [object_of(part, take) for part in parts]
         return made if kind == "list" else tuple(made)
-    left.remove(parts)
-    array = np.array(arrays.read(parts))
-    return result(array) if kind == "tensor" else array
+    return result(take(parts)) if kind == "tensor" else take(parts)
 
 
 NAMES: dict[str, Any] = {"save": save, "load": load}
