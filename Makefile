@@ -12,7 +12,7 @@ C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
-.PHONY: help train test test-all lint bench chaos mutants stops sanitize emulate clean
+.PHONY: help train test test-all lint bench chaos mutants stops fuzz resume sanitize emulate clean
 help:
 	@echo "make train      set up, then train on the digits on 4 ranks"
 	@echo "make test       set up, then run the tests of what is promised (some minutes)"
@@ -22,6 +22,8 @@ help:
 	@echo "make chaos      train 400 times with faults drawn from SEED, and see all promises kept (half an hour)"
 	@echo "make mutants    plant each known bug and see that a test catches it"
 	@echo "make stops      stop training at random moments and see that it can go on (some minutes)"
+	@echo "make fuzz       read ten thousand mutated files of each format (an hour)"
+	@echo "make resume     fifty trainings killed at random moments, which go on from their checkpoints (some minutes)"
 	@echo "make sanitize   the C kernels under address and undefined-behaviour sanitizers"
 	@echo "make emulate    the tests of products, with AMX's tiles emulated where the processor has none"
 	@echo "make clean      remove the environment and all that was built"
@@ -70,6 +72,12 @@ mutants: .venv/.dev
 
 stops: .venv/.dev
 	$(BIN)/python tests/stops.py $(FLAGS)
+
+fuzz: .venv/.dev
+	$(BIN)/python tests/fuzz_readers.py $(FLAGS)
+
+resume: .venv/.dev
+	$(BIN)/python tests/resume_campaign.py $(FLAGS)
 
 emulate: .venv/.dev
 	CFLAGS=-DNPDP_EMULATED_TILES $(BIN)/python setup.py -q build --build-base build/emulated --build-lib build/emulated

@@ -162,6 +162,13 @@ def test_a_file_that_is_something_else_is_refused(other, tmp_path):
     refused(tmp_path / "file")
 
 
+def test_a_record_that_unpacks_to_much_is_refused_at_once(tmp_path):
+    packed = zlib.compress(b'{"run": {"format": 2}, "shards": []}' + b" " * 10**7)
+    (tmp_path / "a").write_bytes(update_log._digest(packed) + packed)
+    with pytest.raises(InputError, match="is no whole record .* unpacks to over 32 times its bytes"):
+        update_log.load(str(tmp_path / "a"), {})
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     assert "no file" in refused(tmp_path / "missing")
 

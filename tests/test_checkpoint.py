@@ -262,6 +262,21 @@ def test_another_model_is_refused_on_all_ranks(tmp_path):
     assert run(2, program) == [True] * 2
 
 
+@pytest.mark.parametrize("junk", [3, "x", [1], {"x": [1]}], ids=str)
+@pytest.mark.parametrize("part", ["model", "optimizer", "loader", "random", "forwards", "more"])
+def test_a_file_that_somebody_made_up_is_refused(part, junk, tmp_path):
+    linear, optimizer = small()
+    model = nn.Sequential(linear, nn.Dropout(0.1))
+    batches = loader(5, rank=0, world_size=1)
+    content = checkpoint.capture(model, optimizer, batches)
+    checkpoint.write(str(tmp_path / "last.npz"), {**content, part: junk})
+    if (part, junk) == ("more", {"x": [1]}):
+        assert npdp.load_checkpoint(tmp_path / "last.npz", model, optimizer, batches) == junk
+        return
+    with pytest.raises(ValueError, match=r"wanted|expected|missing|load_state_dict"):
+        npdp.load_checkpoint(tmp_path / "last.npz", model, optimizer, batches)
+
+
 def test_the_generator_goes_on_where_it_was(tmp_path):
     npdp.manual_seed(5)
     parts = small()

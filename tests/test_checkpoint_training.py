@@ -20,10 +20,15 @@ from npdp import nn
 def make(features, classes):
     middle = nn.BatchNorm1d(12), nn.Tanh(), nn.Dropout(0.3)
     return nn.Sequential(nn.Linear(features, 12), *middle, nn.Linear(12, classes))
+
+def without_buffers(features, classes):
+    return nn.Sequential(nn.Linear(features, 12), nn.Dropout(0.3), nn.Linear(12, classes))
 """
 DIGITS = ("--quiet", "--dtype", "float64", "--epochs", "2", "--global-batch-size", "300")  # 5 iterations an epoch
 TEXT = ("--quiet", "--dtype", "float64", "--data", "{folder}/book.txt", "--epochs", "2", "--global-batch-size", "30",
         "--layers", "1", "--heads", "2", "--width", "8", "--context", "16", "--dropout", "0.2")  # fmt: skip
+SPARSE = ("--quiet", "--dtype", "float64", "--data", "{folder}/d.svm", "--sparse", "--epochs", "2",
+          "--global-batch-size", "20")  # fmt: skip
 FUSED = ("--update", "fused") if kernels.backend() == "c" else ()  # else ranks have parts of the state
 SETTINGS = {
     "momentum and a cosine": DIGITS,
@@ -33,6 +38,9 @@ SETTINGS = {
     "fused adamw": (*DIGITS, *FUSED, "--optimizer", "adamw", "--learning-rate", "0.01"),
     "dropout and batch normalisation": (*DIGITS, "--model", "{folder}/own.py:make", "--lr-schedule", "step"),
     "micro-batches": (*DIGITS, "--accumulate", "3", "--model", "mlp", "--hidden", "8", "--algorithm", "ring"),
+    "micro-batches, dropout, adam": (*DIGITS, "--accumulate", "3", "--model", "{folder}/own.py:without_buffers",
+                                     "--optimizer", "adam", "--learning-rate", "0.01"),
+    "sparse rows": SPARSE,
     "fused momentum": (*DIGITS, *FUSED, "--model", "mlp", "--hidden", "40"),
     "a language model": TEXT,
 }  # fmt: skip
@@ -45,6 +53,8 @@ class Undisturbed:
     def __init__(self, folder, setting):
         (folder / "own.py").write_text(MODEL)
         (folder / "book.txt").write_text("".join(chr(97 + (i * i + i // 7) % 26) for i in range(1500)))
+        lines = (f"{n % 3} {n % 7 + 1}:1 {n % 11 + 9}:{n / 90:.2f} {n % 30 + 40}:-1" for n in range(90))
+        (folder / "d.svm").write_text("\n".join(lines) + "\n")
         self.flags = [flag.format(folder=folder) for flag in SETTINGS[setting]]
         self.folder = folder / "all"
         kept = ("--checkpoint", self.folder, "--checkpoint-every", "1", "--keep", "1000")

@@ -110,6 +110,16 @@ def test_json_of_no_tokenizer_is_refused(text):
 
 
 @needs_bpe
+def test_a_line_of_a_megabyte_is_one_of_many_words_and_the_same_in_blocks_as_at_once():
+    lines = ["acgt" * 2**18, "x y", "ab" * 5000, "c" * 8100, "end"]
+    blocks = [lines[0], *("\n" + line for line in lines[1:])]
+    whole = train(["\n".join(lines)], 300)
+    assert train(blocks, 300).to_json() == whole.to_json()
+    assert np.concatenate([whole.encode(block) for block in blocks]).tolist() == whole.encode("\n".join(lines)).tolist()
+    assert whole.decode(whole.encode("\n".join(lines))) == "\n".join(lines)
+
+
+@needs_bpe
 def test_bpe_is_the_same_in_blocks_that_begin_at_line_ends_as_at_once():
     whole = train([SAMPLE * 50], 400)
     lines = (SAMPLE * 50).split("\n")

@@ -87,7 +87,7 @@ def test_what_cannot_be_saved_is_named_and_nothing_is_written(tmp_path, thing, s
 def test_what_is_no_such_file_is_refused_in_one_line(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"no archive")
-    with pytest.raises(InputError, match=r"x: expected a file that npdp.save wrote, got File is not a zip file$"):
+    with pytest.raises(InputError, match=r"x: expected a file that npdp.save wrote \(.*\): File is not a zip file$"):
         npdp.load(path)
     npdp.save(npdp.arange(1000), path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -109,3 +109,15 @@ def test_a_file_of_pytorch_s_is_refused(tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"model\.pt: is a PyTorch file"):
         npdp.load(tmp_path / "model.pt")
+
+
+def test_an_array_that_is_named_twice_is_refused(tmp_path):
+    npdp.save([np.ones(1000)], tmp_path / "x")
+    with zipfile.ZipFile(tmp_path / "x") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["structure.json"] = b'{"list": [' + b'{"array": "a0"}, ' * 9999 + b'{"array": "a0"}]}'
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(InputError, match="x: expected a file that npdp.save wrote, got a structure that is none: 'a0'"):
+        npdp.load(tmp_path / "x")

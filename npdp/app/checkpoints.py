@@ -1,6 +1,7 @@
 """Checkpoints of a training job: what of it is kept, when, and how it goes on.
 
     --checkpoint DIR           where they are: DIR/000410.npz is the one after 410 iterations
+    --checkpoint-format F      npz or safetensors
     --checkpoint-every N       iterations; or a time, as 10min (the default); the last iteration has one in any case
     --keep 3                   how many stay
     --resume                   go on from the newest that is whole, at any number of ranks
@@ -19,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from npdp.base.errors import InputError
-from npdp.elastic import checkpoint
+from npdp.elastic import checkpoint, safetensors_file
 from npdp.parallel.agreement import agree
 from npdp.report.console import note
 
@@ -48,7 +49,7 @@ class Checkpoints:
 
     def __init__(self, config: TrainConfig, while_writing: Callable[[int], object]) -> None:
         self._folder, self._every, self._keep = config.checkpoint or "", config.checkpoint_every, config.keep
-        self._resume, self._while_writing = config.resume, while_writing
+        self._resume, self._while_writing, self._suffix = config.resume, while_writing, f".{config.checkpoint_format}"
         self._writing: threading.Thread | None = None
         self._notes: list[str] = []  # of how it began
         self._best: dict[str, Any] | None = None  # of an observer
@@ -62,6 +63,8 @@ class Checkpoints:
         if not self._folder:
             return
         agree(world, lambda: _require_folder(self._folder, self._resume))
+        if self._suffix == safetensors_file.SUFFIX:
+            agree(world, safetensors_file.require_package)
         found = self._newest() if self._resume and world.rank == 0 else {"iteration": 0}
         number = int(world.gather_texts(str(found["iteration"]))[0])
         if number:
@@ -144,7 +147,7 @@ class Checkpoints:
         self._writing.start()
 
     def _write(self, iteration: int, content: Mapping[str, Any]) -> None:
-        path = checkpoint.path_of(self._folder, iteration)
+        path = checkpoint.path_of(self._folder, iteration, self._suffix)
         try:
             checkpoint.write(path, content, partial(self._while_writing, iteration))
         except OSError as error:

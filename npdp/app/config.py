@@ -79,6 +79,7 @@ class TrainConfig:
     save: str | None
     checkpoint: str | None
     checkpoint_every: Interval
+    checkpoint_format: str
     keep: int
     resume: bool
     elastic: bool

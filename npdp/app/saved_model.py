@@ -173,6 +173,14 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Array]]:
         return description, {name: arrays.read(name) for name in names}
 
 
+def _require(description: dict[str, Any], wanted: dict[str, Callable[[Any], bool]]) -> None:
+    for key, accepts in wanted.items():
+        if key not in description:
+            raise ValueError(f"a description without {key}")
+        if not accepts(description[key]):
+            raise ValueError(f"a description with {key} {description[key]!r}")
+
+
 def _description(text: str | None) -> dict[str, Any]:
     """Return what a file says of its model.
 
@@ -187,12 +195,8 @@ def _description(text: str | None) -> dict[str, Any]:
         description = None
     if not isinstance(description, dict):
         raise ValueError("a description that is no JSON object")
-    own = {name: FLAGS[name] for name in choice_of(description.get("model")).flags}
-    for key, accepts in {**REQUIRED, **own}.items():
-        if key not in description:
-            raise ValueError(f"a description without {key}")
-        if not accepts(description[key]):
-            raise ValueError(f"a description with {key} {description[key]!r}")
+    _require(description, REQUIRED)
+    _require(description, {name: FLAGS[name] for name in choice_of(description["model"]).flags})
     if choice_of(description["model"]).takes == "text" or description.get("tokenizer") is not None:
         try:
             from_json(str(description.get("tokenizer")))

@@ -209,6 +209,8 @@ def _add_checkpoints(parser: Parser) -> None:
                       help="keep there what training goes on from after it was ended; made where there is none")
     kept.add_argument("--checkpoint-every", type=interval, default=Interval(None, 600.0), metavar="N",
                       help="iterations, or a time as 90s, 10min (default) or 2h; the last iteration has one too")
+    kept.add_argument("--checkpoint-format", choices=("npz", "safetensors"), default="npz",
+                      help="of their files: .npz (default), or by the package safetensors; either is gone on from")
     kept.add_argument("--keep", type=POSITIVE_INT, default=3, metavar="N", help="the last N checkpoints stay (3)")
     kept.add_argument("--resume", action="store_true",
                       help="go on from the last one, at any number of ranks; afresh where there is none")

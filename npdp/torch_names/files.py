@@ -4,26 +4,28 @@
     structure.json   {"dict": [["model", {"dict": [["0.weight", {"array": "a0"}]]}], ["epoch", 3]]}
     a0.npy           the array
 
-A file is written whole or not at all, and nothing that is in one can run when it is read.
+A file is written whole or not at all, and nothing that is in one can run when it is read. It is read as an .npz file of
+data is (data/formats/npz.py): what its headers declare is checked against its size, and each array is read once.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from npdp.autograd.tensor import Array, Tensor, result
 from npdp.base.errors import InputError
-from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.base.whole_file import whole_file
+from npdp.data.formats.npz import Arrays, arrays_in
 
 STRUCTURE = "structure.json"
+WANTED = "a file that npdp.save wrote"
 PLAIN = (str, bool, int, float, type(None))
 
 
@@ -38,7 +40,7 @@ def save(obj: Any, f: Any) -> None:
         TypeError: something else is in it, which is named; nothing is written then.
     """
     arrays: dict[str, Array] = {}
-    structure = json.dumps(_structure(obj, arrays, "the object"))
+    structure = json.dumps(structure_of(obj, arrays, "the object"))
     if hasattr(f, "write"):
         _write(f, structure, arrays)
         return
@@ -63,17 +65,17 @@ def _write_array(file: Any, array: Array) -> None:
     file.write(laid.reshape(-1).view(np.uint8))
 
 
-def _structure(obj: Any, arrays: dict[str, Array], place: str) -> Any:
+def structure_of(obj: Any, arrays: dict[str, Array], place: str) -> Any:
     """Return what stands for an object in JSON; its arrays go into `arrays`, by names that are numbers."""
     if isinstance(obj, PLAIN):
         return obj
     if isinstance(obj, Mapping):
         if strays := [key for key in obj if not isinstance(key, (str, int))]:
             raise TypeError(f"save: wanted keys that are texts or whole numbers in {place}, got {strays[0]!r}")
-        return {"dict": [[key, _structure(value, arrays, f"{place}[{key!r}]")] for key, value in obj.items()]}
+        return {"dict": [[key, structure_of(value, arrays, f"{place}[{key!r}]")] for key, value in obj.items()]}
     if isinstance(obj, (list, tuple)):
         kind = "list" if isinstance(obj, list) else "tuple"
-        return {kind: [_structure(value, arrays, f"{place}[{number}]") for number, value in enumerate(obj)]}
+        return {kind: [structure_of(value, arrays, f"{place}[{number}]") for number, value in enumerate(obj)]}
     if isinstance(obj, (Tensor, np.ndarray, np.generic)) and np.asarray(obj).dtype.kind in "biuf":
         name = f"a{len(arrays)}"
         arrays[name] = np.asarray(obj)
@@ -94,32 +96,48 @@ def load(f: Any, map_location: Any = None, weights_only: bool = True, **ignored:
         InputError: this is no such file; a PyTorch file holds pickled objects, and is not read.
     """
     name = str(getattr(f, "name", "the file")) if hasattr(f, "read") else os.fspath(f)
-    try:
-        with zipfile.ZipFile(f) as archive:
-            entries = archive.namelist()
-            if STRUCTURE in entries:
-                return _object(json.loads(archive.read(STRUCTURE)), archive)
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{name}: expected a file that npdp.save wrote, got {error}") from None
-    if any(entry.endswith("data.pkl") for entry in entries):
-        raise InputError(f"{name}: is a PyTorch file, which holds pickled objects; there, write it with "
-                         "np.savez(path, **{k: v.numpy() for k, v in model.state_dict().items()}), and np.load it here")
-    raise InputError(f"{name}: expected a file that npdp.save wrote, got an archive of {', '.join(entries[:3])}")
+    with _opened(f) as file, arrays_in(file, name, WANTED, growth=1) as arrays:  # they are not compressed
+        if STRUCTURE in arrays.entries:
+            try:
+                return object_of(json.loads(arrays.content(STRUCTURE)), _each_once(arrays))
+            except InputError:
+                raise
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(f"{name}: expected {WANTED}, got a structure that is none: {error}") from None
+        if any(entry.endswith("data.pkl") for entry in arrays.entries):
+            raise InputError(
+                f"{name}: is a PyTorch file, which holds pickled objects; there, write it with np.savez(path, "
+                "**{k: v.numpy() for k, v in model.state_dict().items()}), and np.load it here"
+            )
+        raise InputError(f"{name}: expected {WANTED}, got an archive of {', '.join(arrays.entries[:3])}")
 
 
-def _object(structure: Any, archive: zipfile.ZipFile) -> Any:
+def _opened(f: Any) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(f) if hasattr(f, "read") else open(f, "rb")
+
+
+def _each_once(arrays: Arrays) -> Callable[[str], Array]:
+    """Return what reads an array the first time that it is named, so that a small file stays small."""
+    left = set(arrays.names)
+
+    def take(name: str) -> Array:
+        left.remove(name)
+        return np.array(arrays.read(name))
+
+    return take
+
+
+def object_of(structure: Any, take: Callable[[str], Array]) -> Any:
+    """Return the object that JSON stands for; `take` gives its arrays by name."""
     if not isinstance(structure, dict):
         return structure
     ((kind, parts),) = structure.items()
     if kind == "dict":
-        return {key: _object(part, archive) for key, part in parts}
+        return {key: object_of(part, take) for key, part in parts}
     if kind in ("list", "tuple"):
-        made = [_object(part, archive) for part in parts]
+        made = [object_of(part, take) for part in parts]
         return made if kind == "list" else tuple(made)
-    entry = io.BytesIO(archive.read(f"{parts}.npy"))
-    with ONE_AT_A_TIME:
-        array = np.lib.format.read_array(entry, allow_pickle=False)
-    return result(array) if kind == "tensor" else array
+    return result(take(parts)) if kind == "tensor" else take(parts)
 
 
 NAMES: dict[str, Any] = {"save": save, "load": load}

@@ -23,7 +23,8 @@ DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: "
 FOLDER = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
           "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
 GZIP = 31  # zlib's window bits for data with a gzip header and checksum
-HEADER_BYTES_MAX = 4 + 4 * 255
+DIMENSIONS_MAX = 64  # of NumPy's arrays
+HEADER_BYTES_MAX = 4 + 4 * DIMENSIONS_MAX
 PIXEL_UNIT = 255.0
 
 
@@ -93,7 +94,7 @@ def _header(path: str, content: bytes) -> _Header:
     magic = content[:4]
     if len(magic) < 4:
         raise InputError(f"{path}, byte {len(magic)}: the file ends inside the 4 bytes that open an IDX file")
-    if magic[:2] != b"\0\0" or magic[2] not in DTYPES or not magic[3]:
+    if magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= DIMENSIONS_MAX:
         raise InputError(f"{path}, byte 0: expected IDX's 00 00, type and number of dimensions, got {magic.hex(' ')}")
     nbytes = 4 + 4 * magic[3]
     if len(content) < nbytes:

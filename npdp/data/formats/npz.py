@@ -47,11 +47,19 @@ class Arrays:
 
     Attributes:
         names: theirs.
+        entries: of the zip, arrays (which end in .npy) and what else there is.
     """
 
     def __init__(self, path: str, archive: zipfile.ZipFile) -> None:
         self._path, self._archive = path, archive
-        self.names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+        self.entries = archive.namelist()
+        self.names = [name[:-4] for name in self.entries if name.endswith(".npy")]
+
+    def content(self, entry: str) -> bytes:
+        """Return an entry as it is, which is as large as the zip says."""
+        info = self._archive.getinfo(entry)
+        with self._archive.open(info) as file:
+            return file.read(info.file_size)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return what an array of numbers declares, which is as large as the zip says.
@@ -98,21 +106,28 @@ def arrays_of(path: str, wanted: str = "an .npz file", growth: int = DEFLATE_LIM
     Raises:
         InputError: no zip file, damaged, or with larger arrays; also where they are read inside.
     """
+    file, _ = open_file(path, wanted)
+    with file, arrays_in(file, path, wanted, growth) as arrays:
+        yield arrays
+
+
+@contextmanager
+def arrays_in(file: IO[bytes], path: str, wanted: str, growth: int) -> Iterator[Arrays]:
+    """Open an .npz file that is open already; see `arrays_of`."""
     import zipfile
 
-    file, file_bytes = open_file(path, wanted)
-    with file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                if {info.compress_type for info in archive.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-                    raise InputError(f"{path}: expected {wanted}, stored or deflated as NumPy does it, got another zip")
-                declared = sum(info.file_size for info in archive.infolist())
-                if declared > growth * file_bytes:
-                    raise InputError(f"{path}: expected {wanted}: it declares {declared} bytes of arrays, more than "
-                                     f"{file_bytes} bytes {'can' if growth > 1 else 'that are not compressed'} hold")
-                yield Arrays(path, archive)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeError) as error:
-            raise InputError(f"{path}: expected {wanted} (a zip of arrays): {error}") from None
+    try:
+        file_bytes = file.seek(0, os.SEEK_END)
+        with zipfile.ZipFile(file) as archive:
+            if {info.compress_type for info in archive.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise InputError(f"{path}: expected {wanted}, stored or deflated as NumPy does it, got another zip")
+            declared = sum(info.file_size for info in archive.infolist())
+            if declared > growth * file_bytes:
+                raise InputError(f"{path}: expected {wanted}: it declares {declared} bytes of arrays, more than "
+                                 f"{file_bytes} bytes {'can' if growth > 1 else 'that are not compressed'} hold")
+            yield Arrays(path, archive)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeError) as error:
+        raise InputError(f"{path}: expected {wanted} (a zip of arrays): {error}") from None
 
 
 def read_npz(path: str) -> RawData:

@@ -3,7 +3,8 @@
     start from the 256 bytes; merge the most frequent pair of neighbours into a new token; again, until there are N
 
 Lines are cut first, then words as for GPT-2. A line end begins what follows it, so text can be encoded in blocks that
-begin there, with the tokens of the whole.
+begin there, with the tokens of the whole. A line of over 8192 characters is cut every 4096: training is quadratic in a
+word's length.
 
 Source: Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016; Radford et al.,
 "Language Models are Unsupervised Multitask Learners", 2019.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from npdp.base.errors import InputError
 from npdp.data.text.tokenizers import Tokenizer, Tokens
 
 CHUNK = 2**12  # characters that a thread of the package works on at a time; it holds 256 of these when it trains
+LINE_MAX = 2 * CHUNK
+ENCODED_AT_ONCE = 32  # chunks: a token takes a hundred bytes there
 
 
 class BPE(Tokenizer):
@@ -58,8 +62,10 @@ class BPE(Tokenizer):
         except UnicodeEncodeError as error:
             byte = first_byte + len(text[: error.start].encode())
             raise InputError(f"{place}, byte {byte}: expected UTF-8 text, got {text[error.start]!r}") from None
-        encoded = self._bpe.encode_batch_fast(list(_chunks(text)))
-        return np.concatenate([np.zeros(0, np.int64), *(np.array(chunk.ids, np.int64) for chunk in encoded)])
+        chunks, found = _chunks(text), [np.zeros(0, np.int64)]
+        while batch := list(islice(chunks, ENCODED_AT_ONCE)):
+            found += [np.array(chunk.ids, np.int64) for chunk in self._bpe.encode_batch_fast(batch)]
+        return np.concatenate(found)
 
     def _description(self) -> dict[str, Any]:
         return {"vocabulary": self._vocabulary, "merges": self._merges}
@@ -106,9 +112,12 @@ def _new(make: Callable[[Any], Any]) -> Any:
 
 
 def _chunks(text: str) -> Iterator[str]:
+    """Yield pieces of a text; where a line is cut depends on the line alone."""
     start = 0
     while start < len(text):
         stop = text.find("\n", start + CHUNK)
         stop = len(text) if stop < 0 else stop
+        last_line = max(start, text.rfind("\n", start, start + CHUNK))
+        stop = last_line + CHUNK if stop - last_line > LINE_MAX else stop
         yield text[start:stop]
         start = stop

@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,15 @@ WANTED = f"a token file of npdp's (format {FORMAT})"
 ALIGNMENT = 64  # bytes
 SPARE = 32  # characters for numbers that are longer than the 0 in their place
 HEADER_MAX = 2**28  # bytes
-KEYS = {"format", "dtype", "count", "source", "fingerprint", "learned", "tokenizer"}
+REQUIRED: dict[str, Callable[[Any], bool]] = {  # what a header must hold, and which values will do
+    "format": lambda value: value == FORMAT,
+    "dtype": lambda value: value in ("<u2", "<u4"),
+    "count": lambda value: type(value) is int and value >= 1,
+    "source": lambda value: isinstance(value, dict) and {"bytes", "sha256"} <= value.keys(),
+    "fingerprint": lambda value: isinstance(value, str),
+    "learned": lambda value: isinstance(value, bool),
+    "tokenizer": lambda value: isinstance(value, dict) and isinstance(value.get("tokenizer"), str),
+}
 
 
 class TokenFile(NamedTuple):
@@ -113,13 +122,16 @@ def open_tokens(path: str) -> TokenFile:
         header = json.loads(line)
     except (ValueError, RecursionError):
         header = None
-    if not isinstance(header, dict) or not header.keys() >= KEYS or header["format"] != FORMAT:
+    if not isinstance(header, dict) or not all(fits(header.get(name)) for name, fits in REQUIRED.items()):
         raise InputError(f"{path}: expected {WANTED}, got {shown(line)} at its beginning")
     count, dtype = header["count"], np.dtype(header["dtype"])
     wanted = len(line) + count * dtype.itemsize
     if size != wanted:
         raise InputError(f"{path}: expected {wanted} bytes for {count} tokens, got {size}: it was cut, or written to")
-    return TokenFile(path, header, np.memmap(path, dtype, "r", len(line), (count,)))
+    found = TokenFile(path, header, np.memmap(path, dtype, "r", len(line), (count,)))
+    if (largest := int(found.tokens.max())) >= (size := found.tokenizer.vocabulary_size):
+        raise InputError(f"{path}: expected tokens below {size}, got {largest}: it was written to")
+    return found
 
 
 def open_named(path: str, tokenizer: str | Tokenizer | None) -> TokenFile:

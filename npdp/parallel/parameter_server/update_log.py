@@ -14,6 +14,7 @@ import json
 import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 from npdp.base.errors import InputError
@@ -24,6 +25,7 @@ from npdp.parallel.parameter_server.work import WorkPool
 
 FORMAT = 2
 DIGEST_BYTES = 16
+GROWTH_MAX = 32  # it is 3 to 10, as versions rise
 
 
 class Update(NamedTuple):
@@ -122,17 +124,32 @@ def load(path: str, run: Mapping[str, Any]) -> list[list[Update]]:
             digest, content = file.read(DIGEST_BYTES), file.read()
         if digest != _digest(content):
             raise OSError("its bytes are not those that were written")
+        recorded = json.loads(_unpacked(content))
+        of_run, shards = dict(recorded["run"]), [_updates(shard) for shard in recorded["shards"]]
     except FileNotFoundError:
         raise InputError(f"--replay-arrivals: no file {path}") from None
-    except OSError as error:
+    except (OSError, zlib.error, ValueError, TypeError, KeyError, RecursionError) as error:
         what = "no whole record of arrivals, as --record-arrivals writes it"
         raise InputError(f"--replay-arrivals: {path} is {what} ({error})") from None
-    recorded = json.loads(zlib.decompress(content))
     for name, wanted in {"format": FORMAT, **run}.items():
-        if recorded["run"].get(name) != json.loads(json.dumps(wanted)):
-            got = recorded["run"].get(name)
+        if (got := of_run.get(name)) != json.loads(json.dumps(wanted)):
             raise InputError(f"--replay-arrivals: {path} was recorded with {name} {got}, this run has {wanted}")
-    return [[Update(w, WorkItem(*item), version) for w, *item, version in zip(*shard)] for shard in recorded["shards"]]
+    return shards
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Return JSON that was compressed; ValueError where it is more than a log can be."""
+    stream = zlib.decompressobj()
+    text = stream.decompress(content, GROWTH_MAX * len(content))
+    if not stream.eof:
+        raise ValueError(f"it is cut, or unpacks to over {GROWTH_MAX} times its bytes")
+    return text
+
+
+def _updates(columns: Sequence[Sequence[int]]) -> list[Update]:
+    """Return a shard's log; ValueError, TypeError where its columns are not of one length, and of whole numbers."""
+    rows = zip(*(map(index, column) for column in columns), strict=True)
+    return [Update(worker, WorkItem(*item), version) for worker, *item, version in rows]
 
 
 def _digest(content: bytes) -> bytes:
