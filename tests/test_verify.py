@@ -5,6 +5,8 @@ import random
 import pytest
 
 from npdp.collectives.algorithms import SCHEDULES
+from npdp.collectives.contents import once
+from npdp.collectives.keepable import can_be_completed
 from npdp.collectives.schedule import add, put
 from npdp.collectives.verify import WrongSchedule, prove, prove_each
 
@@ -188,6 +190,14 @@ def test_a_schedule_that_no_single_change_mends_is_told_by_the_first_move_after_
     doubled = [*ring()[:1], [add(0, 1, 3)], *ring()[1:], [add(0, 2, 2)]]
     text = refused(doubled)
     assert "step 1: rank 1 adds chunk 3 of rank 0 once more: it already has the contribution of rank 0, from" in text
+
+
+def test_a_sum_can_be_completed_from_parts_that_do_not_overlap_alone():
+    both, ends, middle = once([0, 1]), once([0, 2]), once([1])
+    assert can_be_completed([both, once([2]), both], once(range(3)))
+    assert can_be_completed([both, ends, middle], once(range(3)))
+    assert not can_be_completed([both, once([1, 2]), both], once(range(3)))
+    assert not can_be_completed([once([0]) + both, once([2]), middle], once(range(3)))
 
 
 def test_many_ranks_are_told_without_a_search():

@@ -15,7 +15,7 @@ import npdp
 from npdp.base.partition import part, rounded_up
 from npdp.bench.inputs import BLANK, Array, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.timing import Contender
-from npdp.collectives.algorithms import NATIVE
+from npdp.collectives.algorithms import NATIVE, Algorithm, name_of
 
 MOST_CALLS = 1000
 MOST_BLOCKING = 50  # each may take 20 ms where others want the core on which MPI waits
@@ -53,7 +53,7 @@ class Case(NamedTuple):
     rank: int
     world_size: int
     op: str
-    algorithm: str
+    algorithm: Algorithm
 
     def inputs(self, rank: int) -> Array:
         return inputs(rank, self.world_size, self.op, self.buffer.dtype)
@@ -66,7 +66,7 @@ class Case(NamedTuple):
         most_calls: int = MOST_CALLS,
     ) -> Contender:  # fmt: skip
         """Return it; `bind` makes the call on an array."""
-        return Contender(self.algorithm, fill, bind(self.spare), bind(self.buffer), wrong, most_calls)
+        return Contender(name_of(self.algorithm), fill, bind(self.spare), bind(self.buffer), wrong, most_calls)
 
 
 def buffers(nbytes: int, dtype: np.dtype[Any], shared: bool) -> Array:
