@@ -136,7 +136,7 @@ def test_functions_of_the_same_name_do_not_take_each_others_place():
         npdp.allreduce(numbers, algorithm="ring")
         return numbers
 
-    for mine, its in zip(run(3, program), run(3, built_in)):
+    for mine, its in zip(run(4, program), run(4, built_in)):
         np.testing.assert_array_equal(mine[1], its)
 
 

@@ -39,6 +39,8 @@ def test_a_repeated_contribution():
         "    rank 2, chunk 1   0 1 2 3         0 0 1 1 2 2 3 3",
     ]
     assert "step 1: this step should not be there" in refused([ring()[0], *ring()])
+    again = [[add(1, 0, 0, 2)], [add(1, 0, 0, 2)], [put(0, 1, 0, 2)]]
+    assert "step 1: rank 0 adds chunks 0-1 of rank 1 once more: it already has " in refused(again, world_size=2)
 
 
 def test_a_contribution_that_was_there_from_the_beginning():
@@ -205,3 +207,5 @@ def test_many_ranks_are_told_without_a_search():
     steps = ring(world_size)
     steps[3] = [move._replace(accumulate=False) if move.source == 7 else move for move in steps[3]]
     assert "step 3: rank 8 replaces its chunk" in refused(steps, world_size=world_size)
+    text = refused(ring(world_size)[:60], world_size=world_size)
+    assert "40 ranks: the last one is step 59, and chunk 1, complete on ranks " in text and "too few" not in text

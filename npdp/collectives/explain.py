@@ -137,7 +137,9 @@ def _unfinished(steps: int, state: State, wanted: Promise, place: Place) -> str:
     """Return what is still missing at the end, and where it was last."""
     rank, chunk = place
     promised = wanted[rank][chunk]
-    after = f"too few steps: the last one is step {steps - 1}" if steps else "too few steps: there are none"
+    after = f"the last one is step {steps - 1}" if steps else "there are none"
+    if len(wanted) <= MOST_RANKS:  # else that the promise can still be kept is not certain
+        after = f"too few steps: {after}"
     if whole := [other for other, chunks in enumerate(state) if chunks[chunk] == promised]:
         return f"{after}, and chunk {chunk}, complete on {names(whole)}, has not come to rank {rank}"
     there, needed = counts(state[rank][chunk]), counts(promised or 0)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 from npdp.collectives.contents import Content, Promise, State, counts
 from npdp.collectives.schedule import Move, Schedule
 
+MOST_RANKS = 12  # among which parts are sought that add up
+
 
 class Loss(NamedTuple):
     """The first move after which a promise cannot be kept any more, and the chunk of which."""
@@ -44,10 +46,16 @@ def first_loss(steps: Schedule, states: Sequence[State], wanted: Promise) -> Los
 
 
 def can_be_completed(column: Sequence[Content], wanted: Content) -> bool:
-    """Return whether some of these contents, each taken once, add up to what is wanted."""
+    """Return whether some of these contents, each taken once, add up to what is wanted.
+
+    Of many ranks, whether each contribution is left where it could be of use: to find the parts would take for ever.
+    """
     members = frozenset(counts(wanted))
     found = (counts(content) for content in column)
     usable = {frozenset(times) for times in found if max(times.values(), default=2) == 1 and members.issuperset(times)}
+
+    if len(members) > MOST_RANKS:
+        return members <= frozenset().union(*usable)
 
     @cache
     def covers(missing: frozenset[int]) -> bool:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from npdp.collectives.contents import Promise, once
 from npdp.collectives.schedule import Move, Schedule, Step
 
-MOST_RANKS = 16
+MOST_RANKS = 12  # two seconds where nothing helps
 
 IsRight = Callable[[Schedule], bool]
 Change = Callable[[Move], "Iterable[Move | None]"]  # what a move may become
