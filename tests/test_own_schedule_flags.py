@@ -1,5 +1,7 @@
 """`--algorithm file.py:my_ring` and `npdp show`: a schedule in a file, proven before any rank trains with it."""
 
+import json
+
 import pytest
 from bench_tables import THREADS, rows_of
 from launching import exit_code, mpirun, needs_mpi
@@ -95,7 +97,7 @@ def shown(capsys, *arguments):
     return code, capsys.readouterr().out
 
 
-def test_show_draws_the_steps_and_gives_the_verdict(mine, capsys):
+def test_show_draws_the_steps_and_gives_the_verdict(mine, capsys, tmp_path):
     code, text = shown(capsys, "ring", "--ranks", "2")
     assert code == 0 and text.splitlines() == [
         "at the beginning", "           chunk 0   chunk 1", "  rank 0   0         0", "  rank 1   1         1", "",
@@ -110,4 +112,9 @@ def test_show_draws_the_steps_and_gives_the_verdict(mine, capsys):
     assert code == 1 and f"WRONG: allreduce, 3 ranks: {SENTENCE}" in text and "before step 0   after it" in text
     code, text = shown(capsys, f"{mine}:beyond", "--ranks", "3")
     assert code == 1 and text.startswith("WRONG: step 0: (2, 3, 0, 1) is no move among 3 ranks")
+    path = tmp_path / "ring.json"
+    code, _ = shown(capsys, f"{mine}:broken", "--ranks", "3", "--json", str(path))
+    assert code == 1 and SENTENCE in json.loads(path.read_text())["sentence"]
+    assert cli.main(["show", f"{mine}:beyond", "--ranks", "3", "--json", str(path)]) == 2
+    assert "--json: playback: (2, 3, 0, 1) names a rank" in capsys.readouterr().err
     assert cli.main(["show", "rign"]) == 2 and "there are naive, ring," in capsys.readouterr().err

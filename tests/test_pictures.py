@@ -38,7 +38,7 @@ def test_contents_are_written_shortly():
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(ValueError, match="a move names a rank or chunk that is not among 2"):
+    with pytest.raises(ValueError, match=r"show: \(0, 2, 0, 1\) names a rank or chunk that is not among 2"):
         show([[add(0, 2, 0)]], 2)
     with pytest.raises(TypeError, match="wanted a schedule"):
         show(SCHEDULES["allreduce"]["ring"])

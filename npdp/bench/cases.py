@@ -16,6 +16,7 @@ from npdp.base.partition import part, rounded_up
 from npdp.bench.inputs import BLANK, Array, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.timing import Contender
 from npdp.collectives.algorithms import NATIVE, Algorithm, name_of
+from npdp.collectives.cost import LEAST_SENT
 
 MOST_CALLS = 1000
 MOST_BLOCKING = 50  # each may take 20 ms where others want the core on which MPI waits
@@ -29,13 +30,7 @@ EXPLAINED = {
     MEMORY_COPY: "by all ranks at once, from the same buffers to others of their kind",
 }
 
-# busbw = algbw x this: what each rank must at least send, over its buffer's size
-BUS_FACTORS: dict[str, Callable[[int], float]] = {
-    "allreduce": lambda world_size: 2 * (world_size - 1) / world_size,
-    "reduce_scatter": lambda world_size: (world_size - 1) / world_size,
-    "allgather": lambda world_size: (world_size - 1) / world_size,
-    "broadcast": lambda world_size: 1.0,
-}
+BUS_FACTORS = LEAST_SENT  # busbw = algbw x this
 
 
 class Case(NamedTuple):

@@ -53,6 +53,14 @@ def text(content: Content) -> str:
     return " ".join(parts) or "nothing"
 
 
+def require_among(what: str, schedule: Schedule, world_size: int) -> None:
+    """Raise ValueError where a move names a rank or chunk that there is not: it has no contents."""
+    for step in schedule:
+        for move in step:
+            if min(move[:4]) < 0 or max(*move[:2], move.stop - 1) >= world_size:
+                raise ValueError(f"{what}: {tuple(move[:4])} names a rank or chunk that is not among {world_size}")
+
+
 def beginning(world_size: int) -> State:
     """Return the contents before the first step: each rank has its own contribution in all its chunks."""
     return [[once([rank])] * world_size for rank in range(world_size)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from npdp.collectives.contents import State, run, text
+from npdp.collectives.contents import State, require_among, run, text
 from npdp.collectives.schedule import Move, Step, as_schedule
 
 WIDTH = 78
@@ -55,8 +55,7 @@ def show(schedule: Iterable[Iterable[Move]], world_size: int | None = None, widt
     moves = [move for step in steps for move in step]
     if world_size is None:
         world_size = 1 + max((max(*move[:2], move.stop - 1) for move in moves), default=0)
-    if any(min(move[:4]) < 0 or max(*move[:2], move.stop - 1) >= world_size for move in moves):
-        raise ValueError(f"show: a move names a rank or chunk that is not among {world_size}")
+    require_among("show", steps, world_size)
     states = run(steps, world_size)
     lines = ["at the beginning", *_contents(states[0], world_size, width)]
     for number, step in enumerate(steps):
