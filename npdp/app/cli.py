@@ -12,7 +12,7 @@ from npdp.app.on_ranks import Flags, RankFlags, interrupted
 from npdp.base import environment
 from npdp.base.errors import InputError, OutputError
 from npdp.comm.failures.ending import announce_failure, launcher_ends_all
-from npdp.report.console import discard_output, note, refusal, refuse
+from npdp.report.console import discard_output, note, own_terminal_width, refusal, refuse
 
 EXAMPLES = """
 examples:
@@ -22,6 +22,7 @@ examples:
   npdp evaluate model.npz --data digits           loss and accuracy on a test part
   npdp predict model.npz samples.csv              one line a sample
   npdp generate model.npz --prompt "def "         text that goes on from there
+  npdp show ring --ranks 4                        the ring's steps, and whose contribution is where
   npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
   npdp calibrate --ranks 2                        measure what messages cost here, by which auto chooses
   eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
@@ -156,6 +157,20 @@ def _add_trust(parser: Parser) -> None:
                         help="run the .py file that the model names, where --model was a file.py:function")
 
 
+def show(arguments: Sequence[str]) -> int:
+    """Draw a schedule, step by step, and say whether it is right."""
+    from npdp.app import showing
+
+    parser = _parser("show", "Draw a collective's schedule: the moves of each step, and whose contribution is in each "
+                     "chunk of each rank after it. `+>` is a move whose receiver adds, `->` one whose receiver "
+                     "replaces. A wrong one is told by its first wrong step and move, and exit code 1.",
+                     showing.EXAMPLES)
+    showing.add_flags(parser)
+    text, is_right = showing.shown(**vars(parser.parse_args(arguments)), width=own_terminal_width())
+    _print(text)
+    return 0 if is_right else 1
+
+
 def env(arguments: Sequence[str]) -> int:
     """Print the settings that mpirun needs here."""
     parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, to "
@@ -200,6 +215,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "bench": bench,
     "calibrate": calibrate,
     "chaos": chaos,
+    "show": show,
 }
 
 

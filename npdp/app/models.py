@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import inspect
 import os
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import isqrt
@@ -20,10 +17,10 @@ import numpy as np
 from npdp import nn
 from npdp.app.evaluation import blocks, criterion_of
 from npdp.app.model_choices import MODELS
+from npdp.app.programs import called, function_of, is_program, one_line, place
 from npdp.autograd import no_grad
 from npdp.base import random
 from npdp.base.errors import InputError
-from npdp.base.parser_lock import ONE_AT_A_TIME
 from npdp.data import ArrayDataset
 from npdp.models.cnn import CNN, SMALLEST
 from npdp.models.gru import GRUClassifier
@@ -121,7 +118,7 @@ def require_fit(name: str, model: nn.Module, dataset: ArrayDataset, classes: int
             ((inputs, labels),) = blocks(dataset, 0, min(2, len(dataset)))
             criterion(model(inputs), labels if classes is None else np.full(labels.shape, classes - 1))
     except (Exception, SystemExit) as error:
-        why = f"{_one_line(error)} ({_place(name.rpartition(':')[0], error)})"
+        why = f"{one_line(error)} ({place(name.rpartition(':')[0], error)})"
         raise InputError(f"--model: {name} does not fit the data: {why}") from error
     finally:
         generator.state = state
@@ -134,32 +131,16 @@ def _made_by(made_by: str) -> Callable[..., nn.Module]:
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
-def is_program(name: str) -> bool:
-    """Return whether a model is made by a program of the user's, which is run to make it."""
-    path, colon, _ = name.rpartition(":")
-    return bool(colon) and path.endswith(".py")
-
-
 def name_from_anywhere(name: str) -> str:
     """Return a model's name with the path of the user's file made absolute, for a saved model."""
     return name if name in MODELS else os.path.abspath(name)
 
 
 def _users_own(name: str, offered: dict[str, Any]) -> nn.Module:
-    path, _, function = name.rpartition(":")
     if not is_program(name):
         raise InputError(f"--model: wanted {', '.join(MODELS)} or file.py:function, got {name!r}")
-    if not os.path.isfile(path):
-        raise InputError(f"--model: no file {path}")
-    make = getattr(_import(path), function, None)
-    if not callable(make):
-        raise InputError(f"--model: {path} has no function {function}")
-    try:
-        model = make(**_asked_for(name, make, offered))
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:  # a rank that exits alone would leave the others waiting
-        raise InputError(f"--model: {name} failed: {_one_line(error)} ({_place(path, error)})") from error
+    make = function_of("--model", name)
+    model = called("--model", name, lambda: make(**_asked_for(name, make, offered)))
     if not isinstance(model, nn.Module):
         raise InputError(f"--model: {name} must return an npdp.nn.Module, got {type(model).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -175,32 +156,3 @@ def _asked_for(name: str, make: Callable[..., Any], offered: dict[str, Any]) -> 
     if unknown := [key for key in needed if key not in offered]:
         raise InputError(f"--model: {name} asks for {', '.join(unknown)}: it may ask for {', '.join(offered)}")
     return {key: value for key, value in offered.items() if key in wanted}
-
-
-def _import(path: str) -> Any:
-    """Return the module in a file, run as Python runs a script: what lies beside it can be imported."""
-    spec = importlib.util.spec_from_file_location("npdp_users_model", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses, and pickle, look for what a class was made in
-    folder = os.path.dirname(os.path.abspath(path))
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        with ONE_AT_A_TIME:
-            code = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
-        exec(code, module.__dict__)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"--model: {_place(path, error)}: {_one_line(error)}") from error
-    return module
-
-
-def _place(path: str, error: BaseException) -> str:
-    """Return the user's file, with the last line of it that led to an error, if one did."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == os.path.abspath(path)]
-    return f"{path}, line {lines[-1]}" if lines else path
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -25,6 +25,7 @@ import numpy as np
 from npdp import nn
 from npdp.app import models
 from npdp.app.model_choices import MODELS, choice_of
+from npdp.app.programs import is_program
 from npdp.app.train_flags import POSITIONS
 from npdp.autograd.tensor import Array
 from npdp.base.errors import InputError
@@ -108,7 +109,7 @@ def load(path: str, trust: bool = False) -> SavedModel:
     """
     description, arrays = _read(path)
     state = {name[len(PARAMETER) :]: values for name, values in arrays.items() if name.startswith(PARAMETER)}
-    if models.is_program(description["model"]) and not trust:
+    if is_program(description["model"]) and not trust:
         raise InputError(f"{path}: its model is made by {description['model']!r}, a program that is not run unless you "
                          "say that you trust it: --trust, or trust=True in Python")  # fmt: skip
     _require_numbers(path, description, sum(values.size for values in state.values()))

@@ -73,11 +73,9 @@ def _estimate(config: TrainConfig) -> int:
 
 def _set_algorithm(algorithm: str, world: Communicator) -> None:
     """Make it the world's, or refuse it where this world cannot use it; collective."""
-    try:
-        world.chosen("allreduce", 0, algorithm)
-    except ValueError as error:
-        raise InputError(f"--algorithm {algorithm}: {error}") from None
-    world.algorithm = algorithm
+    from npdp.app.algorithm_flag import usable
+
+    world.algorithm = usable(world, "allreduce", algorithm)
 
 
 def train(config: TrainConfig, command: Command) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+from npdp.app import algorithm_flag
 from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks
 from npdp.app.interval import Interval, interval, seconds
 from npdp.app.model_choices import MODELS, TRAINING
@@ -157,7 +158,8 @@ def _add_ranks(parser: Parser) -> None:
     ranks = parser.add_argument_group("ranks")
     said = "; ".join(f"{name}: {choice.help}" for name, choice in STRATEGIES.items())
     ranks.add_argument("--strategy", choices=STRATEGIES, default="allreduce", help=f"{said} (allreduce)")
-    ranks.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
+    ranks.add_argument(algorithm_flag.FLAG, type=algorithm_flag.algorithm_name, default="auto",
+                       metavar="{" + ",".join(ALGORITHMS) + ",FILE.py:FUNCTION}", help=algorithm_flag.HELP)
     ranks.add_argument("--update", choices=UPDATES, default="auto",
                        help="replicated: every rank updates its own parameters; fused: in the pass that sums the "
                             "gradients, parameters once a host; auto (default): fused from 1 MB of parameters on "

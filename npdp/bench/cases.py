@@ -15,7 +15,8 @@ import npdp
 from npdp.base.partition import part, rounded_up
 from npdp.bench.inputs import BLANK, Array, count_wrong, exact_calls, fill, inputs, reduced
 from npdp.bench.timing import Contender
-from npdp.collectives.algorithms import NATIVE
+from npdp.collectives.algorithms import NATIVE, Algorithm, name_of
+from npdp.collectives.cost import LEAST_SENT
 
 MOST_CALLS = 1000
 MOST_BLOCKING = 50  # each may take 20 ms where others want the core on which MPI waits
@@ -29,13 +30,7 @@ EXPLAINED = {
     MEMORY_COPY: "by all ranks at once, from the same buffers to others of their kind",
 }
 
-# busbw = algbw x this: what each rank must at least send, over its buffer's size
-BUS_FACTORS: dict[str, Callable[[int], float]] = {
-    "allreduce": lambda world_size: 2 * (world_size - 1) / world_size,
-    "reduce_scatter": lambda world_size: (world_size - 1) / world_size,
-    "allgather": lambda world_size: (world_size - 1) / world_size,
-    "broadcast": lambda world_size: 1.0,
-}
+BUS_FACTORS = LEAST_SENT  # busbw = algbw x this
 
 
 class Case(NamedTuple):
@@ -53,7 +48,7 @@ class Case(NamedTuple):
     rank: int
     world_size: int
     op: str
-    algorithm: str
+    algorithm: Algorithm
 
     def inputs(self, rank: int) -> Array:
         return inputs(rank, self.world_size, self.op, self.buffer.dtype)
@@ -66,7 +61,7 @@ class Case(NamedTuple):
         most_calls: int = MOST_CALLS,
     ) -> Contender:  # fmt: skip
         """Return it; `bind` makes the call on an array."""
-        return Contender(self.algorithm, fill, bind(self.spare), bind(self.buffer), wrong, most_calls)
+        return Contender(name_of(self.algorithm), fill, bind(self.spare), bind(self.buffer), wrong, most_calls)
 
 
 def buffers(nbytes: int, dtype: np.dtype[Any], shared: bool) -> Array:

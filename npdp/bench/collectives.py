@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from npdp import __version__
+from npdp.app.algorithm_flag import usable
 from npdp.base import environment
-from npdp.base.errors import InputError, OutputError
+from npdp.base.errors import OutputError
 from npdp.bench.accuracy import accuracy, accuracy_text
 from npdp.bench.cases import (
     BUS_FACTORS,
@@ -28,7 +29,7 @@ from npdp.bench.cases import (
 from npdp.bench.flags import REDUCTIONS, CollectiveConfig
 from npdp.bench.inputs import Array
 from npdp.bench.timing import Timing, time_in_turn
-from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, algorithms_of
+from npdp.collectives.algorithms import HIERARCHICAL, NATIVE, Algorithm, algorithms_of, name_of
 from npdp.collectives.auto import candidates, price
 from npdp.collectives.communicator import Communicator
 from npdp.parallel.agreement import agree
@@ -42,6 +43,7 @@ from npdp.report.table import Column, header, line, runs_text, size_text
 NATIVE_CALL = "MPI_Iallreduce, polled"  # in a picture
 
 Row = dict[str, Any]
+Algorithms = dict[str, Algorithm]  # by what they are called in the table
 
 # A new column is a line here and an entry of `_row`
 COLUMNS = (
@@ -68,7 +70,7 @@ def measure(config: CollectiveConfig, command: str) -> int:
     """
     world = init()
     console = Console(world.rank == 0)
-    algorithms = _usable(world, config)
+    algorithms = agree(world, lambda: _usable(world, config))
     memory = buffers(config.sizes[-1] + SPARE_BYTES, np.dtype(config.dtype), config.buffers == "shared")
     console.say(_banner(world, config, algorithms))
     console.say(header(COLUMNS))
@@ -94,15 +96,13 @@ def measure(config: CollectiveConfig, command: str) -> int:
     return 1 if errors else 0
 
 
-def _usable(world: Communicator, config: CollectiveConfig) -> list[str]:
-    """Return the algorithms that are wanted, or all of npdp's own that this world can use."""
+def _usable(world: Communicator, config: CollectiveConfig) -> Algorithms:
+    """Return the algorithms that are wanted, or all of npdp's own that this world can use, by name."""
     if config.algorithms is not None:
-        for name in config.algorithms:
-            if why := _why_not(world, config, name):
-                raise InputError(f"--algorithm {name}: {why}")
-        return list(config.algorithms)
+        found = [usable(world, config.what, name) for name in config.algorithms]
+        return {name_of(algorithm): algorithm for algorithm in found}
     twice = HIERARCHICAL if not world.topology.spans_hosts else None  # on one host it is shared_memory
-    return [name for name in _own(config) if name != twice and not _why_not(world, config, name)]
+    return {name: name for name in _own(config) if name != twice and not _why_not(world, config, name)}
 
 
 def _own(config: CollectiveConfig) -> list[str]:
@@ -119,17 +119,20 @@ def _why_not(world: Communicator, config: CollectiveConfig, algorithm: str) -> s
 
 
 def _at_size(
-    world: Communicator, config: CollectiveConfig, algorithms: list[str], memory: Array, nbytes: int
+    world: Communicator, config: CollectiveConfig, algorithms: Algorithms, memory: Array, nbytes: int
 ) -> list[Row]:
     """Return the rows of one size: each algorithm, and what stands beside them."""
     count, spare = nbytes // memory.itemsize, SPARE_BYTES // memory.itemsize
     case = Case(memory[0, :count], memory[0, -spare:], memory[1, :count], world.rank, world.world_size, config.op, "")
-    contenders = [CASES[config.what](case._replace(algorithm=algorithm)) for algorithm in algorithms]
+    contenders = [CASES[config.what](case._replace(algorithm=algorithm)) for algorithm in algorithms.values()]
     if blocking := _mpi_allreduce(world, config):
         contenders.append(mpi_allreduce(case, blocking))
     contenders.append(memory_copy(case))
     timings = time_in_turn(world, contenders, config.rounds)
-    return [_row(world, config, nbytes, made.name, timing) for made, timing in zip(contenders, timings)]
+    return [
+        _row(world, config, nbytes, made.name, algorithms.get(made.name, made.name), timing)
+        for made, timing in zip(contenders, timings)
+    ]
 
 
 def _mpi_allreduce(
@@ -139,24 +142,26 @@ def _mpi_allreduce(
     return getattr(world.transport, "blocking_allreduce", None) if config.what == "allreduce" else None
 
 
-def _predicted_us(world: Communicator, config: CollectiveConfig, nbytes: int, name: str) -> float | None:
+def _predicted_us(world: Communicator, config: CollectiveConfig, nbytes: int, asked: Algorithm) -> float | None:
     """Return what `auto` believes that it takes; None where it has no opinion."""
-    if name in (MEMORY_COPY, MPI_ALLREDUCE, NATIVE) or world.world_size == 1:
+    if asked in (MEMORY_COPY, MPI_ALLREDUCE, NATIVE) or world.world_size == 1:
         return None
-    algorithm = world.chosen(config.what, nbytes, name)
+    algorithm = world.chosen(config.what, nbytes, asked)
     shares_memory, staged = world.memory.host is not None, _buffers(world, config) == "ordinary"
     where = world.topology.hosts, world.chooser.constants.machine, shares_memory
     return 1e6 * price(config.what, algorithm, nbytes, *where, staged)
 
 
-def _row(world: Communicator, config: CollectiveConfig, nbytes: int, name: str, timing: Timing) -> Row:
+def _row(
+    world: Communicator, config: CollectiveConfig, nbytes: int, name: str, algorithm: Algorithm, timing: Timing
+) -> Row:
     algbw = nbytes / timing.median_s / 1e9
     return {
         "bytes": nbytes,
         "count": nbytes // np.dtype(config.dtype).itemsize,
         "algorithm": name,
         "time_us": timing.median_s * 1e6,
-        "predicted_us": _predicted_us(world, config, nbytes, name),
+        "predicted_us": _predicted_us(world, config, nbytes, algorithm),
         "algbw": algbw,
         "busbw": None if name == MEMORY_COPY else algbw * BUS_FACTORS[config.what](world.world_size),
         "errors": timing.errors,
@@ -169,7 +174,7 @@ def _candidates(world: Communicator, config: CollectiveConfig) -> list[str]:
     return candidates(config.what, world.topology.hosts, world.memory.host is not None)
 
 
-def _banner(world: Communicator, config: CollectiveConfig, algorithms: list[str]) -> str:
+def _banner(world: Communicator, config: CollectiveConfig, algorithms: Iterable[str]) -> str:
     op = f", {config.op}" if config.what in REDUCTIONS else ""
     missing = [name for name in _own(config) if config.algorithms is None and name not in algorithms]
     lines = [
@@ -185,7 +190,7 @@ def _banner(world: Communicator, config: CollectiveConfig, algorithms: list[str]
     return "\n".join(lines)
 
 
-def _explained(world: Communicator, config: CollectiveConfig, algorithms: Sequence[str]) -> dict[str, str]:
+def _explained(world: Communicator, config: CollectiveConfig, algorithms: Iterable[str]) -> dict[str, str]:
     """Return what those in the table are that are not npdp's own."""
     shown = [*algorithms, *([MPI_ALLREDUCE] if _mpi_allreduce(world, config) else ()), MEMORY_COPY]
     return {name: EXPLAINED[name] for name in shown if name in EXPLAINED}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from npdp.app import algorithm_flag
 from npdp.app.flag_parser import POSITIVE_INT, Parser, number, number_of_ranks, require_one_launcher
 from npdp.app.paths import require_apart, require_writable
+from npdp.app.programs import is_program
 from npdp.base import environment
 from npdp.base.errors import InputError
 from npdp.bench.models import MODELS
@@ -158,7 +160,8 @@ def _add_collective_flags(flags: argparse.ArgumentParser, collective: str) -> No
                        metavar="F", help="from one size of a range to the next (2)")
     names = ", ".join(name for name in algorithms_of(collective) if name != NATIVE)
     flags.add_argument("--algorithm", metavar="NAME,NAME",
-                       help=f"which (all: {names}); auto times what auto takes{BESIDE.get(collective, '')}")
+                       help=f"which (all: {names}); file.py:function is your own, which is proven first; auto times "
+                            f"what auto takes{BESIDE.get(collective, '')}")
     flags.add_argument("--dtype", choices=tuple(ITEM_BYTES), default="float32", help="of the elements (float32)")
     if collective in REDUCTIONS:
         flags.add_argument("--op", choices=OPS, default="sum", help="what is done with them (sum)")
@@ -170,7 +173,8 @@ def _add_collective_flags(flags: argparse.ArgumentParser, collective: str) -> No
 def _add_iteration_flags(flags: argparse.ArgumentParser, _: str) -> None:
     _add_timing_flags(flags)
     flags.add_argument("--models", default=",".join(MODELS), metavar="NAME,NAME", help=f"which ({', '.join(MODELS)})")
-    flags.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce (auto)")
+    flags.add_argument(algorithm_flag.FLAG, type=algorithm_flag.algorithm_name, default="auto",
+                       metavar="{" + ",".join(ALGORITHMS) + ",FILE.py:FUNCTION}", help=algorithm_flag.HELP)
 
 
 def _add_calibrate_flags(flags: argparse.ArgumentParser, _: str) -> None:
@@ -209,16 +213,19 @@ def _collective(values: dict[str, Any]) -> CollectiveConfig:
     sizes = _whole_elements(parse_sizes(values.pop("sizes"), values.pop("factor")), values["dtype"])
     _require_memory(sizes[-1], _ranks_here(values["ranks"]))
     names = values.pop("algorithm")
-    chosen = None if names is None else _names("--algorithm", names, ("auto", *algorithms_of(values["what"])))
+    known = ("auto", *algorithms_of(values["what"]))
+    chosen = None if names is None else _names("--algorithm", names, known, is_program)
     _require_native(values, chosen or ())
     return CollectiveConfig(sizes=sizes, algorithms=chosen, **values)
 
 
-def _names(flag: str, text: str, known: Collection[str]) -> tuple[str, ...]:
-    """Return the names of a list, each once, in the order in which they are given."""
+def _names(
+    flag: str, text: str, known: Collection[str], others: Callable[[str], bool] = lambda name: False
+) -> tuple[str, ...]:
+    """Return the names of a list, each once, in the order in which they are given; `others` may be named too."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if name not in known:
+        if name not in known and not others(name):
             raise InputError(f"{flag}: no {name!r}; there are {', '.join(known)}")
     return names
 

@@ -6,13 +6,15 @@ import os
 from typing import Any
 
 from npdp import __version__, kernels, manual_seed
+from npdp.app.algorithm_flag import usable
 from npdp.base import environment
-from npdp.base.errors import InputError, OutputError
+from npdp.base.errors import OutputError
 from npdp.bench.flags import IterationConfig
 from npdp.bench.models import MODELS, iteration
 from npdp.bench.timing import Contender, Timing, time_in_turn
 from npdp.collectives.communicator import Communicator
 from npdp.parallel.agreement import agree, require_equal
+from npdp.parallel.fused import require_reduce_scatter
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.world import init
 from npdp.report.console import Console
@@ -40,10 +42,8 @@ def measure(config: IterationConfig, command: str) -> int:
         InputError: an algorithm that this world cannot use.
         OutputError: the file, or standard output, that could not be written.
     """
-    try:
-        world = init(config.algorithm)
-    except ValueError as error:
-        raise InputError(f"--algorithm {config.algorithm}: {error}") from error
+    world = init()
+    world.algorithm = agree(world, lambda: usable(world, "allreduce", config.algorithm))
     console = Console(world.rank == 0)
     console.say(_banner(world, config))
     console.say(header(COLUMNS))
@@ -74,7 +74,7 @@ def _rows(world: Communicator, name: str, rounds: int) -> list[dict[str, Any]]:
         RuntimeError: the ranks do not have the same parameters afterwards.
     """
     models, contenders = {}, []
-    for update in UPDATES:
+    for update in _updates(world):
         manual_seed(0)
         models[update], step = iteration(name, update or None)
         for _ in range(WARM_UP_STEPS):
@@ -85,6 +85,15 @@ def _rows(world: Communicator, name: str, rounds: int) -> list[dict[str, Any]]:
         sha256 = parameters_sha256(model.named_parameters())
         require_equal(world, f"{name}'s parameters, {update}", [sha256], RuntimeError)
     return [_row(world, name, update, timing) for update, timing in zip(models, timings)]
+
+
+def _updates(world: Communicator) -> tuple[str, ...]:
+    """Return the ways to update: not fused where the algorithm has no reduce-scatter."""
+    try:
+        require_reduce_scatter(world.algorithm)
+    except ValueError:
+        return UPDATES[:-1]
+    return UPDATES
 
 
 def _row(world: Communicator, name: str, update: str, timing: Timing) -> dict[str, Any]:

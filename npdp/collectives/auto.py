@@ -7,7 +7,7 @@ memory, where there is some. Those of training do. For others shared memory is a
 from __future__ import annotations
 
 from npdp.collectives import hierarchical
-from npdp.collectives.algorithms import HIERARCHICAL, SCHEDULES, SHARED_MEMORY
+from npdp.collectives.algorithms import HIERARCHICAL, SCHEDULES, SHARED_MEMORY, steps_of
 from npdp.collectives.cost import Hosts, price_of_kernel, price_of_steps, shapes
 from npdp.collectives.machine import Machine
 
@@ -60,7 +60,7 @@ def price(
         return price_of_kernel(collective, nbytes, len(hosts), staged, machine)
     if algorithm == HIERARCHICAL:
         return machine.call_s + _hierarchical(nbytes, hosts, machine, shares_memory, staged)
-    steps = shapes(hosts, SCHEDULES[collective][algorithm], len(hosts))
+    steps = shapes(hosts, steps_of, collective, algorithm, len(hosts))
     return machine.call_s + price_of_steps(steps, nbytes / len(hosts), machine)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of, require
+from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, Algorithm, algorithms_of, require
 from npdp.collectives.auto import cheapest
 from npdp.collectives.constants import Constants, constants
 from npdp.collectives.host import Host
 from npdp.collectives.host_memory import HostMemory
+from npdp.collectives.own import proven
 from npdp.collectives.topology import Topology
 from npdp.comm.call import Call
 from npdp.comm.transport import Buffer, Transport
@@ -59,7 +60,7 @@ class Chooser:
     def prepare(self, key: tuple[Any, ...], buffer: Buffer) -> Prepared:
         """Return, and keep, what is the same for all collectives of this key."""
         kind, count, _, op, root, order, label, algorithm, default = key
-        chosen = self.choose(kind, buffer.nbytes, algorithm, default)
+        chosen = self.choose(kind, buffer.nbytes, algorithm, default, root)
         call = Call(kind, count, buffer.dtype.name, op, root, order, label, chosen)
         host = self._memory.host if chosen == SHARED_MEMORY else None
         words = host.words(call, buffer.dtype) if host is not None else None
@@ -68,18 +69,23 @@ class Chooser:
         prepared = self.prepared[key] = Prepared(chosen, call, host, words)
         return prepared
 
-    def choose(self, kind: str, nbytes: int, algorithm: str | None, default: str) -> str:
-        """Return what carries out a collective of so many bytes.
+    def choose(self, kind: str, nbytes: int, algorithm: Algorithm | None, default: Algorithm, root: int = 0) -> str:
+        """Return the name of what carries out a collective of so many bytes.
 
         Args:
-            algorithm: the one asked for; where None, `default` if this kind has it, else auto.
+            algorithm: the one asked for; where None, `default` if this kind has it, else auto. A function is of the
+                kind that it is given to; as a default it is an all-reduce's.
+            root: of a broadcast.
 
         Raises:
-            ValueError: there is none of this name, or these ranks cannot use it.
+            ValueError: there is none of this name, these ranks cannot use it, or a function's schedule is wrong.
         """
         memory, alone = self._memory, self._transport.world_size == 1
         if algorithm is None:
-            algorithm = default if default in algorithms_of(kind) else "auto"
+            has_it = kind == "allreduce" if callable(default) else default in algorithms_of(kind)
+            algorithm = default if has_it else "auto"
+        if callable(algorithm):
+            return proven(kind, algorithm, self._transport.world_size, root)
         if algorithm == "auto":
             return cheapest(kind, nbytes, self._topology.hosts, self.constants.machine, memory.host is not None)
         require(kind, algorithm)

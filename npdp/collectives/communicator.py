@@ -24,6 +24,7 @@ import numpy as np
 
 from npdp.base.arguments import whole
 from npdp.base.partition import part
+from npdp.collectives.algorithms import Algorithm
 from npdp.collectives.arrays import Array, checked, extents_of, order_of, same_order
 from npdp.collectives.by_messages import ByMessages
 from npdp.collectives.chooser import Chooser
@@ -50,7 +51,7 @@ class Communicator:
         place: where this rank's program is.
     """
 
-    def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
+    def __init__(self, transport: Transport, algorithm: Algorithm = "auto") -> None:
         self.algorithm, self.place = algorithm, transport.stalls.board.place
         self.narrow(transport)
 
@@ -89,14 +90,14 @@ class Communicator:
         return self.host_empty(count, dtype, one_for_all=True) if self.memory.is_of_all else None
 
     # Collectives on arrays
-    def allreduce(self, array: Array, op: str = "sum", algorithm: str | None = None) -> None:
+    def allreduce(self, array: Array, op: str = "sum", algorithm: Algorithm | None = None) -> None:
         """All-reduce in place; see `npdp.allreduce`."""
         buffer = checked(array, op)
         self.run("allreduce", buffer, op, algorithm, order=order_of(array, buffer))
         if op == "mean":
             buffer /= buffer.dtype.type(self.world_size)
 
-    def reduce_scatter(self, array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
+    def reduce_scatter(self, array: Array, op: str = "sum", algorithm: Algorithm | None = None) -> Array:
         """Reduce-scatter in place; see `npdp.reduce_scatter`."""
         buffer = checked(array, op)
         self.run("reduce_scatter", buffer, op, algorithm, order=order_of(array, buffer))
@@ -106,7 +107,7 @@ class Communicator:
             chunk /= chunk.dtype.type(self.world_size)
         return chunk
 
-    def allgather(self, chunk: Array, out: Array, algorithm: str | None = None) -> None:
+    def allgather(self, chunk: Array, out: Array, algorithm: Algorithm | None = None) -> None:
         """Gather every rank's chunk; see `npdp.allgather`."""
         buffer, mine = checked(out, "sum"), checked(chunk, "sum", writeable=False)
         start, stop = part(buffer.size, self.world_size, self.rank)
@@ -121,7 +122,7 @@ class Communicator:
             buffer[start:stop] = mine
         self.run("allgather", buffer, "sum", algorithm, order=order_of(out, buffer))
 
-    def broadcast(self, array: Array, root: int = 0, algorithm: str | None = None) -> None:
+    def broadcast(self, array: Array, root: int = 0, algorithm: Algorithm | None = None) -> None:
         """Broadcast in place; see `npdp.broadcast`."""
         buffer = checked(array, "sum")
         if type(root) is not int:
@@ -165,7 +166,7 @@ class Communicator:
         return [row[:size].tobytes().decode(errors="surrogateescape") for row, size in zip(rows, sizes)]
 
     # How one is carried out
-    def chosen(self, kind: str, nbytes: int, algorithm: str | None = None) -> str:
+    def chosen(self, kind: str, nbytes: int, algorithm: Algorithm | None = None) -> str:
         """Return the algorithm asked for, else the communicator's where this kind has it, else the cheapest.
 
         Raises:
@@ -178,7 +179,7 @@ class Communicator:
         kind: str,
         buffer: Buffer,
         op: str,
-        algorithm: str | None,
+        algorithm: Algorithm | None,
         root: int = 0,
         order: str = "C",
         label: str = "",

@@ -26,7 +26,7 @@ Scheiman, LogGP, 1995 (the gap between messages).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,15 @@ from npdp.collectives.schedule import Step
 
 SMALL_BYTES = 8192  # csrc/layout.h's: an all-reduce that goes with one post
 SMALL_DIRECT_BYTES = 1024  # csrc/shared_memory.c's: up to here arrays in shared memory are treated as others are
+
+
+# What the rank that sends most must at least send, over the buffer's bytes, where there is more than one
+LEAST_SENT: dict[str, Callable[[int], float]] = {
+    "allreduce": lambda world_size: 2 * (world_size - 1) / world_size,
+    "reduce_scatter": lambda world_size: (world_size - 1) / world_size,
+    "allgather": lambda world_size: (world_size - 1) / world_size,
+    "broadcast": lambda world_size: 1.0,
+}
 
 
 @dataclass(unsafe_hash=True, order=True)  # complete before it is hashed
@@ -64,12 +73,15 @@ Hosts = tuple[int, ...]  # each rank's host
 @lru_cache(maxsize=512)
 def shapes(hosts: Hosts, maker: Callable[..., Iterable[Step]], *arguments: Any) -> Counter[Shape]:
     """Return the shapes of the steps of `maker(*arguments)`, and how often each occurs: a whole ring is two."""
-    found: Counter[Shape] = Counter()
+    return Counter(shapes_of(maker(*arguments), hosts))
+
+
+def shapes_of(steps: Iterable[Step], hosts: Hosts) -> Iterator[Shape]:
+    """Yield the shape of each step that has moves."""
     receivers = set(range(len(hosts)))  # nothing is early in the first step
-    for step in filter(None, maker(*arguments)):
-        found[_shape(step, hosts, receivers)] += 1
+    for step in filter(None, steps):
+        yield _shape(step, hosts, receivers)
         receivers = {move.target for move in step}
-    return found
 
 
 def _shape(step: Step, hosts: Hosts, receivers: set[int]) -> Shape:

@@ -22,7 +22,7 @@ import numpy as np
 
 from npdp import kernels
 from npdp.base.partition import bounds
-from npdp.collectives.algorithms import SCHEDULES
+from npdp.collectives.algorithms import steps_of
 from npdp.collectives.schedule import Move, Step, of_rank
 from npdp.comm.call import Call
 from npdp.comm.failures.call_log import LoggedCall
@@ -65,8 +65,7 @@ def rank_steps(
         root: of a broadcast.
         among: the ranks of the world that take part, where not all do: `world_size` of them; `rank` is an index of it.
     """
-    maker = SCHEDULES[collective][algorithm]
-    schedule = maker(world_size, root) if collective == "broadcast" else maker(world_size)
+    schedule = steps_of(collective, algorithm, world_size, root)
     return cut_steps(schedule, rank, bounds(count, world_size), itemsize, among or range(world_size))
 
 

@@ -22,6 +22,16 @@ class Move(NamedTuple):
     stop: int
     accumulate: bool
 
+    @property
+    def chunks(self) -> str:
+        """The chunks in words: `chunk 3`, `chunks 0-3`."""
+        return f"chunk {self.start}" if self.stop - self.start == 1 else f"chunks {self.start}-{self.stop - 1}"
+
+    def __str__(self) -> str:
+        if self.accumulate:
+            return f"rank {self.target} adds {self.chunks} of rank {self.source}"
+        return f"rank {self.target} replaces its {self.chunks} by rank {self.source}'s"
+
 
 Step = list[Move]
 Schedule = list[Step]
@@ -35,6 +45,25 @@ def add(source: int, target: int, start: int, stop: int | None = None) -> Move:
 def put(source: int, target: int, start: int, stop: int | None = None) -> Move:
     """A move whose receiver replaces: chunk `start`, or chunks [start, stop)."""
     return Move(source, target, start, start + 1 if stop is None else stop, False)
+
+
+def as_schedule(steps: object) -> Schedule:
+    """Return steps as a schedule: lists of moves.
+
+    Raises:
+        TypeError: they are none.
+    """
+    if callable(steps):
+        raise TypeError(f"wanted a schedule, which is a list of steps, got the function {steps!r}: call it")
+    try:
+        schedule = [list(step) for step in steps]  # type: ignore[attr-defined]
+    except TypeError:
+        raise TypeError(f"wanted a schedule, which is a list of steps, each a list of moves, got {steps!r}") from None
+    for number, step in enumerate(schedule):
+        for move in step:
+            if not isinstance(move, Move):
+                raise TypeError(f"step {number}: wanted a move, made by add(...) or put(...), got {move!r}")
+    return schedule
 
 
 def of_rank(schedule: Iterable[Step], rank: int) -> Iterator[tuple[list[Move], list[Move]]]:

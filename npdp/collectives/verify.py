@@ -1,35 +1,32 @@
 """Proves a schedule right for a world size, by running it on the set of contributions in each chunk.
 
-Instead of numbers, a chunk on a rank holds how often each rank's contribution is in it: adding adds these counts,
-putting replaces them. At the end every chunk must hold each contribution exactly once, wherever the collective
+Instead of numbers, a chunk on a rank holds how often each rank's contribution is in it (contents.py): adding adds these
+counts, putting replaces them. At the end every chunk must hold each contribution exactly once, wherever the collective
 promises it. On the way it is checked that
 
-- sends and receives pair up, with nothing buffered: a step ends when all its messages have met their other half;
+- sends and receives pair up, with nothing buffered: a step ends when all its messages have met their other half
+  (progress.py);
 - the order in which messages arrive within a step cannot matter: nobody sends a chunk that is being received,
   and no two messages of a step write the same chunk of a rank, unless both add.
+
+What is wrong is told by the first step and move that are, and what they should have been (explain.py).
 
 Cost: O(moves x world_size); all world sizes from 1 to 64 take some seconds.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable, Sequence
 
 from npdp.base.partition import bounds
-from npdp.collectives.schedule import Move, Schedule, of_rank
-
-State = npt.NDArray[Any]  # (rank, chunk, contributor): how often it is in there
-
-
-class WrongSchedule(ValueError):  # noqa: N818  (what is wrong is the schedule)
-    """Error: a schedule does not do what its collective promises; the text says where."""
+from npdp.collectives import explain
+from npdp.collectives.contents import Promise, broken, promise, run
+from npdp.collectives.progress import meet
+from npdp.collectives.schedule import Move, Schedule, Step, as_schedule
+from npdp.collectives.wrong import WrongSchedule as WrongSchedule
 
 
-def prove(schedule: Schedule, collective: str, world_size: int, root: int = 0) -> None:
+def prove(schedule: Iterable[Iterable[Move]], collective: str, world_size: int, root: int = 0) -> None:
     """Raise unless the schedule keeps its collective's promise for this world size.
 
     Args:
@@ -39,27 +36,31 @@ def prove(schedule: Schedule, collective: str, world_size: int, root: int = 0) -
         root: of a broadcast.
 
     Raises:
-        WrongSchedule: what is wrong first.
+        WrongSchedule: the first step and move that are wrong, and what they should have been.
         ValueError: there is no such collective.
+        TypeError: this is no schedule.
     """
-    state, wanted = _before_and_after(collective, world_size, root)
-    for number, step in enumerate(schedule):
-        _check_step(number, step, world_size)
-    _check_progress(schedule, world_size)
-    for step in schedule:
-        sent = [state[move.source, move.start : move.stop].copy() for move in step]
-        for move, content in zip(step, sent):
-            if move.accumulate:
-                state[move.target, move.start : move.stop] += content
-            else:
-                state[move.target, move.start : move.stop] = content
-    wrong = np.argwhere((state != wanted) & (wanted >= 0))
-    if len(wrong):
-        rank, chunk, contributor = wrong[0]
-        raise WrongSchedule(
-            f"{collective}, {world_size} ranks: rank {rank} ends with the contribution of rank {contributor} "
-            f"{state[rank, chunk, contributor]} times in chunk {chunk}, wanted {wanted[rank, chunk, contributor]}"
-        )
+    wanted, steps = promise(collective, world_size, root), as_schedule(schedule)
+    _check_steps(steps, wanted)
+    meet([steps] * world_size)
+    _check_promise(f"{collective}, {world_size} ranks", steps, wanted)
+
+
+def prove_each(schedules: Sequence[Iterable[Iterable[Move]]], collective: str, root: int = 0) -> None:
+    """Raise unless ranks that each follow a schedule of their own keep the promise: rank r follows `schedules[r]`.
+
+    A rank carries out those moves that name it. As `prove`, but ranks may wait for each other for ever here, which is
+    told as a circle. Where messages all meet and contents are wrong, each message counts as a step.
+    """
+    wanted = promise(collective, len(schedules), root)
+    own = [
+        [[move for move in step if rank in (move.source, move.target)] for step in as_schedule(schedule)]
+        for rank, schedule in enumerate(schedules)
+    ]
+    for steps in own:
+        _check_steps(steps, wanted)
+    heading = f"{collective}, {len(schedules)} ranks (each message is a step)"
+    _check_promise(heading, [[move] for move in meet(own)], wanted)
 
 
 def bytes_sent(schedule: Schedule, count: int, itemsize: int, world_size: int) -> list[int]:
@@ -72,75 +73,50 @@ def bytes_sent(schedule: Schedule, count: int, itemsize: int, world_size: int) -
     return sent
 
 
-def _before_and_after(collective: str, world_size: int, root: int) -> tuple[State, State]:
-    """Return what chunks are made of at the beginning, and must be at the end; -1 where anything will do."""
-    shape = (world_size,) * 3
-    rank, chunk, contributor = np.indices(shape, sparse=True)
-    after = {
-        "allreduce": np.array(1),
-        "reduce_scatter": np.where(rank == chunk, 1, -1),
-        "allgather": np.where(contributor == chunk, 1, 0),
-        "broadcast": np.where(contributor == root, 1, 0),
-    }
-    if collective not in after:
-        raise ValueError(f"prove: no collective {collective!r}; there are {', '.join(after)}")
-    own = np.where(contributor == rank, 1, 0)
-    return np.broadcast_to(own, shape).copy(), np.broadcast_to(after[collective], shape)
-
-
-def _check_step(number: int, step: list[Move], world_size: int) -> None:
+def _check_steps(steps: Schedule, wanted: Promise) -> None:
     """Raise where a move names no rank or chunk, or where the order of arrival would matter."""
+    for number, step in enumerate(steps):
+        for move in step:
+            if not _is_among(move, len(wanted)):
+                raise explain.no_move(number, move, len(wanted))
+    for number, step in enumerate(steps):
+        if found := race(step):
+            raise explain.race(steps, number, *found, len(wanted), lambda changed: _is_right(changed, wanted))
+
+
+def _is_among(move: Move, world_size: int) -> bool:
+    ranks = range(world_size)
+    ends = move.source in ranks and move.target in ranks and move.source != move.target
+    return ends and 0 <= move.start < move.stop <= world_size
+
+
+def race(step: Step) -> tuple[tuple[Move, Move], int] | None:
+    """Return two moves of a step of which the order matters, and the chunk; None where there are none.
+
+    The second one writes the chunk that the first one writes too, or sends.
+    """
     written: dict[tuple[int, int], Move] = {}
     for move in step:
-        if not (
-            0 <= move.source < world_size
-            and 0 <= move.target < world_size
-            and move.source != move.target
-            and 0 <= move.start < move.stop <= world_size
-        ):
-            raise WrongSchedule(f"step {number}: {move} is no move among {world_size} ranks and as many chunks")
         for chunk in range(move.start, move.stop):
             before = written.setdefault((move.target, chunk), move)
             if before is not move and not (before.accumulate and move.accumulate):
-                place = f"chunk {chunk} of rank {move.target}"
-                raise WrongSchedule(f"step {number}: {before} and {move} both write {place}")
+                return (before, move), chunk
     for move in step:
         for chunk in range(move.start, move.stop):
             if (move.source, chunk) in written:
-                raise WrongSchedule(
-                    f"step {number}: rank {move.source} sends chunk {chunk} while it receives it: "
-                    f"{move} and {written[move.source, chunk]}"
-                )
+                return (move, written[move.source, chunk]), chunk
+    return None
 
 
-def _check_progress(schedule: Schedule, world_size: int) -> None:
-    """Raise where ranks would wait for each other for ever, or where a message meets another one's receive.
+def _check_promise(heading: str, steps: Schedule, wanted: Promise) -> None:
+    """Raise where chunks end with other contents than are promised."""
+    states = run(steps, len(wanted))
+    if broken(states[-1], wanted):
+        raise explain.broken_promise(heading, steps, states, wanted, lambda changed: _is_right(changed, wanted))
 
-    Every rank runs through its own steps, as `execute` does. A message meets its receive when both have begun;
-    between two ranks the n-th send meets the n-th receive. A rank goes on when all messages of its step have met.
-    """
-    todo = [deque(of_rank(schedule, rank)) for rank in range(world_size)]
-    begun: dict[tuple[int, int], tuple[deque[Move], deque[Move]]] = defaultdict(lambda: (deque(), deque()))
-    open_moves = [0] * world_size  # of the step in which a rank stands: messages that have not met yet
-    ready = list(range(world_size))
-    while ready:
-        rank = ready.pop()
-        if not todo[rank]:
-            continue
-        sends, receives = todo[rank].popleft()
-        open_moves[rank] = len(sends) + len(receives)
-        for side, moves in enumerate((sends, receives)):
-            for move in moves:
-                channel = begun[move.source, move.target]
-                channel[side].append(move)
-                if channel[0] and channel[1]:
-                    send, receive = channel[0].popleft(), channel[1].popleft()
-                    if send != receive:
-                        raise WrongSchedule(f"{send} meets the receive that {receive} has begun")
-                    for end in (move.source, move.target):
-                        open_moves[end] -= 1
-                        if not open_moves[end]:
-                            ready.append(end)
-    waiting = [rank for rank in range(world_size) if open_moves[rank] or todo[rank]]
-    if waiting:
-        raise WrongSchedule(f"ranks {waiting} wait for each other for ever")
+
+def _is_right(steps: Schedule, wanted: Promise) -> bool:
+    """Return whether a schedule that all ranks share keeps the promise."""
+    if any(not _is_among(move, len(wanted)) for step in steps for move in step) or any(map(race, steps)):
+        return False
+    return not broken(run(steps, len(wanted))[-1], wanted)

@@ -4,7 +4,8 @@ Any contiguous shape of float32, float64, int32 or int64, in C or in Fortran ord
 `shared_empty` they need no copy.
 
 All raise TypeError or ValueError where an array, op or algorithm cannot be used (NotImplementedError: threads have no
-mpi), and CommunicationError (npdp/comm/errors.py) where ranks do not call the same, or one that is waited for has left.
+mpi; WrongSchedule: a schedule of your own is wrong), and CommunicationError (npdp/comm/errors.py) where ranks do not
+call the same, or one that is waited for has left.
 Cost: docs/cost.md.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from npdp.collectives.algorithms import Algorithm
 from npdp.collectives.arrays import Array
 from npdp.parallel.world import init
 
@@ -33,7 +35,7 @@ def shared_empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float32
     return init().shared_empty(shape, np.dtype(dtype))
 
 
-def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> None:
+def allreduce(array: Array, op: str = "sum", algorithm: Algorithm | None = None) -> None:
     """Leave in `array`, on every rank, the sum (or other op) of all ranks' arrays; collective, in place.
 
     Horovod's `hvd.allreduce` averages and returns the result; this one sums, without an op, and returns None.
@@ -42,12 +44,13 @@ def allreduce(array: Array, op: str = "sum", algorithm: str | None = None) -> No
         array: any contiguous shape, of float32, float64, int32 or int64; alike on all ranks, its order in memory too.
         op: sum, mean, min, max or prod. Integer sums wrap; an integer mean is refused; NaN and Inf pass.
         algorithm: auto, shared_memory, hierarchical, naive, ring, halving_doubling, tree, or mpi (MPI's own, in
-            whose min and max NaN may be lost); the world's where None.
+            whose min and max NaN may be lost); the world's where None. Or a function of the world size that returns a
+            schedule (npdp.collectives), which is proven before its first use.
     """
     init().allreduce(array, op, algorithm)
 
 
-def reduce_scatter(array: Array, op: str = "sum", algorithm: str | None = None) -> Array:
+def reduce_scatter(array: Array, op: str = "sum", algorithm: Algorithm | None = None) -> Array:
     """Return the 1-D view of chunk `rank` of `array`, where the sum is now; collective, in place.
 
     The other chunks hold partial sums afterwards. Chunks follow the partition law: of count elements, in their order in
@@ -57,7 +60,7 @@ def reduce_scatter(array: Array, op: str = "sum", algorithm: str | None = None) 
     return init().reduce_scatter(array, op, algorithm)
 
 
-def allgather(chunk: Array, out: Array, algorithm: str | None = None) -> None:
+def allgather(chunk: Array, out: Array, algorithm: Algorithm | None = None) -> None:
     """Leave in `out`, on every rank, all ranks' chunks in rank order; collective, in place in `out`.
 
     `chunk` must have the size that the partition law gives this rank of `out`; it may be that view of `out`. Algorithms
@@ -66,8 +69,11 @@ def allgather(chunk: Array, out: Array, algorithm: str | None = None) -> None:
     init().allgather(chunk, out, algorithm)
 
 
-def broadcast(array: Array, root: int = 0, algorithm: str | None = None) -> None:
-    """Leave in `array`, on every rank, the root's values; collective, in place. By naive, tree or shared_memory."""
+def broadcast(array: Array, root: int = 0, algorithm: Algorithm | None = None) -> None:
+    """Leave in `array`, on every rank, the root's values; collective, in place.
+
+    By naive, tree or shared_memory, or a function of the world size and the root that returns a schedule.
+    """
     init().broadcast(array, root, algorithm)
 
 

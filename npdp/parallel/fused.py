@@ -30,7 +30,7 @@ import numpy as np
 
 from npdp.autograd.tensor import Array
 from npdp.base.partition import part
-from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, algorithms_of
+from npdp.collectives.algorithms import HIERARCHICAL, SHARED_MEMORY, Algorithm, algorithms_of, name_of
 from npdp.collectives.communicator import Communicator
 from npdp.kernels import Sum, combine, first_not_finite
 from npdp.nn.parameter import FlatParameters, Parameter
@@ -229,11 +229,12 @@ class Fused(AtStep):
         return self.communicator.chosen("reduce_scatter", max((flat.grad.nbytes for flat in self.flats), default=0))
 
 
-def require_reduce_scatter(algorithm: str) -> None:
+def require_reduce_scatter(algorithm: Algorithm) -> None:
     """Raise ValueError where an algorithm has no reduce-scatter: `fused` could not sum in its order."""
     usable = ("auto", HIERARCHICAL, *algorithms_of("reduce_scatter"))
     if algorithm not in usable:
-        raise ValueError(f"fused needs an algorithm that has a reduce-scatter, {', '.join(usable)}; got {algorithm}")
+        got = name_of(algorithm)
+        raise ValueError(f"fused needs an algorithm that has a reduce-scatter, {', '.join(usable)}; got {got}")
 
 
 def _shares_parameters(world: Communicator) -> bool:

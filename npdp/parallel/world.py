@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from npdp.base import environment
 from npdp.base.arguments import whole
-from npdp.collectives.algorithms import ALGORITHMS, NATIVE
+from npdp.collectives.algorithms import ALGORITHMS, NATIVE, Algorithm
 from npdp.collectives.communicator import Communicator
 from npdp.comm.failures.forked import refuse
 from npdp.comm.threads import ThreadTransport, run_threads
@@ -41,16 +41,17 @@ _making = threading.Lock()  # held while it is made
 
 
 def init(
-    algorithm: str | None = None, stall_warning_s: float | None = None, stall_abort_s: float | None = None
+    algorithm: Algorithm | None = None, stall_warning_s: float | None = None, stall_abort_s: float | None = None
 ) -> Communicator:
     """Make, or return, the world of this rank; collective the first time.
 
     Args:
-        algorithm: what collectives use where they are not told; see `npdp.allreduce`.
+        algorithm: what collectives use where they are not told; see `npdp.allreduce`. A function is for all-reduces.
         stall_warning_s: after how many seconds of waiting it is said which rank is late; 10 at first, 0 for never.
         stall_abort_s: after how many the job ends; 0, for never, at first.
 
     Raises:
+        ValueError: there is no such algorithm, or a function's schedule is wrong (WrongSchedule).
         RuntimeError: a launcher started several ranks, but MPI is missing or is another one.
     """
     communicator = (_here.rank or _process or _made()).communicator
@@ -129,7 +130,7 @@ def run_ranks(
     world_size: int,
     program: Callable[..., T],
     *arguments: Any,
-    algorithm: str = "auto",
+    algorithm: Algorithm = "auto",
     hosts: Sequence[int] | None = None,
 ) -> list[T]:
     """Run `program(*arguments)` on every rank of a world of threads; return the results in rank order.
@@ -147,7 +148,7 @@ def run_ranks(
         ValueError: no algorithm of that name, or one that threads do not have.
     """
     known = [name for name in ALGORITHMS if name != NATIVE]
-    if algorithm not in known:
+    if not callable(algorithm) and algorithm not in known:
         raise ValueError(f"run_ranks: no algorithm {algorithm!r} among threads; there are {', '.join(known)}")
 
     def run(transport: ThreadTransport) -> T:
