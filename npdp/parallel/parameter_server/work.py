@@ -56,14 +56,15 @@ class AppliedSet:
     """Set of the work items that a shard has applied, without workers' own."""
 
     def __init__(self) -> None:
-        self._missing: dict[tuple[int, int], set[int]] = {}  # of each pass
+        self.passes: dict[tuple[int, int], tuple[Request, set[int]]] = {}  # and the numbers that are missing
 
     def __contains__(self, item: WorkItem) -> bool:
-        return item[:2] in self._missing and item.number not in self._missing[item[:2]]
+        return item[:2] in self.passes and item.number not in self.passes[item[:2]][1]
 
     def add(self, push: Message) -> None:
         """Note that a push was applied."""
         loader, epoch, number = push.item
-        if loader >= 0 and (loader, epoch) not in self._missing:
-            self._missing[loader, epoch] = set(range(push.request.items))
-        self._missing.get((loader, epoch), set()).discard(number)
+        if loader >= 0 and (loader, epoch) not in self.passes:
+            self.passes[loader, epoch] = push.request, set(range(push.request.items))
+        if loader >= 0:
+            self.passes[loader, epoch][1].discard(number)
