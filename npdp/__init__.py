@@ -49,7 +49,7 @@ _HOME = {  # public name -> the module that defines it
 }
 _MODULES = {"saved_model": "npdp.app.saved_model"}
 _NAMES_OF_TORCH = "npdp.torch_names"
-_PACKAGES = ("autograd", "nn", "optim", "data", "kernels", "comm", "collectives", "parallel")
+_PACKAGES = ("autograd", "nn", "optim", "data", "kernels", "comm", "collectives", "parallel", "elastic")
 _EXTRAS = ("torch", "utils")  # not among the names of `import *`, which would take the place of PyTorch's own
 
 __all__ = ["__version__", *_HOME, *_MODULES, *_PACKAGES]  # noqa: PLE0604

@@ -64,12 +64,20 @@ def why_no_mpi() -> str:
     return "" if importlib.util.find_spec("mpi4py") else "mpi4py is not installed"
 
 
+def why_no_ulfm() -> str:
+    """Return what is missing for ranks that survive others' deaths; empty where nothing is."""
+    is_open_mpi = Path(find_mpirun() or "").with_name("ompi_info").exists()
+    return why_no_mpi() or ("" if is_open_mpi else "only Open MPI lets ranks survive")
+
+
 needs_mpi = pytest.mark.skipif(bool(why_no_mpi()), reason=why_no_mpi())
 
 
-def mpirun(ranks: int, *program: str, timeout: float = 30, **settings: str) -> Outcome:
+def mpirun(
+    ranks: int, *program: str, timeout: float = 30, flags: tuple[str, ...] = (), **settings: str
+) -> Outcome:
     """Run a Python program (a file in mpi_programs/ or a path, or -m and a module; then its arguments) on ranks."""
-    return python(*program, timeout=timeout, before=on_ranks(ranks), **settings)
+    return python(*program, timeout=timeout, before=on_ranks(ranks, *flags), **settings)
 
 
 def torchrun(ranks: int, *program: str, timeout: float = 60, **settings: str) -> Outcome:
@@ -78,11 +86,11 @@ def torchrun(ranks: int, *program: str, timeout: float = 60, **settings: str) ->
     return python(*program, timeout=timeout, before=(*launcher, "--no-python"), **settings)
 
 
-def on_ranks(ranks: int) -> tuple[str, ...]:
+def on_ranks(ranks: int, *flags: str) -> tuple[str, ...]:
     """Return what comes before a program that is to run on ranks."""
     launcher = find_mpirun()
     assert launcher is not None, why_no_mpi()
-    return launcher, "-n", str(ranks)
+    return launcher, *flags, "-n", str(ranks)
 
 
 def python(*program: str, timeout: float = 30, before: tuple[str, ...] = (), **settings: str) -> Outcome:

@@ -82,7 +82,7 @@ class Weighs:
     def __init__(self, weight):
         self.weight, self.number, self.cancelled = weight, 1, 0
 
-    def begin(self, counted, alone):
+    def begin(self, loss, counted, alone):
         if self.weight is None:
             raise ValueError("cannot be weighed")
         return self.weight

@@ -47,10 +47,13 @@ def run(arguments: Sequence[str]) -> int:
     parser = _parser("run", "Start ranks of a Python program, as `mpirun -n N python PROGRAM` does: with the mpirun "
                      "that belongs to this MPI, and the settings that it needs here. Ranks have no standard input: one "
                      "that reads finds its end.",
-                     "  npdp run --ranks 4 mine.py --epochs 3\n  npdp run --ranks 4 -m package.module")
-    parser.usage = "npdp run [-h] [--ranks N] [-m] PROGRAM [ARGUMENT ...]"
+                     "  npdp run --ranks 4 mine.py --epochs 3\n  npdp run --ranks 4 -m package.module\n"
+                     "  npdp run --ranks 4 --elastic mine.py")
+    parser.usage = "npdp run [-h] [--ranks N] [--elastic] [-m] PROGRAM [ARGUMENT ...]"
     parser.add_argument("--ranks", type=number_of_ranks, default=environment.cores(), metavar="N",
                         help=f"how many to start (one a core: {environment.cores()})")  # fmt: skip
+    parser.add_argument("--elastic", action="store_true",
+                        help="let ranks live on when others die, for a program that uses npdp.elastic.run (Open MPI)")
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module, as for python -m")
     parser.add_argument("program", metavar="PROGRAM", help="a Python file; what follows is its own")
     at = _program_at(arguments)
@@ -65,7 +68,8 @@ def run(arguments: Sequence[str]) -> int:
 
     path = f"./{flags.program}" if flags.program.startswith("-") else flags.program
     program = [*(["-m"] if flags.is_module else []), path, *arguments[at + 1 :]]
-    return launch.run_ranks_with_mpirun(flags.ranks, program, is_own=False)
+    more = launch.surviving() if flags.elastic else ()
+    return launch.run_ranks_with_mpirun(flags.ranks, program, is_own=False, flags_of_mpirun=more)
 
 
 def _program_at(arguments: Sequence[str]) -> int:
@@ -200,7 +204,8 @@ def _on_ranks(
     if not environment.is_one_of_several():
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
         if flags.transport == "mpi" and (flags.ranks or 1) > 1:
-            return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments])
+            more = launch.surviving() if getattr(flags, "elastic", False) else ()
+            return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments], flags_of_mpirun=more)
     return main(arguments)
 
 

@@ -18,6 +18,11 @@ from npdp.app.train_flags import make_parser
 from npdp.base.errors import InputError
 from npdp.elastic.inject import Fault
 
+NOT_ELASTIC = {
+    "update": "ranks share parameters there, and one that dies in the middle of an update leaves them half done",
+    "transport": "threads of one process die together",
+    "algorithm": "MPI's own all-reduce does not survive a death",
+}
 WORDS = ("digits", "synthetic", "python-docs")  # what --data takes that is no path
 @dataclass(frozen=True)
 class TrainConfig:
@@ -73,6 +78,7 @@ class TrainConfig:
     checkpoint_every: Interval
     keep: int
     resume: bool
+    elastic: bool
     estimate: bool
     quiet: bool
 
@@ -152,10 +158,13 @@ def _require_sense(config: TrainConfig) -> None:
         raise InputError("--update fused stores no gradient that --clip-norm could scale: use --update replicated")
     if config.resume and config.checkpoint is None:
         raise InputError("--resume: wanted --checkpoint DIR too, the directory to go on from")
+    for flag, value in (("update", "fused"), ("transport", "threads"), ("algorithm", "mpi")):
+        if config.elastic and getattr(config, flag) == value:
+            raise InputError(f"--elastic: wanted another {flag_of(flag)}, got {value}: {NOT_ELASTIC[flag]}")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),
-                          ("checkpoint", None)):  # fmt: skip
+                          ("checkpoint", None), ("elastic", False)):  # fmt: skip
         why = STRATEGIES[config.strategy].excludes.get(name)
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")

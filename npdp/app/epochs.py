@@ -35,14 +35,18 @@ class LossSum:
         return self.total / (self.count or 1)
 
 
-def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> tuple[int, int]:
+def train_epochs(
+    job: Job, progress: Progress, after: Callable[[int], None], mean: Callable[[LossSum], float] | None = None
+) -> tuple[int, int]:
     """Train on from where loader and optimiser are; collective. Returns how many updates there were in all, and how
     many samples this rank has used now.
 
     Args:
         progress: told of each iteration and epoch.
         after: called after each iteration, with how many there were.
+        mean: returns an epoch's mean loss over all ranks, of this rank's; collective where not given.
     """
+    mean = mean or (lambda seen: job.world.mean(seen.mean, seen.count))
     pace = Pace(job.config.inject, job.world.rank)
     iterations, samples = job.optimizer.iteration, 0
     for epoch in range(job.loader.epoch + 1, job.config.epochs + 1):
@@ -56,7 +60,7 @@ def train_epochs(job: Job, progress: Progress, after: Callable[[int], None]) -> 
             iterations += 1
             after(iterations)
         samples += seen.count
-        progress.epoch(epoch, job.world.mean(seen.mean, seen.count))
+        progress.epoch(epoch, mean(seen))
     return job.optimizer.iteration, samples
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import shutil
@@ -111,7 +112,24 @@ def without_script(mpirun: str) -> str:
     return str(program) if os.access(program, os.X_OK) and Path(mpirun).read_bytes().startswith(b"#!") else mpirun
 
 
-def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = True) -> int:
+def surviving() -> tuple[str, ...]:
+    """Return the flags by which mpirun lets ranks live on when others die.
+
+    Raises:
+        InputError: it has none: it is no Open MPI, or one before 5.
+    """
+    said = subprocess.run([find_mpirun(), "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"Open MPI\) (\d+)", said)
+    if found is None or int(found[1]) < 5:
+        name = said.strip().split("\n")[0] or "another"
+        raise InputError(f"--elastic: wanted the mpirun of Open MPI 5, where ranks survive others, got {name}; use "
+                         "--checkpoint and --restarts")  # fmt: skip
+    return "--with-ft", "ulfm"
+
+
+def run_ranks_with_mpirun(
+    ranks: int, program: Sequence[str], is_own: bool = True, flags_of_mpirun: Sequence[str] = ()
+) -> int:
     """Run Python on so many ranks; return the exit code: mpirun's, or that on which they agreed.
 
     Those who agreed have said why in one line, and leave with 0 and a file: of any other code mpirun makes seven lines.
@@ -121,10 +139,11 @@ def run_ranks_with_mpirun(ranks: int, program: Sequence[str], is_own: bool = Tru
     Args:
         program: what Python is given: a file, or -m and a module, and its arguments.
         is_own: it is one of npdp's, whose ranks may agree on a code.
+        flags_of_mpirun: more of them.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -O, -W and others of this Python
     first = () if is_own else WITHOUT_INPUT  # npdp's own read nothing
-    command = [find_mpirun(), "-n", str(ranks), *first, sys.executable, *flags, *program]
+    command = [find_mpirun(), *flags_of_mpirun, "-n", str(ranks), *first, sys.executable, *flags, *program]
     variables = {**os.environ, **settings(ranks)}
     if width := own_terminal_width():
         variables[TERMINAL] = str(width)

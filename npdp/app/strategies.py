@@ -21,7 +21,7 @@ from npdp.parallel.strategy import Strategy
 
 # What of the flags does not change what is computed
 BESIDE = ("metrics", "save", "quiet", "transport", "ranks", "inject", "algorithm", "record_arrivals", "replay_arrivals",
-          "checkpoint", "checkpoint_every", "keep", "resume")  # fmt: skip
+          "checkpoint", "checkpoint_every", "keep", "resume", "elastic")  # fmt: skip
 _WHOLE_PARAMETERS = "passes over whole parameters; use"
 FUSED_FROM_BYTES = 2**20  # of parameters; below, its second meeting costs more than it saves: docs/measurements.md
 
@@ -78,7 +78,7 @@ def all_reduce(config: TrainConfig, world: Communicator, trained: Trained) -> St
             require_reduce_scatter(world.algorithm)
         except ValueError as error:
             raise InputError(f"--update {error}") from None
-    if world.world_size == 1 or config.update == "replicated":
+    if world.world_size == 1 or config.update == "replicated" or config.elastic:
         return AllReduce()
     if config.update == "fused":
         return Fused()

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+_ELASTIC = "is not elastic: --elastic is for --strategy allreduce"
 _ON_EACH_RANK = "updates on each rank: --update is for --strategy allreduce"
 _APART = {
     f"{name}_every": f"has ranks at different parameters: --{name}-every is for --strategy allreduce"
     for name in ("evaluate", "sample")
-} | {"checkpoint": "has ranks at different parameters: --checkpoint is for --strategy allreduce"}
+} | {"checkpoint": "has ranks at different parameters: --checkpoint is for --strategy allreduce", "elastic": _ELASTIC}
 
 
 class Choice(NamedTuple):
@@ -30,7 +31,7 @@ class Choice(NamedTuple):
     made_by: str
     help: str
     flags: Mapping[str, Any] = MappingProxyType({})
-    excludes: Mapping[str, str] = MappingProxyType({"update": _ON_EACH_RANK})
+    excludes: Mapping[str, str] = MappingProxyType({"update": _ON_EACH_RANK, "elastic": _ELASTIC})
 
 
 _SERVER_FLAGS = {

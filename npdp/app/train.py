@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from npdp.report.progress import Progress
 from npdp.report.results import write_results
 
 if TYPE_CHECKING:
+    from npdp.app.epochs import LossSum
     from npdp.app.job import Job
     from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
@@ -36,13 +37,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(config: TrainConfig) -> int:
     if config.estimate:
         return _estimate(config)
-    loss = train(config)["train_loss"]  # the same on all ranks
+    end = _from_the_start(config) if config.elastic else train(config)
+    loss = end["train_loss"]  # the same on all ranks
     if not math.isfinite(loss):
         raise DivergedError(
             f"training ended with a loss of {loss}, the model is of no use: try a smaller --learning-rate, "
             "--clip-norm 1, or --standardize"
         )
     return 0
+
+
+def _from_the_start(config: TrainConfig) -> dict[str, Any]:
+    """Train on ranks that may die at any moment."""
+    from npdp.app.elastic import require_survival
+    from npdp.elastic.recovery import from_the_start
+    from npdp.parallel.world import init
+
+    world = init()
+    require_survival(world)
+    return from_the_start(world, lambda: train(config))
 
 
 def _estimate(config: TrainConfig) -> int:
@@ -71,6 +84,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     from npdp.app import job as jobs
     from npdp.app.checkpoints import Checkpoints
+    from npdp.app.elastic import Elastic
     from npdp.app.epochs import each, train_epochs
     from npdp.app.observing import Observer
     from npdp.parallel.agreement import agree
@@ -93,15 +107,26 @@ def train(config: TrainConfig) -> dict[str, Any]:
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         observer = Observer(job, console, metrics)
+        end: dict[str, Any] = {}
+
+        def complete(after: Callable[[int], None], mean: Callable[[LossSum], float] | None = None) -> None:
+            iterations, samples = train_epochs(job, progress, after, mean)
+            checkpoints.finish()
+            job.model.strategy.synchronize()
+            wall_s = time.perf_counter() - before
+            end.update(jobs.end_event(job, iterations, samples, wall_s))
+            if not metrics.ended:
+                metrics.write("end", **end)
+                console.say(summary(end))  # first, whatever becomes of the files
+            best = observer.better_than(end["test_loss"])
+            agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
+
+        look = each(observer.after, checkpoints.after)
         with checkpoints.begin(job, observer, console, start):
-            iterations, samples = train_epochs(job, progress, each(observer.after, checkpoints.after))
-        job.model.strategy.synchronize()
-        wall_s = time.perf_counter() - before
-        end = jobs.end_event(job, iterations, samples, wall_s)
-        metrics.write("end", **end)
-        console.say(summary(end))  # first, whatever becomes of the files
-        best = observer.better_than(end["test_loss"])
-        agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
+            if config.elastic:
+                Elastic(job, progress, console, metrics).train(look, complete)
+            else:
+                complete(look)
     return end
 
 

@@ -31,6 +31,7 @@ examples:
   npdp train --data book.txt --tokenizer bpe:4096 --context 128 --layers 6 --heads 6 --width 384
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
+  npdp train --ranks 4 --elastic                  kill one: the others go on, to the same result
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
 """
 
@@ -159,6 +160,9 @@ def _add_ranks(parser: Parser) -> None:
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
+    ranks.add_argument("--elastic", action="store_true",
+                       help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
+                            "under a bare mpirun with --with-ft ulfm); parameters are replicated")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
 

@@ -34,10 +34,11 @@ class Reducer(Protocol):
     number: int
     overlaps_backward: bool
 
-    def begin(self, counted: float | None, alone: bool) -> float:
+    def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         """Begin a backward: return the weight of this rank's loss in the global one.
 
         Args:
+            loss: where backward begins.
             counted: what the loss is the mean over, where it says so (`Node.counted`), SUMMED or LOST; None: samples.
             alone: whether no other reducer has parameters behind this loss.
         """
@@ -67,7 +68,7 @@ def backward(loss: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     if outsiders and reducers:
         reducers[0].note_outsiders(outsiders)
     counted = _counted(root, counting) if counting else None
-    weight = reducers[0].begin(counted, True) if len(reducers) == 1 else _begin(reducers, counted)
+    weight = reducers[0].begin(loss, counted, True) if len(reducers) == 1 else _begin(reducers, loss, counted)
     scale = loss.array.dtype.type(weight)
     start = scale if given is None else given * scale
     if not weight and counted == 0:
@@ -129,7 +130,7 @@ def _counted(root: Node, counting: list[Node]) -> float | None:
     return root.counted if counting == [root] else LOST
 
 
-def _begin(reducers: list[Reducer], counted: float | None) -> float:
+def _begin(reducers: list[Reducer], loss: Tensor, counted: float | None) -> float:
     """Begin all reducers, none or several; return this rank's weight in the global loss, 1 where there are none."""
     if not reducers:
         return 1.0
@@ -137,7 +138,7 @@ def _begin(reducers: list[Reducer], counted: float | None) -> float:
     weights: list[float] = []
     try:
         for reducer in reducers:
-            weights.append(reducer.begin(counted, False))
+            weights.append(reducer.begin(loss, counted, False))
         if any(weight != weights[0] for weight in weights[1:]):
             raise RuntimeError(
                 "backward: the models behind this loss weigh it differently, as they saw different numbers of samples, "

@@ -23,6 +23,7 @@ LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),  # srun
 )
 
+FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by `mpirun --with-ft ulfm`
 RANK_PROCESS = "NPDP_RANK_PROCESS"  # which process is the rank, and by which launch; see `become_rank`
 JOBS = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "PMI_PORT", "PMI_FD")  # one or the other names the job
 
@@ -97,6 +98,11 @@ def is_one_of_several() -> bool:
     """Return whether a launcher has started this process as one of several ranks."""
     launched = launch()
     return launched is not None and launched.world_size > 1
+
+
+def survives_deaths() -> bool:
+    """Return whether mpirun was told to let ranks live on when others die: `mpirun --with-ft ulfm` of Open MPI 5."""
+    return launch() is not None and os.environ.get(FAULT_TOLERANCE) in ("1", "true")
 
 
 def cores() -> int:

@@ -29,7 +29,7 @@ from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.missing import say_who_is_missing
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
 from npdp.comm.transport import Buffer, wrong_message
-from npdp.comm.waiting import MESSAGES, wait_until
+from npdp.comm.waiting import CHECK_AFTER_S, MESSAGES, wait_until
 
 TAG_LEFT = 1
 FIRST_TAG_OF_CALLS = 2**14  # above the numbers of dtypes; MPI has tags up to 2^15 - 1 at least
@@ -86,7 +86,7 @@ def _load_mpi() -> Any:
 
 
 def _finalize(mpi: Any) -> None:
-    if not mpi.Is_finalized():
+    if not (mpi.Is_finalized() or environment.survives_deaths()):  # see ulfm.py
         mpi.Finalize()
 
 
@@ -96,6 +96,8 @@ class MpiTransport:
     Raises:
         RuntimeError: the launcher started several ranks but MPI sees one: mpirun and library do not match.
     """
+
+    check_after_s = CHECK_AFTER_S  # of waiting, how often it looks whether it waits in vain
 
     def __init__(self) -> None:
         launched = environment.launch()
@@ -226,7 +228,7 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peers: list[int], call: LoggedCall | None = None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._policy, lambda: why_in_vain(self, peers, call))
+        wait_until(done, self._policy, lambda: why_in_vain(self, peers, call), self.check_after_s)
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:

@@ -53,11 +53,14 @@ CHECK_AFTER_S = 0.5  # how often a long wait asks whether it is in vain
 
 
 def wait_until(
-    done: Callable[[], bool], policy: SpinPolicy, why_in_vain: Callable[[], BaseException | None] = lambda: None
+    done: Callable[[], bool],
+    policy: SpinPolicy,
+    why_in_vain: Callable[[], BaseException | None] = lambda: None,
+    check_after_s: float = CHECK_AFTER_S,
 ) -> None:
     """Return when `done()`.
 
-    `why_in_vain` is asked every half second for the error to raise where nothing will ever come. What did come just
+    `why_in_vain` is asked every `check_after_s` for the error to raise where nothing will ever come. What did come just
     before counts: a rank may have sent its last message and left between two spins.
     """
     for _ in range(policy.spins):
@@ -71,7 +74,7 @@ def wait_until(
     while not done():
         now = time.monotonic()
         time.sleep(min(LONGEST_SLEEP_S, max(SHORTEST_SLEEP_S, (now - start) / 50)))
-        if now - check > CHECK_AFTER_S:
+        if now - check > check_after_s:
             check = now
             error = why_in_vain()
             if error is not None and done():

@@ -156,6 +156,11 @@ class FlatParameters:
         self.reducers.append(reducer)
         self.stepper = reducer if reducer.steps else self.stepper
 
+    def leave_reducers(self, grad: Array) -> None:
+        """Have no reducer any more, and move the gradients to `grad`, an array of zeros as long as this one."""
+        self.reducers, self.stepper, self.grad_shared = [], None, False
+        self.move_grad(grad)
+
     def share_grad(self, grad: Array) -> None:
         """Move the gradients to `grad`, which lies where the ranks of a host share memory."""
         grad[:] = 0

@@ -80,10 +80,10 @@ class AllReduce(Strategy):
             return partial(self.communicator.begin_allreduce, buffer, number)
         return self.communicator.persistent_allreduce(buffer, number)
 
-    def begin(self, counted: float | None, alone: bool) -> float:
+    def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         for parameter in self.sparse_parameters:
             parameter.row_gradient()  # on all ranks: an array is refused
-        weight = super().begin(counted, alone)
+        weight = super().begin(loss, counted, alone)
         self._next = 0
         # Two models behind one loss would mix their buckets in an order that depends on what a rank used: each then
         # waits for the end of backward. So does a single bucket inside a host: it is not complete much before

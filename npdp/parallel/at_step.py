@@ -8,6 +8,7 @@ Meanwhile nobody may look at a gradient, which would be only this rank's share, 
 
 from __future__ import annotations
 
+from npdp.autograd import Tensor
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import Parameter, put_in
 from npdp.optim.groups import ParameterGroup
@@ -28,7 +29,7 @@ class AtStep(Strategy):
         for parameter in parameters:
             parameter.hide_grad(self.why_hidden)
 
-    def begin(self, counted: float | None, alone: bool) -> float:
+    def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         return self.loss_weight.of_backward(counted)
 
     def exchange(self) -> None:

@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 from npdp.autograd import is_grad_enabled
-from npdp.collectives.communicator import Communicator
 from npdp.data.batch import Batch, batch_of
 from npdp.data.sampler import this_rank
 from npdp.nn.forward import Forward, samples_of
@@ -90,19 +89,22 @@ class DataParallel(Module):
         self._frozen = [parameter for _, parameter in named if not parameter.requires_grad]
         if not world.rank and (wide := _wide(named)):
             warnings.warn(wide, stacklevel=2)
-        self.strategy = _distributed_optimizers(strategy, trained) or strategy
+        found = _distributed_optimizers(strategy, trained)
         if world.world_size > 1:
             broadcast_parameters([*named, *module.named_buffers()])
             require_equal(world, "strategies and trained parameters", [repr(strategy), *trained])
-        if self.strategy is strategy:
+        if found is None:
             strategy.attach(list(trained.values()), world)
-        self.strategy.wrapped = True
-        self.world: Communicator = self.strategy.communicator
+        self.train_by(found or strategy)
         self._forwards: Forward = Forward()  # begun by `forward`, and, where the module is called by itself, by that
         if self.strategy.synchronous and self.world.world_size > 1:
             self._forwards.sum_over_ranks = self.world.allreduce
         self._drops = module.join_forwards(self._forwards) > 0
         module._forwards = self._forwards if self._drops else None
+
+    def train_by(self, strategy: Strategy) -> None:
+        """Train by a strategy that has been attached to the parameters."""
+        self.strategy, self.world, strategy.wrapped = strategy, strategy.communicator, True
         self._counts = np.zeros(self.world.world_size, np.int64)  # of all ranks' rows, where no loader says them
 
     @property

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npdp import kernels
-from npdp.autograd.tensor import Array
+from npdp.autograd.tensor import Array, Tensor
 from npdp.base.arguments import at_least_one, require_number
 from npdp.collectives.communicator import Communicator
 from npdp.nn.parameter import FlatParameters, Parameter
@@ -80,7 +80,7 @@ class LocalSGD(Strategy):
         return self.outer_momentum > 0 or self.outer_lr != 1
 
     # In backward
-    def begin(self, counted: float | None, alone: bool) -> float:
+    def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         self.loss_weight.of_backward(counted)  # refuses what cannot be weighed
         batch = self._samples.begin(self.parameters, self.loss_weight.batch, self.communicator.world_size)
         return weight_within_part(batch, self.communicator.rank) if batch is not None else 1.0

@@ -100,7 +100,7 @@ class Strategy:
         self.exchanged_bytes = 0
 
     # In backward
-    def begin(self, counted: float | None, alone: bool) -> float:
+    def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         """Return the weight of this rank's loss; see `npdp.autograd.engine.Reducer`."""
         weight = self.loss_weight.of_backward(counted)
         if self.communicator.rank and not self.local:  # what is global already stays on rank 0: the sum has it once

@@ -105,6 +105,10 @@ def _transport() -> Transport:
     if launched is None or launched.world_size == 1:
         return NoTransport()
     try:
+        if environment.survives_deaths():
+            from npdp.comm.ulfm import SurvivingTransport
+
+            return SurvivingTransport()
         from npdp.comm.mpi import MpiTransport
 
         return MpiTransport()

@@ -30,11 +30,15 @@ class Console:
     """
 
     def __init__(self, speaks: bool) -> None:
-        self.speaks = speaks and sys.stdout is not None  # as after >&-
-        self._width = _terminal_width() if self.speaks else 0
         self.fault: OSError | None = None
         self._next = 0.0
         self._live = False
+        self.speak(speaks)
+
+    def speak(self, speaks: bool) -> None:
+        """Speak from now on, or be silent."""
+        self.speaks = speaks and sys.stdout is not None  # as after >&-
+        self._width = _terminal_width() if self.speaks else 0
 
     def say(self, text: str) -> None:
         """Print lines."""

@@ -23,19 +23,38 @@ class Metrics:
         path: of the file, which is made anew, or gone on with.
         tell: called, once, with why a line could not be written.
         append: go on with what there is.
+
+    Attributes:
+        ended: whether the last event has come.
     """
 
     def __init__(
         self, path: str | None, tell: Callable[[str], object] = lambda why: None, append: bool = False
     ) -> None:
-        self._file = open(path, "ab" if append else "wb", buffering=0) if path else None  # noqa: SIM115
-        self._tell = tell
-        self._whole = 0 if self._file is None else self._file.tell()  # bytes of the lines that were written
+        self._tell, self.ended = tell, False
         self._fault: OSError | None = None
         self._next = 0.0
+        self._open(path, append)
+
+    def _open(self, path: str | None, append: bool) -> None:
+        self._file = open(path, "ab" if append else "wb", buffering=0) if path else None  # noqa: SIM115
+        self._whole = 0 if self._file is None else self._file.tell()  # bytes of the lines that were written
+
+    def take_over(self, path: str) -> int:
+        """Go on with what a rank that has died has written; return the last epoch of which it has told, 0 for none.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with open(path, "rb") as file:
+            events = [json.loads(line) for line in file if line.endswith(b"\n")]
+        self._open(path, append=True)
+        self.ended = any(said["event"] == "end" for said in events)
+        return max((said["epoch"] for said in events if said["event"] == "epoch"), default=0)
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one line; numbers that JSON has no word for become null."""
+        self.ended = event == "end"
         if self._file is None or self._fault is not None:
             return
         fields = {

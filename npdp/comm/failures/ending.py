@@ -113,7 +113,7 @@ def signal_when_parent_dies(number: signal.Signals, parent: int) -> Callable[[],
     return arrange
 
 
-def announce_failure(text: str) -> None:
+def announce_failure(text: str, second_waits_s: float = SECOND_WAITS_S) -> None:
     """Print `text` unless another rank of this job, on this host, has spoken; then let that one end the job."""
     if sys.stdout is not None:  # as after >&-
         sys.stdout.flush()
@@ -123,7 +123,7 @@ def announce_failure(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     else:
-        time.sleep(SECOND_WAITS_S)
+        time.sleep(second_waits_s)
 
 
 def remove_mpi_segments() -> None:
@@ -165,13 +165,25 @@ def _mpi_segments() -> tuple[set[str], set[str]]:
     return {segment[0].split()[0] for segment in found}, named
 
 
+def failure_is_announced() -> bool:
+    """Return whether a rank of this job, on this host, has failed; False where it has no directory."""
+    mark = _mark_of_failure()
+    return mark is not None and os.path.exists(mark)
+
+
+def _mark_of_failure() -> str | None:
+    """Return the file that the first rank to fail makes; None where the job has no directory."""
+    folder = environment.job_folder()
+    return folder and os.path.join(folder, f"npdp failure of {environment.job_name()}")
+
+
 def _is_first() -> bool:
     """Return whether this process is the first of its job, on this host, to ask."""
-    folder = environment.job_folder()
-    if folder is None:
+    mark = _mark_of_failure()
+    if mark is None:
         return _takes_the_name()
     try:
-        os.close(os.open(os.path.join(folder, f"npdp failure of {environment.job_name()}"), os.O_CREAT | os.O_EXCL))
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     except OSError:

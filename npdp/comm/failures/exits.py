@@ -32,9 +32,13 @@ class Exits:
             self._poll.register(watch, select.POLLIN)
             self._rank_of[watch] = rank
 
+    def all(self) -> list[int]:
+        """Return the ranks whose process has ended."""
+        return [self._rank_of[watch] for watch, _ in self._poll.poll(0)]
+
     def among(self, ranks: list[int]) -> int | None:
         """Return one of these ranks whose process has ended; None where none has."""
-        ended = {self._rank_of[watch] for watch, _ in self._poll.poll(0)}
+        ended = self.all()
         return next((rank for rank in ranks if rank in ended), None)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from npdp.autograd import is_grad_enabled
+from npdp.autograd import Tensor, is_grad_enabled
 from npdp.autograd.rows import RowGradient, Rows
 from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import WorldEnded
@@ -88,8 +88,8 @@ class Worker(AtStep):
             this_rank.assign = self.work_items
 
     # What the engine calls
-    def begin(self, counted: float | None, alone: bool) -> float:
-        weight = super().begin(counted, alone)
+    def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
+        weight = super().begin(loss, counted, alone)
         batch = self._samples.begin(self.parameters, self.loss_weight.batch, self.communicator.world_size)
         if batch is not None and self._now is not None:
             request, item = self._now

@@ -1,0 +1,89 @@
+"""Elastic training from the command line, `--elastic`: a job goes on through deaths, and the next rank 0 takes over.
+
+What a dead rank 0 had alone is lost: the parameters that scored best (observing.py), and the live line of the console.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from npdp.base import environment
+from npdp.base.errors import InputError
+from npdp.elastic.recovery import Recovery, through_deaths
+from npdp.elastic.state import State
+
+if TYPE_CHECKING:
+    from npdp.app.epochs import LossSum
+    from npdp.app.job import Job
+    from npdp.collectives.communicator import Communicator
+    from npdp.report.console import Console
+    from npdp.report.metrics import Metrics
+    from npdp.report.progress import Progress
+
+Look = Callable[[int], None]
+Program = Callable[[Look, "Callable[[LossSum], float]"], object]
+
+
+def require_survival(world: Communicator) -> None:
+    """Raise InputError where ranks of this world do not survive others."""
+    if world.world_size > 1 and not environment.survives_deaths():
+        raise InputError(
+            "--elastic: mpirun was not told to let ranks survive: wanted mpirun --with-ft ulfm, of Open MPI 5, or npdp "
+            "train --ranks N, which says so; elsewhere use --checkpoint and --restarts"
+        )
+
+
+class Elastic:
+    """Elastic training of a job on one rank.
+
+    Args:
+        progress, console, metrics: who tells of it; silent on all ranks but 0.
+    """
+
+    def __init__(self, job: Job, progress: Progress, console: Console, metrics: Metrics) -> None:
+        self._job, self._progress, self._console, self._metrics = job, progress, console, metrics
+        self._is_first = job.world.rank == 0
+        self._state = State(job.model, job.optimizer, job.loader)
+
+    def train(self, look: Look, complete: Program) -> None:
+        """Do `complete(after, mean)`, again after each death; collective.
+
+        Args:
+            look: looks at the model after each iteration; collective.
+            complete: trains on from wherever the state is, to its end.
+        """
+        state = self._state
+
+        def after(iteration: int) -> None:
+            state.commit()
+            state.look(look)
+
+        def program() -> None:
+            state.look(look)
+            complete(after, lambda seen: state.end_epoch())
+
+        through_deaths(state, program, self._tell)
+
+    def _tell(self, recovery: Recovery) -> None:
+        job, world = self._job, self._job.world
+        if world.rank == 0 and not self._is_first:
+            self._is_first = True
+            self._take_over()
+        said = {"ranks_lost": recovery.lost, "world_size": world.world_size, "iteration": job.optimizer.iteration,
+                "seconds": recovery.seconds}  # fmt: skip
+        self._metrics.write("recovery", **said)
+        who = f"rank{'s' * (len(recovery.lost) > 1)} {', '.join(map(str, recovery.lost))}"
+        self._console.say(
+            f"{who} died; after {said['iteration']} iterations training goes on with {world.world_size} "
+            f"rank{'s' * (world.world_size > 1)}, {recovery.seconds * 1e3:.0f} ms later"
+        )
+
+    def _take_over(self) -> None:
+        """Be rank 0."""
+        job, state = self._job, self._state
+        self._console.speak(not job.config.quiet)
+        if job.config.metrics is None:
+            return
+        if self._metrics.take_over(job.config.metrics) < state.ended:
+            self._progress.epoch(state.ended, state.ledger.mean_loss)
