@@ -69,7 +69,7 @@ def recover(state: State) -> Recovery | None:
         try:
             transport: Any = state.world.transport
             met = transport.survivors(state.words)
-            _narrow(state.world, met)
+            narrow(state.world, met)
             if LEFT in met.said:
                 return None
             if NOT_BEGUN in met.said:
@@ -92,7 +92,7 @@ def regroup(state: State, said: Sequence[tuple[int, ...]]) -> None:
     state.place_loader()
 
 
-def _narrow(world: Communicator, transport: Any) -> None:
+def narrow(world: Communicator, transport: Any) -> None:
     spent_s = world.clock.collective_s, world.clock.wait_s
     world.narrow(transport)
     world.clock.count(*spent_s)
@@ -145,4 +145,4 @@ def from_the_start(world: Communicator, program: Callable[[], T]) -> T:
         except RankDied:
             pass
         transport: Any = world.transport
-        _narrow(world, transport.survivors(NOT_BEGUN))
+        narrow(world, transport.survivors(NOT_BEGUN))

@@ -99,6 +99,11 @@ class Strategy:
         self.syncing, self.local, self.wrapped, self._warned = True, False, False, False
         self.exchanged_bytes = 0
 
+    @property
+    def parts(self) -> int:
+        """Number of parts that each batch is cut into."""
+        return self.communicator.world_size
+
     # In backward
     def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         """Return the weight of this rank's loss; see `npdp.autograd.engine.Reducer`."""

@@ -17,12 +17,14 @@ class Record:
     Attributes:
         version: updates so far.
         samples: what they were computed from.
+        checksum: sum of the hashes of these, where pushes say them.
         staleness: of pushes: version applied to minus version computed on.
         applied: the work items.
     """
 
     version: int = 0
     samples: int = 0
+    checksum: int = 0
     staleness: Counter[int] = field(default_factory=Counter)
     applied: AppliedSet = field(default_factory=AppliedSet)
 
@@ -32,4 +34,5 @@ class Record:
             self.applied.add(push)
             self.staleness[self.version - push.version] += 1
             self.samples += push.samples
+            self.checksum += push.hashed
         self.version += 1

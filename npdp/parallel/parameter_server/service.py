@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,16 +21,25 @@ from npdp.base import environment
 from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server.messages import Message, Reply, decode, encode, new_header, receive, send
 from npdp.parallel.parameter_server.record import Record
-from npdp.parallel.parameter_server.rows import RowShard
 from npdp.parallel.parameter_server.server import Policy, Server
-from npdp.parallel.parameter_server.shard import DenseShard
+from npdp.parallel.parameter_server.shard import Receive
 from npdp.parallel.parameter_server.work import WorkPool
+
+Fail = Callable[[BaseException], None]
+
+
+class Shard(Protocol):
+    """A shard's arithmetic; see `DenseShard`."""
+
+    def take(self, message: Message, receive: Receive) -> None: ...
+    def apply(self, pushes: Sequence[Message], version: int) -> None: ...
+    def answer(self, reply: Reply) -> Iterator[Array]: ...
 
 
 class Logic(NamedTuple):
     """A shard's arithmetic, what its logic goes by, and what it has applied before."""
 
-    shard: DenseShard | RowShard
+    shard: Shard
     policy: Policy
     pool: WorkPool | None
     record: Record
@@ -63,7 +72,7 @@ class Service:
                 listening[worker] = self._requests.receive(self._headers[worker], worker)
         self._settle(*self._sending)
 
-    def begin(self, fail: Callable[[BaseException], None]) -> threading.Thread:
+    def begin(self, fail: Fail) -> threading.Thread:
         """Serve on a thread, which hands its errors to `fail`: nobody else sees them."""
 
         def run() -> None:
@@ -99,6 +108,7 @@ def _report(server: Server) -> Iterator[Array]:
     report = {
         "version": server.record.version,
         "samples": server.record.samples,
+        "checksum": server.record.checksum,
         "staleness": sorted(server.record.staleness.items()),
         "peak_memory_bytes": environment.peak_memory_bytes(),
         "log": server.policy.log,

@@ -163,6 +163,24 @@ class DenseShard:
         self._unused: list[set[int]] = [set() for _ in held.gradients]
         self._sum = Sum(held.gradients)
 
+    @property
+    def steps(self) -> list[int]:
+        """How often each of the group's parameters was updated."""
+        return self._group.steps
+
+    @steps.setter
+    def steps(self, steps: list[int]) -> None:
+        self._group.steps = steps
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the arrays of its range: "data", and the optimiser's state by name."""
+        return {"data": self._held.data, **self._group.state}
+
+    def pushed(self, push: Message) -> list[Array]:
+        """Return what followed a push."""
+        unused = np.array(sorted(self._unused[push.worker]), np.int64)
+        return [unused] if self._held.in_memory else [unused, self._held.gradients[push.worker]]
+
     def take(self, message: Message, receive: Receive) -> None:
         """Receive what follows a message."""
         if message.kind == Kind.PUSH:

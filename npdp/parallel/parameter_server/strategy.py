@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from npdp.parallel.parameter_server.client import Client, Lines
 from npdp.parallel.parameter_server.record import Record
 from npdp.parallel.parameter_server.rows import Lanes, RemoteRows, RowShard
 from npdp.parallel.parameter_server.server import Bounded, Policy, Synchronous
-from npdp.parallel.parameter_server.service import Logic, Service
+from npdp.parallel.parameter_server.service import Fail, Logic, Service
 from npdp.parallel.parameter_server.shard import DenseShard, Layout, Rate, RemoteDense, Roles
 from npdp.parallel.parameter_server.update_log import Logged, Replayed, Update
 from npdp.parallel.parameter_server.work import WorkPool
@@ -102,7 +103,11 @@ class ParameterServer(Worker):
             become(communicator)
         self.begin_to_work(optimizers, self.remote(ends, roles), Client(communicator, *lines.for_a_thread()))
         if service is not None:
-            communicator.closing.append(service.begin(lines.transport.fail).join)
+            communicator.closing.append(self.serve_beside(service, lines.transport.fail).join)
+
+    def serve_beside(self, service: Service, fail: Fail) -> threading.Thread:
+        """Serve on a thread beside the work, which hands its errors to `fail`."""
+        return service.begin(fail)
 
     def roles(self, communicator: Communicator) -> Roles:
         """Return who is who: the first ranks workers, the last ones servers."""

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Request, WorkItem
 
@@ -15,10 +17,13 @@ class WorkPool:
     """Pool of the work items of all passes, each assigned to whichever worker asks next.
 
     Last come those that workers had in hand, assigned and not pushed, when they left or went on to another pass.
+
+    Args:
+        left: of passes that are under way, and the numbers that are left of them.
     """
 
-    def __init__(self) -> None:
-        self._passes: dict[tuple[int, int], tuple[Request, deque[int]]] = {}  # and the numbers to be assigned
+    def __init__(self, left: Mapping[tuple[int, int], tuple[Request, Iterable[int]]] = MappingProxyType({})) -> None:
+        self._passes = {of: (request, deque(numbers)) for of, (request, numbers) in left.items()}
         self._in_hand: dict[tuple[int, int], WorkItem] = {}  # (worker, loader) -> what it got last
 
     def assign(self, worker: int, request: Request) -> int:
