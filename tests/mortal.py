@@ -1,6 +1,6 @@
-"""Worlds of threads whose ranks die, for tests: a rank is killed at its n-th message, and the others hear of it.
+"""Worlds of threads in which ranks of several threads die: a rank dies at its n-th message, with all of its threads.
 
-It keeps the promises of npdp/comm/ulfm.py: after a death any wait raises RankDied, and `survivors` makes a new world.
+deaths.py has ranks of one thread, for training without servers.
 """
 
 import threading
@@ -10,154 +10,104 @@ from unittest import mock
 
 from npdp.collectives.communicator import Communicator
 from npdp.comm import threads
-from npdp.comm.errors import RankDied, WorldEnded
+from npdp.comm.errors import RankDied
 from npdp.comm.mailbox import MailboxTransport
-from npdp.comm.survival import LEFT
-from npdp.comm.threads import ThreadTransport, ThreadWorld
+from npdp.comm.thread_deaths import Death
+from npdp.comm.threads import ThreadTransport, run_threads
 from npdp.parallel.world import become
 
 LIMIT_S = 60
 
 
-class Killed(WorldEnded):
-    """Ends all threads of a rank that dies."""
-
-
-class MortalWorld(ThreadWorld):
-    """Shared state of a world of threads; `kills` has for a rank the number of the message at which it dies."""
-
-    def __init__(self, world_size, kills, hosts=None):
-        super().__init__(world_size, hosts)
-        self.kills, self.messages, self.dead = dict(kills), Counter(), set()
-        self.meeting = threading.Condition()
-        self.said, self.made = {}, {}  # by the ranks of a generation: what each says, and who met
-
-    def kill(self, rank):
-        with self.meeting:
-            self.dead.add(rank)
-            self.meeting.notify_all()
-
-    def fail(self, rank, error):
-        if not isinstance(error, (Killed, RankDied)):
-            super().fail(rank, error)
-            with self.meeting:
-                self.meeting.notify_all()
-
-
 class MortalTransport(ThreadTransport):
-    """Transport of one rank of such a world."""
+    """Transport of a rank that may die.
+
+    Attributes:
+        deaths: number of a rank -> of the message at which it dies.
+        messages: how many each has had.
+    """
+
+    deaths, messages = {}, Counter()
 
     def __init__(self, world, rank, ranks=None, space=(), generation=None):
         super().__init__(world, rank, ranks, space)
         self.generation = generation or tuple(self._ranks)
-        self.launched, self.said = list(self.generation), [()] * self.world_size
 
     @property
     def number(self):
         return self._ranks[self.rank]
 
-    def count(self):
-        """Count a message; die where it is time."""
-        world = self.world
-        world.messages[self.number] += 1
-        if world.messages[self.number] == world.kills.get(self.number):
-            world.kill(self.number)
-        if self.number in world.dead:
-            raise Killed
+    def live(self):
+        """Count a message, and die where it is time; so do the rank's other threads, as soon as they come here."""
+        self.messages[self.number] += 1
+        if self.messages[self.number] == self.deaths.get(self.number):
+            self.world.meeting.die(self.number)
+        if self.number in self.world.meeting.dead:
+            raise Death
 
     def send(self, *arguments):
-        self.count()
+        self.live()
         return super().send(*arguments)
 
     def receive(self, *arguments):
-        self.count()
+        self.live()
         return super().receive(*arguments)
 
     def wait(self, handle):
-        self.count()
+        self.live()
         super().wait(handle)
 
     def ended(self, peers):
-        if self.number in self.world.dead:
-            raise Killed
-        dead = self.world.dead.intersection(self.generation)
+        dead = self.world.meeting.dead.intersection(self.generation)
+        if self.number in dead:
+            raise Death
         return RankDied(sorted(dead)) if dead else super().ended(peers)
 
     def subworld(self, ranks):
         like = super().subworld(ranks)
-        return MortalTransport(self.world, like.rank, like._ranks, like._space, self.generation)
+        return type(self)(self.world, like.rank, like._ranks, like._space, self.generation)
 
-    def survivors(self, words=()):
-        world, of = self.world, self.generation
-        with world.meeting:
-            world.said.setdefault(of, {})[self.number] = words
-            world.meeting.notify_all()
-            while of not in world.made:
-                if world.failure:
-                    raise WorldEnded
-                if set(of) - world.dead <= set(world.said[of]):
-                    world.made[of] = tuple(rank for rank in of if rank in world.said[of] and rank not in world.dead)
-                    world.meeting.notify_all()
-                else:
-                    world.meeting.wait(1)
-        ranks = world.made[of]
-        made = MortalTransport(world, ranks.index(self.number), ranks, ("generation", ranks), ranks)
-        made.said = [world.said[of][rank] for rank in ranks]
-        return made
-
-    def leave(self):
-        """Wait until all have left, whoever dies meanwhile."""
-        world, of = self.world, self.generation
-        with world.meeting:
-            world.left.add(self.number)
-            world.meeting.notify_all()
-            while not world.failure and not world.dead.intersection(of) and set(of) - world.left:
-                world.meeting.wait(1)
-        if world.dead.intersection(of):
-            self.survivors(LEFT).leave()
+    def fail(self, error):
+        if not isinstance(error, Death):  # in a thread beside a rank's own
+            super().fail(error)
 
 
-def run_mortal(ranks, program, kills=(), hosts=None):
-    """Run `program()` on every rank; return what those return that live, by rank, and the world."""
-    world, results = MortalWorld(ranks, kills, hosts), {}
+def run_mortal(world_size, deaths, program, hosts=None):
+    """Run `program()` on ranks of which some die; return what the others returned, by number, and all messages."""
+    kind = type("Mortal", (MortalTransport,), {"deaths": dict(deaths), "messages": Counter()})
+    outcome = {}
 
-    def run(rank):
-        transport = MortalTransport(world, rank)
-        communicator = Communicator(transport)
-        shard = become(communicator, on_thread=True)
+    def run(transport):
+        shard = become(Communicator(transport), on_thread=True)
         try:
-            try:
-                results[rank] = program()
-            except SystemExit:
-                results[rank] = None
-            communicator.transport.leave()
-        except (Killed, WorldEnded):
-            results.pop(rank, None)
-        except BaseException as error:
-            world.fail(rank, error)
+            outcome[transport.rank] = program()
         finally:
             shard.on_thread = False
 
+    def run_world():
+        try:
+            run_threads(world_size, run, hosts, kind)
+        except BaseException as error:
+            outcome["error"] = error
+
     with counting_mail():
-        all_of_them = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(ranks)]
-        for thread in all_of_them:
-            thread.start()
-        for thread in all_of_them:
-            thread.join(LIMIT_S)
-        assert not any(thread.is_alive() for thread in all_of_them), f"a world with deaths {kills} did not end"
-    if world.failure:
-        raise world.failure[1]
-    return results, world
+        runner = threading.Thread(target=run_world, daemon=True)
+        runner.start()
+        runner.join(LIMIT_S)
+    assert not runner.is_alive(), f"a world of {world_size} in which {deaths} die did not end"
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome, kind.messages
 
 
 @contextmanager
 def counting_mail():
-    """Within, messages in shared memory count too, and a death is noticed soon."""
+    """Within, small messages in shared memory count too, and a death is noticed soon."""
 
     def counted(method):
         def call(self, *arguments):
             if isinstance(self._beneath, MortalTransport):
-                self._beneath.count()
+                self._beneath.live()
             return method(self, *arguments)
 
         return call

@@ -9,17 +9,18 @@ from training import fit
 
 from npdp.app import config, train
 from npdp.base.errors import InputError
-from npdp.elastic import inject
-from npdp.elastic.inject import Fault, Pace, parse
+from npdp.elastic import faults
+from npdp.elastic.faults import Pace
+from npdp.elastic.inject import KINDS, PARTS, Fault, parse
 
 BAD = {
-    "": "wanted kind@key=value,... with a kind of slow, delay, got ''",
+    "": f"wanted kind@key=value,... with a kind of {', '.join(KINDS)}, got ''",
     "slow": "wanted kind@key=value",
     "@": "wanted kind@key=value",
-    "quick@rank=1": "with a kind of slow, delay, got 'quick@rank=1'",
+    "quick@rank=1": "diskfull, got 'quick@rank=1'",
     "Slow@rank=1,factor=2": "with a kind of",
     " slow@rank=1,factor=2": "with a kind of",
-    "slow@": "wanted factor, rank, each once as key=value, got ''",
+    "slow@": "wanted rank, factor, each once as key=value, got ''",
     "slow@rank=1": "factor missing in 'slow@rank=1'",
     "slow@factor=2": "rank missing",
     "slow@rank=1,factor": "got 'factor'",
@@ -43,6 +44,14 @@ BAD = {
     "delay@ms=-1": "wanted a number from 0 to 1e6 for ms, got '-1'",
     "delay@ms=nan": "got 'nan'",
     "delay@ms=1,factor=2": "got 'factor=2'",
+    "kill@rank=1,iteration=0": "wanted an iteration, a whole number from 1, got '0'",
+    "kill@rank=1,part=lunch": "forward, backward, exchange, update, checkpoint, recovery, got 'lunch'",
+    "raise@ms=3": "wanted rank, iteration, part, each once as key=value, got 'ms=3'",
+    "nan@parameter=": "wanted a parameter's name, got ''",
+    "nan@part=data": "got 'part=data'",
+    "mismatch@iteration=3": "rank missing",
+    "diskfull@part=checkpoint": "wanted rank, iteration, each once",
+    "exit@code=256": "wanted a code from 0 to 255, got '256'",
 }
 
 
@@ -71,9 +80,9 @@ def test_any_text_is_a_fault_or_is_refused(text):
 @given(st.integers(0, 99), st.floats(1, 1e6), st.floats(0, 1e6))
 def test_a_fault_is_what_its_text_says_in_any_order(rank, factor, ms):
     assert parse(f"slow@rank={rank},factor={factor!r}") == parse(f"slow@factor={factor!r},rank={rank}")
-    assert parse(f"slow@rank={rank},factor={factor!r}") == Fault("slow", rank, {"factor": factor})
-    assert parse(f"delay@ms={ms!r}") == Fault("delay", None, {"ms": ms})
-    assert parse(f"delay@ms={ms!r},rank={rank}") == Fault("delay", rank, {"ms": ms})
+    assert parse(f"slow@rank={rank},factor={factor!r}") == Fault("slow", rank, factor=factor)
+    assert parse(f"delay@ms={ms!r}") == Fault("delay", ms=ms)
+    assert parse(f"delay@ms={ms!r},rank={rank}") == Fault("delay", rank, ms=ms)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["delay@ms={}", "slow@rank=0,factor={}"]))
@@ -88,15 +97,28 @@ def test_whatever_is_accepted_can_be_slept(value, spec):
     assert slept([fault], 0, took_s=1.0) <= threading.TIMEOUT_MAX
 
 
-def slept(faults, rank, took_s):
+@given(st.integers(0, 99), st.integers(1, 10**9), st.sampled_from(PARTS), st.sampled_from(["kill", "raise", "stop"]))
+def test_a_fault_has_a_place_and_befalls_all_at_the_first_backward_where_none_is_named(rank, iteration, part, kind):
+    fault = parse(f"{kind}@part={part},iteration={iteration},rank={rank}")
+    assert fault == Fault(kind, rank, iteration, part)
+    assert parse(f"{kind}@") == Fault(kind, None, 1, "backward")
+
+
+@pytest.mark.parametrize("kind", ["kill", "segv", "stop", "exit"])
+def test_in_a_world_of_threads_what_befalls_a_process_is_refused_with_the_reason(kind):
+    with pytest.raises(InputError, match=f"--inject {kind}: it befalls a process, and .* all ranks are one"):
+        config.parse(["--transport", "threads", "--ranks", "2", "--inject", f"{kind}@rank=0"])
+
+
+def slept(given_faults, rank, took_s):
     """Return for how long a rank would be held after an iteration that took so long."""
     asked = []
     clock = type("clock", (), {"perf_counter": staticmethod(lambda: took_s), "sleep": staticmethod(asked.append)})
-    before, inject.time = inject.time, clock
+    before, faults.time = faults.time, clock
     try:
-        Pace(faults, rank).hold(0.0)
+        Pace(given_faults, rank).hold(0.0)
     finally:
-        inject.time = before
+        faults.time = before
     return sum(asked)
 
 

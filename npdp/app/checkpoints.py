@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from npdp.base.errors import InputError
@@ -36,15 +37,18 @@ MAY_DIFFER = {"ranks", "data", "epochs", "accumulate", "evaluate_every", "sample
 class Checkpoints:
     """Checkpoints of a job; without `--checkpoint` it does nothing.
 
+    Args:
+        while_writing: called with its iteration while one is written.
+
     Attributes:
         goes_on: whether training does not begin, but goes on from one.
     """
 
     goes_on = False
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, while_writing: Callable[[int], object]) -> None:
         self._folder, self._every, self._keep = config.checkpoint or "", config.checkpoint_every, config.keep
-        self._resume = config.resume
+        self._resume, self._while_writing = config.resume, while_writing
         self._writing: threading.Thread | None = None
         self._notes: list[str] = []  # of how it began
         self._best: dict[str, Any] | None = None  # of an observer
@@ -126,7 +130,7 @@ class Checkpoints:
     def _write(self, iteration: int, content: Mapping[str, Any]) -> None:
         path = checkpoint.path_of(self._folder, iteration)
         try:
-            checkpoint.write(path, content)
+            checkpoint.write(path, content, partial(self._while_writing, iteration))
         except OSError as error:
             note(f"--checkpoint: {path} was not written: {error.strerror or error}; training goes on")
         else:

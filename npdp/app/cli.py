@@ -180,6 +180,13 @@ def calibrate(arguments: Sequence[str]) -> int:
     return bench(["calibrate", *arguments])
 
 
+def chaos(arguments: Sequence[str]) -> int:
+    """Train many times with faults, and see whether what is promised holds."""
+    from npdp.app.chaos import command
+
+    return command.chaos(arguments, _print)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "run": run,
@@ -189,6 +196,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "env": env,
     "bench": bench,
     "calibrate": calibrate,
+    "chaos": chaos,
 }
 
 

@@ -16,7 +16,7 @@ from npdp.app.paths import data_files, names_text, require_apart, require_replac
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.app.train_flags import make_parser
 from npdp.base.errors import InputError
-from npdp.elastic.inject import Fault
+from npdp.elastic.inject import Fault, require_processes
 
 NOT_ELASTIC = {
     "update": "ranks share parameters there, and one that dies in the middle of an update leaves them half done",
@@ -107,6 +107,7 @@ def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
     _require_sense(config)
     if config.transport == "threads" and config.algorithm == "mpi":
         raise InputError("--algorithm mpi is MPI's own all-reduce; --transport threads has none")
+    require_processes(config.inject, config.transport)
     require_one_launcher(config.transport)
     return config
 

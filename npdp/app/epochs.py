@@ -9,7 +9,8 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from npdp import optim
-from npdp.elastic.inject import Pace
+from npdp.data.sampler import shard
+from npdp.elastic.faults import Pace
 
 if TYPE_CHECKING:
     from npdp.app.job import Job
@@ -47,7 +48,7 @@ def train_epochs(
         mean: returns an epoch's mean loss over all ranks, of this rank's; collective where not given.
     """
     mean = mean or (lambda seen: job.world.mean(seen.mean, seen.count))
-    pace = Pace(job.config.inject, job.world.rank)
+    pace = Pace(job.config.inject, shard().begun[0])
     iterations, samples = job.optimizer.iteration, 0
     for epoch in range(job.loader.epoch + 1, job.config.epochs + 1):
         seen = LossSum()

@@ -56,6 +56,7 @@ def evaluate(world: Communicator, model: nn.Module, dataset: ArrayDataset, class
 
     Modules are in training or in evaluation afterwards as they were before, whatever happens.
     """
+    world.place.part = "evaluation"
     criterion = criterion_of(dataset, classes)
     sums = np.zeros(2, np.float64)  # of loss, of right answers
     with evaluating(model), no_grad():

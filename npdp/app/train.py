@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from npdp.app import on_ranks
 from npdp.app.config import TrainConfig, parse
 from npdp.base.errors import DivergedError, InputError, OutputError
-from npdp.report.console import Console, banner, summary
+from npdp.report.console import Console, banner, note, summary
 from npdp.report.metrics import Metrics
 from npdp.report.progress import Progress
 from npdp.report.results import write_results
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from npdp.app.job import Job
     from npdp.autograd.tensor import Array
     from npdp.collectives.communicator import Communicator
+    from npdp.elastic.faults import Faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,13 +88,16 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from npdp.app.elastic import Elastic
     from npdp.app.epochs import each, train_epochs
     from npdp.app.observing import Observer
+    from npdp.elastic.faults import Faults
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
     world = init()
     agree(world, lambda: _set_algorithm(config.algorithm, world))
-    checkpoints = Checkpoints(config)  # where there are none, this does nothing
+    faults = Faults(config.inject, world)  # where there are none, this does nothing, as the next
+    checkpoints = Checkpoints(config, faults.while_writing)
     job = jobs.prepare(config, world, checkpoints.resume)
+    agree(world, lambda: faults.may_befall(job.model))
     world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
     path = config.metrics if world.rank == 0 else None
@@ -118,8 +122,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if not metrics.ended:
                 metrics.write("end", **end)
                 console.say(summary(end))  # first, whatever becomes of the files
+            if left := faults.left():
+                note(f"--inject: {left}: training ended before")
             best = observer.better_than(end["test_loss"])
-            agree(world, lambda: _write_results(job, best, metrics, console) if world.rank == 0 else None, OutputError)
+            write = partial(_write_results, job, best, metrics, console, faults)
+            agree(world, lambda: write() if world.rank == 0 else None, OutputError)
 
         look = each(observer.after, checkpoints.after)
         with checkpoints.begin(job, observer, console, start):
@@ -137,12 +144,14 @@ def _open_metrics(path: str | None, console: Console, append: bool) -> Metrics:
         raise InputError(f"--metrics: {path} cannot be written: {error.strerror or error}") from None
 
 
-def _write_results(job: Job, best: Mapping[str, Array] | None, metrics: Metrics, console: Console) -> None:
+def _write_results(
+    job: Job, best: Mapping[str, Array] | None, metrics: Metrics, console: Console, faults: Faults
+) -> None:
     """Write the files that flags name; OutputError names those that could not be."""
     config = job.config
     write_results(console, (
         ("--metrics", config.metrics, metrics.close),
-        ("--save", config.save, lambda: _save(job, best)),
+        ("--save", config.save, lambda: _save(job, best, faults)),
         ("--record-arrivals", config.record_arrivals, lambda: _save_arrivals(job)),
     ))  # fmt: skip
 
@@ -152,10 +161,11 @@ def _save_arrivals(job: Job) -> None:
     job.model.strategy.save_arrivals(job.config.record_arrivals, job.run)
 
 
-def _save(job: Job, best: Mapping[str, Array] | None) -> None:
+def _save(job: Job, best: Mapping[str, Array] | None, faults: Faults) -> None:
     """Write the model: with the parameters that scored best, where they were looked at, else with the last ones."""
     from npdp.app import saved_model
 
     assert job.config.save is not None
+    faults.need_room(job.optimizer.iteration)
     saved = saved_model.SavedModel(job.model.module, job.describe(), job.data.scaling)
     saved_model.save(job.config.save, saved, best)

@@ -12,7 +12,7 @@ from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
 from npdp.base.text_files import TEXT_SUFFIXES
 from npdp.collectives.algorithms import ALGORITHMS
-from npdp.elastic.inject import Fault
+from npdp.elastic.inject import KINDS, PARTS, Fault
 from npdp.elastic.inject import parse as parse_fault
 
 UPDATES = ("auto", "replicated", "fused")
@@ -33,6 +33,7 @@ examples:
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
   npdp train --ranks 4 --elastic                  kill one: the others go on, to the same result
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
+  npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10 --inject kill@rank=2,iteration=17,part=exchange
 """
 
 COUNT = number(int, lambda value: value >= 0, "a whole number, at least 0")
@@ -164,7 +165,10 @@ def _add_ranks(parser: Parser) -> None:
                        help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
                             "under a bare mpirun with --with-ft ulfm); parameters are replicated")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
-                       help="make something go wrong: slow@rank=1,factor=4 or delay@ms=20[,rank=1]; may be repeated")
+                       help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
+                            + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())
+                            + ". rank: of the start, all where not named; iteration: from 1 (1); part: "
+                            f"{', '.join(PARTS)} (backward); ms: so long after. May be repeated")
 
 
 def _add_server(parser: Parser) -> None:

@@ -18,3 +18,7 @@ class Place:
 
     def __init__(self) -> None:
         self.part, self.iteration = "", 0
+
+    def __str__(self) -> str:
+        """Return "backward of iteration 17", counted from 1 as people do; empty before the first part."""
+        return f"{self.part} of iteration {self.iteration + 1}" if self.part else ""

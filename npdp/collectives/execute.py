@@ -140,6 +140,7 @@ def messages(
                 sending.extend(islice(begun, 1))
     except BaseException:  # or this iterator was closed: nobody waits for what is under way
         transport.calls.keep(buffer, scratch)
+        _here.renew()
         raise
 
 
@@ -164,6 +165,10 @@ def _take(arriving: tuple[Segment, Buffer, Any], buffer: Buffer, op: str) -> Ite
 
 class _Scratch(threading.local):  # two segments to receive into; ranks may be threads
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Have other memory from now on: messages may still be written to what was."""
         self.memory = np.empty((2, SEGMENT_BYTES), np.uint8)
 
 

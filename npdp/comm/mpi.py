@@ -93,13 +93,16 @@ def _finalize(mpi: Any) -> None:
 class MpiTransport:
     """Transport of this process as a rank of MPI's world.
 
+    Args:
+        where: returns where the program is, for the message of one that fails; see `end_on_exceptions`.
+
     Raises:
         RuntimeError: the launcher started several ranks but MPI sees one: mpirun and library do not match.
     """
 
     check_after_s = CHECK_AFTER_S  # of waiting, how often it looks whether it waits in vain
 
-    def __init__(self) -> None:
+    def __init__(self, where: Callable[[], str] = str) -> None:
         launched = environment.launch()
         if launched:
             _prepare_open_mpi(launched)
@@ -132,7 +135,7 @@ class MpiTransport:
         self.calls = CallLog(self.rank, self._tags, self._heard)
         self._worlds = [(self._ranks, self.calls)]  # this one, and all that are made of it: compared at the end
         self._notes: list[Any] = []  # requests of those that this rank has sent, kept until the next are sent
-        end_on_exceptions(self.rank, self._abort)
+        end_on_exceptions(self.rank, self._abort, where)
         end_with_launcher()
         environment.at_last(self._leave)
         refused_after_fork(self)

@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npdp.comm.errors import CommunicationError, WorldEnded
+from npdp.comm.errors import CommunicationError, RankDied, WorldEnded
 from npdp.comm.failures.call_log import CallLog, LoggedCall, different
 from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
+from npdp.comm.survival import Words
+from npdp.comm.thread_deaths import Death, Meeting
 from npdp.comm.transport import Buffer, wrong_message
 from npdp.comm.waiting import MESSAGES, wait_until
 
@@ -60,6 +62,7 @@ class ThreadWorld:
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
         self.left: set[int] = set()
+        self.meeting = Meeting(world_size)
 
     def channel(self, space: Space, source: int, target: int) -> _Channel:
         with self.lock:
@@ -86,6 +89,7 @@ class ThreadTransport:
         self.find_elsewhere: FindElsewhere = nobody
         self._space, self._subworlds = space, Counter[tuple[int, ...]]()
         mine = self._ranks[rank]
+        self.launched, self.said = self._ranks, list[Words]()
         self.calls = world.calls[space, mine] = CallLog(rank)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
@@ -164,12 +168,22 @@ class ThreadTransport:
             ended = WorldEnded()
             ended.__cause__ = self.world.failure[1]
             return ended
+        if died := self.world.meeting.dead.intersection(self._ranks):
+            return RankDied(sorted(died))
         left = next((peer for peer in peers if self._ranks[peer] in self.world.left), None)
         if left is None:
             return None
         return CommunicationError(
             f"rank {self.rank} waits for rank {left}, which has left: the ranks do not call the same collectives"
         )
+
+    def survivors(self, words: Words = ()) -> ThreadTransport:
+        """Return the transport of all ranks that live, after RankDied; collective over them. See ulfm.py."""
+        generation, said = self.world.meeting.meet(self._ranks[self.rank], words, self.world)
+        ranks = sorted(said)
+        made = type(self)(self.world, ranks.index(self._ranks[self.rank]), ranks, ("generation", generation))
+        made.said = [said[rank] for rank in ranks]
+        return made
 
     def native_allreduce(self, buffer: Buffer, op: str, call: LoggedCall) -> None:
         raise NotImplementedError("algorithm 'mpi' is MPI's own all-reduce: a world of threads has none")
@@ -190,12 +204,16 @@ def _meet(send: _Message, receive: _Message, source: int, target: int) -> None:
 
 
 def run_threads(
-    world_size: int, program: Callable[[ThreadTransport], T], hosts: Sequence[int] | None = None
+    world_size: int,
+    program: Callable[[ThreadTransport], T],
+    hosts: Sequence[int] | None = None,
+    transport: type[ThreadTransport] = ThreadTransport,
 ) -> list[T]:
     """Run `program(transport)` on every rank, a thread each; return what each returned, in rank order.
 
     Args:
         hosts: each rank's host, a number, as if there were several; only ranks of one host share memory.
+        transport: the class.
 
     Raises:
         Exception: the first that a rank raised, that rank in its `npdp_rank`; the other ranks are ended.
@@ -207,9 +225,11 @@ def run_threads(
 
     def run(rank: int) -> None:
         try:
-            results[rank] = program(ThreadTransport(world, rank))
+            results[rank] = program(transport(world, rank))
         except WorldEnded:
             pass
+        except Death:
+            world.meeting.die(rank)
         except BaseException as error:
             if not isinstance(error, SystemExit) or error.code:
                 error.npdp_rank = rank  # type: ignore[attr-defined]

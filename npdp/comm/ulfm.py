@@ -71,8 +71,8 @@ class SurvivingTransport(MpiTransport):
 
     check_after_s = LOOKS_EVERY_S
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, where: Callable[[], str] = str) -> None:
+        super().__init__(where)
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
         self._base = self._making

@@ -161,7 +161,7 @@ class DataLoader:
                 rows = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
                 iteration = epoch * self.iterations_per_epoch + number
                 for piece in range(self.accumulate):
-                    place.part, place.iteration = "data", iteration
+                    place.iteration, place.part = iteration, "data"
                     start, stop = local_rows(len(rows), self.world_size, part, self.accumulate, piece)
                     x, y = take_rows(dataset, rows[start:stop], self._whole_batches)
                     where = stop - start, start, len(rows), iteration

@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from npdp.base import random
@@ -80,10 +80,11 @@ def restore(
 
 
 # One file
-def write(path: str, content: Mapping[str, Any]) -> None:
+def write(path: str, content: Mapping[str, Any], half_way: Callable[[], object] = lambda: None) -> None:
     """Write a checkpoint, whole or not at all; OSError where that fails, and what was there is still there then."""
     with whole_file(path) as file:
         files.save(content, file)
+        half_way()
         file.seek(-COMMENT_SIZE_BYTES, os.SEEK_END)
         file.write(DIGITS.to_bytes(COMMENT_SIZE_BYTES, "little"))
         end = file.tell()

@@ -47,7 +47,7 @@ class Ledger:
         done: how many are done, of all epochs.
 
     Attributes:
-        line: (3,) what this rank adds in this iteration; after the exchange the sum over the ranks.
+        line: (3,) what this rank adds in this iteration.
         done: global batches done, of all epochs.
         samples, checksum: of those that were done here, over all ranks.
         recoveries: how many there were.
@@ -69,10 +69,10 @@ class Ledger:
             self.line[0] += len(rows)
             self.line[2] += checksum(rows, self.done // self.iterations_per_epoch)
 
-    def note_sum(self) -> None:
-        """Note that the line is the sum over all ranks now."""
+    def note_sum(self, line: npt.NDArray[np.float64]) -> None:
+        """Note the sum of the lines of all ranks."""
         before = self._summed or (0.0, 0.0, 0.0)
-        self._summed = [old + new for old, new in zip(before, self.line.tolist())]
+        self._summed = [old + new for old, new in zip(before, line.tolist())]
         self.line[:] = 0
 
     def commit(self) -> None:

@@ -69,6 +69,7 @@ def recover(state: State) -> Recovery | None:
         try:
             transport: Any = state.world.transport
             met = transport.survivors(state.words)
+            state.world.place.part = "recovery"
             narrow(state.world, met)
             if LEFT in met.said:
                 return None
@@ -93,9 +94,10 @@ def regroup(state: State, said: Sequence[tuple[int, ...]]) -> None:
 
 
 def narrow(world: Communicator, transport: Any) -> None:
-    spent_s = world.clock.collective_s, world.clock.wait_s
+    wait_s = world.clock.wait_s
+    spent_s = max(wait_s, world.clock.collective_s)  # a collective that was interrupted is not in the second
     world.narrow(transport)
-    world.clock.count(*spent_s)
+    world.clock.count(spent_s, wait_s)
     become(world)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+import numpy as np
 
 from npdp.autograd import Tensor
 from npdp.collectives.communicator import Communicator
+from npdp.comm.errors import RankDied
 from npdp.data.sampler import this_rank
 from npdp.elastic.ledger import Ledger
 from npdp.nn.parameter import Parameter, allocate
@@ -27,7 +31,8 @@ class ElasticAllReduce(AllReduce):
 
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         super().attach(parameters, communicator)
-        self._sum_line = communicator.persistent_allreduce(self.ledger.line, communicator.number_buckets(1))
+        self._line = np.zeros_like(self.ledger.line)
+        self._sum_line = communicator.persistent_allreduce(self._line, communicator.number_buckets(1))
 
     def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         weight = super().begin(loss, counted, alone)
@@ -38,12 +43,17 @@ class ElasticAllReduce(AllReduce):
     def finish(self) -> None:
         super().finish()
         if self.syncing:
+            self._line[:] = self.ledger.line
             self._sum_line()  # before any rank updates: whoever does has the line, too
-            self.ledger.note_sum()
+            self.ledger.note_sum(self._line)
 
     def cancel(self) -> None:
-        super().cancel()
         self.ledger.discard()
+        if isinstance(sys.exc_info()[1], RankDied):  # others that live may still read what this rank has sent
+            for parameter in self.parameters:
+                parameter.raw_grad = None
+        else:
+            super().cancel()
 
     def end_training(self) -> dict[str, Any]:
         ledger = self.ledger
@@ -62,4 +72,5 @@ def train_by_anew(model: DataParallel, strategy: AllReduce) -> None:
     for flat in model.strategy.flats:
         flat.leave_reducers(allocate(flat.data.size, flat.dtype))
     strategy.attach(parameters, model.world)
+    strategy.exchanged_bytes = model.strategy.exchanged_bytes
     model.train_by(strategy)

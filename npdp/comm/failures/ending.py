@@ -36,10 +36,13 @@ SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first,
 _claim: socket.socket | None = None  # kept until this process ends
 
 
-def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
+def end_on_exceptions(rank: int, abort: Callable[[str], None], where: Callable[[], str] = str) -> None:
     """Make every uncaught exception of this process call `abort` with its traceback; SystemExit passes.
 
     What this process forks is no rank: an exception there is that child's own.
+
+    Args:
+        where: returns where the program is, as "backward of iteration 17"; empty where nobody knows.
     """
     process = os.getpid()
 
@@ -47,7 +50,8 @@ def end_on_exceptions(rank: int, abort: Callable[[str], None]) -> None:
         if os.getpid() != process:
             sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
             return
-        abort(f"rank {rank} failed:\n" + "".join(traceback.format_exception(kind, error, trace)))
+        place = where() and f" in {where()}"
+        abort(f"rank {rank} failed{place}:\n" + "".join(traceback.format_exception(kind, error, trace)))
 
     def fail_in_thread(arguments: Any) -> None:
         if arguments.exc_type is not SystemExit:
