@@ -172,3 +172,5 @@ def _require_sense(config: TrainConfig) -> None:
     for flag, path in (("--record-arrivals", config.record_arrivals), ("--replay-arrivals", config.replay_arrivals)):
         if path is not None and config.staleness == 0:
             raise InputError(f"{flag}: with --staleness 0 the order is always the same; it is for 1, 2, ... or inf")
+        if path is not None and config.elastic:
+            raise InputError(f"{flag}: a run that goes on through deaths cannot be repeated: leave out --elastic")

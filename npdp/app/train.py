@@ -23,6 +23,7 @@ from npdp.report.progress import Progress
 from npdp.report.results import write_results
 
 if TYPE_CHECKING:
+    from npdp.app.elastic_servers import ElasticServers
     from npdp.app.epochs import LossSum
     from npdp.app.job import Job
     from npdp.autograd.tensor import Array
@@ -51,11 +52,14 @@ def _train(config: TrainConfig) -> int:
 def _from_the_start(config: TrainConfig) -> dict[str, Any]:
     """Train on ranks that may die at any moment."""
     from npdp.app.elastic import require_survival
+    from npdp.app.elastic_servers import ElasticServers
     from npdp.elastic.recovery import from_the_start
     from npdp.parallel.world import init
 
     world = init()
     require_survival(world)
+    if config.strategy == "ps":
+        return ElasticServers(config, world).run(world, partial(train, config))
     return from_the_start(world, lambda: train(config))
 
 
@@ -79,8 +83,12 @@ def _set_algorithm(algorithm: str, world: Communicator) -> None:
     world.algorithm = algorithm
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train on this rank of the world that there is; collective. Returns the `end` event."""
+def train(config: TrainConfig, servers: ElasticServers | None = None) -> dict[str, Any]:
+    """Train on this rank of the world that there is; collective. Returns the `end` event.
+
+    Args:
+        servers: what of an elastic training under a parameter server is kept.
+    """
     import numpy as np
 
     from npdp.app import job as jobs
@@ -94,20 +102,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     world = init()
     agree(world, lambda: _set_algorithm(config.algorithm, world))
-    faults = Faults(config.inject, world)  # where there are none, this does nothing, as the next
-    checkpoints = Checkpoints(config, faults.while_writing)
-    job = jobs.prepare(config, world, checkpoints.resume)
+    faults = servers.faults if servers else Faults(config.inject, world)  # where there are none, it does nothing
+    checkpoints = Checkpoints(config, faults.while_writing)  # likewise
+    job = jobs.prepare(config, world, checkpoints.resume, servers)
+    goes_on = servers is not None and servers.goes_on
     agree(world, lambda: faults.may_befall(job.model))
     world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
     path = config.metrics if world.rank == 0 else None
-    opened = agree(world, lambda: _open_metrics(path, console, checkpoints.goes_on))
+    opened = agree(world, lambda: _open_metrics(path, console, checkpoints.goes_on or goes_on))
     with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
         start = jobs.start_event(job)
-        metrics.write("start", **start)
-        console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
+        if not goes_on:
+            metrics.write("start", **start)
+            console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
         world.clock.clear()
-        before = time.perf_counter()
+        before = servers.began_s() if servers else time.perf_counter()
         updates = partial(job.model.strategy.updates, job.optimizer)
         progress = Progress(console, metrics, config.epochs, job.loader.iterations_per_epoch, updates)
         observer = Observer(job, console, metrics)
@@ -130,7 +140,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
         look = each(observer.after, checkpoints.after)
         with checkpoints.begin(job, observer, console, start):
-            if config.elastic:
+            if servers:
+                servers.train(job, progress, console, metrics, complete)
+            elif config.elastic:
                 Elastic(job, progress, console, metrics).train(look, complete)
             else:
                 complete(look)

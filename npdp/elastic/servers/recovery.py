@@ -170,6 +170,7 @@ class Survival:
         while True:
             try:
                 met = self.transport.survivors((self.ended, int(self.works), self.recoveries))
+                world.place.part = "recovery"
                 narrow(world, met)
                 self.transport = met
                 if LEFT in met.said:

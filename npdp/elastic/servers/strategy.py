@@ -61,6 +61,10 @@ class SurvivingServers(ParameterServer):
     def parts(self) -> int:
         return super().parts if self.synchronous else self.survival.parts
 
+    def workers(self, ranks: int) -> int:
+        begun = self.survival.ranges > 0  # with enough ranks
+        return roles_of(0, ranks, self.servers, self.survival.ranges).workers if begun else super().workers(ranks)
+
     def attach(self, parameters: list[Parameter], communicator: Communicator) -> None:
         self.survival.transport = communicator.transport
         super().attach(parameters, communicator)
