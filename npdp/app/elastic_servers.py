@@ -65,8 +65,9 @@ class ElasticServers:
     def train(self, job: Job, progress: Progress, console: Console, metrics: Metrics, complete: Program) -> None:
         """Train on to the end; collective over the workers."""
         survival = self.survival
+        survival.count_on(job.model, job.optimizer, job.loader)
         if self.goes_on:
-            self._go_on(job, progress, console, metrics)
+            self._tell(job, progress, console, metrics)
 
         def mean(seen: Any) -> float:
             self._mean_loss = job.world.mean(seen.mean, seen.count)
@@ -75,12 +76,8 @@ class ElasticServers:
 
         complete(lambda iteration: None, mean)
 
-    def _go_on(self, job: Job, progress: Progress, console: Console, metrics: Metrics) -> None:
-        """Count on from where training was, and tell what has happened."""
+    def _tell(self, job: Job, progress: Progress, console: Console, metrics: Metrics) -> None:
         survival, recovery = self.survival, self.survival.recovery
-        job.optimizer.iteration = survival.version if survival.synchronous else survival.version // survival.parts
-        if survival.synchronous and (forwards := job.model.own_forwards()) is not None:
-            forwards.number += survival.version * job.config.accumulate
         if job.config.metrics is not None and job.world.rank == 0:
             told = metrics.take_over(job.config.metrics)
             if told < survival.ended:  # who has done it died before it told

@@ -110,7 +110,8 @@ def prepare(
     trained = strategies.Trained(run, nbytes, what_is_sparse, servers.survival if servers else None)
     strategy = agree(world, lambda: strategies.make(config, world, trained))
     if servers is None or not servers.goes_on:
-        agree(world, lambda: require_ranks(config.inject, strategy.workers(world.world_size)))
+        befallen = strategy.workers(world.world_size) if servers is None else world.world_size
+        agree(world, lambda: require_ranks(config.inject, befallen))
     batch_size, accumulate = config.global_batch_size, config.accumulate
     loader = DataLoader(data.train, batch_size, shuffle=True, seed=config.seed, accumulate=accumulate)
     (servers.take_over if servers else before_wrapping)(world, Parts(run, name, model, optimizer, loader))

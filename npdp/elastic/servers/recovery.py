@@ -38,6 +38,7 @@ from npdp.elastic.servers.shards import Kept, Place, Snapshot, described
 from npdp.nn.module import Module
 from npdp.optim import Optimizer
 from npdp.optim.groups import ParameterGroup, Span, within
+from npdp.parallel.data_parallel import DataParallel
 from npdp.parallel.parameter_server.messages import Request
 
 T = TypeVar("T")
@@ -135,6 +136,12 @@ class Survival:
         batches = self.version - self.ended * self.iterations_per_epoch if self.synchronous else 0
         place = {"epoch": self.ended, "batches": batches, "passes": self.ended}
         loader.load_state_dict({**loader.state_dict(), **place})
+
+    def count_on(self, model: DataParallel, optimizer: Optimizer, loader: DataLoader) -> None:
+        """Have a model that is wrapped, and its optimiser, count on from where training was."""
+        optimizer.iteration = self.version if self.synchronous else self.version // self.parts
+        if self.synchronous and (forwards := model.own_forwards()) is not None:
+            forwards.number += self.version * loader.accumulate
 
     @property
     def version(self) -> int:

@@ -12,7 +12,7 @@ servers that replicate on each other never wait crosswise.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -34,13 +34,16 @@ class Replicated:
         kept: the shard.
         there, back: the lines to replicas and back.
         peer: the rank with the replica; None: there is none.
+        note: called before each update, with the version that it is applied to.
 
     Attributes:
         kept: as given.
     """
 
-    def __init__(self, kept: Kept, there: Transport, back: Transport, peer: int | None) -> None:
-        self.kept, self._there, self._back, self._peer = kept, there, back, peer
+    def __init__(
+        self, kept: Kept, there: Transport, back: Transport, peer: int | None, note: Callable[[int], None]
+    ) -> None:
+        self.kept, self._there, self._back, self._peer, self._note = kept, there, back, peer, note
         self._acknowledged = np.zeros(1, np.int64)
 
     def take(self, message: Message, receive: Receive) -> None:
@@ -51,6 +54,7 @@ class Replicated:
 
     def apply(self, pushes: Sequence[Message], version: int) -> None:
         """Update the shard and its replica."""
+        self._note(version)
         if self._peer is None:
             self.kept.apply(pushes, version)
             return

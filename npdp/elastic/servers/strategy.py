@@ -43,12 +43,13 @@ def roles_of(rank: int, ranks: int, servers: int, ranges: int) -> Roles:
     return Roles(rank, workers, [serving[number % len(serving)] for number in range(ranges)])
 
 
-def replica_of(roles: Roles, ranks: int, server: int) -> int | None:
+def replica_of(roles: Roles, server: int) -> int | None:
     """Return the rank that keeps a server's replicas: the next server, or a worker where there is one; None: nobody."""
     serving = sorted(set(roles.servers))
     if len(serving) > 1:
         return serving[(serving.index(roles.servers[server]) + 1) % len(serving)]
-    return server % roles.workers if ranks > 1 else None
+    others = [rank for rank in range(roles.workers) if rank not in serving]
+    return others[server % len(others)] if others else None
 
 
 @dataclass(eq=False)
@@ -79,6 +80,7 @@ class SurvivingServers(ParameterServer):
         survival.ranges = survival.ranges or self.servers or ranks
         roles = roles_of(communicator.rank, ranks, self.servers, survival.ranges)
         survival.parts = survival.parts or roles.workers
+        self._only_serves = roles.rank >= roles.workers
         return roles
 
     def served(self, optimizers: dict[Key, Optimizer], ends: Ends, roles: Roles) -> list[Logic]:
@@ -91,14 +93,15 @@ class SurvivingServers(ParameterServer):
         for place, logic in zip(mine, super().served(optimizers, ends, roles)):
             assert isinstance(logic.shard, DenseShard)
             kept = self._kept(place, logic.shard)
-            replicated.append(Replicated(kept, there, back, replica_of(roles, world.world_size, place[1])))
+            peer = replica_of(roles, place[1])
+            replicated.append(Replicated(kept, there, back, peer, self._note))
             pool = None if logic.pool is None else WorkPool(survival.left())
             made.append(logic._replace(shard=replicated[-1], pool=pool, record=kept.record))
         replicas: dict[Place, Kept] = {}
         for number, (key, optimizer) in enumerate(optimizers.items()):
             assert isinstance(key, ParameterGroup)
             for server in range(len(roles.servers)):
-                if replica_of(roles, world.world_size, server) == roles.rank:
+                if replica_of(roles, server) == roles.rank:
                     shard = DenseShard(self.rate(optimizer, key, roles), key, ends[key].replica(server))
                     replicas[number, server] = self._kept((number, server), shard)
         sources = [roles.servers[server] for _, server in replicas]
@@ -114,6 +117,12 @@ class SurvivingServers(ParameterServer):
             shard.steps = list(before.steps)
         record = copy.deepcopy(before.record) if before is not None else Record()
         return Kept(place, shard, record, undoes=self.synchronous)
+
+    def _note(self, version: int) -> None:
+        """Say where a server's program is; that of a rank which works is where its work is."""
+        if self._only_serves:
+            place = self.communicator.place
+            place.iteration, place.part = version if self.synchronous else version // self.parts, "update"
 
     def serve_beside(self, service: Service, fail: Fail) -> threading.Thread:
         return self.survival.beside(service.serve, fail, "server")
