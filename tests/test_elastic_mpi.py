@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from launching import mpirun, needs_mpi, shared_memory, why_no_ulfm
+from training import fit, off, read_run
 
 from npdp.elastic.ledger import expected_checksum
 
@@ -36,3 +37,56 @@ def test_deaths_change_neither_the_parameters_nor_which_samples_were_used(algori
         assert np.linalg.norm(np.subtract(of["values"], wanted["values"])) < 1e-10
         assert np.allclose(list(of["losses"].values()), list(wanted["losses"].values()), rtol=1e-10)
     assert shared_memory() <= before
+
+
+def text(folder):
+    path = folder / "book.txt"
+    path.write_text("".join(f"{number} times {number} is {number * number}. " for number in range(120)))
+    return ["--data", path, "--context", 8, "--layers", 1, "--heads", 2, "--width", 16, "--dropout", 0.1]
+
+
+def sparse(folder):
+    path = folder / "rows.svm"
+    path.write_text("".join(f"{row % 3} {row % 17 + 1}:1 {row % 31 + 20}:0.5\n" for row in range(400)))
+    return ["--data", path, "--sparse", "--learning-rate", 0.5]
+
+
+KINDS = {
+    "accumulation and clipping": lambda folder: ["--model", "mlp", "--hidden", 32, "--accumulate", 3, "--clip-norm", 1],
+    "sparse parameters": sparse,
+    "a language model": text,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_trains_on_to_the_same_model_and_the_next_rank_0_writes_it(kind, tmp_path):
+    flags = [*map(str, KINDS[kind](tmp_path)), "--epochs", "2", "--dtype", "float64"]
+    kills = ["--inject", "kill@rank=1,iteration=4,part=backward", "--inject", "kill@rank=0,iteration=7,part=exchange"]
+    results = ["--metrics", f"{tmp_path}/run.jsonl", "--save", f"{tmp_path}/model.npz"]
+    outcome = mpirun(3, "-m", "npdp.train", "--elastic", *flags, *kills, *results, flags=ULFM)
+    assert outcome.code == 0, outcome.stderr
+    run, wanted = read_run(outcome.code, tmp_path), fit(*flags)
+    assert off(run, wanted) < 1e-10
+    recoveries = [event for event in run.events if event["event"] == "recovery"]
+    assert [(of["ranks_lost"], of["world_size"]) for of in recoveries] == [([1], 2), ([0], 1)]
+    assert (run.end["recoveries"], run.end["samples_seen"]) == (2, wanted.end["samples_seen"])
+    assert run.end["samples_checksum"] == expected_checksum(run.end["samples_seen"] // 2, 2)
+    epochs = [[event for event in of.events if event["event"] == "epoch"] for of in (run, wanted)]
+    assert [of["epoch"] for of in epochs[0]] == [1, 2]
+    assert np.allclose(*([event["train_loss"] for event in of] for of in epochs), rtol=1e-10)
+    assert "rank 0 died; after 6 iterations training goes on with 1 rank" in outcome.stdout
+
+
+def test_an_exception_is_no_death_and_ends_all_with_one_traceback():
+    raised = ("--inject", "raise@rank=1,iteration=20,part=backward")
+    outcome = mpirun(3, "-m", "npdp.train", "--elastic", "--quiet", *raised, flags=ULFM)
+    assert outcome.code == 1
+    assert outcome.stderr.count("Traceback") == 1
+
+
+def test_what_cannot_be_used_is_said_in_one_line_with_code_2():
+    outcome = mpirun(2, "-m", "npdp.train", "--elastic", "--data", "/nothing", flags=ULFM)
+    assert (outcome.code, outcome.stderr.count("npdp: error: ")) == (2, 1)
+    outcome = mpirun(2, "-m", "npdp.train", "--elastic")
+    assert outcome.code == 2
+    assert "wanted mpirun --with-ft ulfm" in outcome.stderr

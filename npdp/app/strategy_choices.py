@@ -44,6 +44,7 @@ _SERVER_FLAGS = {
 _ON_SERVERS = {
     "update": "updates on the servers: --update is for --strategy allreduce",
     "clip_norm": "adds gradients up on the servers, where --clip-norm cannot see them",
+    "spares": "has replicas of its shards, and no spares: --spares is for --strategy allreduce",
     **_APART,
 }
 _LOCAL_FLAGS = {"local_iterations": 8, "outer_momentum": 0.0, "outer_learning_rate": 1.0}

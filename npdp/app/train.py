@@ -57,7 +57,7 @@ def _from_the_start(config: TrainConfig) -> dict[str, Any]:
     from npdp.parallel.world import init
 
     world = init()
-    require_survival(world)
+    require_survival(world, config.spares)
     if config.strategy == "ps":
         return ElasticServers(config, world).run(world, partial(train, config))
     return from_the_start(world, lambda: train(config))

@@ -32,7 +32,7 @@ from npdp.comm.survival import LEFT
 from npdp.comm.transport import Transport
 from npdp.data import DataLoader
 from npdp.data.sampler import this_rank
-from npdp.elastic.recovery import Recovery, narrow
+from npdp.elastic.recovery import Recovery, narrow_world
 from npdp.elastic.servers.replicas import Replicated
 from npdp.elastic.servers.shards import Kept, Place, Snapshot, described
 from npdp.nn.module import Module
@@ -178,7 +178,7 @@ class Survival:
             try:
                 met = self.transport.survivors((self.ended, int(self.works), self.recoveries))
                 world.place.part = "recovery"
-                narrow(world, met)
+                narrow_world(world, met)
                 self.transport = met
                 if LEFT in met.said:
                     return False
