@@ -164,7 +164,7 @@ class Play:
         """Return the replies; each shows the whole version of its moment."""
         replies = []
         for reply in self.servers[k].handle(message):
-            assert reply.version == self.servers[k].version == len(self.applied[k])
+            assert reply.version == self.servers[k].record.version == len(self.applied[k])
             replies.append(reply)
         return replies
 
@@ -225,12 +225,12 @@ class Play:
         pushes = [push for update in updates for push in update]
         keys = [(p.worker if p.item.loader < 0 else -1, p.item) for p in pushes]
         assert len(set(keys)) == len(keys), "an item was applied twice"
-        assert sum(server.staleness.values()) == len(pushes)
-        assert server.samples == sum(push.samples for push in pushes)
+        assert sum(server.record.staleness.values()) == len(pushes)
+        assert server.record.samples == sum(push.samples for push in pushes)
         assert server.policy.log == [(p.worker, *p.item, p.version) for p in pushes]
         workers = len(self.workers)
         bound = 0 if self.staleness == 0 or workers == 1 else (workers - 1) * (2 * self.staleness + 1)
-        assert max(server.staleness, default=0) <= bound
+        assert max(server.record.staleness, default=0) <= bound
         for update in updates:
             who = [push.worker for push in update]
             assert who == sorted(set(who))

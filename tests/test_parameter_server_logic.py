@@ -153,7 +153,7 @@ def test_a_worker_without_a_start_is_not_staler_than_the_bound():
     while list(logic.handle(push(0, 1 + pushed, pushed, pushed))):  # as long as it is answered
         pushed += 1
     list(logic.handle(push(1, 1, 0, 0)))
-    assert pushed == 1 and max(logic.staleness) <= 3
+    assert pushed == 1 and max(logic.record.staleness) <= 3
 
 
 # As numbers

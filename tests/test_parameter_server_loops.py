@@ -164,4 +164,4 @@ def test_the_applied_set_forgets_the_numbers_of_what_is_complete():
         applied.add(push)
         applied.add(own)
         assert push.item in applied and own.item not in applied
-    assert applied._missing == {(0, 0): set()}
+    assert applied.passes == {(0, 0): (request, set())}

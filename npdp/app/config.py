@@ -178,10 +178,12 @@ def _require_sense(config: TrainConfig) -> None:
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),
-                          ("checkpoint", None), ("elastic", False)):  # fmt: skip
+                          ("checkpoint", None), ("elastic", False), ("spares", 0)):  # fmt: skip
         why = STRATEGIES[config.strategy].excludes.get(name)
         if why is not None and getattr(config, name) != neutral:
             raise InputError(f"--strategy {config.strategy} {why}")
     for flag, path in (("--record-arrivals", config.record_arrivals), ("--replay-arrivals", config.replay_arrivals)):
         if path is not None and config.staleness == 0:
             raise InputError(f"{flag}: with --staleness 0 the order is always the same; it is for 1, 2, ... or inf")
+        if path is not None and config.elastic:
+            raise InputError(f"{flag}: a run that goes on through deaths cannot be repeated: leave out --elastic")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from npdp.parallel.agreement import agree, require_equal
 from npdp.parallel.data_parallel import DataParallel
 from npdp.parallel.replicas import parameters_sha256
 from npdp.parallel.shared_data import load_once
+
+if TYPE_CHECKING:
+    from npdp.app.elastic_servers import ElasticServers
 
 
 class Parts(NamedTuple):
@@ -79,7 +83,10 @@ class Job(NamedTuple):
 
 
 def prepare(
-    config: TrainConfig, world: Communicator, before_wrapping: Callable[[Communicator, Parts], object]
+    config: TrainConfig,
+    world: Communicator,
+    before_wrapping: Callable[[Communicator, Parts], object],
+    servers: ElasticServers | None = None,
 ) -> Job:
     """Load the data, build the model, and make sure that all ranks have the same; collective.
 
@@ -87,9 +94,11 @@ def prepare(
 
     Args:
         before_wrapping: called when all is made, collectively, and may give it another state.
+        servers: of an elastic training under a parameter server; it does so then.
     """
     manual_seed(config.seed)
-    data = load_once(world, lambda: load_data(config))
+    load = partial(load_once, world, lambda: load_data(config))
+    data = servers.data(load) if servers else load()
     fingerprint = data.train.fingerprint()
     require_equal(world, "data sets", [data.source, fingerprint])
     name, model = agree(world, lambda: make_model(config, data))
@@ -98,12 +107,14 @@ def prepare(
     optimizer = make_optimizer(config, model, -(-len(data.train) // config.global_batch_size))
     run = strategies.run_of(config, world.world_size, fingerprint)
     nbytes = sum(parameter.data.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    trained = strategies.Trained(run, nbytes, what_is_sparse)
+    trained = strategies.Trained(run, nbytes, what_is_sparse, servers.survival if servers else None)
     strategy = agree(world, lambda: strategies.make(config, world, trained))
-    agree(world, lambda: require_ranks(config.inject, strategy.workers(world.world_size)))
+    if servers is None or not servers.goes_on:
+        befallen = strategy.workers(world.world_size) if servers is None else world.world_size
+        agree(world, lambda: require_ranks(config.inject, befallen))
     batch_size, accumulate = config.global_batch_size, config.accumulate
     loader = DataLoader(data.train, batch_size, shuffle=True, seed=config.seed, accumulate=accumulate)
-    before_wrapping(world, Parts(run, name, model, optimizer, loader))
+    (servers.take_over if servers else before_wrapping)(world, Parts(run, name, model, optimizer, loader))
     return Job(
         config,
         data,

@@ -12,6 +12,8 @@ from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
 from npdp.collectives.algorithms import SHARED_MEMORY
 from npdp.collectives.communicator import Communicator
+from npdp.elastic.servers.recovery import Survival
+from npdp.elastic.servers.strategy import SurvivingServers
 from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.fused import Fused, require_reduce_scatter
 from npdp.parallel.local_sgd import LocalSGD
@@ -34,11 +36,13 @@ class Trained(NamedTuple):
         run: what an update log must belong to.
         nbytes: of its parameters that are trained.
         what_is_sparse: the data, its parameters, or None.
+        survival: what of an elastic training under a parameter server is kept.
     """
 
     run: dict[str, Any]
     nbytes: int
     what_is_sparse: str | None = None
+    survival: Survival | None = None
 
 
 def make(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:
@@ -92,15 +96,16 @@ def all_reduce(config: TrainConfig, world: Communicator, trained: Trained) -> St
 
 
 def parameter_server(config: TrainConfig, world: Communicator, trained: Trained) -> Strategy:
+    if trained.survival is not None and (sparse := trained.what_is_sparse) is not None:
+        raise InputError(f"--elastic: sparse {sparse} do not survive a server: use --strategy allreduce")
     replay = update_log.load(config.replay_arrivals, trained.run) if config.replay_arrivals else []
+    survival, damped = trained.survival, config.staleness_lr != "constant"
+    record = config.record_arrivals is not None
     try:
-        strategy = ParameterServer(
-            config.servers,
-            config.staleness,
-            damped=config.staleness_lr != "constant",
-            record=config.record_arrivals is not None,
-            replay=tuple(map(tuple, replay)),
-        )
+        if survival is not None:
+            strategy: ParameterServer = SurvivingServers(config.servers, config.staleness, damped, survival=survival)
+        else:
+            strategy = ParameterServer(config.servers, config.staleness, damped, record, tuple(map(tuple, replay)))
         strategy.workers(world.world_size)
     except ValueError as error:
         servers = STRATEGIES["ps"].flags["servers"]

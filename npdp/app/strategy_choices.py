@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-_ELASTIC = "is not elastic: --elastic is for --strategy allreduce"
+_ELASTIC = "is not elastic: --elastic is for --strategy allreduce or ps"
 _ON_EACH_RANK = "updates on each rank: --update is for --strategy allreduce"
 _APART = {
     f"{name}_every": f"has ranks at different parameters: --{name}-every is for --strategy allreduce"
     for name in ("evaluate", "sample")
-} | {"checkpoint": "has ranks at different parameters: --checkpoint is for --strategy allreduce", "elastic": _ELASTIC}
+} | {"checkpoint": "has ranks at different parameters: --checkpoint is for --strategy allreduce"}
 
 
 class Choice(NamedTuple):
@@ -44,6 +44,7 @@ _SERVER_FLAGS = {
 _ON_SERVERS = {
     "update": "updates on the servers: --update is for --strategy allreduce",
     "clip_norm": "adds gradients up on the servers, where --clip-norm cannot see them",
+    "spares": "has replicas of its shards, and no spares: --spares is for --strategy allreduce",
     **_APART,
 }
 _LOCAL_FLAGS = {"local_iterations": 8, "outer_momentum": 0.0, "outer_learning_rate": 1.0}
@@ -53,5 +54,5 @@ STRATEGIES = {
     "naive": Choice("npdp.parallel.naive:Naive", "the same, by one all-reduce a parameter after backward"),
     "ps": Choice("npdp.app.strategies:parameter_server", "a parameter server", _SERVER_FLAGS, _ON_SERVERS),
     "local-sgd": Choice("npdp.app.strategies:local_sgd", "parameters are averaged now and then", _LOCAL_FLAGS,
-                        {"update": _ON_EACH_RANK, **_APART}),
+                        {"update": _ON_EACH_RANK, "elastic": _ELASTIC, **_APART}),
 }

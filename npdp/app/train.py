@@ -25,6 +25,7 @@ from npdp.report.console import Console
 from npdp.report.metrics import Metrics
 
 if TYPE_CHECKING:
+    from npdp.app.elastic_servers import ElasticServers
     from npdp.collectives.communicator import Communicator
 
 
@@ -52,11 +53,14 @@ def _train(command: Command, config: TrainConfig) -> int:
 def _from_the_start(command: Command, config: TrainConfig) -> dict[str, Any]:
     """Train on ranks that may die at any moment."""
     from npdp.app.elastic import require_survival
+    from npdp.app.elastic_servers import ElasticServers
     from npdp.elastic.recovery import from_the_start
     from npdp.parallel.world import init
 
     world = init()
     require_survival(world, config.spares)
+    if config.strategy == "ps":
+        return ElasticServers(config, world).run(world, partial(train, config, command))
     return from_the_start(world, lambda: train(config, command))
 
 
@@ -78,8 +82,12 @@ def _set_algorithm(algorithm: str, world: Communicator) -> None:
     world.algorithm = usable(world, "allreduce", algorithm)
 
 
-def train(config: TrainConfig, command: Command) -> dict[str, Any]:
-    """Train on this rank of the world that there is; collective. Returns the `end` event."""
+def train(config: TrainConfig, command: Command, servers: ElasticServers | None = None) -> dict[str, Any]:
+    """Train on this rank of the world that there is; collective. Returns the `end` event.
+
+    Args:
+        servers: what of an elastic training under a parameter server is kept.
+    """
     import numpy as np
 
     from npdp.app import job as jobs
@@ -91,16 +99,17 @@ def train(config: TrainConfig, command: Command) -> dict[str, Any]:
 
     world = init(stall_warning_s=config.stall_warning_s, stall_abort_s=config.stall_abort_s)
     agree(world, lambda: _set_algorithm(config.algorithm, world))
-    faults = Faults(config.inject, world)  # where there are none, this does nothing, as the next
-    checkpoints = Checkpoints(config, faults.while_writing)
-    job = jobs.prepare(config, world, checkpoints.resume)
+    faults = servers.faults if servers else Faults(config.inject, world)  # where there are none, it does nothing
+    checkpoints = Checkpoints(config, faults.while_writing)  # likewise
+    job = jobs.prepare(config, world, checkpoints.resume, servers)
+    goes_on = servers is not None and servers.goes_on
     agree(world, lambda: faults.may_befall(job.model))
     world = job.world  # of the ranks that train: a server has left by now
     console = Console(world.rank == 0 and not config.quiet)
     path = config.metrics if world.rank == 0 else None
-    opened = agree(world, lambda: _open_metrics(path, console, checkpoints.goes_on))
+    opened = agree(world, lambda: _open_metrics(path, console, checkpoints.goes_on or goes_on))
     with opened as metrics, np.errstate(over="ignore", invalid="ignore"):  # what diverges is told in words
-        return Training(job, console, metrics, checkpoints, faults, command).run()
+        return Training(job, console, metrics, checkpoints, faults, command, servers).run()
 
 
 def _open_metrics(path: str | None, console: Console, append: bool) -> Metrics:

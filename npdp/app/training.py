@@ -2,7 +2,7 @@
 
     complete    epochs of batches (epochs.py) | scores over all ranks | files that flags name
     within      checkpoints (checkpoints.py), a stop (stopping.py), gradients that are not finite (not_finite.py)
-    --elastic   the same, begun again where ranks have died (elastic.py)
+    --elastic   the same, begun again where ranks have died (elastic.py, elastic_servers.py)
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from npdp.report.results import write_results
 
 if TYPE_CHECKING:
     from npdp.app.checkpoints import Checkpoints
+    from npdp.app.elastic_servers import ElasticServers
     from npdp.autograd.tensor import Array
     from npdp.elastic.faults import Faults
 
@@ -39,6 +40,7 @@ class Training:
         console, metrics: who tells of it; silent on all ranks but 0.
         faults: on purpose.
         command: the one that trains.
+        servers: what of an elastic training under a parameter server is kept.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class Training:
         checkpoints: Checkpoints,
         faults: Faults,
         command: Command,
+        servers: ElasticServers | None = None,
     ) -> None:
         self._job, self._console, self._metrics = job, console, metrics
-        self._checkpoints, self._faults = checkpoints, faults
+        self._checkpoints, self._faults, self._servers = checkpoints, faults, servers
         updates = partial(job.model.strategy.updates, job.optimizer)
         self._progress = Progress(console, metrics, job.config.epochs, job.loader.iterations_per_epoch, updates)
         self._observer = Observer(job, console, metrics)
@@ -61,14 +64,17 @@ class Training:
 
     def run(self) -> dict[str, Any]:
         """Train to the end; collective. Returns the `end` event."""
-        job, start = self._job, jobs.start_event(self._job)
-        self._metrics.write("start", **start)
-        self._console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
+        job, servers, start = self._job, self._servers, jobs.start_event(self._job)
+        if servers is None or not servers.goes_on:
+            self._metrics.write("start", **start)
+            self._console.say("\n".join([banner(start), *(f"  note      {note}" for note in job.data.notes)]))
         job.world.clock.clear()
-        self._began_s = time.perf_counter()
+        self._began_s = servers.began_s() if servers else time.perf_counter()
         look = each(self._told.after, self._observer.after, self._checkpoints.after, self._stop.after)
         with self._stop, self._checkpoints.begin(job, self._observer, self._console, start), self._told:
-            if job.config.elastic:
+            if servers:
+                servers.train(job, self._progress, self._console, self._metrics, self._complete)
+            elif job.config.elastic:
                 Elastic(job, self._progress, self._console, self._metrics).train(look, self._complete)
             else:
                 self._complete(look)

@@ -196,7 +196,8 @@ class DataLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the batch after those that are done, at any number of ranks; the next pass has what is left.
 
-        After the last batch that is nothing: what a program does at the end of an epoch is still to be done.
+        After the last batch that is nothing: what a program does at the end of an epoch is still to be done. "passes",
+        where it is there, counts those in which work was assigned.
 
         Raises:
             ValueError: it was of other samples, or another order of them; the first difference is named.
@@ -206,6 +207,7 @@ class DataLoader:
                 raise ValueError(f"DataLoader.load_state_dict: wanted {name} {mine}, got {state.get(name)}")
         passes = self._of_this_rank
         passes.epoch, passes.first, passes.under_way = int(state["epoch"]), int(state["batches"]), None
+        passes.assigned = dict.fromkeys((True, False), int(state["passes"])) if "passes" in state else passes.assigned
 
     def _drawn_from(self) -> dict[str, Any]:
         """Return what says which samples a batch of this number has, in any epoch."""

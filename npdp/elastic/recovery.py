@@ -109,10 +109,11 @@ def narrow(state: State, transport: Any) -> None:
     """Have the communicator go on with the workers of a new transport; a spare's with all of its ranks."""
     several = transport.world_size > state.workers
     state.is_spare = transport.rank >= state.workers
-    _narrow(state.world, transport.subworld(range(state.workers)) if several and not state.is_spare else transport)
+    narrow_world(state.world, transport.subworld(range(state.workers)) if several and not state.is_spare else transport)
 
 
-def _narrow(world: Communicator, transport: Any) -> None:
+def narrow_world(world: Communicator, transport: Any) -> None:
+    """Have a communicator go on with another transport, and its clock with the time that was spent."""
     wait_s = world.clock.wait_s
     spent_s = max(wait_s, world.clock.collective_s)  # a collective that was interrupted is not in the second
     world.narrow(transport)
@@ -181,4 +182,4 @@ def from_the_start(world: Communicator, program: Callable[[], T]) -> T:
         except RankDied:
             pass
         transport: Any = world.transport
-        _narrow(world, transport.survivors(NOT_BEGUN))
+        narrow_world(world, transport.survivors(NOT_BEGUN))

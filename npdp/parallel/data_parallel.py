@@ -131,7 +131,7 @@ class DataParallel(Module):
             )
         self.world.place.part = "forward"
         batch = batch_of(inputs[0]) if inputs else None
-        if batch is None or batch.parts != self.world.world_size:
+        if batch is None or batch.parts != self.strategy.parts:
             batch = self._batch_of(inputs, named)
         self._note(batch)
         return self.module.forward(*inputs, **named)
@@ -157,7 +157,7 @@ class DataParallel(Module):
             ValueError: it is a part of a batch that was cut for other ranks; or one of several micro-batches.
             TypeError: none of the inputs is an array.
         """
-        world_size = self.world.world_size
+        world_size = self.strategy.parts
         values = (*inputs, *named.values()) if named else inputs
         parts = {batch.parts: batch for value in values if (batch := batch_of(value)) is not None}
         if world_size in parts:

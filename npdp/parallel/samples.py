@@ -114,7 +114,10 @@ class SampleCount:
 
     Attributes:
         mine: how many there are.
+        hashed: the sum of their hashes, where somebody computes it.
     """
+
+    hashed = 0
 
     def __init__(self) -> None:
         self._clear()
@@ -135,8 +138,11 @@ class SampleCount:
             return None
         if not any(counted is batch for counted in self._batches):
             self._batches.append(batch)
-            self.mine += batch.count
+            self._count(batch)
         return batch
+
+    def _count(self, batch: Batch) -> None:
+        self.mine += batch.count
 
     def mark_used(self) -> None:
         """Note that the gradients have been used, by one optimiser or several."""

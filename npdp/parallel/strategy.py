@@ -107,6 +107,11 @@ class Strategy:
         """Have gradients looked at."""
         self.guard = guard
 
+    @property
+    def parts(self) -> int:
+        """Number of parts that each batch is cut into."""
+        return self.communicator.world_size
+
     # In backward
     def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         """Return the weight of this rank's loss; see `npdp.autograd.engine.Reducer`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import weakref
 
 
@@ -19,7 +20,7 @@ class Exits:
     """
 
     def __init__(self, processes: dict[int, int]) -> None:
-        self._poll = select.poll()
+        self._poll, self._polling = select.poll(), threading.Lock()  # which two threads must not do at once
         self._rank_of: dict[int, int] = {}
         for rank, process in processes.items():
             try:
@@ -34,7 +35,8 @@ class Exits:
 
     def all(self) -> list[int]:
         """Return the ranks whose process has ended."""
-        return [self._rank_of[watch] for watch, _ in self._poll.poll(0)]
+        with self._polling:
+            return [self._rank_of[watch] for watch, _ in self._poll.poll(0)]
 
     def among(self, ranks: list[int]) -> int | None:
         """Return one of these ranks whose process has ended; None where none has."""

@@ -10,6 +10,7 @@
     service.py     what a server rank does                                           worker.py    backward and step
     messages.py    what they say to each other                                       client.py    a worker's way there
     strategy.py    what the user says                                                update_log.py  a run repeated
+    record.py      what a shard has applied
 
 Source: Li et al., Scaling distributed machine learning with the parameter server, 2014; Ho et al., More effective
 distributed ML via a stale synchronous parallel parameter server, 2013.

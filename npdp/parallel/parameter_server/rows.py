@@ -60,9 +60,8 @@ class Lanes:
 class RowShard:
     """Shard of a sparse parameter on its server: a range of rows, copied."""
 
-    def __init__(self, rate: Rate, parameter: SparseParameter, lanes: Lanes) -> None:
-        assert lanes.roles.server is not None
-        self._rate, self._lanes, self._server = rate, lanes, lanes.roles.server
+    def __init__(self, rate: Rate, parameter: SparseParameter, lanes: Lanes, server: int) -> None:
+        self._rate, self._lanes, self._server = rate, lanes, server
         values = np.array(parameter.array[lanes.rows_of(self._server)])
         self._table = values.reshape(len(values), lanes.width)
         self._gradients: dict[int, tuple[Rows, Array]] = {}  # each worker's

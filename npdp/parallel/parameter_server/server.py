@@ -17,12 +17,12 @@ that it is not active, and nobody waits for it.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from npdp.parallel.parameter_server.messages import NOT_ASKED, NOT_SAID, Kind, Message, Reply
-from npdp.parallel.parameter_server.work import AppliedSet, WorkPool
+from npdp.parallel.parameter_server.record import Record
+from npdp.parallel.parameter_server.work import WorkPool
 
 
 @dataclass
@@ -105,16 +105,20 @@ class Server:
     Args:
         apply: carries out an update from some workers' gradients, in the given order: the next version.
         pool: assigns work, where workers ask this shard for it.
+        record: of what it has applied before.
     """
 
     def __init__(
-        self, workers: int, policy: Policy, apply: Callable[[list[Message]], None], pool: WorkPool | None = None
+        self,
+        workers: int,
+        policy: Policy,
+        apply: Callable[[list[Message]], None],
+        pool: WorkPool | None = None,
+        record: Record | None = None,
     ) -> None:
-        self.version = self.samples = 0  # updates so far, and what they were computed from
-        self.staleness: Counter[int] = Counter()  # of pushes: version applied to minus version computed on
+        self.record = record or Record()
         self.workers = [WorkerState() for _ in range(workers)]
         self.policy, self._apply, self._pool = policy, apply, pool
-        self._applied = AppliedSet()
 
     def handle(self, message: Message) -> Iterator[Reply]:
         """Take a message; yield what may be answered now, to whomever. All of it has to be taken.
@@ -124,7 +128,7 @@ class Server:
         """
         self._take(message)
         while True:
-            pushes = self.policy.next_update(self.version, self.workers)
+            pushes = self.policy.next_update(self.record.version, self.workers)
             if pushes:
                 self._update(pushes)
             number = next(filter(self._may_be_answered, range(len(self.workers))), None)
@@ -143,7 +147,7 @@ class Server:
         worker.active, worker.collectives = message.active, message.collectives
         worker.left = message.kind == Kind.LEAVE
         worker.waiting = None if message.kind == Kind.STATUS else message
-        if message.kind == Kind.PUSH and message.item not in self._applied:
+        if message.kind == Kind.PUSH and message.item not in self.record.applied:
             worker.push = message
         if message.kind == Kind.PUSH and self._pool is not None:
             self._pool.pushed(message)
@@ -152,18 +156,15 @@ class Server:
 
     def _update(self, pushes: list[Message]) -> None:
         self._apply(pushes)
+        self.record.note(pushes)
         for push in pushes:
             self.workers[push.worker].push = None
-            self._applied.add(push)
-            self.staleness[self.version - push.version] += 1
-            self.samples += push.samples
-        self.version += 1
 
     def _may_be_answered(self, number: int) -> bool:
         worker = self.workers[number]
         if worker.push is not None or worker.waiting is None:
             return False
-        return worker.left or self.policy.may_go_on(worker.waiting, self.version, self.workers)
+        return worker.left or self.policy.may_go_on(worker.waiting, self.record.version, self.workers)
 
     def _answer(self, number: int) -> Reply:
         worker = self.workers[number]
@@ -172,5 +173,5 @@ class Server:
         assigned = NOT_ASKED
         if message.request.parts and self._pool is not None:
             assigned = self._pool.assign(number, message.request)
-        held = self.version if worker.left else message.version
-        return Reply(number, self.version, held, assigned, worker.completed)
+        version = self.record.version
+        return Reply(number, version, version if worker.left else message.version, assigned, worker.completed)

@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,12 +20,29 @@ from npdp.autograd.tensor import Array
 from npdp.base import environment
 from npdp.comm.transport import Handle, Transport
 from npdp.parallel.parameter_server.messages import Message, Reply, decode, encode, new_header, receive, send
-from npdp.parallel.parameter_server.rows import RowShard
+from npdp.parallel.parameter_server.record import Record
 from npdp.parallel.parameter_server.server import Policy, Server
-from npdp.parallel.parameter_server.shard import DenseShard
+from npdp.parallel.parameter_server.shard import Receive
 from npdp.parallel.parameter_server.work import WorkPool
 
-Logic = tuple[DenseShard | RowShard, Policy, WorkPool | None]  # a shard's arithmetic, and what its logic goes by
+Fail = Callable[[BaseException], None]
+
+
+class Shard(Protocol):
+    """A shard's arithmetic; see `DenseShard`."""
+
+    def take(self, message: Message, receive: Receive) -> None: ...
+    def apply(self, pushes: Sequence[Message], version: int) -> None: ...
+    def answer(self, reply: Reply) -> Iterator[Array]: ...
+
+
+class Logic(NamedTuple):
+    """A shard's arithmetic, what its logic goes by, and what it has applied before."""
+
+    shard: Shard
+    policy: Policy
+    pool: WorkPool | None
+    record: Record
 
 
 class Service:
@@ -33,8 +51,10 @@ class Service:
     def __init__(self, requests: Transport, replies: Transport, workers: int, shards: Sequence[Logic]) -> None:
         self._requests, self._replies = requests, replies
         self._shards = [shard for shard, *_ in shards]
-        logic = enumerate(shards)
-        self._servers = [Server(workers, policy, partial(self._apply, k), pool) for k, (_, policy, pool) in logic]
+        self._servers = [
+            Server(workers, policy, partial(self._apply, k), pool, record)
+            for k, (_, policy, pool, record) in enumerate(shards)
+        ]
         self._headers = [new_header(Message) for _ in range(workers)]
         self._sending: dict[int, list[Handle]] = {}  # what is on its way to each worker
 
@@ -52,7 +72,7 @@ class Service:
                 listening[worker] = self._requests.receive(self._headers[worker], worker)
         self._settle(*self._sending)
 
-    def begin(self, fail: Callable[[BaseException], None]) -> threading.Thread:
+    def begin(self, fail: Fail) -> threading.Thread:
         """Serve on a thread, which hands its errors to `fail`: nobody else sees them."""
 
         def run() -> None:
@@ -67,7 +87,7 @@ class Service:
 
     def _apply(self, number: int, pushes: list[Message]) -> None:
         self._settle(*self._sending)
-        self._shards[number].apply(pushes, self._servers[number].version)
+        self._shards[number].apply(pushes, self._servers[number].record.version)
 
     def _settle(self, *workers: int) -> None:
         """Return when all that was sent to these workers is out of this rank's hands."""
@@ -86,9 +106,10 @@ class Service:
 def _report(server: Server) -> Iterator[Array]:
     """Yield how long the report of what a shard has done is, and it, in bytes."""
     report = {
-        "version": server.version,
-        "samples": server.samples,
-        "staleness": sorted(server.staleness.items()),
+        "version": server.record.version,
+        "samples": server.record.samples,
+        "checksum": server.record.checksum,
+        "staleness": sorted(server.record.staleness.items()),
         "peak_memory_bytes": environment.peak_memory_bytes(),
         "log": server.policy.log,
     }

@@ -42,12 +42,16 @@ class Roles(NamedTuple):
 
     rank: int  # this one
     workers: int  # how many: the first ranks
-    servers: range  # the rank of each
+    servers: Sequence[int]  # the rank of each: of range 0, 1, ... of the parameters; one rank may have several
 
-    @property
-    def server(self) -> int | None:
-        """The number of the server that this rank is, or None."""
-        return self.servers.index(self.rank) if self.rank in self.servers else None
+    def served(self, rank: int) -> list[int]:
+        """Return the numbers of the servers that a rank is."""
+        return [server for server, its_rank in enumerate(self.servers) if its_rank == rank]
+
+    def number(self, key: int, server: int) -> int:
+        """Return which of its rank's shards a server has of the `key`-th of what has shards."""
+        mine = self.served(self.servers[server])
+        return key * len(mine) + mine.index(server)
 
 
 class Rate:
@@ -75,6 +79,24 @@ class Rate:
             settings["lr"] = optimizer.lr_of(settings) / (1 + version - push.version)
 
 
+class Held(NamedTuple):
+    """Arrays of one range of the parameters, on a server.
+
+    Attributes:
+        own: the range.
+        data: its parameters; for all optimisers the same, as an answer is all of it.
+        gradients: where each worker's gradient is after a push.
+        copies: the workers' own parameters, which an answer refreshes; none where they are sent, or all have the same.
+        in_memory: whether they are not sent.
+    """
+
+    own: slice
+    data: Array
+    gradients: list[Array]
+    copies: list[Array]
+    in_memory: bool
+
+
 class Layout:
     """Layout of some flat arrays in memory; collective. Parameters move, and are read-only from then on."""
 
@@ -89,15 +111,28 @@ class Layout:
         self.in_memory = parameters is not None  # else gradients and parameters are sent
         flat.move_data(flat.data if parameters is None else parameters[world.rank], writeable=False)
         world.barrier()
-        self.own = slice(0, 0) if roles.server is None else self.range_of(roles.server)  # what this rank serves
-        self.data = flat.data[self.own]  # what it updates: for all optimisers the same, as an answer is all of it
-        if roles.rank < roles.workers and not (self.in_memory and synchronous):  # this rank's own are a worker's
-            self.data = _copied(self.data)
-        if gradients is not None and parameters is not None:  # where each worker's gradient is after a push, ...
-            self.gradients = [gradient[self.own] for gradient in gradients[: roles.workers]]
-            self.copies = [] if synchronous else [each[self.own] for each in parameters[: roles.workers]]  # its own
-        else:
-            self.gradients, self.copies = [_copied(self.data) for _ in range(roles.workers)], []
+        self._synchronous, self._gradients, self._parameters = synchronous, gradients, parameters
+        self.held = {server: self._held(server) for server in roles.served(world.rank)}  # what this rank serves
+
+    def _held(self, server: int) -> Held:
+        own, workers = self.range_of(server), self.roles.workers
+        data = self.flat.data[own]
+        if self.roles.rank < workers and not (self.in_memory and self._synchronous):  # this rank's own are a worker's
+            data = _copied(data)
+        copies = [] if self._synchronous else [each[own] for each in (self._parameters or [])[:workers]]
+        return Held(own, data, self._gradients_of(own), copies, self.in_memory)
+
+    def replica(self, server: int) -> Held:
+        """Return what a rank holds that keeps a replica of a server's shards."""
+        own = self.range_of(server)
+        return Held(own, _copied(self.flat.data[own]), self._gradients_of(own), [], self.in_memory)
+
+    def _gradients_of(self, own: slice) -> list[Array]:
+        """Return where the gradients of a range are after a push, each worker's."""
+        workers = self.roles.workers
+        if self.in_memory and self._gradients is not None:
+            return [gradient[own] for gradient in self._gradients[:workers]]
+        return [allocate(own.stop - own.start, self.flat.dtype) for _ in range(workers)]
 
     def range_of(self, server: int) -> slice:
         """Return the range of a server's shard: equal in bytes, in whole cache lines."""
@@ -122,11 +157,29 @@ def one_for_each(world: Communicator, count: int, dtype: np.dtype[Any]) -> list[
 class DenseShard:
     """Shard of a parameter group on its server: a range of parameters, their state, and every worker's gradient."""
 
-    def __init__(self, rate: Rate, group: ParameterGroup, layout: Layout) -> None:
-        self._rate, self._layout, self._group = rate, layout, _part_of(group, layout)
+    def __init__(self, rate: Rate, group: ParameterGroup, held: Held) -> None:
+        self._rate, self._held, self._group = rate, held, _part_of(group, held)
         self._group.settings = rate.settings
-        self._unused: list[set[int]] = [set() for _ in layout.gradients]
-        self._sum = Sum(layout.gradients)
+        self._unused: list[set[int]] = [set() for _ in held.gradients]
+        self._sum = Sum(held.gradients)
+
+    @property
+    def steps(self) -> list[int]:
+        """How often each of the group's parameters was updated."""
+        return self._group.steps
+
+    @steps.setter
+    def steps(self, steps: list[int]) -> None:
+        self._group.steps = steps
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the arrays of its range: "data", and the optimiser's state by name."""
+        return {"data": self._held.data, **self._group.state}
+
+    def pushed(self, push: Message) -> list[Array]:
+        """Return what followed a push."""
+        unused = np.array(sorted(self._unused[push.worker]), np.int64)
+        return [unused] if self._held.in_memory else [unused, self._held.gradients[push.worker]]
 
     def take(self, message: Message, receive: Receive) -> None:
         """Receive what follows a message."""
@@ -134,14 +187,14 @@ class DenseShard:
             unused = np.empty(message.unused, np.int64)
             receive(unused)
             self._unused[message.worker] = set(unused.tolist())
-            if not self._layout.in_memory:
-                receive(self._layout.gradients[message.worker])
+            if not self._held.in_memory:
+                receive(self._held.gradients[message.worker])
 
     def apply(self, pushes: Sequence[Message], version: int) -> None:
         """Update this version from these workers' gradients, added in this order."""
         self._rate.set(pushes, version)
-        start, stop = self._layout.own.start, self._layout.own.stop
-        grad = self._sum if len(pushes) > 1 else self._layout.gradients[pushes[0].worker]
+        start, stop = self._held.own.start, self._held.own.stop
+        grad = self._sum if len(pushes) > 1 else self._held.gradients[pushes[0].worker]
         everywhere_unused = set.intersection(*(self._unused[push.worker] for push in pushes))
         used = [index for index in range(len(self._group.numbers)) if index not in everywhere_unused]
         for span in within(self._group.next_spans_of(used), start, stop):
@@ -151,19 +204,19 @@ class DenseShard:
 
     def answer(self, reply: Reply) -> Iterator[Array]:
         """Yield what follows a reply; it may be the parameters themselves, which must not change before it is sent."""
-        if reply.changed and not self._layout.in_memory:
-            yield self._layout.data
-        elif reply.changed and self._layout.copies:
-            np.copyto(self._layout.copies[reply.worker], self._layout.data)
+        if reply.changed and not self._held.in_memory:
+            yield self._held.data
+        elif reply.changed and self._held.copies:
+            np.copyto(self._held.copies[reply.worker], self._held.data)
 
 
-def _part_of(group: ParameterGroup, layout: Layout) -> ParameterGroup:
+def _part_of(group: ParameterGroup, held: Held) -> ParameterGroup:
     """Return a group whose arrays begin with the shard: its state is that of this range alone."""
     mine = copy.copy(group)
     mine.flat = copy.copy(group.flat)
-    mine.flat.data = layout.data
+    mine.flat.data = held.data
     mine.steps = list(group.steps)
-    mine.move_state({name: values[layout.own] for name, values in group.state.items()})
+    mine.move_state({name: values[held.own] for name, values in group.state.items()})
     return mine
 
 

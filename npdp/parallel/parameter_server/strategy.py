@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +20,17 @@ from npdp.optim.groups import ParameterGroup
 from npdp.optim.optimizer import Optimizer
 from npdp.parallel.agreement import require_same_optimizers
 from npdp.parallel.parameter_server.client import Client, Lines
+from npdp.parallel.parameter_server.record import Record
 from npdp.parallel.parameter_server.rows import Lanes, RemoteRows, RowShard
 from npdp.parallel.parameter_server.server import Bounded, Policy, Synchronous
-from npdp.parallel.parameter_server.service import Logic, Service
+from npdp.parallel.parameter_server.service import Fail, Logic, Service
 from npdp.parallel.parameter_server.shard import DenseShard, Layout, Rate, RemoteDense, Roles
 from npdp.parallel.parameter_server.update_log import Logged, Replayed, Update
 from npdp.parallel.parameter_server.work import WorkPool
 from npdp.parallel.parameter_server.worker import Key, Shards, Worker, settings_by
 from npdp.parallel.world import become
+
+Ends = dict[Key, Any]  # where the shards of each lie
 
 
 @dataclass(eq=False)
@@ -82,45 +86,67 @@ class ParameterServer(Worker):
                 "models that share servers as one module, or use servers=0"
             )
         super().attach(parameters, communicator)
-        workers = self.workers(communicator.world_size)
-        roles = Roles(communicator.rank, workers, range(workers if self.servers else 0, communicator.world_size))
+        roles = self.roles(communicator)
         optimizers = _optimizers_of(self)
         require_same_optimizers(communicator, dict.fromkeys(optimizers.values()))  # servers update by theirs
         layouts: dict[Any, Any] = {flat: Layout(flat, communicator, roles, self.synchronous) for flat in self.flats}
         layouts.update((parameter, Lanes(parameter, communicator, roles)) for parameter in self.sparse_parameters)
         ends = {key: layouts[key.flat if isinstance(key, ParameterGroup) else key] for key in optimizers}
         lines, service = Lines(communicator), None
-        if roles.server is not None:
-            service = Service(*lines.for_a_thread(serves=True), workers, self._served(optimizers, ends, roles))
-            if self.servers:
+        served = self.served(optimizers, ends, roles)
+        if served:
+            service = Service(*lines.for_a_thread(serves=True), roles.workers, served)
+            if roles.rank >= roles.workers:
                 service.serve()
                 raise SystemExit(0)
-        if self.servers:
-            communicator.narrow(lines.transport.subworld(range(workers)))
+        if roles.workers < communicator.world_size:
+            communicator.narrow(lines.transport.subworld(range(roles.workers)))
             communicator.reducers = 1
             become(communicator)
+        self.begin_to_work(optimizers, self.remote(ends, roles), Client(communicator, *lines.for_a_thread()))
+        if service is not None:
+            communicator.closing.append(self.serve_beside(service, lines.transport.fail).join)
+
+    def serve_beside(self, service: Service, fail: Fail) -> threading.Thread:
+        """Serve on a thread beside the work, which hands its errors to `fail`."""
+        return service.begin(fail)
+
+    def roles(self, communicator: Communicator) -> Roles:
+        """Return who is who: the first ranks workers, the last ones servers."""
+        workers = self.workers(communicator.world_size)
+        return Roles(communicator.rank, workers, range(workers if self.servers else 0, communicator.world_size))
+
+    def remote(self, ends: Ends, roles: Roles) -> Shards:
+        """Return a worker's ends of all shards."""
         remote: Shards = {}
         for number, (key, where) in enumerate(ends.items()):
             kind = RemoteDense if isinstance(key, ParameterGroup) else RemoteRows
-            remote[key] = [kind(number, server, where) for server in range(len(roles.servers))]
-        self.begin_to_work(optimizers, remote, Client(communicator, *lines.for_a_thread()))
-        if service is not None:
-            communicator.closing.append(service.begin(lines.transport.fail).join)
+            servers = range(len(roles.servers))
+            remote[key] = [kind(roles.number(number, server), server, where) for server in servers]
+        return remote
 
-    def _served(self, optimizers: dict[Key, Optimizer], ends: dict[Key, Any], roles: Roles) -> list[Logic]:
+    def served(self, optimizers: dict[Key, Optimizer], ends: Ends, roles: Roles) -> list[Logic]:
         """Return what this rank serves; what assigns work is the first shard's, by their numbers among all."""
         shards: list[Logic] = []
-        for key, optimizer in optimizers.items():
-            among_all = len(shards) * len(roles.servers) + (roles.server or 0)
-            policy: Policy = Bounded(self.staleness) if self.staleness else Synchronous()
-            pool = WorkPool()
-            if self.replay:
-                policy = pool = Replayed(self.replay[among_all], roles.workers, isinstance(key, SparseParameter))
-            rate = Rate(optimizer, settings_by(optimizer, key), roles.workers if self.staleness else 1, self.damped)
-            kind: Any = DenseShard if isinstance(key, ParameterGroup) else RowShard
-            shard = kind(rate, key, ends[key])
-            shards.append((shard, Logged(policy) if self.record else policy, None if among_all else pool))
+        for number, (key, optimizer) in enumerate(optimizers.items()):
+            for server in roles.served(roles.rank):
+                among_all = number * len(roles.servers) + server
+                policy: Policy = Bounded(self.staleness) if self.staleness else Synchronous()
+                pool = WorkPool()
+                if self.replay:
+                    policy = pool = Replayed(self.replay[among_all], roles.workers, isinstance(key, SparseParameter))
+                rate = self.rate(optimizer, key, roles)
+                if isinstance(key, ParameterGroup):
+                    shard: DenseShard | RowShard = DenseShard(rate, key, ends[key].held[server])
+                else:
+                    shard = RowShard(rate, key, ends[key], server)
+                policy = Logged(policy) if self.record else policy
+                shards.append(Logic(shard, policy, None if among_all else pool, Record()))
         return shards
+
+    def rate(self, optimizer: Optimizer, key: Key, roles: Roles) -> Rate:
+        """Return the learning rate of a shard's updates."""
+        return Rate(optimizer, settings_by(optimizer, key), roles.workers if self.staleness else 1, self.damped)
 
 
 def _optimizers_of(worker: Worker) -> dict[Key, Optimizer]:

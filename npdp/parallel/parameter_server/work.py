@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from npdp.parallel.parameter_server.messages import NONE_LEFT, Message, Request, WorkItem
 
@@ -15,10 +17,13 @@ class WorkPool:
     """Pool of the work items of all passes, each assigned to whichever worker asks next.
 
     Last come those that workers had in hand, assigned and not pushed, when they left or went on to another pass.
+
+    Args:
+        left: of passes that are under way, and the numbers that are left of them.
     """
 
-    def __init__(self) -> None:
-        self._passes: dict[tuple[int, int], tuple[Request, deque[int]]] = {}  # and the numbers to be assigned
+    def __init__(self, left: Mapping[tuple[int, int], tuple[Request, Iterable[int]]] = MappingProxyType({})) -> None:
+        self._passes = {of: (request, deque(numbers)) for of, (request, numbers) in left.items()}
         self._in_hand: dict[tuple[int, int], WorkItem] = {}  # (worker, loader) -> what it got last
 
     def assign(self, worker: int, request: Request) -> int:
@@ -56,14 +61,15 @@ class AppliedSet:
     """Set of the work items that a shard has applied, without workers' own."""
 
     def __init__(self) -> None:
-        self._missing: dict[tuple[int, int], set[int]] = {}  # of each pass
+        self.passes: dict[tuple[int, int], tuple[Request, set[int]]] = {}  # and the numbers that are missing
 
     def __contains__(self, item: WorkItem) -> bool:
-        return item[:2] in self._missing and item.number not in self._missing[item[:2]]
+        return item[:2] in self.passes and item.number not in self.passes[item[:2]][1]
 
     def add(self, push: Message) -> None:
         """Note that a push was applied."""
         loader, epoch, number = push.item
-        if loader >= 0 and (loader, epoch) not in self._missing:
-            self._missing[loader, epoch] = set(range(push.request.items))
-        self._missing.get((loader, epoch), set()).discard(number)
+        if loader >= 0 and (loader, epoch) not in self.passes:
+            self.passes[loader, epoch] = push.request, set(range(push.request.items))
+        if loader >= 0:
+            self.passes[loader, epoch][1].discard(number)

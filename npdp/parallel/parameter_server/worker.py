@@ -21,7 +21,7 @@ import numpy as np
 from npdp.autograd import Tensor, is_grad_enabled
 from npdp.autograd.rows import RowGradient, Rows, no_rows
 from npdp.collectives.communicator import Communicator
-from npdp.comm.errors import WorldEnded
+from npdp.comm.errors import RankDied, WorldEnded
 from npdp.data.sampler import this_rank
 from npdp.nn.parameter import Parameter
 from npdp.nn.sparse_parameter import SparseParameter
@@ -64,7 +64,7 @@ class Worker(AtStep):
         self._pushed: dict[Hashable, WorkItem] = {}  # in this iteration, by group or sparse parameter
         self._own_numbers = count()  # of pushes
         self._completed = self._collectives = 0  # iterations, in each of which each optimiser steps once
-        self._samples = SampleCount()  # of what has been pushed last, or will be next
+        self._samples = self.sample_count()  # of what has been pushed last, or will be next
         self._active, self._left = True, False
         self._pushed_bytes = 0  # of gradients, wherever they lay
         self._keeps_up = self.synchronous and not self.sparse_parameters  # each step ends with the newest parameters
@@ -87,10 +87,14 @@ class Worker(AtStep):
         if not self.synchronous:
             this_rank.assign = self.work_items
 
+    def sample_count(self) -> SampleCount:
+        """Return what counts the samples behind gradients."""
+        return SampleCount()
+
     # What the engine calls
     def begin(self, loss: Tensor, counted: float | None, alone: bool) -> float:
         weight = super().begin(loss, counted, alone)
-        batch = self._samples.begin(self.parameters, self.loss_weight.batch, self.communicator.world_size)
+        batch = self._samples.begin(self.parameters, self.loss_weight.batch, self.parts)
         if batch is not None and self._now is not None:
             request, item = self._now
             return weight_within_part(batch, item.number % request.parts)
@@ -124,7 +128,8 @@ class Worker(AtStep):
         self._samples.mark_used()
         self._active, self.is_current = True, self._keeps_up
         item, request = self._count_push(key)
-        work = {"item": item, "request": request, "samples": self._samples.mine, "lr": lr}
+        samples = {"samples": self._samples.mine, "hashed": self._samples.hashed}
+        work = {"item": item, "request": request, "lr": lr, **samples}
         self._pushed_bytes += nbytes
         for reply in self._ask(Kind.PUSH, self._shards[key], content, **work):
             if reply.number != messages.NOT_ASKED:
@@ -175,7 +180,7 @@ class Worker(AtStep):
             self._assigned.pop(request, None)
             self._now = outer
             if not self._left and outer is None:
-                with contextlib.suppress(WorldEnded):
+                with contextlib.suppress(WorldEnded, RankDied):
                     self._tell(active=False)
 
     def _next_of(self, request: Request) -> int:
