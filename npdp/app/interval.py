@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from typing import NamedTuple
 
@@ -31,7 +32,9 @@ def interval(text: str) -> Interval:
 
 def seconds(text: str) -> float:
     """Return the seconds that 90s, 10min or 2h stands for; an argparse type."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text)
-    if match is None or float(match[1]) <= 0:
+    found = None
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        found = interval(text).seconds
+    if found is None:
         raise argparse.ArgumentTypeError(f"wanted a time as 90s, 10min or 2h, above 0, got {text!r}")
-    return float(match[1]) * UNITS_S[match[2]]
+    return found

@@ -13,8 +13,9 @@ from typing import Any
 from npdp.base import environment
 
 SAME_STOP_S = 0.2  # `timeout`, or a terminal and what it runs, signal twice at once; a second Ctrl-C takes longer
-OF_LAUNCHED = (signal.SIGUSR1,)  # mpirun hands it on; its SIGTERM comes when another rank has died, too
-OF_SINGLE = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ANY_TIME = [number for number in signal.Signals if number.name == "SIGUSR1"]  # Windows has none
+OF_LAUNCHED = ANY_TIME  # mpirun hands it on; its SIGTERM comes when another rank has died, too
+OF_SINGLE = [number for number in signal.Signals if number.name in ("SIGUSR1", "SIGINT", "SIGTERM", "SIGHUP")]
 
 
 class StopSignals:
@@ -42,7 +43,7 @@ class StopSignals:
                     self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.number and (self.looking or number == signal.SIGUSR1):
+        if not self.number and (self.looking or number in ANY_TIME):
             self.number, self._noted_s = number, time.monotonic()
             if signal.SIGINT in self._before:
                 self._tell(number)
@@ -50,7 +51,7 @@ class StopSignals:
             pass
         elif callable(before := self._before[number]):  # of SIGINT, Python's
             before(number, frame)
-        elif number != signal.SIGUSR1:
+        elif number not in ANY_TIME:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
