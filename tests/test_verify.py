@@ -169,6 +169,8 @@ def test_a_name_of_no_collective_is_refused_with_those_that_there_are():
             prove(ring(), name, 4)
     with pytest.raises(ValueError, match=rf"no collective 'sort'; {known}$"):
         prove(ring(), "sort", 4)
+    with pytest.raises(ValueError, match="root must be a rank of 4, got 4"):
+        prove(ring(), "broadcast", 4, root=4)
 
 
 def test_what_is_no_schedule_is_refused_in_words_and_steps_may_come_from_a_generator():

@@ -98,7 +98,7 @@ def promise(collective: str, world_size: int, root: int = 0) -> Promise:
     """Return what a collective promises.
 
     Raises:
-        ValueError: there is no such collective.
+        ValueError: there is no such collective, or no such root.
     """
     if collective not in _PROMISES:
         plain = str(collective).lower().replace("_", "").replace("-", "")
@@ -106,6 +106,8 @@ def promise(collective: str, world_size: int, root: int = 0) -> Promise:
             plain, [known.replace("_", "") for known in _PROMISES], 1)]  # fmt: skip
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"prove: no collective {collective!r}; there are {', '.join(_PROMISES)}{hint}")
+    if not 0 <= root < world_size:
+        raise ValueError(f"prove: root must be a rank of {world_size}, got {root}")
     ranks, of = range(world_size), _PROMISES[collective]
     return [[of(rank, chunk, ranks, root) for chunk in ranks] for rank in ranks]
 
