@@ -72,6 +72,7 @@ def rank(name: str, algorithm: str, faults: list[str], folder: Path) -> None:
     world = npdp.init(algorithm)
     number, (samples, batch, epochs) = world.rank, MODELS[name]
     (folder / f"pid{number}").write_text(str(os.getpid()))
+    (folder / f"maps{number}").write_text(Path("/proc/self/maps").read_text())
     Faults([parse(fault) for fault in faults], world)
     model, optimizer, criterion, dataset = make(name)
     state = State(nn.DataParallel(model), optimizer, DataLoader(dataset, batch, shuffle=True))
@@ -165,10 +166,8 @@ def one(ranks: int, name: str, algorithm: str, inside: list[str], outside: list[
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    until = time.monotonic() + 3
-    while (files := set(os.listdir("/dev/shm")) - memory) and time.monotonic() < until:
-        time.sleep(0.1)  # another job that is beginning takes its own away
-    if files:
+    mapped = "".join(path.read_text() for path in folder.glob("maps*"))
+    if files := {name for name in set(os.listdir("/dev/shm")) - memory if name in mapped}:  # not of another job
         wrong.append(f"shared memory left: {files}")
     if process.returncode:
         wrong.append(f"code {process.returncode}")

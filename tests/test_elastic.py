@@ -14,6 +14,7 @@ from npdp.base.random import default_generator
 from npdp.data import DataLoader
 from npdp.elastic import State, checkpoint, run
 from npdp.elastic.ledger import expected_checksum
+from npdp.parallel.world import init
 
 SAMPLES, BATCH, EPOCHS = 29, 5, 3
 ALGORITHMS = ["auto", "ring"]
@@ -34,29 +35,32 @@ MODELS = {"dropout": of_dropout, "batch norm": of_batch_norm}
 OPTIMIZERS = {"momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9), "adam": lambda p: optim.Adam(p, lr=0.01)}
 
 
-def training(model, optimizer, seen=None):
+def training(model, optimizer, spares=None):
     """Return a program that trains through deaths, and returns all that is to be the same."""
 
     def program():
         npdp.manual_seed(3)
+        workers = None if spares is None else max(1, init().world_size - spares)
         made = MODELS[model]()
         updates = OPTIMIZERS[optimizer](made.parameters())
-        state = State(nn.DataParallel(made), updates, DataLoader(dataset(SAMPLES), BATCH, shuffle=True))
+        state = State(nn.DataParallel(made), updates, DataLoader(dataset(SAMPLES), BATCH, shuffle=True), workers)
         losses = {}
 
         def step(inputs, labels):
             default_generator().random()
             updates.zero_grad()
-            criterion(state.model(inputs), labels).backward()
+            loss = criterion(state.model(inputs), labels)
+            loss.backward()
             updates.step()
+            npdp.global_mean(loss.item(), len(labels))  # a rank may die in it, when the update is done
 
         run(step, state, EPOCHS, after_epoch=losses.__setitem__)
         ledger = state.ledger
         assert (ledger.samples, ledger.checksum) == (SAMPLES * EPOCHS, expected_checksum(SAMPLES, EPOCHS))
         assert updates.iteration == ledger.done == EPOCHS * -(-SAMPLES // BATCH)
         buffers = {f"buffer {name}": np.array(buffer.data, np.float64) for name, buffer in made.named_buffers()}
-        losses = np.array([losses[epoch + 1] for epoch in range(EPOCHS)])
-        return {**parameters(made), **buffers, "losses": losses, "next draw": default_generator().random(1)}
+        told = {f"loss {epoch}": np.array(loss) for epoch, loss in losses.items()}
+        return {**parameters(made), **buffers, **told, "next draw": default_generator().random(1)}
 
     return program
 
@@ -90,3 +94,16 @@ def test_survivors_that_differ_by_an_update_are_made_the_same():
             for got in run_mortal(3, {1: event}, program, hosts=(0, 1, 2), algorithm="ring").values():
                 assert_close(got, wanted, f"rank 1 dies at event {event}", 1e-10)
     assert restore.called
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@given(worlds(), st.sampled_from(ALGORITHMS), st.data())
+def test_spares_take_the_places_of_the_dead(world, algorithm, data):
+    size, hosts, deaths = world
+    spares = data.draw(st.integers(1, size - 1))
+    wanted = npdp.run_ranks(1, training("dropout", "momentum"))[0]
+    workers = set(range(size - spares))
+    deaths = {rank: event for rank, event in deaths.items() if workers - deaths.keys() or rank != 0}  # one lives
+    for got in run_mortal(size, deaths, training("dropout", "momentum", spares), hosts, algorithm).values():
+        later = {name for name in wanted.keys() - got.keys() if name.startswith("loss")}  # who joins late knows no more
+        assert_close(got, {name: value for name, value in wanted.items() if name not in later}, "", 1e-10)

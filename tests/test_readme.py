@@ -51,7 +51,7 @@ def test_the_readme_is_short_and_shows_commands():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_benchmark_that_a_page_names_can_be_typed(page, monkeypatch):
     """What is wrong with flags is found before ranks are started, and what only ranks can find where there is one."""
-    monkeypatch.setattr("npdp.app.launch.run_ranks_with_mpirun", lambda ranks, program: 0)
+    monkeypatch.setattr("npdp.app.launch.run_ranks_with_mpirun", lambda *_, **__: 0)
     monkeypatch.setattr("npdp.bench.run.measure", lambda config, arguments: 0)
     for command in re.findall(r"`npdp (bench \w[^`]*)`", page.read_text()):
         assert exit_code(cli.main, *command.split()) == 0, command

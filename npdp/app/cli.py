@@ -211,9 +211,12 @@ def _on_ranks(
 
     if not environment.is_one_of_several():
         flags = parse(arguments)  # what is wrong with them is said before ranks are started
-        if flags.transport == "mpi" and (flags.ranks or 1) > 1:
+        spares = getattr(flags, "spares", 0)
+        ranks = (flags.ranks or 1) + spares
+        if flags.transport == "mpi" and ranks > 1:
             more = launch.surviving() if getattr(flags, "elastic", False) else ()
-            return launch.run_ranks_with_mpirun(flags.ranks or 1, ["-m", module, *arguments], flags_of_mpirun=more)
+            os.environ[environment.SPARES] = str(spares)
+            return launch.run_ranks_with_mpirun(ranks, ["-m", module, *arguments], flags_of_mpirun=more)
     return main(arguments)
 
 

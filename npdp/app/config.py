@@ -81,6 +81,7 @@ class TrainConfig:
     keep: int
     resume: bool
     elastic: bool
+    spares: int
     estimate: bool
     quiet: bool
 
@@ -164,6 +165,8 @@ def _require_sense(config: TrainConfig) -> None:
     for flag, value in (("update", "fused"), ("transport", "threads"), ("algorithm", "mpi")):
         if config.elastic and getattr(config, flag) == value:
             raise InputError(f"--elastic: wanted another {flag_of(flag)}, got {value}: {NOT_ELASTIC[flag]}")
+    if config.spares and not config.elastic:
+        raise InputError("--spares: wanted --elastic too, spares take the places of ranks that die")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),

@@ -25,8 +25,10 @@ Look = Callable[[int], None]
 Program = Callable[[Look, "Callable[[LossSum], float]"], object]
 
 
-def require_survival(world: Communicator) -> None:
-    """Raise InputError where ranks of this world do not survive others."""
+def require_survival(world: Communicator, spares: int) -> None:
+    """Raise InputError where ranks of this world do not survive others, or none of them is to train."""
+    if spares >= world.world_size:
+        raise InputError(f"--spares {spares}: wanted less than the {world.world_size} ranks that mpirun has started")
     if world.world_size > 1 and not environment.survives_deaths():
         raise InputError(
             "--elastic: mpirun was not told to let ranks survive: wanted mpirun --with-ft ulfm, of Open MPI 5, or npdp "
@@ -44,7 +46,7 @@ class Elastic:
     def __init__(self, job: Job, progress: Progress, console: Console, metrics: Metrics) -> None:
         self._job, self._progress, self._console, self._metrics = job, progress, console, metrics
         self._is_first = job.world.rank == 0
-        self._state = State(job.model, job.optimizer, job.loader)
+        self._state = State(job.model, job.optimizer, job.loader, job.world.world_size - job.config.spares)
 
     def train(self, look: Look, complete: Program) -> None:
         """Do `complete(after, mean)`, again after each death; collective.

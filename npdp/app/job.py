@@ -119,12 +119,14 @@ def prepare(
 def start_event(job: Job) -> dict[str, Any]:
     """Return what a run is, for people and for the metrics file (docs/metrics.md)."""
     config, world = job.config, job.world
+    ranks = world.world_size - config.spares
     return {
         "version": __version__,
         "data": job.data.source,
         "model": job.model_name,
         "parameters": sum(parameter.data.size for parameter in job.model.parameters()),
-        "world_size": world.world_size,
+        "world_size": ranks,
+        "spares": config.spares,
         "transport": world.transport.name,
         "strategy": config.strategy,
         **strategies.settings(config),
@@ -134,7 +136,7 @@ def start_event(job: Job) -> dict[str, Any]:
         "backend": kernels.backend(),
         "blas_threads": environment.blas_threads_in_use(),
         "global_batch_size": config.global_batch_size,
-        "local_batch_size": np.diff(bounds(config.global_batch_size, world.world_size)).tolist(),
+        "local_batch_size": np.diff(bounds(config.global_batch_size, ranks)).tolist(),
         "accumulate": config.accumulate,
         "iterations_per_epoch": job.loader.iterations_per_epoch,
         "epochs": config.epochs,

@@ -124,10 +124,11 @@ def _usable(given: Flags | InputError, world: Communicator, command: Callable[[F
     """Return flags as they were given, or raise InputError where they are none, or for another number of ranks."""
     if isinstance(given, InputError):
         raise given
-    if given.ranks not in (None, world.world_size):
+    spares = getattr(given, "spares", 0)
+    if given.ranks not in (None, world.world_size - spares):
         raise InputError(
-            f"--ranks {given.ranks}, but this is a world of {world.world_size}: ranks are started by "
-            f"`{command(given)} --ranks {given.ranks}` or `mpirun -n {given.ranks}`; or use --transport threads"
+            f"--ranks {given.ranks}, but this is a world of {world.world_size}: ranks are started by `{command(given)} "
+            f"--ranks {given.ranks}` or `mpirun -n {given.ranks + spares}`; or use --transport threads"
         )
     return given
 

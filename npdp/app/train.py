@@ -55,7 +55,7 @@ def _from_the_start(config: TrainConfig) -> dict[str, Any]:
     from npdp.parallel.world import init
 
     world = init()
-    require_survival(world)
+    require_survival(world, config.spares)
     return from_the_start(world, lambda: train(config))
 
 

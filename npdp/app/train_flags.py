@@ -31,7 +31,7 @@ examples:
   npdp train --data book.txt --tokenizer bpe:4096 --context 128 --layers 6 --heads 6 --width 384
   npdp train --model my_model.py:make --metrics run.jsonl
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10min --resume      the same line begins, and goes on
-  npdp train --ranks 4 --elastic                  kill one: the others go on, to the same result
+  npdp train --ranks 4 --elastic --spares 1       kill one: another takes its place; kill more: the others go on
   npdp train --ranks 4 --strategy ps --servers 1 --staleness inf --inject slow@rank=1,factor=4
   npdp train --ranks 4 --checkpoint run1 --checkpoint-every 10 --inject kill@rank=2,iteration=17,part=exchange
 """
@@ -164,6 +164,8 @@ def _add_ranks(parser: Parser) -> None:
     ranks.add_argument("--elastic", action="store_true",
                        help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
                             "under a bare mpirun with --with-ft ulfm); parameters are replicated")
+    ranks.add_argument("--spares", type=COUNT, default=0, metavar="K",
+                       help="with --elastic: start K ranks more, which wait for the places of those that die (0)")
     ranks.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
                        help="say which rank is late, and where, when others have waited so long (10; 0: never)")
     ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",

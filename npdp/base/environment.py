@@ -14,6 +14,8 @@ VERDICT = "NPDP_VERDICT"  # the file in which ranks leave their exit code where 
 JOB_FOLDER = "NPDP_JOB_FOLDER"  # a directory of this job's ranks, removed when it ends; set by launch.py
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
+SPARES = "NPDP_SPARES"  # how many ranks wait, and use no core; set by `npdp train --spares`
+
 CPUINFO = "/proc/cpuinfo"
 
 # (rank, world size, ranks on this host) as each launcher names them
@@ -178,7 +180,7 @@ def set_blas_threads(ranks_on_host: int | None = None) -> None:
         return
     if ranks_on_host is None:
         launched = launch()
-        ranks_on_host = launched.local_size if launched else 1
+        ranks_on_host = launched.local_size - int(os.environ.get(SPARES, "0")) if launched else 1
     if ranks_on_host > 1:
         for name in BLAS_THREADS:
             os.environ[name] = str(blas_threads(ranks_on_host))

@@ -103,7 +103,9 @@ class ThreadTransport:
         among = tuple(self._ranks[rank] for rank in ranks)
         self._subworlds[among] += 1  # counted alike on each of them: they all make the same ones, in the same order
         space = (self._space, among, self._subworlds[among])
-        return ThreadTransport(self.world, list(ranks).index(self.rank), among, space)
+        made = type(self)(self.world, list(ranks).index(self.rank), among, space)
+        made.launched = self.launched  # any death matters
+        return made
 
     def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> _Message:
         message, channel = _Message(buffer, peer, call), self._to[peer]
@@ -172,7 +174,7 @@ class ThreadTransport:
             ended = WorldEnded()
             ended.__cause__ = self.world.failure[1]
             return ended
-        if died := self.world.meeting.dead.intersection(self._ranks):
+        if died := self.world.meeting.dead.intersection(self.launched):
             return RankDied(sorted(died))
         left = next((peer for peer in peers if self._ranks[peer] in self.world.left), None)
         if left is None:

@@ -24,7 +24,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
@@ -75,13 +75,22 @@ class SurvivingTransport(MpiTransport):
         super().__init__()
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
-        self._base = self._making
+        self._base, self._communicators = self._making, [self._data, self._control, self._noting]
         self._meet(())
 
     # Messages
     send, receive = _noticing(MpiTransport.send), _noticing(MpiTransport.receive)
     wait, wait_any = _noticing(MpiTransport.wait), _noticing(MpiTransport.wait_any)
-    subworld = _noticing(MpiTransport.subworld)
+
+    def subworld(self, ranks: Sequence[int]) -> SurvivingTransport:
+        try:
+            made = super().subworld(ranks)
+        except self._mpi.Exception as error:
+            raise self._meaning(error) from None
+        assert isinstance(made, SurvivingTransport)
+        self._communicators += [made._data, made._noting]
+        made._policy = MESSAGES.policy(len(self._here.intersection(ranks)))
+        return made
 
     def native_allreduce(self, buffer: Buffer, op: str, call: LoggedCall) -> None:
         raise NotImplementedError("algorithm 'mpi' is MPI's own all-reduce: it does not survive deaths, use another")
@@ -122,7 +131,7 @@ class SurvivingTransport(MpiTransport):
         newest = self._generations[-1]
         with _limited(limit_s, newest):
             while True:
-                for communicator in (newest._data, newest._control, newest._noting, newest._base):
+                for communicator in (*newest._communicators, newest._base):
                     communicator.Revoke()  # who waits for messages there gets an error
                 made = newest._next(newest._base.Shrink())
                 try:
@@ -141,14 +150,14 @@ class SurvivingTransport(MpiTransport):
         made = copy.copy(self)
         made._base = made._data = made._control = made._noting = made._making = base
         made.rank, made.world_size = base.Get_rank(), base.Get_size()
-        made._ranks = list(range(made.world_size))
+        made._ranks, made._communicators = list(range(made.world_size)), []
         made.find_elsewhere, made.wait_s = nobody, 0.0
         made.calls, made._notes = CallLog(made.rank, self._tags, made._heard), []
         made._worlds = [(made._ranks, made.calls)]
         return refused_after_fork(made)
 
     def _open(self) -> None:
-        self._data, self._control, self._noting = (self._base.Dup() for _ in range(3))
+        self._data, self._control, self._noting = self._communicators = [self._base.Dup() for _ in range(3)]
 
     def _meet(self, words: Words) -> None:
         """Tell the others who this rank is, and watch their processes; none goes on before all do."""
@@ -157,8 +166,8 @@ class SurvivingTransport(MpiTransport):
         self.launched, self.said = [of[2] for of in everyones], [of[3] for of in everyones]
         self.stalls = self.stalls.among(self.launched, self.calls)
         here = {rank: of[0] for rank, of in enumerate(everyones) if of[1] == self.host_number and rank != self.rank}
-        self._exits = Exits(here)
-        self._policy = MESSAGES.policy(len(here) + 1)
+        self._exits, self._here = Exits(here), {self.rank, *here}
+        self._policy = MESSAGES.policy(len(self._here))
         self._base.Barrier()
 
     @property

@@ -8,6 +8,7 @@
     narrow      the communicator goes on with that transport, in place, and so do all that hold it
     catch up    where some have done the last update and some have not, the first that has broadcasts its state;
                 the others take it over when it is complete. One update is the most that ranks differ by
+                Spares, which wait until they are among the first ranks that live, do so as well
     attach      a new strategy, with new memory for gradients; the loader stands behind the last batch that is done
 
 Parameters were changed by whole updates only, so nothing is rolled back: the iteration in flight is done again, from
@@ -17,9 +18,10 @@ the same parameters, with the same global batch, cut for the ranks there are.
 from __future__ import annotations
 
 import io
+import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from npdp.elastic.state import State
 
 T = TypeVar("T")
+
+SPARE = (-1, 0, 0)  # what a rank says that has no part in what was trained
+SPARES_LOOK_EVERY_S = 0.01
 
 
 class BeginAgain(Exception):  # noqa: N818 - what is to be done
@@ -70,12 +75,13 @@ def recover(state: State) -> Recovery | None:
             transport: Any = state.world.transport
             met = transport.survivors(state.words)
             state.world.place.part = "recovery"
-            _narrow(state.world, met)
+            narrow(state, met)
             if LEFT in met.said:
                 return None
             if NOT_BEGUN in met.said:
                 raise BeginAgain
-            regroup(state, met.said)
+            if not state.is_spare:
+                regroup(state, met.said[: state.workers])
         except RankDied:
             continue
         state.ledger.recoveries += 1
@@ -83,14 +89,27 @@ def recover(state: State) -> Recovery | None:
 
 
 def regroup(state: State, said: Sequence[tuple[int, ...]]) -> None:
-    """Train on among the ranks of the communicator, each of which has said how far it is; collective."""
+    """Train on among the ranks of the communicator, each of which has said how far it is; collective.
+
+    Raises:
+        RuntimeError: only spares are left.
+    """
     state.before.put_back()
     done = [words[0] for words in said]
+    if max(done) < 0:
+        raise RuntimeError("elastic: all ranks that trained have died, spares know nothing: go on from a checkpoint")
     if min(done) != max(done):
-        _catch_up(state, done.index(max(done)), is_behind=state.ledger.done < max(done))
-    state.ended, state.looked = (min(words[place] for words in said) for place in (1, 2))
+        _catch_up(state, done.index(max(done)), is_behind=state.words[0] < max(done))
+    state.ended, state.looked = (min(words[place] for words in said if words != SPARE) for place in (1, 2))
     train_by_anew(state.model, ElasticAllReduce(state.all_reduce, state.ledger))
     state.place_loader()
+
+
+def narrow(state: State, transport: Any) -> None:
+    """Have the communicator go on with the workers of a new transport; a spare's with all of its ranks."""
+    several = transport.world_size > state.workers
+    state.is_spare = transport.rank >= state.workers
+    _narrow(state.world, transport.subworld(range(state.workers)) if several and not state.is_spare else transport)
 
 
 def _narrow(world: Communicator, transport: Any) -> None:
@@ -113,7 +132,8 @@ def _catch_up(state: State, root: int, is_behind: bool) -> None:
     words.view(np.uint8)[: len(file.getbuffer())] = file.getbuffer()
     world.broadcast(words, root)
     if is_behind:
-        more = checkpoint.restore(files.load(io.BytesIO(words.tobytes())), state.model, state.optimizer)
+        content = files.load(io.BytesIO(words.tobytes()))
+        more = checkpoint.restore(content, state.model, state.optimizer)
         state.ledger.load_state_dict(more["ledger"])
         state.caught_up()
 
@@ -127,14 +147,28 @@ def through_deaths(
     """
     while True:
         try:
+            if state.is_spare:
+                _wait(state.world)
             program()
             return
         except RankDied:  # what it was in is left behind: no frame of it is kept
             pass
         recovery = recover(state)
         if recovery is None:
+            if state.is_spare:
+                sys.exit()
             return
         recovered(recovery)
+
+
+def _wait(world: Communicator) -> NoReturn:
+    """Wait, as a spare: raise RankDied when a rank dies, and leave the program when others do."""
+    others = [rank for rank in range(world.world_size) if rank != world.rank]
+    while (ended := world.transport.ended(others)) is None:
+        time.sleep(SPARES_LOOK_EVERY_S)
+    if isinstance(ended, RankDied):
+        raise ended
+    sys.exit()
 
 
 def from_the_start(world: Communicator, program: Callable[[], T]) -> T:

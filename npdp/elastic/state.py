@@ -8,7 +8,7 @@ from npdp.collectives.communicator import Communicator
 from npdp.data import DataLoader
 from npdp.elastic.before import Before
 from npdp.elastic.ledger import Ledger
-from npdp.elastic.recovery import regroup
+from npdp.elastic.recovery import SPARE, narrow, regroup
 from npdp.optim import Optimizer
 from npdp.parallel.all_reduce import AllReduce
 from npdp.parallel.data_parallel import DataParallel
@@ -21,9 +21,12 @@ class State:
         model: wrapped by DataParallel, with update="replicated"; the only one that is trained.
         optimizer: the model's.
         loader: of the training data, where it is to go on.
+        workers: how many ranks train; the others are spares, which wait, and take the places of ranks that die.
 
     Attributes:
         all_reduce: how it was trained before.
+        workers: as given, or all ranks there were at first.
+        is_spare: whether this rank waits.
         ledger: what was done, and with which samples.
         ended: epochs whose end was told.
         looked: iterations after which all was looked at that is to be.
@@ -32,7 +35,9 @@ class State:
         ValueError: the model is trained by something else than all-reduce with replicated parameters.
     """
 
-    def __init__(self, model: DataParallel, optimizer: Optimizer, loader: DataLoader) -> None:
+    def __init__(
+        self, model: DataParallel, optimizer: Optimizer, loader: DataLoader, workers: int | None = None
+    ) -> None:
         if not isinstance(model.strategy, AllReduce):
             raise ValueError(
                 'elastic: wanted DataParallel(model) with update="replicated", whose ranks have all parameters each, '
@@ -45,7 +50,12 @@ class State:
         self.ledger = Ledger(loader.iterations_per_epoch, self.looked)
         self.before = Before(model)
         self._iteration = optimizer.iteration
-        regroup(self, [self.words])
+        self.workers, self.is_spare, self._has_part = workers or self.world.world_size, False, True
+        if self.workers < self.world.world_size:
+            narrow(self, self.world.transport)
+            self._has_part = not self.is_spare
+        if not self.is_spare:
+            regroup(self, [self.words])
 
     @property
     def world(self) -> Communicator:
@@ -60,7 +70,7 @@ class State:
     @property
     def words(self) -> tuple[int, int, int]:
         """What this rank says when survivors meet: how far it is."""
-        return self.ledger.done, self.ended, self.looked
+        return (self.ledger.done, self.ended, self.looked) if self._has_part else SPARE
 
     def commit(self, *_: object) -> None:
         """Note that an iteration is done."""
@@ -80,6 +90,7 @@ class State:
 
     def caught_up(self) -> None:
         """Remember all as it is, after an iteration."""
+        self._has_part = True
         self._iteration = self.optimizer.iteration
         self.before.remember()
 
