@@ -43,7 +43,7 @@ from npdp.comm.waiting import MESSAGES
 LOOKS_EVERY_S = 0.01  # of waiting: a look costs some microseconds
 # Until all survivors have met: one may be in the middle of a long forward, and comes when it waits next
 LIMIT_S = 600.0
-FAILING_LIMIT_S = 1.5  # where all end anyway; beside a rank that has left with a code Shrink does not end
+FAILING_LIMIT_S = 1.0  # where all end anyway; beside a rank that has left with a code Shrink does not end
 
 T = TypeVar("T")
 
