@@ -92,7 +92,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from npdp.parallel.agreement import agree
     from npdp.parallel.world import init
 
-    world = init()
+    world = init(stall_warning_s=config.stall_warning_s, stall_abort_s=config.stall_abort_s)
     agree(world, lambda: _set_algorithm(config.algorithm, world))
     faults = Faults(config.inject, world)  # where there are none, this does nothing, as the next
     checkpoints = Checkpoints(config, faults.while_writing)

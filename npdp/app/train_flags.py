@@ -166,6 +166,10 @@ def _add_ranks(parser: Parser) -> None:
                             "under a bare mpirun with --with-ft ulfm); parameters are replicated")
     ranks.add_argument("--spares", type=COUNT, default=0, metavar="K",
                        help="with --elastic: start K ranks more, which wait for the places of those that die (0)")
+    ranks.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
+                       help="say which rank is late, and where, when others have waited so long (10; 0: never)")
+    ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
+                       help="end the job when they have waited so long (600; 0: never)")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
                             + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())

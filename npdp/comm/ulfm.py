@@ -45,7 +45,7 @@ from npdp.comm.waiting import MESSAGES
 LOOKS_EVERY_S = 0.01  # of waiting: a look costs some microseconds
 # Until all survivors have met: one may be in the middle of a long forward, and comes when it waits next
 LIMIT_S = 600.0
-FAILING_LIMIT_S = 3.0  # where all end anyway
+FAILING_LIMIT_S = 1.0  # where all end anyway; beside a rank that has left with a code Shrink does not end
 STUCK_S = 5.0  # until MPI has made a new world of ranks that have all come, which takes milliseconds
 WATCHED_EVERY_S = 0.25
 
@@ -75,8 +75,8 @@ class SurvivingTransport(MpiTransport):
 
     check_after_s = LOOKS_EVERY_S
 
-    def __init__(self, where: Callable[[], str] = str) -> None:
-        super().__init__(where)
+    def __init__(self) -> None:
+        super().__init__()
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
         self._generation = 0
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
@@ -172,6 +172,7 @@ class SurvivingTransport(MpiTransport):
         mine = os.getpid(), self.host_number, self.launched_as, words
         everyones = self._base.allgather(mine)
         self.launched, self.said = [of[2] for of in everyones], [of[3] for of in everyones]
+        self.stalls = self.stalls.among(self.launched, self.calls)
         here = {rank: of[0] for rank, of in enumerate(everyones) if of[1] == self.host_number and rank != self.rank}
         self._exits, self._here = Exits(here), {self.rank, *here}
         self._policy = MESSAGES.policy(len(self._here))

@@ -89,7 +89,7 @@ class ParameterServer(Worker):
         ends = {key: layouts[key.flat if isinstance(key, ParameterGroup) else key] for key in optimizers}
         lines, service = Lines(communicator), None
         if roles.server is not None:
-            service = Service(*lines.for_a_thread(), workers, self._served(optimizers, ends, roles))
+            service = Service(*lines.for_a_thread(serves=True), workers, self._served(optimizers, ends, roles))
             if self.servers:
                 service.serve()
                 raise SystemExit(0)
