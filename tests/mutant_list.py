@@ -2912,7 +2912,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/elastic/recovery.py",
                "            if NOT_BEGUN in met.said:",
                "            if False:",
-               "tests/test_elastic.py::test_whoever_dies_when_the_result_is_that_of_one_undisturbed_rank"),
+               "tests/test_elastic.py::test_where_some_have_not_begun_all_begin_again"),
         Mutant("npdp/elastic/state.py",
                "        if self.ledger.is_due and self.optimizer.iteration > self._iteration:",
                "        if False:",

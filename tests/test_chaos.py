@@ -106,6 +106,8 @@ BROKEN = {  # ground, what came, how it ended -> what is broken
     "killed, slowly": (FATAL, (KILL,), {"code": 9, "stderr": SAID, "after_s": 2.5}, "ended 2.5 s after it"),
     "killed, silent": (FATAL, (KILL,), {"code": 9, "stderr": "rank 22: data of iteration 3"}, "no message names"),
     "killed, no part": (FATAL, (KILL,), {"code": 9, "stderr": "rank 2 died"}, "no message names the part"),
+    "a NaN": (FATAL, ("nan@rank=2",), {"code": 1, "stderr": "iteration 3: the gradient is ...: rank 2's has"}, None),
+    "a NaN, silent": (FATAL, ("nan@rank=2",), {"code": 1, "stderr": "a loss of nan, rank 2"}, "no message names the p"),
     "stopped": (FATAL, ("stop@rank=2",), {"code": 1, "stderr": SAID, "after_s": 6.9}, None),
     "stopped, slowly": (FATAL, ("stop@rank=2",), {"code": 1, "stderr": SAID, "after_s": 7.1}, "ended 2.1 s after"),
     "raised, code 3": (FATAL, ("raise@rank=2",), {"code": 3, "stderr": SAID}, "ended with code 3, wanted 1"),

@@ -10,6 +10,7 @@ import pytest
 
 from npdp.app.first_death import FirstDeath
 from npdp.base import environment
+from npdp.comm.failures.board import ProcessBoard
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no descriptors of processes here")
 RANK = """
@@ -67,6 +68,13 @@ def test_nothing_is_said_where_a_rank_has_spoken(ranks, tmp_path):
     (tmp_path / "ompi.7").mkdir()
     (tmp_path / "ompi.7" / "npdp failure of job 7").touch()
     assert first_of(ranks, tmp_path, 1).said(1) is None
+
+
+def test_a_rank_that_another_launcher_has_started_leaves_no_word(tmp_path, monkeypatch):
+    monkeypatch.delenv(environment.JOB_FOLDER, raising=False)
+    monkeypatch.chdir(tmp_path)
+    ProcessBoard(0, lambda mine: [mine])
+    assert not [*tmp_path.iterdir()]
 
 
 def test_where_no_rank_ends_nothing_is_said_and_nothing_is_waited_for(tmp_path):

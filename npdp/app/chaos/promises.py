@@ -22,6 +22,7 @@ from npdp.elastic.inject import Fault
 MOST_OFF = 1e-10  # relative norm, in float64
 EXACT = ("samples_seen", "samples_checksum", "iterations")  # of the end event, as far as it has them
 NO_SPACE = "No space left on device"
+IN_A_PART, IN_GRADIENTS = r"\b\w+ of iteration \d+", r"\biteration \d+: the gradient"
 SAYS_ITSELF = ("raise", "mismatch", "nan")  # exceptions, after which the exit code is 1
 
 
@@ -59,7 +60,7 @@ def _ended(when: float, fault: Fault, outcome: Outcome, soon_s: float) -> Iterat
         yield "more than one traceback"
     if not re.search(rf"\brank {fault.rank}\b", outcome.stderr):
         yield f"no message names rank {fault.rank}"
-    if not re.search(r"\b\w+ of iteration \d+", outcome.stderr):
+    if not re.search(IN_GRADIENTS if fault.kind == "nan" else IN_A_PART, outcome.stderr):
         yield "no message names the part and the iteration"
 
 

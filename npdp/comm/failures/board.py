@@ -182,9 +182,10 @@ class ProcessBoard(Board):
 
 def _tell_launcher(rank: int, process: _Process) -> None:
     """Leave word of a board for npdp's own launcher on this host, where that has started this rank."""
-    folder = os.environ.get(environment.JOB_FOLDER, "")
-    with contextlib.suppress(OSError), open(os.path.join(folder, WORD.format(rank)), "x") as file:
-        file.write(f"{process.number} {process.fd}\n")
+    folder = os.environ.get(environment.JOB_FOLDER)
+    if folder:
+        with contextlib.suppress(OSError), open(os.path.join(folder, WORD.format(rank)), "x") as file:
+            file.write(f"{process.number} {process.fd}\n")
 
 
 def place_on(file: int) -> Place:
