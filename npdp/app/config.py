@@ -81,6 +81,7 @@ class TrainConfig:
     keep: int
     resume: bool
     elastic: bool
+    fence_stalled: bool
     estimate: bool
     quiet: bool
 
@@ -164,6 +165,8 @@ def _require_sense(config: TrainConfig) -> None:
     for flag, value in (("update", "fused"), ("transport", "threads"), ("algorithm", "mpi")):
         if config.elastic and getattr(config, flag) == value:
             raise InputError(f"--elastic: wanted another {flag_of(flag)}, got {value}: {NOT_ELASTIC[flag]}")
+    if config.fence_stalled and not config.elastic:
+        raise InputError("--fence-stalled kills a rank that the others live on without: it is for --elastic")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),

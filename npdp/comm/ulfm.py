@@ -73,6 +73,7 @@ class SurvivingTransport(MpiTransport):
 
     def __init__(self) -> None:
         super().__init__()
+        self.stalls.kills = True
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
         self._base = self._making
@@ -119,8 +120,8 @@ class SurvivingTransport(MpiTransport):
         return made
 
     def _new_generation(self, words: Words, limit_s: float) -> SurvivingTransport:
-        newest = self._generations[-1]
-        with _limited(limit_s, newest):
+        old = newest = self._generations[-1]
+        with _limited(limit_s, old), old.stalls.beside(old._others_that_live, old._give_up):
             while True:
                 for communicator in (newest._data, newest._control, newest._noting, newest._base):
                     communicator.Revoke()  # who waits for messages there gets an error
@@ -135,6 +136,15 @@ class SurvivingTransport(MpiTransport):
                     continue
                 self._generations.append(made)
                 return made
+
+    def _others_that_live(self) -> tuple[list[int], str]:
+        dead = self._exits.all()
+        living = [rank for rank in range(self.world_size) if rank != self.rank and rank not in dead]
+        return living, "a meeting after a death"
+
+    def _give_up(self, why: object) -> None:
+        announce_failure(f"rank {self.launched_as} failed: {why}\n", second_waits_s=0.0)
+        os._exit(1)
 
     def _next(self, base: Any) -> SurvivingTransport:
         """Return the transport of a shrunk communicator, of which nothing is open yet but that."""
@@ -201,15 +211,8 @@ class SurvivingTransport(MpiTransport):
 def _limited(seconds: float, transport: SurvivingTransport) -> Iterator[None]:
     """End this process where what is done within takes longer: MPI waits for a rank that does not come, for ever."""
 
-    def end() -> None:
-        announce_failure(
-            f"rank {transport.launched_as}: after a death the ranks that are left have not met within {seconds:g} s: "
-            "one is stopped, or computes for long\n",
-            second_waits_s=0.0,
-        )
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
+    why = f"after a death the others have not met within {seconds:g} s: one is stopped, or computes for long"
+    timer = threading.Timer(seconds, transport._give_up, (why,))
     timer.daemon = True
     timer.start()
     try:
