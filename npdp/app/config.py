@@ -86,6 +86,7 @@ class TrainConfig:
     spares: int
     restarts: int
     time_limit: float | None
+    fence_stalled: bool
     estimate: bool
     quiet: bool
 
@@ -175,6 +176,8 @@ def _require_sense(config: TrainConfig) -> None:
         raise InputError("--restarts: wanted --checkpoint DIR too, the directory to go on from")
     if config.restarts and (config.transport != "mpi" or (config.ranks or 1) == 1):
         raise InputError("--restarts starts again what `npdp train` has started: wanted --ranks, at least 2, and MPI")
+    if config.fence_stalled and not config.elastic:
+        raise InputError("--fence-stalled kills a rank that the others live on without: it is for --elastic")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),
