@@ -2883,7 +2883,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                "    if False:",
                "tests/test_checkpoint.py::test_each_corruption_is_recognised"),
         Mutant("npdp/elastic/checkpoint.py",
-               "        digest.update(_between(file, at, start))\n",
+               "        digest.update(_between(file, at, min(start, end)))\n",
                "",
                "tests/test_checkpoint.py::test_each_corruption_is_recognised"),
         Mutant("npdp/elastic/safetensors_file.py",
