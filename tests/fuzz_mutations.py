@@ -46,7 +46,7 @@ SHAPES = (
 )  # fmt: skip
 NODES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**64, 10**40,
-    10**400, "", "x", "0", "\0", "\ud800", "a" * 10**5, "../../etc/passwd", "trap.py:make", [], {}, [[]], [None],
+    10**400, "", "x", "0", "\0", "\ud800", "a" * 10**4, "../../etc/passwd", "trap.py:make", [], {}, [[]], [None],
     {"": None}, [1, "a", {}], {"array": "a0"}, {"tensor": "a1"}, {"dict": [[[], 1]]}, {"list": 3}, "softmax", "mlp",
     "gpt", "sparse_linear", "|O", "<f8", "bpe:300", "characters"
 )  # fmt: skip

@@ -29,7 +29,7 @@ from npdp.elastic import checkpoint
 
 RANKS, EPOCHS = 2, 2
 OFF_MAX = 1e-10
-LIMIT_S = 120
+LIMIT_S = 600
 FLAGS = ("-m", "npdp.train", "--quiet", "--dtype", "float64", "--epochs", str(EPOCHS))
 MODEL = """
 from npdp import nn

@@ -110,6 +110,16 @@ def test_json_of_no_tokenizer_is_refused(text):
 
 
 @needs_bpe
+@pytest.mark.parametrize("lost", ["th", "he", "the"])
+def test_a_bpe_whose_merges_take_or_give_no_token_is_refused(lost):
+    merges, vocabulary = [["t", "h"], ["h", "e"], ["th", "e"]], [*byte_names(), "th", "he", "the"]
+    assert from_json(json.dumps({"tokenizer": "bpe:259", "vocabulary": vocabulary, "merges": merges}))
+    vocabulary[vocabulary.index(lost)] = "zz"
+    with pytest.raises(InputError, match="all that merges take and give"):
+        from_json(json.dumps({"tokenizer": "bpe:259", "vocabulary": vocabulary, "merges": merges}))
+
+
+@needs_bpe
 def test_a_line_of_a_megabyte_is_one_of_many_words_and_the_same_in_blocks_as_at_once():
     lines = ["acgt" * 2**18, "x y", "ab" * 5000, "c" * 8100, "end"]
     blocks = [lines[0], *("\n" + line for line in lines[1:])]
@@ -141,7 +151,7 @@ def test_bpe_is_the_same_in_every_process_and_merges_what_is_frequent():
 
 @needs_bpe
 def test_bpe_that_is_no_bpe_is_refused():
-    with pytest.raises(ValueError, match="merges: "):
+    with pytest.raises(ValueError, match="all that merges take and give"):
         BPE(300, byte_names(), [("a", "b")])
     with pytest.raises(ValueError, match="a token for each of the 256 bytes"):
         BPE(300, ["a"], [])

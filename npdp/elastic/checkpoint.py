@@ -149,7 +149,7 @@ def _sha256(file: BinaryIO, end: int) -> bytes:
         file.seek(array.header_offset + LENGTHS_AT)
         name_bytes, more_bytes = np.frombuffer(file.read(4).ljust(4), "<u2").tolist()
         start = array.header_offset + LOCAL_HEADER_BYTES + name_bytes + more_bytes
-        digest.update(_between(file, at, start))
+        digest.update(_between(file, at, min(start, end)))
         at = max(at, start + array.compress_size)
     digest.update(_between(file, at, end))
     return digest.hexdigest().encode()

@@ -43,8 +43,10 @@ class BPE(Tokenizer):
     def __init__(self, size: int, vocabulary: list[str], merges: list[tuple[str, str]]) -> None:
         self.spec = f"bpe:{size}"
         values = {name: value for value, name in enumerate(byte_names())}
-        if not set(values) <= set(vocabulary):
-            raise ValueError("vocabulary: expected a token for each of the 256 bytes")
+        # Without one of them the package panics
+        merged = {part for left, right in merges for part in (left, right, left + right)}
+        if not set(values) | merged <= set(vocabulary):
+            raise ValueError("vocabulary: expected a token for each of the 256 bytes and all that merges take and give")
         self.pieces = [bytes(values[name] for name in token) for token in vocabulary]
         self._vocabulary, self._merges = vocabulary, merges
         numbers = {token: number for number, token in enumerate(vocabulary)}
