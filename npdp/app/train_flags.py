@@ -163,7 +163,8 @@ def _add_ranks(parser: Parser) -> None:
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--elastic", action="store_true",
                        help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
-                            "under a bare mpirun with --with-ft ulfm); parameters are replicated")
+                            "under a bare mpirun with --with-ft ulfm); for allreduce, where parameters are replicated, and ps, "
+                            "where shards are")
     ranks.add_argument("--spares", type=COUNT, default=0, metavar="K",
                        help="with --elastic: start K ranks more, which wait for the places of those that die (0)")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
