@@ -11,7 +11,8 @@ from npdp.base.errors import InputError
 
 
 @pytest.mark.parametrize(("flags", "why"), [
-    (("--strategy", "ps"), "is not elastic"),
+    (("--strategy", "ps", "--spares", "1"), "has replicas of its shards, and no spares"),
+    (("--strategy", "ps", "--staleness", "1", "--record-arrivals", "x"), "cannot be repeated"),
     (("--strategy", "local-sgd"), "is not elastic"),
     (("--strategy", "naive"), "is not elastic"),
     (("--update", "fused"), "ranks share parameters there"),

@@ -1,6 +1,7 @@
 """Elastic training under a parameter server from the command line: `--elastic --strategy ps`.
 
-After a death the whole job is made anew, but for the data: who is worker and who is server may have changed.
+After a death the whole job is made anew, but for the data: who is worker and who is server may have changed. The mean
+loss of the epoch in which a rank died is that over the samples since.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ElasticServers:
         self.faults = Faults(config.inject, world)
         self._began_s = 0.0
         self._data: DataSplit | None = None
-        self._mean_loss = 0.0  # of the last epoch
+        self._mean_loss: float | None = None  # of the last epoch, where this rank has seen its end
 
     def run(self, world: Communicator, train: Callable[[ElasticServers], dict[str, Any]]) -> dict[str, Any]:
         """Return `train(self)`, begun again after each death; collective."""
@@ -70,9 +71,9 @@ class ElasticServers:
             self._tell(job, progress, console, metrics)
 
         def mean(seen: Any) -> float:
-            self._mean_loss = job.world.mean(seen.mean, seen.count)
+            loss = self._mean_loss = job.world.mean(seen.mean, seen.count)
             survival.end_epoch()
-            return self._mean_loss
+            return loss
 
         complete(lambda iteration: None, mean)
 
@@ -80,7 +81,7 @@ class ElasticServers:
         survival, recovery = self.survival, self.survival.recovery
         if job.config.metrics is not None and job.world.rank == 0:
             told = metrics.take_over(job.config.metrics)
-            if told < survival.ended:  # who has done it died before it told
+            if told < survival.ended and self._mean_loss is not None:  # who has done it died before it told
                 progress.epoch(survival.ended, self._mean_loss)
         assert recovery is not None
         ranks = len(survival.transport.launched)

@@ -170,7 +170,8 @@ def _add_ranks(parser: Parser) -> None:
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--elastic", action="store_true",
                        help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
-                            "under a bare mpirun with --with-ft ulfm); parameters are replicated")
+                            "under a bare mpirun with --with-ft ulfm); for allreduce, where parameters are replicated, and ps, "
+                            "where shards are")
     ranks.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
                        help="say which rank is late, and where, when others have waited so long (10; 0: never)")
     ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
