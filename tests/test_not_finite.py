@@ -92,7 +92,7 @@ def test_all_ranks_raise_alike_and_say_whose_it_was_with_all_parameters_as_they_
     found = run(world_size, trained, "raise", bad, dtype, algorithm=algorithm)
     wanted = [Contribution(rank, name, rows_of(rank, world_size, iteration)) for rank in ranks]
     for each in found:
-        assert each["error"].iteration == iteration and each["error"].contributions == wanted
+        assert each["error"].iteration == iteration + 1 and each["error"].contributions == wanted
         assert str(each["error"]) == str(found[0]["error"]) and f"rank {ranks[0]}'s" in str(each["error"])
         assert each["same"] and each["iteration"] == iteration
         np.testing.assert_equal(each["parameters"], found[0]["parameters"])

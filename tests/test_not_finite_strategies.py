@@ -41,7 +41,7 @@ def raised(*arguments, **more):
     """Return what `poisoned` raises on this rank."""
     with pytest.raises(npdp.NotFiniteError) as error:
         poisoned(*arguments, **more)
-    return error.value.iteration, error.value.contributions
+    return error.value.iteration - 1, error.value.contributions
 
 
 def without_one(model, optimizer, number, inputs, labels):
@@ -74,7 +74,7 @@ def test_a_fused_update_of_two_parameter_groups_names_samples_and_the_group_that
                 optimizer.zero_grad()
                 criterion(wrapped(inputs), labels).backward()
                 optimizer.step()
-        return error.value.iteration, error.value.contributions
+        return error.value.iteration - 1, error.value.contributions
 
     assert run(3, program) == [(2, [Contribution(1, "2.weight", rows_of(1, 3, 2))])] * 3
 
@@ -133,7 +133,7 @@ def test_with_micro_batches_the_samples_of_all_of_them_are_named(accumulate):
                     (loss * math.nan if (batch, last, npdp.rank()) == (1, 0, 1) else loss).backward()
                 if last == accumulate - 1:
                     optimizer.step()
-        return error.value.iteration, error.value.contributions
+        return error.value.iteration - 1, error.value.contributions
 
     assert run(2, program) == [(1, [Contribution(1, NAMES[0], rows_of(1, 2, 1))])] * 2
 

@@ -50,19 +50,19 @@ def test_the_run_ends_with_one_line_an_event_and_the_batch(data, way, ranks, cap
     code, events = trained(data, *WAYS[way], ranks=ranks)
     error = capsys.readouterr().err
     (bad,) = re.findall(
-        rf"npdp: error: iteration {ITERATION}: the gradient is not finite: rank (\d)'s has NaN or infinity, first in "
+        rf"npdp: error: iteration {ITERATION + 1}: the gradient is not finite: rank (\d)'s has NaN or infinity, first in "
         r"weight, from samples [\d, ]+; the batch is kept: .*npz; where training diverges, try .*\n",
         error,
     )
     (path,) = data.parent.glob("not_finite_*")
-    assert path.name == f"not_finite_{ITERATION:06d}_rank{bad}.npz" and error.count("\n") == 1 == code
+    assert path.name == f"not_finite_{ITERATION + 1:06d}_rank{bad}.npz" and error.count("\n") == 1 == code
     with np.load(path) as kept, np.load(data) as given:
         assert set(kept) == {"inputs", "labels", "rows"} and POISON in kept["rows"]
         np.testing.assert_array_equal(kept["inputs"], given["x"][kept["rows"]].astype(np.float32))
         np.testing.assert_array_equal(kept["labels"].ravel(), given["y"][kept["rows"]].astype(np.float32))
         rows = kept["rows"].tolist()
     if events[-1]["event"] == "not_finite":  # a rank that is alone with it has no metrics file, but rank 0
-        wanted = {"event": "not_finite", "iteration": ITERATION, "action": "raise", "files": [str(path)]}
+        wanted = {"event": "not_finite", "iteration": ITERATION + 1, "action": "raise", "files": [str(path)]}
         assert events[-1] == wanted | {"ranks": [{"rank": int(bad), "parameter": "weight", "rows": rows}]}
     else:
         assert way in ("servers", "local SGD") and bad != "0"
@@ -88,7 +88,7 @@ def test_updates_that_are_left_out_are_told_counted_and_resumed_over_to_the_same
     flags = ("--on-nan", "skip", "--checkpoint", folder, "--checkpoint-every", "1", "--keep", "100")
     _, events = trained(data, *flags, ranks=ranks)
     skipped = [event for event in events if event["event"] == "not_finite"]
-    assert [event["action"] for event in skipped] == ["skip"] * 2 and skipped[0]["iteration"] == ITERATION
+    assert [event["action"] for event in skipped] == ["skip"] * 2 and skipped[0]["iteration"] == ITERATION + 1
     assert POISON in skipped[0]["ranks"][0]["rows"]
     end = events[-1]
     assert (end["skipped_updates"], end["iterations"], end["samples_seen"]) == (2, 8, 2 * COUNT)
@@ -104,7 +104,7 @@ def test_updates_that_are_left_out_are_told_counted_and_resumed_over_to_the_same
 def test_a_line_says_which_update_was_left_out(data, capsys):
     train.main([*FLAGS[1:], "--ranks", "2", "--data", str(data), "--on-nan", "skip"])
     out = capsys.readouterr().out
-    line = rf"\n  iteration {ITERATION}: the gradient is not finite: .*; this update is left out \(1 so far\)\n"
+    line = rf"\n  iteration {ITERATION + 1}: the gradient is not finite: .*; this update is left out \(1 so far\)\n"
     assert re.search(line, out)
     assert "left out  2 updates: gradients with NaN or infinity\n" in out
 

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 import npdp
-from npdp.app.flag_parser import POSITIVE_INT, Parser, number_of_ranks
+from npdp.app.flag_parser import Parser, number_of_ranks, parser_of
+from npdp.app.model_commands import evaluate, generate, predict
 from npdp.app.on_ranks import Flags, RankFlags, interrupted
 from npdp.base import environment
 from npdp.base.errors import InputError, OutputError
 from npdp.comm.failures.ending import announce_failure, launcher_ends_all
-from npdp.report.console import discard_output, note, own_terminal_width, refusal, refuse
+from npdp.report.console import discard_output, own_terminal_width, refusal, refuse
+from npdp.report.output import print_now
 
 EXAMPLES = """
 examples:
@@ -38,7 +40,7 @@ def train(arguments: Sequence[str]) -> int:
         flags = config.parse(arguments)
         from npdp.app.estimate import estimate
 
-        _print(estimate(flags))
+        print_now(estimate(flags))
         return 0
     from npdp.app import restarts
 
@@ -47,7 +49,7 @@ def train(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a program of yours on ranks that this command starts."""
-    parser = _parser("run", "Start ranks of a Python program, as `mpirun -n N python PROGRAM` does: with the mpirun "
+    parser = parser_of("run", "Start ranks of a Python program, as `mpirun -n N python PROGRAM` does: with the mpirun "
                      "that belongs to this MPI, and the settings that it needs here. Ranks have no standard input: one "
                      "that reads finds its end. Ctrl-C and SIGTERM end them, or ask those to stop that call "
                      "npdp.stop_requested().",
@@ -86,94 +88,23 @@ def _program_at(arguments: Sequence[str]) -> int:
     return at
 
 
-def evaluate(arguments: Sequence[str]) -> int:
-    """Print the scores of a saved model on data."""
-    parser = _parser("evaluate", "Loss, and for classes accuracy, of a saved model on the test part of a data set.",
-                     "  npdp evaluate model.npz --data digits\n  npdp evaluate model.npz --data mnist/ --part train")
-    from npdp.app import inference
-    from npdp.app.train_flags import FRACTION, SEED
-
-    parser.add_argument("model", help="a file written by --save")
-    parser.add_argument("--data", default="digits", metavar="WHAT", help="as in `npdp train` (digits)")
-    parser.add_argument("--target", metavar="COLUMN", help="a .csv's target: a column's name, or number from 1 "
-                        "(that of training, by its name; the last without a header)")
-    parser.add_argument("--part", choices=("test", "train", "all"), default="test", help="which samples (test)")
-    parser.add_argument("--test-fraction", type=FRACTION, metavar="F", help="as in training (0.2)")
-    parser.add_argument("--seed", type=SEED, default=0, metavar="N",
-                        help="as in training: it chose the test part (0)")  # fmt: skip
-    _add_trust(parser)
-    return _report(parser, arguments, inference.evaluate)
-
-
-def predict(arguments: Sequence[str]) -> int:
-    """Print a saved model's answers."""
-    parser = _parser("predict", "The classes, or numbers, that a saved model gives for samples, one line each. Classes "
-                     "are called as in the data that it was trained on: -1 and 1 where those were its labels. Columns "
-                     "of a .csv with a header are found by their names, in any order.",
-                     "  npdp predict model.npz samples.csv > answers.txt\n"
-                     "  npdp predict model.npz x.npy --probabilities")
-    parser.add_argument("model", help="a file written by --save")
-    parser.add_argument("samples", help=".npy or .npz (x) of features, .csv of features (a target column is ignored), "
-                                        ".svm where the model takes sparse data, or digits")
-    parser.add_argument("--target", metavar="COLUMN", help="a .csv's column to ignore (the target of training, by its "
-                        "name; without a header the last, if one more)")
-    parser.add_argument("--probabilities", action="store_true", help="each class's probability, comma-separated")
-    _add_trust(parser)
-    from npdp.app import inference
-
-    return _report(parser, arguments, inference.predict)
-
-
-def generate(arguments: Sequence[str]) -> int:
-    """Go on with a text, by a saved language model."""
-    parser = _parser("generate", "Print a text that goes on from a prompt, token by token, by a language model that "
-                     "`npdp train --model gpt --save` has written.",
-                     '  npdp generate model.npz --prompt "def " --tokens 200\n'
-                     '  npdp generate model.npz --prompt "The " --temperature 0.8 --top-k 40 --seed 1')
-    from npdp.app.train_flags import COUNT, NOT_NEGATIVE, SEED
-
-    parser.add_argument("model", help="a file written by --save")
-    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="what to go on from (a new line)")
-    parser.add_argument("--tokens", type=COUNT, default=200, metavar="N", help="how many (200)")
-    parser.add_argument("--temperature", type=NOT_NEGATIVE, default=0.8, metavar="T",
-                        help="below 1 likely tokens become likelier, 0 takes the likeliest (0.8)")
-    parser.add_argument("--top-k", type=POSITIVE_INT, metavar="K", help="draw among the K likeliest (all)")
-    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the draws (0)")
-    _add_trust(parser)
-    flags = parser.parse_args(arguments)
-    environment.set_blas_threads(environment.cores())  # one: products of a token are small, and threads would wait
-    from npdp.app.generation import seen, text_of
-
-    shown = seen if sys.stdout.isatty() else str
-    draws = (flags.tokens, flags.temperature, flags.top_k, flags.seed)
-    for piece in text_of(flags.model, flags.prompt, *draws, flags.trust):
-        _print(shown(piece), end="")
-    _print("")
-    return 0
-
-
-def _add_trust(parser: Parser) -> None:
-    parser.add_argument("--trust", action="store_true",
-                        help="run the .py file that the model names, where --model was a file.py:function")
-
-
 def show(arguments: Sequence[str]) -> int:
     """Draw a schedule, step by step, and say whether it is right."""
     from npdp.app import showing
 
-    parser = _parser("show", "Draw a collective's schedule: the moves of each step, and whose contribution is in each "
-                     "chunk of each rank after it. `+>` is a move whose receiver adds, `->` one whose receiver "
+    parser = parser_of("show", "Draw a collective's schedule: the moves of each step, and whose contribution is in "
+                     "each chunk of each rank after it. `+>` is a move whose receiver adds, `->` one whose receiver "
                      "replaces. A wrong one is told by its first wrong step and move, and exit code 1.",
                      showing.EXAMPLES)
     showing.add_flags(parser)
     text, is_right = showing.shown(**vars(parser.parse_args(arguments)), width=own_terminal_width())
-    _print(text)
+    print_now(text)
     return 0 if is_right else 1
 
 
 def env(arguments: Sequence[str]) -> int:
     """Print the settings that mpirun needs here."""
-    parser = _parser("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, to "
+    parser = parser_of("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, to "
                      "start more ranks than there are cores, and HOME where cron or systemd set none. Nothing is "
                      "printed that is set already.",
                      '  eval "$(npdp env)"; mpirun -n 4 python -m npdp.train')
@@ -182,7 +113,7 @@ def env(arguments: Sequence[str]) -> int:
 
     lines = launch.env_lines()
     if lines:
-        _print(lines)
+        print_now(lines)
     return 0
 
 
@@ -202,7 +133,7 @@ def chaos(arguments: Sequence[str]) -> int:
     """Train many times with faults, and see whether what is promised holds."""
     from npdp.app.chaos import command
 
-    return command.chaos(arguments, _print)
+    return command.chaos(arguments, print_now)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -247,41 +178,6 @@ def _refuse_once(message: str) -> None:
         announce_failure(refusal(message) + "\n")
     elif launched is None or launched.rank == 0:
         refuse(message)
-
-
-def _parser(name: str, description: str, examples: str) -> Parser:
-    return Parser(
-        prog=f"npdp {name}", description=description, epilog=f"examples:\n{examples}", allow_abbrev=False
-    )
-
-
-def _report(parser: Parser, arguments: Sequence[str], work: Callable[..., str]) -> int:
-    """Print on rank 0 what `work` returns for the flags, or why it cannot be done; collective."""
-    from npdp.app import inference
-    from npdp.parallel.agreement import agree
-    from npdp.parallel.world import init
-
-    world = init()
-    try:
-        flags = agree(world, lambda: parser.parse_args(arguments))
-        text = work(**vars(flags), say=note if world.rank == 0 else inference.unsaid)
-    except InputError as error:
-        if world.rank == 0:
-            refuse(str(error))
-        return 2
-    if world.rank == 0:
-        _print(text)
-    return 0
-
-
-def _print(text: str, end: str = "\n") -> None:
-    """Print it here and now, where what goes wrong is dealt with."""
-    try:
-        print(text, end=end, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"standard output could not be written: {error.strerror or error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

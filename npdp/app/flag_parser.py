@@ -132,3 +132,10 @@ def number_of_ranks(text: str) -> int:
     if value > most and not environment.is_one_of_several():
         raise argparse.ArgumentTypeError(f"wanted at most {most} on this machine, got {text!r}")
     return value
+
+
+def parser_of(name: str, description: str, examples: str) -> Parser:
+    """Return the parser of a command of `npdp`."""
+    return Parser(
+        prog=f"npdp {name}", description=description, epilog=f"examples:\n{examples}", allow_abbrev=False
+    )

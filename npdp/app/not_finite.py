@@ -101,7 +101,7 @@ def folder_of(config: TrainConfig) -> str:
 def _batch(job: Job, iteration: int, mine: Contribution) -> Mapping[str, Any]:
     """Return a rank's samples, as the loader gave them."""
     rows = np.array(mine.rows, np.int64)
-    inputs, labels = job.loader.samples(rows, iteration // job.loader.iterations_per_epoch)
+    inputs, labels = job.loader.samples(rows, (iteration - 1) // job.loader.iterations_per_epoch)
     if isinstance(inputs, SparseRows):
         parts = {"indptr": inputs.indptr, "indices": inputs.indices, "values": inputs.values, "shape": inputs.shape}
         return {"labels": labels, "rows": rows, **{f"inputs_{name}": part for name, part in parts.items()}}

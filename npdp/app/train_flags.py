@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for add in (_add_data, _add_text, _add_model, _add_training, _add_ranks, _add_server, _add_local_sgd,
-                _add_checkpoints, _add_results):  # fmt: skip
+                _add_faults, _add_checkpoints, _add_results):  # fmt: skip
         add(parser)
     return parser
 
@@ -168,23 +168,6 @@ def _add_ranks(parser: Parser) -> None:
                        help="mpi (default; one rank needs none), or threads of one process")
     ranks.add_argument("--ranks", type=number_of_ranks, default=None, metavar="N",
                        help="how many; under a bare mpirun, which says it itself, leave it out")
-    ranks.add_argument("--elastic", action="store_true",
-                       help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
-                            "under a bare mpirun with --with-ft ulfm); for allreduce, where parameters are replicated, and ps, "
-                            "where shards are")
-    ranks.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
-                       help="say which rank is late, and where, when others have waited so long (10; 0: never)")
-    ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
-                       help="end the job when they have waited so long (600; 0: never)")
-    ranks.add_argument("--fence-stalled", action="store_true",
-                       help="with --elastic: kill the late rank then, instead, and train on without it")
-    ranks.add_argument("--spares", type=COUNT, default=0, metavar="K",
-                       help="with --elastic: start K ranks more, which wait for the places of those that die (0)")
-    ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
-                       help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
-                            + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())
-                            + ". rank: of the start, all where not named; iteration: from 1 (1); part: "
-                            f"{', '.join(PARTS)} (backward); ms: so long after. May be repeated")
 
 
 def _add_server(parser: Parser) -> None:
@@ -206,6 +189,27 @@ def _add_local_sgd(parser: Parser) -> None:
                        help="updates of a rank between two averagings (8)")
     local.add_argument("--outer-momentum", type=FRACTION, metavar="M", help="of the step to the average (0)")
     local.add_argument("--outer-learning-rate", type=_POSITIVE, metavar="R", help="of that step (1)")
+
+
+def _add_faults(parser: Parser) -> None:
+    faults = parser.add_argument_group("when something goes wrong")
+    faults.add_argument("--elastic", action="store_true",
+                        help="a rank that is killed takes nothing along: the others do its part, down to one (Open "
+                             "MPI; under a bare mpirun with --with-ft ulfm); for allreduce, where parameters are "
+                             "replicated, and ps, where shards are")
+    faults.add_argument("--spares", type=COUNT, default=0, metavar="K",
+                        help="with --elastic: start K ranks more, which wait for the places of those that die (0)")
+    faults.add_argument("--fence-stalled", action="store_true",
+                        help="with --elastic: after --stall-abort-s kill the late rank, and train on without it")
+    faults.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
+                        help="say which rank is late, and where, when others have waited so long (10; 0: never)")
+    faults.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
+                        help="end the job when they have waited so long (600; 0: never)")
+    faults.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
+                        help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
+                             + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())
+                             + ". rank: of the start, all where not named; iteration: from 1 (1); part: "
+                             f"{', '.join(PARTS)} (backward); ms: so long after. May be repeated")
 
 
 def _add_checkpoints(parser: Parser) -> None:

@@ -49,7 +49,7 @@ class NotFiniteError(ArithmeticError):
 
     Args:
         message: who, where, which samples.
-        iteration: number of the global batch, from 0.
+        iteration: number of the global batch, from 1.
         contributions: of each rank whose own gradient was not finite; of all ranks where only their sum is not.
         alone: whether this rank alone knows of it.
     """

@@ -171,7 +171,7 @@ class Guard:
 
     def _found(self, strategy: Strategy, found: list[Contribution]) -> None:
         batch = strategy.loss_weight.batch
-        iteration = self._world.place.iteration if batch is None else batch.iteration
+        iteration = 1 + (self._world.place.iteration if batch is None else batch.iteration)
         self.last = NotFiniteError(_in_words(iteration, found), iteration, found, self.alone)
         if self._raises:
             raise self.last
