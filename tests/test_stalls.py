@@ -178,6 +178,7 @@ def with_servers(said, servers, late, memory=True):
 def test_under_a_parameter_server_the_worker_is_named_for_whom_the_server_and_the_others_wait(said, servers, late):
     warning = with_servers(said, servers, late)
     assert f"rank {1 - late} has waited for rank {late} for" in warning
+    assert "s in a request to the parameter server\n" in warning
     assert "in dawdle" in warning and "as a server" not in warning
 
 
@@ -258,7 +259,7 @@ def test_words_for_ranks_and_places():
     assert named([3]) == "rank 3"
     assert named([0, 1]) == "ranks 0 and 1"
     assert named(range(20)) == "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more"
-    assert where(Seen(RUNNING), False) == "is before its first iteration"
+    assert where(Seen(RUNNING), False) == "runs"
 
 
 def test_time_in_which_the_rank_that_waits_was_itself_stopped_does_not_count(said):

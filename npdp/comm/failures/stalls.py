@@ -116,6 +116,7 @@ class Stalls:
             return None
         waited_s = self._time_waited(since, now)
         ranks, call = awaited()
+        call = call or self._of_servers * "a request to the parameter server"
         wait = Wait(now - waited_s, [self._ranks[rank] for rank in ranks], self._of_servers, call)
         self.board.tell(wait, self._as_server)
         if self._as_server:
@@ -166,7 +167,9 @@ class Stalls:
         """
         stopped = [rank for rank in ranks if self.board.look(self._ranks[rank]).state == STOPPED]
         self._stopped_since = (self._stopped_since or time.perf_counter()) if stopped else 0.0
-        error = self.too_long(self._stopped_since, lambda: (stopped, "the end of the program")) if stopped else None
+        if not stopped:
+            return
+        error = self.too_long(self._stopped_since, lambda: (stopped, "the barrier at the end of the program"))
         if error is not None:
             fail(error)
 

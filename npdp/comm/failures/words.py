@@ -23,7 +23,7 @@ def where(seen: Seen, is_server: bool) -> str:
     if seen.state == ELSEWHERE:
         what, whither = ("a server ", "for whom it waits") if is_server else ("", "where its program is")
         return f"is {what}on {seen.process}: only its host can tell {whither}"
-    place = " as a server" if is_server else f" in {seen.place}" if seen.place else " before its first iteration"
+    place = " as a server" if is_server else f" in {seen.place}" if seen.place else ""
     state = {ENDED: "has ended", STOPPED: f"is stopped (SIGSTOP){place}; SIGCONT lets it go on"}
     process = f"({seen.process}) " if seen.process else ""
-    return process + state.get(seen.state, f"is{place}")
+    return process + state.get(seen.state, f"is{place}" if place else "runs")
