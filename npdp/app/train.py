@@ -93,6 +93,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from npdp.parallel.world import init
 
     world = init(stall_warning_s=config.stall_warning_s, stall_abort_s=config.stall_abort_s)
+    world.transport.stalls.limits.fences = config.fence_stalled
     agree(world, lambda: _set_algorithm(config.algorithm, world))
     faults = Faults(config.inject, world)  # where there are none, this does nothing, as the next
     checkpoints = Checkpoints(config, faults.while_writing)
