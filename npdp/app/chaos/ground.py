@@ -54,7 +54,7 @@ def ground_of(config: TrainConfig, iterations: int, only: Sequence[str] | None) 
         raise InputError(f"--kinds: wanted of {', '.join(kinds)}, which these flags make possible, got {other[0]!r}")
     has_exchange = ranks > 1 and config.strategy != "local-sgd"
     parts = ("data", "forward", "backward", *(["exchange"] * has_exchange), "update")
-    fenced = ("stop",) if getattr(config, "fence_stalled", False) else ()
+    fenced = ("stop",) if config.fence_stalled else ()
     survived = ("kill", "segv", *fenced) if config.elastic else ()
     checkpoints = config.checkpoint is not None
     return Ground(tuple(only or kinds), survived, ranks, iterations, parts, checkpoints, config.stall_abort_s)
