@@ -50,8 +50,8 @@ def test_the_run_ends_with_one_line_an_event_and_the_batch(data, way, ranks, cap
     code, events = trained(data, *WAYS[way], ranks=ranks)
     error = capsys.readouterr().err
     (bad,) = re.findall(
-        rf"npdp: error: iteration {ITERATION + 1}: the gradient is not finite: rank (\d)'s has NaN or infinity, first in "
-        r"weight, from samples [\d, ]+; the batch is kept: .*npz; where training diverges, try .*\n",
+        rf"npdp: error: iteration {ITERATION + 1}: the gradient is not finite: rank (\d)'s has NaN or infinity, "
+        r"first in weight, from samples [\d, ]+; the batch is kept: .*npz; where training diverges, try .*\n",
         error,
     )
     (path,) = data.parent.glob("not_finite_*")
