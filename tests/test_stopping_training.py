@@ -99,7 +99,7 @@ def test_after_the_last_iteration_there_is_nothing_to_stop(tmp_path):
 
 
 def test_where_a_checkpoint_cannot_be_written_the_one_before_is_named(tmp_path, capsys, monkeypatch):
-    def full(path, content):
+    def full(path, content, half_way):
         raise OSError(28, "No space left on device")
 
     fit(*DIGITS, "--epochs", "1", "--lr-schedule", "constant", "--checkpoint", tmp_path / "kept")

@@ -66,7 +66,7 @@ def _can_be(kind: str, config: TrainConfig, ranks: int) -> bool:
     if kind == "stop":  # which is noticed by who waits too long
         return ranks > 1 and 0 < config.stall_abort_s <= LONGEST_STALL_S
     if kind == "nan":
-        return getattr(config, "on_nan", None) == "raise"
+        return config.on_nan == "raise"
     if kind == "diskfull":
         return config.checkpoint is not None and "checkpoint" not in STRATEGIES[config.strategy].excludes
     return kind not in OF_RANKS or ranks > 1
