@@ -144,7 +144,7 @@ def test_a_damaged_one_is_told_of_and_the_one_before_is_taken(how, tmp_path, cap
     run = fit(*DIGITS[1:], *kept, "--resume")
     said = capsys.readouterr().out
     assert "000010.npz: expected a checkpoint that npdp wrote, got one that is torn or was altered: " in said
-    assert said.count("; the one before is taken") == 2
+    assert said.count("; the one before it is taken") == 2
     assert "resumed after iteration 6, epoch 2, 1 of its batches done" in said
     assert run.end["parameters_sha256"] == wanted.end["parameters_sha256"]
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["000006.npz", "000009.npz", "000010.npz"]

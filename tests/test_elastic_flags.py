@@ -7,6 +7,7 @@ import pytest
 from launching import needs_mpi, refusal, why_no_ulfm
 
 from npdp.app import cli, launch
+from npdp.app.mpirun_signals import Ended
 from npdp.base.errors import InputError
 
 
@@ -41,7 +42,7 @@ def test_an_mpirun_that_cannot_let_ranks_survive_is_refused_with_the_way_on(vers
 @needs_mpi
 @pytest.mark.skipif(bool(why_no_ulfm()), reason=why_no_ulfm())
 def test_elastic_training_starts_spares_too_and_tells_mpirun(bare):
-    with mock.patch.object(launch, "run_ranks_with_mpirun", return_value=0) as run:
+    with mock.patch.object(launch, "launch", return_value=Ended(0, False)) as run:
         assert cli.main(["train", "--ranks", "3", "--elastic", "--spares", "2"]) == 0
         assert run.call_args.args[0] == 5
-        assert run.call_args.kwargs == {"flags_of_mpirun": ("--with-ft", "ulfm")}
+        assert run.call_args.kwargs == {"flags_of_mpirun": ("--with-ft", "ulfm"), "restarts": 0}

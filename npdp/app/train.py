@@ -100,7 +100,8 @@ def train(config: TrainConfig, command: Command, servers: ElasticServers | None 
     world = init(stall_warning_s=config.stall_warning_s, stall_abort_s=config.stall_abort_s)
     world.transport.stalls.limits.fences = config.fence_stalled
     agree(world, lambda: _set_algorithm(config.algorithm, world))
-    faults = servers.faults if servers else Faults(() if environment.restarts() else config.inject, world)  # where there are none, it does nothing
+    injected = () if environment.restarts() else config.inject  # what came once does not come again
+    faults = servers.faults if servers else Faults(injected, world)  # where there are none, it does nothing
     checkpoints = Checkpoints(config, faults.while_writing)  # likewise
     job = jobs.prepare(config, world, checkpoints.resume, servers)
     goes_on = servers is not None and servers.goes_on
