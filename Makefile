@@ -1,9 +1,10 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
-# RANKS, FLAGS: make train RANKS=2 FLAGS="--model mlp --epochs 5"
+# RANKS, FLAGS, SEED: make train RANKS=2 FLAGS="--model mlp --epochs 5"
 
 PYTHON ?= python3
 RANKS ?= 4
 FLAGS ?=
+SEED ?= 1
 BIN := .venv/bin
 BUILD_INPUTS := pyproject.toml setup.py MANIFEST.in npdp/kernels/_build.py $(wildcard csrc/*.[ch] csrc/gemm/*.[ch])
 C_FILES := $(wildcard csrc/*.c csrc/gemm/*.c)
@@ -11,13 +12,14 @@ C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
-.PHONY: help train test test-all lint bench mutants sanitize emulate clean
+.PHONY: help train test test-all lint bench chaos mutants sanitize emulate clean
 help:
 	@echo "make train      set up, then train on the digits on 4 ranks"
 	@echo "make test       set up, then run the tests of what is promised (some minutes)"
 	@echo "make test-all   set up, then run all tests"
 	@echo "make lint       ruff, mypy --strict, and the C code with all warnings"
 	@echo "make bench      the benchmarks, against NumPy and PyTorch (some minutes)"
+	@echo "make chaos      train 400 times with faults drawn from SEED, and see all promises kept (half an hour)"
 	@echo "make mutants    plant each known bug and see that a test catches it"
 	@echo "make sanitize   the C kernels under address and undefined-behaviour sanitizers"
 	@echo "make emulate    the tests of products, with AMX's tiles emulated where the processor has none"
@@ -53,6 +55,14 @@ lint: .venv/.dev
 
 bench: .venv/.compare
 	$(BIN)/python benchmarks/run.py $(FLAGS)
+
+chaos: .venv/.installed
+	$(BIN)/npdp chaos --runs 100 --seed $(SEED) --ranks $(RANKS) --epochs 2 $(FLAGS)
+	$(BIN)/npdp chaos --runs 100 --seed $(SEED) --ranks $(RANKS) --epochs 2 --mpirun="--with-ft ulfm" $(FLAGS)
+	$(BIN)/npdp chaos --runs 50 --seed $(SEED) --ranks $(RANKS) --epochs 2 --checkpoint x --checkpoint-every 5 $(FLAGS)
+	$(BIN)/npdp chaos --runs 50 --seed $(SEED) --ranks $(RANKS) --epochs 2 --elastic $(FLAGS)
+	$(BIN)/npdp chaos --runs 50 --seed $(SEED) --ranks $(RANKS) --epochs 2 --elastic --algorithm ring $(FLAGS)
+	$(BIN)/npdp chaos --runs 50 --seed $(SEED) --ranks $(RANKS) --epochs 2 --strategy ps $(FLAGS)
 
 mutants: .venv/.dev
 	$(BIN)/python tests/mutants.py $(FLAGS)

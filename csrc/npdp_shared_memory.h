@@ -69,6 +69,9 @@ int npdp_test(npdp_host *host);
 /* Whether `rank` has posted more often than this one: it is in a collective that this rank has not begun. */
 int npdp_is_ahead(const npdp_host *host, uint32_t rank);
 
+/* Whether `rank` has posted less often than this one, which may be why this one waits. */
+int npdp_is_behind(const npdp_host *host, uint32_t rank);
+
 /* Tells the others a number, in the collective that this rank waits in. */
 void npdp_say(npdp_host *host, uint32_t number);
 

@@ -282,6 +282,11 @@ int npdp_is_ahead(const npdp_host *host, uint32_t rank)
     return (int32_t)(__atomic_load_n(&line_of(host, rank)->posted, __ATOMIC_ACQUIRE) - host->posted) > 0;
 }
 
+int npdp_is_behind(const npdp_host *host, uint32_t rank)
+{
+    return !has_posted(host, line_of(host, rank));
+}
+
 void npdp_say(npdp_host *host, uint32_t number)
 {
     __atomic_store_n(&line_of(host, host->rank)->said, (uint64_t)host->posted << 32 | number, __ATOMIC_RELEASE);

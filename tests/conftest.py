@@ -37,8 +37,8 @@ EXTENSIVE = {
     "test_checkpoint_mpi", "test_examples_of_models", "test_memory_kept", "test_models", "test_torch_hook",
     "test_fused_hosts", "test_fused_memory", "test_hierarchical", "test_hosts", "test_parameter_server_failures",
     "test_parameter_server_flags", "test_parameter_server_mpi", "test_parameter_server_work", "test_readme",
-    "test_shared_empty_room", "test_shared_memory_mpi", "test_streams", "test_subreaper", "test_train_mpi",
-    "test_elastic_mpi", "test_elastic_servers_mpi",
+    "test_shared_empty_room", "test_shared_memory_mpi", "test_stalls_mpi", "test_streams", "test_subreaper",
+    "test_train_mpi", "test_chaos_mpi", "test_elastic_mpi", "test_elastic_servers_mpi",
 }  # fmt: skip
 
 

@@ -90,3 +90,21 @@ def test_what_cannot_be_used_is_said_in_one_line_with_code_2():
     outcome = mpirun(2, "-m", "npdp.train", "--elastic")
     assert outcome.code == 2
     assert "wanted mpirun --with-ft ulfm" in outcome.stderr
+
+
+def test_a_spare_takes_the_place_of_a_dead_rank_and_those_left_over_end_with_the_others(tmp_path):
+    flags = ("--epochs", "2", "--dtype", "float64")
+    results = ("--metrics", f"{tmp_path}/run.jsonl", "--save", f"{tmp_path}/model.npz", "--spares", "2")
+    kill = ("--inject", "kill@rank=0,iteration=9,part=exchange")
+    outcome = mpirun(4, "-m", "npdp.train", "--elastic", *flags, *kill, *results, flags=ULFM)
+    assert outcome.code == 0, outcome.stderr
+    run = read_run(outcome.code, tmp_path)
+    assert off(run, fit(*flags)) < 1e-10
+    assert [event["world_size"] for event in run.events if "world_size" in event] == [2, 2, 2]
+
+
+def test_a_rank_that_ends_by_itself_ends_all_with_a_message():
+    ends = ("--inject", "exit@rank=1,iteration=9,part=exchange")
+    outcome = mpirun(3, "-m", "npdp.train", "--elastic", "--quiet", *ends, flags=ULFM)
+    assert outcome.code != 0
+    assert "one has ended by itself, and was not killed" in outcome.stderr

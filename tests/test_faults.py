@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from launching import refusal
 from training import fit
-from worlds import LIMIT_S, run
+from worlds import run
 
 import npdp
 from npdp import nn
 from npdp.app import train
 from npdp.base.place import Place
 from npdp.comm.errors import CommunicationError
+from npdp.data.sampler import shard
 from npdp.elastic import checkpoint, faults
 from npdp.elastic.faults import DOES, FaultyPlace, InjectedError, parameter_of
 from npdp.elastic.inject import KINDS, Fault, parse
@@ -113,9 +114,27 @@ def test_what_did_not_come_is_said_once(capsys):
                              for spec in ("raise@iteration=47", "raise@rank=1,part=recovery")]  # fmt: skip
 
 
+def test_a_nan_comes_in_one_backward_alone():
+    model, rows = nn.Linear(2, 1), np.ones((3, 2))
+    DOES["nan"](Fault("nan", parameter="bias"), SimpleNamespace(model=model))
+    for wanted in ([True], [False]):
+        model(rows).mean().backward()
+        assert np.isnan(model.bias.grad).tolist() == wanted and not np.isnan(model.weight.grad).any()
+        model.zero_grad()
+
+
+def test_a_rank_goes_by_its_number_at_the_start_whoever_has_died_since():
+    def program():
+        shard().begun = (npdp.rank() + 1, 4)  # rank 0 of four is dead
+        faults.Faults([parse("kill@rank=2")], npdp.init())
+        return type(npdp.init().place).__name__
+
+    assert run(3, program) == ["Place", "FaultyPlace", "Place"]
+
+
 def test_without_faults_the_place_is_a_plain_one():
     def program():
         faults.Faults([parse("kill@rank=1")], npdp.init())
         return type(npdp.init().place).__name__
 
-    assert run(3, program, limit_s=LIMIT_S) == ["Place", "FaultyPlace", "Place"]
+    assert run(3, program) == ["Place", "FaultyPlace", "Place"]

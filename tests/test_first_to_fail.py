@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -49,3 +50,13 @@ def test_a_name_that_another_user_has_taken_silences_nobody(kind, job, monkeypat
         monkeypatch.setattr(os, "geteuid", lambda: 2**31)  # it is this process's, which is another user now
         ending.announce_failure("what failed\n")
     assert capfd.readouterr().err == "what failed\n"
+
+
+@pytest.mark.parametrize(("where", "said"), [("backward of iteration 17", " in backward of iteration 17"), ("", "")])
+def test_the_message_of_an_exception_says_where_the_program_was(where, said, monkeypatch):
+    texts = []
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    ending.end_on_exceptions(2, texts.append, lambda: where)
+    sys.excepthook(KeyError, KeyError("a fault"), None)
+    assert texts == [f"rank 2 failed{said}:\nKeyError: 'a fault'\n"]

@@ -53,6 +53,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("data/sampler.py", "parallel"): "a loader makes the world where nobody has, as a model does",
     ("__init__.py", "comm"): "an exception before init() must end all ranks, too",
     ("comm/failures/missing.py", "writes"): "for whom MPI waits: it must be said before there is a world",
+    ("comm/failures/stalls.py", "writes"): "which rank is late: any rank that waits says it, in the middle of a call",
     ("comm/failures/ending.py", "writes"): "a failing rank's traceback: nobody else is left to print it",
 }
 

@@ -128,7 +128,7 @@ class Recorder:
         self.transport, self.delay_s = transport, delay_s
         self.rank, self.world_size, self.wait_s = transport.rank, transport.world_size, 0.0
         self.name, self.host_number, self.calls = transport.name, transport.host_number, transport.calls
-        self.ended, self.compare_calls = transport.ended, transport.compare_calls
+        self.ended, self.compare_calls, self.stalls = transport.ended, transport.compare_calls, transport.stalls
         self.sent = []  # (peer, bytes)
 
     def send(self, buffer, peer, call=None):

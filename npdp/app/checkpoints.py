@@ -119,6 +119,7 @@ class Checkpoints:
         if iteration == self._last_iteration or self._every.is_over(iteration, passed_s):
             self._last_s += passed_s
             job = self._job
+            job.world.place.part = "checkpoint"
             run = _identity(job.run, job.model_name)
             more = {"run": run, "settings": self._settings, "description": job.describe(),
                     "best": self._observer.state_dict()}  # fmt: skip

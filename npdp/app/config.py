@@ -68,6 +68,8 @@ class TrainConfig:
     outer_momentum: float
     outer_learning_rate: float
     inject: tuple[Fault, ...]
+    stall_warning_s: float
+    stall_abort_s: float
     algorithm: str
     update: str
     transport: str

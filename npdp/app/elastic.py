@@ -87,5 +87,10 @@ class Elastic:
         self._console.speak(not job.config.quiet)
         if job.config.metrics is None:
             return
-        if self._metrics.take_over(job.config.metrics) < state.ended:
-            self._progress.epoch(state.ended, state.ledger.mean_loss)
+        try:
+            told = self._metrics.take_over(job.config.metrics)
+        except OSError as error:  # on another host, say
+            self._console.say(f"  --metrics: no more is written to {job.config.metrics}: {error.strerror or error}")
+        else:
+            if told < state.ended:
+                self._progress.epoch(state.ended, state.ledger.mean_loss)

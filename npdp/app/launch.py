@@ -25,6 +25,7 @@ from types import FrameType
 from typing import IO, TextIO
 
 from npdp.app import address_layout
+from npdp.app.first_death import FirstDeath
 from npdp.app.subreaper import orphans_ended
 from npdp.base import environment
 from npdp.base.errors import InputError
@@ -160,10 +161,13 @@ def run_ranks_with_mpirun(
             stderr=_nowhere_if_closed(sys.stderr), start_new_session=True,
             preexec_fn=before_mpirun(ranks),
         )  # fmt: skip
-        with _handed_on(process.stdout), orphans_ended(process.pid):
+        with _handed_on(process.stdout), orphans_ended(process.pid), FirstDeath(folder) as death:
             code = _wait(process)
+            by_itself = code == process.returncode
         with contextlib.suppress(OSError, ValueError):  # none was left
             code = int(Path(verdict).read_text())
+        if is_own and by_itself and (words := death.said(process.returncode)):
+            refuse(words)
         return code
 
 

@@ -61,6 +61,10 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
         return _agreed(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt as error:
         return interrupted(error)
+    except Exception as error:
+        if place := getattr(error, "npdp_place", ""):  # of a world of threads; else ending.py says it
+            refuse(f"rank {error.npdp_rank} failed in {place}")  # type: ignore[attr-defined]
+        raise
 
 
 def interrupted(error: KeyboardInterrupt) -> int:

@@ -163,10 +163,14 @@ def _add_ranks(parser: Parser) -> None:
                        help="how many; under a bare mpirun, which says it itself, leave it out")
     ranks.add_argument("--elastic", action="store_true",
                        help="a rank that is killed takes nothing along: the others do its part, down to one (Open MPI; "
-                            "under a bare mpirun with --with-ft ulfm); for allreduce, where parameters are replicated, and ps, "
-                            "where shards are")
+                            "under a bare mpirun with --with-ft ulfm); for allreduce, with replicated parameters, and "
+                            "for ps")
     ranks.add_argument("--spares", type=COUNT, default=0, metavar="K",
                        help="with --elastic: start K ranks more, which wait for the places of those that die (0)")
+    ranks.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
+                       help="say which rank is late, and where, when others have waited so long (10; 0: never)")
+    ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
+                       help="end the job when they have waited so long (600; 0: never)")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
                             + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())

@@ -11,14 +11,12 @@ class Place:
 
     Attributes:
         part: as above, and what a program or a command adds, `evaluation` or `checkpoint`, say; empty before the first.
-        iteration: number of the global batch that its loader gave last.
+        iteration: number of the global batch that its loader gave last; -1 before the first.
     """
 
-    __slots__ = ("iteration", "part")
-
     def __init__(self) -> None:
-        self.part, self.iteration = "", 0
+        self.part, self.iteration = "", -1
 
     def __str__(self) -> str:
         """Return "backward of iteration 17", counted from 1 as people do; empty before the first part."""
-        return f"{self.part} of iteration {self.iteration + 1}" if self.part else ""
+        return self.part and self.part + f" of iteration {self.iteration + 1}" * (self.iteration >= 0)

@@ -24,7 +24,6 @@ import numpy as np
 
 from npdp.base.arguments import whole
 from npdp.base.partition import part
-from npdp.base.place import Place
 from npdp.collectives.arrays import Array, checked, extents_of, order_of, same_order
 from npdp.collectives.by_messages import ByMessages
 from npdp.collectives.chooser import Chooser
@@ -51,7 +50,7 @@ class Communicator:
     """
 
     def __init__(self, transport: Transport, algorithm: str = "auto") -> None:
-        self.algorithm, self.place = algorithm, Place()
+        self.algorithm, self.place = algorithm, transport.stalls.board.place
         self.narrow(transport)
 
     def narrow(self, transport: Transport) -> None:

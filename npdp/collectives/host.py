@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,8 +99,10 @@ class Host:
         """
         if status == self._codes.WAITING:
             self.kernel.say(self._transport.calls.begun)
+        since = time.perf_counter()
         while status == self._codes.WAITING:
             error = self._transport.ended(self._peers) or self._transport.compare_calls()
+            error = error or self._transport.stalls.too_long(since, self._awaited)
             status = self.kernel.test()  # the others may have done their part before they left
             if error is not None and status == self._codes.WAITING:
                 raise error
@@ -111,6 +114,10 @@ class Host:
                 f"rank {self._transport.rank} calls a collective, but its last one, {self._called(self.rank)}, "
                 "is not done: it has failed, was interrupted, or is under way in another thread"
             )
+
+    def _awaited(self) -> tuple[list[int], str]:
+        late = [rank for index, rank in enumerate(self.ranks) if self.kernel.is_behind(index)]
+        return late, self._called(self.rank)
 
     def _called(self, rank: int) -> str:
         return str(call_of(*self.kernel.call_of(rank)))

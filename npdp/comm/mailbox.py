@@ -6,6 +6,7 @@ does not fit into a box goes in pieces, each as soon as the last one has been ta
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
@@ -46,6 +47,7 @@ class MailboxTransport:
         self.rank, self.world_size, self.calls = beneath.rank, beneath.world_size, beneath.calls
         self.subworld, self.fail, self.native_allreduce = beneath.subworld, beneath.fail, beneath.native_allreduce
         self.ended, self.compare_calls = beneath.ended, beneath.compare_calls
+        self.stalls = beneath.stalls
         self._mail = mailbox.Mail(memory, self.rank, self.world_size, line)
         self._spins, self._yields = MAILBOXES.policy(self.world_size)
         self._sends: dict[int, deque[_Piecewise]] = defaultdict(deque)
@@ -84,7 +86,7 @@ class MailboxTransport:
             self._beneath.wait(handle)
 
     def wait_any(self, handles: Sequence[Handle]) -> int:
-        spins, yields = self._spins, self._yields
+        spins, yields, since = self._spins, self._yields, 0.0
         heard = self._mail.bell
         while True:
             for line in self._lines:
@@ -95,7 +97,8 @@ class MailboxTransport:
             before, heard = heard, self._mail.wait(heard, spins, yields)
             if heard == before:
                 spins = yields = 0  # for what takes this long, sleep at once
-                error = why_in_vain(self._beneath, [handle.peer for handle in handles])
+                since = since or time.perf_counter()
+                error = why_in_vain(self._beneath, [handle.peer for handle in handles], since)
                 if error is not None and self._mail.bell == heard:
                     raise error
 

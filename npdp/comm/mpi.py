@@ -17,6 +17,7 @@ from typing import Any
 
 from npdp.base import environment
 from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.board import ProcessBoard
 from npdp.comm.failures.call_log import CallLog, LoggedCall, different
 from npdp.comm.failures.ending import (
     announce_failure,
@@ -27,6 +28,7 @@ from npdp.comm.failures.ending import (
 )
 from npdp.comm.failures.forked import refused_after_fork
 from npdp.comm.failures.missing import say_who_is_missing
+from npdp.comm.failures.stalls import Stalls
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
 from npdp.comm.transport import Buffer, wrong_message
 from npdp.comm.waiting import CHECK_AFTER_S, MESSAGES, wait_until
@@ -93,16 +95,13 @@ def _finalize(mpi: Any) -> None:
 class MpiTransport:
     """Transport of this process as a rank of MPI's world.
 
-    Args:
-        where: returns where the program is, for the message of one that fails; see `end_on_exceptions`.
-
     Raises:
         RuntimeError: the launcher started several ranks but MPI sees one: mpirun and library do not match.
     """
 
     check_after_s = CHECK_AFTER_S  # of waiting, how often it looks whether it waits in vain
 
-    def __init__(self, where: Callable[[], str] = str) -> None:
+    def __init__(self) -> None:
         launched = environment.launch()
         if launched:
             _prepare_open_mpi(launched)
@@ -133,9 +132,10 @@ class MpiTransport:
         self.find_elsewhere: FindElsewhere = nobody
         self.wait_s = 0.0
         self.calls = CallLog(self.rank, self._tags, self._heard)
+        self.stalls = Stalls(ProcessBoard(self.rank, mpi.COMM_WORLD.allgather), self._ranks, self.rank, self.calls)
         self._worlds = [(self._ranks, self.calls)]  # this one, and all that are made of it: compared at the end
         self._notes: list[Any] = []  # requests of those that this rank has sent, kept until the next are sent
-        end_on_exceptions(self.rank, self._abort, where)
+        end_on_exceptions(self.rank, self._abort, lambda: str(self.stalls.board.place))
         end_with_launcher()
         environment.at_last(self._leave)
         refused_after_fork(self)
@@ -191,6 +191,7 @@ class MpiTransport:
         made.rank, made.world_size = list(ranks).index(self.rank), len(ranks)
         made.find_elsewhere, made.wait_s = nobody, 0.0
         made.calls, made._notes = CallLog(made.rank, self._tags, made._heard), []
+        made.stalls = self.stalls.among(made._ranks, made.calls)
         self._worlds.append((made._ranks, made.calls))
         return refused_after_fork(made)
 
@@ -231,7 +232,7 @@ class MpiTransport:
 
     def _wait(self, done: Callable[[], bool], peers: list[int], call: LoggedCall | None = None) -> None:
         before = time.perf_counter()
-        wait_until(done, self._policy, lambda: why_in_vain(self, peers, call), self.check_after_s)
+        wait_until(done, self._policy, lambda: why_in_vain(self, peers, before, call), self.check_after_s)
         self.wait_s += time.perf_counter() - before
 
     def fail(self, error: BaseException) -> None:
@@ -270,7 +271,7 @@ class MpiTransport:
         others = [peer for peer in range(self.world_size) if peer != self.rank]
         notices = [self._control.isend(self._last_notes(peer), peer, TAG_LEFT) for peer in others]
         barrier = self._control.Ibarrier()
-        wait_until(barrier.Test, MESSAGES.shared_core)
+        wait_until(barrier.Test, MESSAGES.shared_core, partial(self.stalls.at_the_end, others, self.fail))
         errors = [self._compared(peer, self._control.recv(source=peer, tag=TAG_LEFT)) for peer in others]
         self._mpi.Request.Waitall(notices)
         if (error := next(filter(None, errors), None)) is not None:

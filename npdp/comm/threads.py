@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npdp.comm.errors import CommunicationError, RankDied, WorldEnded
+from npdp.comm.failures.board_of_threads import watched
 from npdp.comm.failures.call_log import CallLog, LoggedCall, different
 from npdp.comm.failures.forked import refused_after_fork
+from npdp.comm.failures.stalls import Stalls
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody, why_in_vain
 from npdp.comm.survival import Words
 from npdp.comm.thread_deaths import Death, Meeting
@@ -62,6 +64,7 @@ class ThreadWorld:
         self.lock = threading.Lock()
         self.failure: tuple[int, BaseException] | None = None  # the first rank that failed
         self.left: set[int] = set()
+        self.stalls: dict[int, Stalls] = {}
         self.meeting = Meeting(world_size)
 
     def channel(self, space: Space, source: int, target: int) -> _Channel:
@@ -91,6 +94,7 @@ class ThreadTransport:
         mine = self._ranks[rank]
         self.launched, self.said = self._ranks, list[Words]()
         self.calls = world.calls[space, mine] = CallLog(rank)
+        self.stalls = watched(world, mine).among(self._ranks, self.calls)
         self._to = [world.channel(space, mine, peer) for peer in self._ranks]
         self._from = [world.channel(space, peer, mine) for peer in self._ranks]
         refused_after_fork(self)
@@ -125,7 +129,7 @@ class ThreadTransport:
         error = None
         if not handle.arrived.acquire(blocking=False):
             before = time.perf_counter()
-            error = self._wait_until_met(handle)
+            error = self._wait_until_met(handle, before)
             self.wait_s += time.perf_counter() - before
         if handle.error:
             error = CommunicationError(handle.error)
@@ -138,17 +142,17 @@ class ThreadTransport:
 
         if arrived() is None:
             before, peers = time.perf_counter(), [handle.peer for handle in handles]
-            wait_until(lambda: arrived() is not None, MESSAGES.shared_core, lambda: why_in_vain(self, peers))
+            wait_until(lambda: arrived() is not None, MESSAGES.shared_core, lambda: why_in_vain(self, peers, before))
             self.wait_s += time.perf_counter() - before
         number = arrived()
         assert number is not None
         self.wait(handles[number])
         return number
 
-    def _wait_until_met(self, handle: _Message) -> BaseException | None:
+    def _wait_until_met(self, handle: _Message, since: float) -> BaseException | None:
         """Return when it has; or why it never will."""
         while not handle.arrived.acquire(timeout=LOOK_UP_S):
-            error = why_in_vain(self, [handle.peer], handle.call)
+            error = why_in_vain(self, [handle.peer], since, handle.call)
             if error:  # what came just before counts
                 return None if handle.arrived.acquire(blocking=False) else error
         return None

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.board import Board
 from npdp.comm.failures.call_log import CallLog, LoggedCall
+from npdp.comm.failures.stalls import Stalls
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody
 
 Buffer = npt.NDArray[Any]
@@ -30,6 +32,7 @@ class Transport(Protocol):
         find_elsewhere: given the ranks from which this one waits for messages, and of which call, returns a rank that
             is in a collective through shared memory instead, so that it waits in vain; set by what carries those out.
         calls: the collectives that this rank has called by messages.
+        stalls: watches over this rank's waits.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Transport(Protocol):
     host_number: int
     find_elsewhere: FindElsewhere
     calls: CallLog
+    stalls: Stalls
 
     def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         """Begin to send; the buffer must not change before `wait`. What a call sends only that call receives."""
@@ -96,6 +100,9 @@ class NoTransport:
     host_number = 0
     find_elsewhere: FindElsewhere = staticmethod(nobody)
     calls = CallLog(0)
+
+    def __init__(self) -> None:
+        self.stalls = Stalls(Board(), [0], 0, self.calls)
 
     def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Handle:
         raise ValueError(f"rank 0 is alone; it cannot send to rank {peer}")

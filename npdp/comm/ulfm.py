@@ -24,11 +24,13 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
+from npdp.base import environment
 from npdp.comm.errors import CommunicationError, RankDied
 from npdp.comm.failures.call_log import CallLog, LoggedCall
 from npdp.comm.failures.ending import announce_failure, failure_is_announced
@@ -43,7 +45,9 @@ from npdp.comm.waiting import MESSAGES
 LOOKS_EVERY_S = 0.01  # of waiting: a look costs some microseconds
 # Until all survivors have met: one may be in the middle of a long forward, and comes when it waits next
 LIMIT_S = 600.0
-FAILING_LIMIT_S = 3.0  # where all end anyway
+FAILING_LIMIT_S = 1.0  # where all end anyway; beside a rank that has left with a code Shrink does not end
+STUCK_S = 5.0  # until MPI has made a new world of ranks that have all come, which takes milliseconds
+WATCHED_EVERY_S = 0.25
 
 T = TypeVar("T")
 
@@ -71,9 +75,10 @@ class SurvivingTransport(MpiTransport):
 
     check_after_s = LOOKS_EVERY_S
 
-    def __init__(self, where: Callable[[], str] = str) -> None:
-        super().__init__(where)
+    def __init__(self) -> None:
+        super().__init__()
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
+        self._generation = 0
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
         self._base, self._communicators = self._making, [self._data, self._control, self._noting]
         self._meet(())
@@ -128,9 +133,11 @@ class SurvivingTransport(MpiTransport):
         return made
 
     def _new_generation(self, words: Words, limit_s: float) -> SurvivingTransport:
-        newest = self._generations[-1]
-        with _limited(limit_s, newest):
+        tried = self._generations[-1:]
+        with _limited(limit_s, tried):
             while True:
+                newest = tried[-1]
+                newest._come()
                 for communicator in (*newest._communicators, newest._base):
                     communicator.Revoke()  # who waits for messages there gets an error
                 made = newest._next(newest._base.Shrink())
@@ -140,7 +147,7 @@ class SurvivingTransport(MpiTransport):
                 except self._mpi.Exception as error:
                     if not isinstance(made._meaning(error), RankDied):
                         raise
-                    newest = made
+                    tried.append(made)
                     continue
                 self._generations.append(made)
                 return made
@@ -148,6 +155,7 @@ class SurvivingTransport(MpiTransport):
     def _next(self, base: Any) -> SurvivingTransport:
         """Return the transport of a shrunk communicator, of which nothing is open yet but that."""
         made = copy.copy(self)
+        made._generation += 1
         made._base = made._data = made._control = made._noting = made._making = base
         made.rank, made.world_size = base.Get_rank(), base.Get_size()
         made._ranks, made._communicators = list(range(made.world_size)), []
@@ -164,6 +172,7 @@ class SurvivingTransport(MpiTransport):
         mine = os.getpid(), self.host_number, self.launched_as, words
         everyones = self._base.allgather(mine)
         self.launched, self.said = [of[2] for of in everyones], [of[3] for of in everyones]
+        self.stalls = self.stalls.among(self.launched, self.calls)
         here = {rank: of[0] for rank, of in enumerate(everyones) if of[1] == self.host_number and rank != self.rank}
         self._exits, self._here = Exits(here), {self.rank, *here}
         self._policy = MESSAGES.policy(len(self._here))
@@ -205,22 +214,47 @@ class SurvivingTransport(MpiTransport):
         os._exit(1)
 
 
+    def _come(self) -> None:
+        """Leave a mark that this rank is where survivors meet, for those of its host."""
+        if (folder := environment.job_folder()) is not None:
+            open(os.path.join(folder, self._mark(self.launched_as)), "w").close()
+
+    def _all_have_come(self) -> bool:
+        """Return whether all ranks that live have; False where some are on another host, which leave no marks here."""
+        folder, dead = environment.job_folder(), self._exits.all()
+        marks = {self._mark(number) for rank, number in enumerate(self.launched) if rank not in dead}
+        return folder is not None and len(self._here) == len(self.launched) and marks <= {*os.listdir(folder)}
+
+    def _mark(self, number: int) -> str:
+        return f"npdp {environment.job_name()} rank {number} leaves generation {self._generation}"
+
+
 @contextmanager
-def _limited(seconds: float, transport: SurvivingTransport) -> Iterator[None]:
-    """End this process where what is done within takes longer: MPI waits for a rank that does not come, for ever."""
+def _limited(limit_s: float, where: list[SurvivingTransport]) -> Iterator[None]:
+    """End this process where what is done within takes longer, or MPI does not get on though all have come.
 
-    def end() -> None:
-        announce_failure(
-            f"rank {transport.launched_as}: after a death the ranks that are left have not met within {seconds:g} s: "
-            "one is stopped, or computes for long\n",
-            second_waits_s=0.0,
-        )
-        os._exit(1)
+    Args:
+        where: the last of these is the generation that is left.
+    """
+    done = threading.Event()
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    def watch() -> None:
+        began_s = come_s = time.monotonic()
+        while not done.wait(WATCHED_EVERY_S):
+            now = time.monotonic()
+            come_s = come_s if where[-1]._all_have_come() else now
+            if now - come_s > STUCK_S:
+                why = "MPI makes no new world of the ranks that are left: one has ended by itself, and was not killed"
+            elif now - began_s > limit_s:
+                why = f"the ranks that are left have not met within {limit_s:g} s: one is stopped, or computes for long"
+            else:
+                continue
+            announce_failure(f"rank {where[-1].launched_as}: {why}\n", second_waits_s=0.0)
+            os._exit(1)
+
+    watcher = threading.Thread(target=watch, name="npdp recovery", daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()

@@ -49,8 +49,6 @@ class FaultyPlace(Place):
         due: the faults that have not come yet.
     """
 
-    __slots__ = ("_befall", "_place", "due")
-
     def __init__(self, place: Place, faults: Sequence[Fault], befall: Callable[[Fault], None]) -> None:
         self._place, self.due, self._befall = place, list(faults), befall
 
@@ -79,10 +77,11 @@ class FaultyPlace(Place):
 
 
 class Faults:
-    """Faults of this rank, by its number in this world; without any it does nothing.
+    """Faults of this rank, by its number at the start; without any it does nothing.
 
     Args:
         faults: of all ranks.
+        world: this rank's communicator, whose place they come at.
 
     Attributes:
         model: whose gradients may be spoilt.
@@ -91,8 +90,9 @@ class Faults:
     model: Module
 
     def __init__(self, faults: Sequence[Fault], world: Communicator) -> None:
-        mine = [fault for fault in faults if fault.rank in (None, world.rank)]
-        self._rank, self._disks = world.rank, [fault for fault in mine if fault.kind == "diskfull"]
+        self._rank = shard().begun[0]
+        mine = [fault for fault in faults if fault.rank in (None, self._rank)]
+        self._disks = [fault for fault in mine if fault.kind == "diskfull"]
         self._place = FaultyPlace(world.place, [fault for fault in mine if fault.kind in DOES], self._befall)
         if mine:
             world.place = shard().place = self._place

@@ -110,6 +110,10 @@ class HostRank:
         """Return whether a rank of the host is in a collective that this one has not begun."""
         return bool(lib.npdp_is_ahead(self._host, rank))
 
+    def is_behind(self, rank: int) -> bool:
+        """Return whether a rank of the host has still to come to where this one waits."""
+        return bool(lib.npdp_is_behind(self._host, rank))
+
     def say(self, number: int) -> None:
         """Tell the other ranks of the host a number, in the collective that this one waits in."""
         lib.npdp_say(self._host, number)

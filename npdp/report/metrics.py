@@ -46,8 +46,10 @@ class Metrics:
         Raises:
             OSError: the file cannot be written.
         """
-        with open(path, "rb") as file:
-            events = [json.loads(line) for line in file if line.endswith(b"\n")]
+        with open(path, "rb+") as file:
+            lines = [line for line in file if line.endswith(b"\n")]
+            file.truncate(sum(map(len, lines)))  # what it was writing when it died
+        events = list(map(json.loads, lines))
         self._open(path, append=True)
         self.ended = any(said["event"] == "end" for said in events)
         return max((said["epoch"] for said in events if said["event"] == "epoch"), default=0)

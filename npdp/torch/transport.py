@@ -20,9 +20,11 @@ import torch
 import torch.distributed as dist
 
 from npdp.comm.errors import CommunicationError
+from npdp.comm.failures.board import ProcessBoard
 from npdp.comm.failures.call_log import CallLog, LoggedCall
 from npdp.comm.failures.exits import Exits
 from npdp.comm.failures.forked import refused_after_fork
+from npdp.comm.failures.stalls import Stalls
 from npdp.comm.failures.vain_waits import FindElsewhere, nobody
 from npdp.comm.transport import Buffer
 
@@ -42,11 +44,17 @@ class TorchTransport:
         self.calls = CallLog(self.rank, TAGS)
         host = hashlib.blake2b(socket.gethostname().encode(), digest_size=8).digest()
         self.host_number = int.from_bytes(host, "little") >> 1  # fits into an int64, for messages
-        everyones: list[Any] = [None] * self.world_size
-        dist.all_gather_object(everyones, (self.host_number, os.getpid()), group)
+        everyones = self._everyones((self.host_number, os.getpid()))
         here = {rank: process for rank, (host_of, process) in enumerate(everyones) if host_of == self.host_number}
         self._exits = Exits({rank: process for rank, process in here.items() if rank != self.rank})
+        board = ProcessBoard(self.rank, self._everyones)
+        self.stalls = Stalls(board, range(self.world_size), self.rank, self.calls)
         refused_after_fork(self)
+
+    def _everyones(self, mine: Any) -> list[Any]:
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, mine, self._group)
+        return found
 
     def send(self, buffer: Buffer, peer: int, call: LoggedCall | None = None) -> Any:
         tag = TAGS.start if call is None else call.tag

@@ -16,7 +16,7 @@ from typing import Any
 from npdp.app import config as train_config
 from npdp.app import launch
 from npdp.app.chaos import promises, runs
-from npdp.app.chaos.draws import draw
+from npdp.app.chaos.draws import draw, is_harmless
 from npdp.app.chaos.ground import Ground, ground_of
 from npdp.app.config import TrainConfig
 from npdp.app.flag_parser import POSITIVE_INT, Parser, flag_of, number
@@ -36,8 +36,11 @@ examples:
 OURS = ("inject", "metrics", "save", "record_arrivals", "replay_arrivals", "resume", "estimate")
 LIMIT_S, LIMIT_TIMES = 60.0, 10  # of a run: so long, and so often the undisturbed one's time
 SECONDS = number(float, lambda value: value > 0, "a number of seconds above 0")
-COLUMNS = (Column("faults", "faults", 24, side="<"), Column("runs", "runs", 5), Column("broken", "broken", 6),
-           Column("median_s", "ended after", 12, ".2f"), Column("worst_s", "at most", 9, ".2f"))  # fmt: skip
+COLUMNS = (
+    Column("faults", "faults", 24, side="<"), Column("runs", "runs", 5), Column("broken", "broken", 6),
+    Column("ended_s", "ended after", 12, ".2f"), Column("latest_s", "at most", 9, ".2f"),
+    Column("recovered_s", "recovered in", 13, ".3f"), Column("slowest_s", "at most", 9, ".3f"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         return {"run": self.run, "inject": [str(fault) for fault in self.faults], "code": self.outcome.code,
                 "came": [str(fault) for _, fault in self.outcome.came], "ended_after_s": self.ended_after_s,
-                "took_s": self.outcome.took_s, "broken": self.broken}  # fmt: skip
+                "recovered_s": self.outcome.recovered_s, "took_s": self.outcome.took_s,
+                "broken": self.broken}  # fmt: skip
 
 
 def parse(arguments: Sequence[str]) -> Chaos:
@@ -115,25 +119,34 @@ def chaos(arguments: Sequence[str], say: Callable[[str], object]) -> int:
     """Make the runs; return the exit code."""
     flags = parse(arguments)
     base = Path(tempfile.mkdtemp(prefix="npdp-chaos-", dir=flags.folder))
+    wrong = 0
+    try:
+        verdicts = []
+        for verdict in _verdicts(flags, base):
+            verdicts.append(verdict)
+            wrong += bool(verdict.broken)
+            for line in _lines(flags, verdict):
+                say(line)
+        if not flags.json:
+            say("\n".join(_table(verdicts)))
+            say(f"{len(verdicts)} runs, {wrong} with a broken promise" + f"; their files: {base}" * bool(wrong))
+    finally:
+        if not wrong:
+            shutil.rmtree(base)
+    return 1 if wrong else 0
+
+
+def _verdicts(flags: Chaos, base: Path) -> Iterator[Verdict]:
+    """Make the undisturbed run, then those with faults; a directory stays where a promise was broken."""
     undisturbed = _run(flags, base / "undisturbed", ())
     if undisturbed.code != 0 or undisturbed.end is None:
         raise InputError(f"npdp chaos: undisturbed it ended with code {undisturbed.code}: {_last_line(undisturbed)}")
     ground = ground_of(flags.training, undisturbed.end["iterations"], flags.kinds)
-    numbers = range(1, flags.runs + 1) if flags.run is None else [flags.run]
-    verdicts = []
-    for verdict in (_verdict(flags, ground, undisturbed, base, run) for run in numbers):
-        verdicts.append(verdict)
-        for line in _lines(flags, verdict):
-            say(line)
+    for run in range(1, flags.runs + 1) if flags.run is None else [flags.run]:
+        verdict = _verdict(flags, ground, undisturbed, base, run)
+        yield verdict
         if not verdict.broken:
             shutil.rmtree(verdict.outcome.folder)
-    wrong = sum(bool(verdict.broken) for verdict in verdicts)
-    if not flags.json:
-        say("\n".join(_table(verdicts)))
-        say(f"{len(verdicts)} runs, {wrong} with a broken promise" + f"; their files: {base}" * bool(wrong))
-    if not wrong:
-        shutil.rmtree(base)
-    return 1 if wrong else 0
 
 
 def _verdict(flags: Chaos, ground: Ground, undisturbed: runs.Outcome, base: Path, run: int) -> Verdict:
@@ -191,12 +204,20 @@ def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield table.header(COLUMNS)
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        groups.setdefault(" ".join(sorted(fault.kind for fault in verdict.faults)), []).append(verdict)
-    for kinds, group in sorted(groups.items()):
-        after = [verdict.ended_after_s for verdict in group if verdict.ended_after_s is not None]
-        times = {"median_s": statistics.median(after), "worst_s": max(after)} if after else {}
-        wrong = sum(bool(verdict.broken) for verdict in group)
-        yield table.line(COLUMNS, {"faults": kinds, "runs": len(group), "broken": wrong, **times})
+        kinds = sorted(fault.kind for fault in verdict.faults if not is_harmless(fault))
+        groups.setdefault(" ".join(kinds), []).append(verdict)
+    for faults, group in sorted(groups.items()):
+        ended = [verdict.ended_after_s for verdict in group if verdict.ended_after_s is not None]
+        recovered = [seconds for verdict in group for seconds in verdict.outcome.recovered_s]
+        yield table.line(COLUMNS, {
+            "faults": faults, "runs": len(group), "broken": sum(bool(verdict.broken) for verdict in group),
+            **_middle_and_most("ended_s", "latest_s", ended),
+            **_middle_and_most("recovered_s", "slowest_s", recovered),
+        })  # fmt: skip
+
+
+def _middle_and_most(middle: str, most: str, values: Sequence[float]) -> dict[str, float]:
+    return {middle: statistics.median(values), most: max(values)} if values else {}
 
 
 def _last_line(outcome: runs.Outcome) -> str:

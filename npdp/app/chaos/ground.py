@@ -11,6 +11,7 @@ from npdp.base.errors import InputError
 from npdp.elastic.inject import KINDS
 
 HARMLESS = ("slow", "delay")
+LONGEST_STALL_S = 10.0  # that a run is to wait for
 OF_RANKS = ("mismatch",)  # which one rank alone cannot do
 
 
@@ -25,6 +26,7 @@ class Ground:
         iterations: of the undisturbed run.
         parts: that each iteration has.
         checkpoints: whether training goes on from some.
+        stall_abort_s: after which time a stopped rank is taken for lost.
     """
 
     kinds: tuple[str, ...]
@@ -33,6 +35,7 @@ class Ground:
     iterations: int
     parts: tuple[str, ...]
     checkpoints: bool
+    stall_abort_s: float
 
 
 def ground_of(config: TrainConfig, iterations: int, only: Sequence[str] | None) -> Ground:
@@ -51,17 +54,18 @@ def ground_of(config: TrainConfig, iterations: int, only: Sequence[str] | None) 
         raise InputError(f"--kinds: wanted of {', '.join(kinds)}, which these flags make possible, got {other[0]!r}")
     has_exchange = ranks > 1 and config.strategy != "local-sgd"
     parts = ("data", "forward", "backward", *(["exchange"] * has_exchange), "update")
-    survived = ("kill", "segv") if getattr(config, "elastic", False) else ()
-    return Ground(tuple(only or kinds), survived, ranks, iterations, parts, config.checkpoint is not None)
+    survived = ("kill", "segv") if config.elastic else ()
+    checkpoints = config.checkpoint is not None
+    return Ground(tuple(only or kinds), survived, ranks, iterations, parts, checkpoints, config.stall_abort_s)
 
 
 def _can_be(kind: str, config: TrainConfig, ranks: int) -> bool:
     if KINDS[kind].of_process and config.transport == "threads":
         return False
     if kind == "stop":  # which is noticed by who waits too long
-        return ranks > 1 and 0 < getattr(config, "stall_abort_s", 0) <= 10
+        return ranks > 1 and 0 < config.stall_abort_s <= LONGEST_STALL_S
     if kind == "nan":
-        return getattr(config, "on_nan", "raise") == "raise"
+        return getattr(config, "on_nan", None) == "raise"
     if kind == "diskfull":
         return config.checkpoint is not None and "checkpoint" not in STRATEGIES[config.strategy].excludes
     return kind not in OF_RANKS or ranks > 1

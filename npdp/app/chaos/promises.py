@@ -42,18 +42,19 @@ def broken(
     if any(fault.kind == "diskfull" for fault in faults):
         yield from _without_room(outcome, undisturbed)
     elif fatal:
-        yield from _ended(*fatal[0], outcome, soon_s)
+        when, fault = fatal[0]
+        yield from _ended(when + ground.stall_abort_s * (fault.kind == "stop"), fault, outcome, soon_s)
     else:
         same_bits = all(is_harmless(fault) for fault in faults) or not outcome.came
         yield from as_undisturbed(outcome, undisturbed, same_bits)
 
 
 def _ended(when: float, fault: Fault, outcome: Outcome, soon_s: float) -> Iterator[str]:
-    """Yield what is wrong with the end of a run that could not be survived."""
+    """Yield what is wrong with the end of a run that could not be survived, and that it could see when this came."""
     if outcome.code == 0 or (fault.kind in SAYS_ITSELF and outcome.code != 1):
         yield f"ended with code {outcome.code}, wanted {1 if fault.kind in SAYS_ITSELF else 'another than 0'}"
     if (took_s := outcome.ended_s - when) > soon_s:
-        yield f"ended {took_s:.1f} s after {fault}, wanted {soon_s:g}"
+        yield f"ended {took_s:.1f} s after it could be seen, wanted {soon_s:g}: {fault}"
     if outcome.stderr.count("Traceback (most recent call last)") > 1:
         yield "more than one traceback"
     if not re.search(rf"\brank {fault.rank}\b", outcome.stderr):

@@ -56,6 +56,11 @@ class Outcome:
         """The `end` event; None where training did not come to its end."""
         return self.events[-1] if self.events and self.events[-1]["event"] == "end" else None
 
+    @property
+    def recovered_s(self) -> list[float]:
+        """How long each recovery took."""
+        return [event["seconds"] for event in self.events if event["event"] == "recovery"]
+
 
 def run(command: Sequence[str], folder: Path, limit_s: float, variables: Mapping[str, str]) -> Outcome:
     """Run a training whose files are to be in `folder`; what is left of it after the time limit is ended."""
@@ -77,6 +82,7 @@ def run(command: Sequence[str], folder: Path, limit_s: float, variables: Mapping
             left = _processes(mark, SETTLE_S)
             ended_s = time.monotonic()
             _kill(left)
+            _processes(mark, GRACE_S)
     found = [f"process {number} ({what})" for number, what in left.items()] if not late else []
     found += [f"{path}" for path in _unused(_shared_memory() - memory)]
     found += [f"{path.relative_to(folder)}" for path in temporary.iterdir()]

@@ -61,6 +61,7 @@ class CallLog:
         self._kept_arrays: list[Any] = []
         self._noted_in = self._waiting_in = 0  # numbers of calls
         self._waits_since = 0.0
+        self._noted_by: dict[int, int] = {}  # of other ranks, the numbers of the calls that they have noted last
 
     def begin(self, what: Call) -> LoggedCall:
         """Count a collective, alike on all ranks, and return it.
@@ -118,8 +119,13 @@ class CallLog:
     def compare(self, rank: int, note: str) -> CommunicationError | None:
         """Return the error to raise where this rank's call of the number in another's note is not the call noted."""
         number, what = note.split(" ", 1)
+        self._noted_by[rank] = int(number)
         mine = self._kept(int(number))
         return None if mine is None or str(mine.call) == what else different(self._rank, str(mine.call), rank, what)
+
+    def with_this_rank(self) -> list[int]:
+        """Return the ranks that have noted a call of this one's number, or a later one: they are there, too."""
+        return [rank for rank, number in self._noted_by.items() if number >= self.begun]
 
     def last_note(self) -> str:
         """Return what tells other ranks, when this one leaves, all that it has called; empty where one has failed."""

@@ -29,6 +29,7 @@ from npdp.base import environment
 # As /proc/self/maps writes them: sm_segment.HOST.USER.JOB.RANK of Open MPI, mpich_shm_JOB_NUMBER of MPICH
 MPI_SEGMENT = re.compile(r" (/dev/shm/(?:sm_segment\.\S+\.|mpich_shm_\S+_))\d+( \(deleted\))?$")
 PR_SET_PDEATHSIG = 1
+MARK = "npdp failure of "  # and the job's name: the file of the first rank to fail
 ENDS_ITS_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")  # launchers whose ranks are children of theirs: Open MPI, MPICH
 MOST_FAIL_TOGETHER = 4096  # ranks of a host, of which each asks who was first
 SECOND_WAITS_S = 5.0  # a rank that fails second leaves the ending to the first, but not for ever
@@ -178,7 +179,7 @@ def failure_is_announced() -> bool:
 def _mark_of_failure() -> str | None:
     """Return the file that the first rank to fail makes; None where the job has no directory."""
     folder = environment.job_folder()
-    return folder and os.path.join(folder, f"npdp failure of {environment.job_name()}")
+    return folder and os.path.join(folder, MARK + environment.job_name())
 
 
 def _is_first() -> bool:
@@ -203,7 +204,7 @@ def _takes_the_name() -> bool:
     global _claim
     if not sys.platform.startswith("linux"):
         return True
-    name = f"\0npdp failure of {environment.job_name()}"
+    name = "\0" + MARK + environment.job_name()
     try:
         _claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _claim.bind(name)

@@ -18,9 +18,16 @@ def nobody(peers: list[int], call: LoggedCall | None) -> None:
     """Find no rank elsewhere: for worlds in which all collectives go by messages."""
 
 
-def why_in_vain(transport: Transport, peers: list[int], call: LoggedCall | None = None) -> BaseException | None:
-    """Return the error to raise where a rank waits in vain for messages of a call from these: every reason there is."""
-    return transport.ended(peers) or transport.compare_calls() or _elsewhere(transport, peers, call)
+def why_in_vain(
+    transport: Transport, peers: list[int], since: float, call: LoggedCall | None = None
+) -> BaseException | None:
+    """Return the error to raise where a rank waits in vain, or for too long, for messages of a call from these.
+
+    Args:
+        since: when it began to, by time.perf_counter().
+    """
+    found = transport.ended(peers) or transport.compare_calls() or _elsewhere(transport, peers, call)
+    return found or transport.stalls.too_long(since, lambda: (peers, str(call.call) if call else ""))
 
 
 def _elsewhere(transport: Transport, peers: list[int], call: LoggedCall | None) -> CommunicationError | None:

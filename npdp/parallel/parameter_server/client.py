@@ -46,9 +46,11 @@ class Lines:
             world.barrier()
         self._subworlds = [self.transport.subworld(range(world.world_size)) for _ in range(2)]
 
-    def for_a_thread(self) -> tuple[Transport, Transport]:
-        """Return the line to servers and the line back, for one thread's use."""
+    def for_a_thread(self, serves: bool = False) -> tuple[Transport, Transport]:
+        """Return the line to servers and the line back, for one thread's use: a worker's, or a server's."""
         there, back = (refused_after_fork(copy.copy(subworld)) for subworld in self._subworlds)
+        for line in (there, back):
+            line.stalls = line.stalls.on_a_line(serves)
         if self._boxes is not None:
             there, back = mailbox.lines([there, back], self._boxes)
         return there, back

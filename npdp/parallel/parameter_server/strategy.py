@@ -93,7 +93,7 @@ class ParameterServer(Worker):
         lines, service = Lines(communicator), None
         served = self.served(optimizers, ends, roles)
         if served:
-            service = Service(*lines.for_a_thread(), roles.workers, served)
+            service = Service(*lines.for_a_thread(serves=True), roles.workers, served)
             if roles.rank >= roles.workers:
                 service.serve()
                 raise SystemExit(0)
