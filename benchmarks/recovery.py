@@ -232,19 +232,24 @@ def campaign(flags: argparse.Namespace) -> dict[str, Any]:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of this script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="how many (20)")
     parser.add_argument("--first", type=int, default=0, help="number of the first run")
-    parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--model", choices=MODELS, default="mlp")
-    parser.add_argument("--algorithm", default="auto", help="auto, ring, ...")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=4, help="of each run (4)")
+    parser.add_argument("--model", choices=MODELS, default="mlp", help="what is trained (mlp)")
+    parser.add_argument("--algorithm", default="auto", help="of the all-reduce (auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
     return parser
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run the campaign, or be a rank of one of its runs."""
     if sys.argv[1:2] == ["rank"]:
         rank(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), Path(sys.argv[5]))
-    else:
-        figures = campaign(make_parser().parse_args())
-        print(json.dumps(figures))
-        sys.exit(bool(figures["broken"]))
+        return 0
+    figures = campaign(make_parser().parse_args())
+    print(json.dumps(figures))
+    return int(bool(figures["broken"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

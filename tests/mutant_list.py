@@ -2924,7 +2924,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("npdp/elastic/ledger.py",
                "    words *= words\n",
                "",
-               "tests/test_ledger.py::test_other_samples_or_the_same_in_another_epoch_have_another_checksum"),
+               "tests/test_ledger.py::test_samples_whose_numbers_have_the_same_sum_have_another_checksum"),
         Mutant("npdp/elastic/ledger.py",
                "        if self.done % self.iterations_per_epoch == 0:",
                "        if False:",

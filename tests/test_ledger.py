@@ -29,6 +29,11 @@ def test_other_samples_or_the_same_in_another_epoch_have_another_checksum(rows, 
     assert checksum(np.array(rows), epoch) != checksum(np.array(others), another)
 
 
+def test_samples_whose_numbers_have_the_same_sum_have_another_checksum():
+    for row in range(1000):
+        assert checksum(np.array([row, row + 3]), 0) != checksum(np.array([row + 1, row + 2]), 0)
+
+
 def batch(number):
     return Batch(2, 0, 2, number, 1)
 
@@ -47,14 +52,14 @@ def test_what_is_done_again_counts_once():
     for epoch in range(2):
         for number, rows in enumerate((np.array([0, 2]), np.array([1, 3]))):
             for is_last in (False, True):
-                ledger.add(float(number), batch(number), rows)
+                ledger.add(float(number + epoch), batch(number), rows)
                 if is_last or number:
                     ledger.note_sum(ledger.line)
                 if is_last:
                     ledger.commit()
                 else:
                     ledger.discard()
-        assert ledger.mean_loss == 0.5  # of this epoch
+        assert ledger.mean_loss == 0.5 + epoch  # of this one alone
         assert (ledger.samples, ledger.checksum) == (4 * (epoch + 1), expected_checksum(4, epoch + 1))
     other = Ledger(2, 0)
     other.load_state_dict(ledger.state_dict())

@@ -4,10 +4,15 @@ import re
 import time
 
 import pytest
-from launching import left_in_shared_memory, mpirun, needs_mpi, shared_memory
+from launching import left_in_shared_memory, mpirun, needs_mpi, refusal, shared_memory, why_no_ulfm
 from stops import stop, trained
+from training import fit, off, read_run
+
+from npdp.app import train
 
 pytestmark = needs_mpi
+needs_ulfm = pytest.mark.skipif(bool(why_no_ulfm()), reason=why_no_ulfm())
+LAUNCHES = [(), pytest.param(("--with-ft", "ulfm"), marks=needs_ulfm)]
 
 
 @pytest.mark.parametrize(("way", "rank"), [("shared memory", 1), ("ring", 0), ("ps", 2)])
@@ -21,10 +26,11 @@ def test_a_stopped_rank_is_named_once_with_its_part_and_goes_on_to_the_right_res
     assert sha256 == trained(way)
 
 
+@pytest.mark.parametrize("flags", LAUNCHES, ids=str)
 @pytest.mark.parametrize("when", ["stopped", "stopped_when_others_have_ended"])
-def test_after_the_second_limit_the_job_ends_with_a_stopped_rank_and_leaves_nothing(when):
+def test_after_the_second_limit_the_job_ends_with_a_stopped_rank_and_leaves_nothing(when, flags):
     before, began = shared_memory(), time.monotonic()
-    outcome = mpirun(3, "stalls.py", when, "2")  # which asserts that no rank is left
+    outcome = mpirun(3, "stalls.py", when, "2", flags=flags)  # which asserts that no rank is left
     assert outcome.code != 0
     assert "waited for rank 1" in outcome.stderr and "the limit is 2 s" in outcome.stderr
     assert len(re.findall("rank [02] failed:", outcome.stderr)) == 1
@@ -54,3 +60,27 @@ def test_each_rank_that_is_late_is_named_once():
     outcome = mpirun(3, "stalls.py", "in_turn", "0")
     assert outcome.code == 0
     assert re.findall(r"waited for (ranks? [^f]*) for", outcome.stderr) == ["rank 0", "rank 1", "rank 2"]
+
+
+@needs_ulfm
+@pytest.mark.parametrize(("part", "kills"), [
+    ("forward", []), ("recovery", ["kill@rank=2,iteration=5,part=exchange"]),
+    ("forward", ["kill@rank=2,iteration=5,part=forward"]),  # MPI's Shrink would wait for the stopped one for ever
+])  # fmt: skip
+def test_a_fenced_rank_is_dead_and_the_others_train_on_to_the_right_result(part, kills, tmp_path):
+    training = ("--dtype", "float64", "--epochs", "2")
+    limits = ("--elastic", "--fence-stalled", "--stall-warning-s", "1", "--stall-abort-s", "2")
+    faults = [word for kill in (f"stop@rank=1,iteration=5,part={part}", *kills) for word in ("--inject", kill)]
+    out = ("--metrics", f"{tmp_path}/run.jsonl", "--save", f"{tmp_path}/model.npz")
+    flags = ("--with-ft", "ulfm")
+    outcome = mpirun(4, "-m", "npdp.train", "--quiet", *training, *limits, *faults, *out, flags=flags)
+    assert outcome.code == 0, outcome.stderr
+    run, wanted = read_run(outcome.code, tmp_path), fit(*training)
+    assert run.end["world_size"] == 3 - len(kills)
+    assert run.end["samples_seen"] == wanted.end["samples_seen"]
+    assert off(run, wanted) < 1e-10
+    assert re.search(r"npdp: rank 1 \(process \d+ on \S+\) is stopped \(SIGSTOP\) in " + part, outcome.stderr)
+
+
+def test_fencing_is_for_elastic_training(capsys):
+    assert "it is for --elastic" in refusal(capsys, train.main, "--fence-stalled")

@@ -82,6 +82,7 @@ class TrainConfig:
     resume: bool
     elastic: bool
     spares: int
+    fence_stalled: bool
     estimate: bool
     quiet: bool
 
@@ -167,6 +168,8 @@ def _require_sense(config: TrainConfig) -> None:
             raise InputError(f"--elastic: wanted another {flag_of(flag)}, got {value}: {NOT_ELASTIC[flag]}")
     if config.spares and not config.elastic:
         raise InputError("--spares: wanted --elastic too, spares take the places of ranks that die")
+    if config.fence_stalled and not config.elastic:
+        raise InputError("--fence-stalled kills a rank that the others live on without: it is for --elastic")
     if config.sample_every and choice_of(config.model).takes != "text":
         raise InputError("--sample-every is for models of text: --model gpt")
     for name, neutral in (("update", "auto"), ("clip_norm", None), ("evaluate_every", None), ("sample_every", None),

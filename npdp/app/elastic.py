@@ -14,6 +14,7 @@ from npdp.elastic.recovery import Recovery, through_deaths
 from npdp.elastic.state import State
 
 if TYPE_CHECKING:
+    from npdp.app.config import TrainConfig
     from npdp.app.epochs import LossSum
     from npdp.app.job import Job
     from npdp.collectives.communicator import Communicator
@@ -36,6 +37,12 @@ def require_survival(world: Communicator, spares: int) -> None:
         )
 
 
+def workers_of(config: TrainConfig, world: Communicator) -> int:
+    """Return how many ranks train: of those that were launched all but the spares, as far as so many live."""
+    launched = environment.launch()
+    return min(world.world_size, (launched.world_size if launched else world.world_size) - config.spares)
+
+
 class Elastic:
     """Elastic training of a job on one rank.
 
@@ -46,7 +53,7 @@ class Elastic:
     def __init__(self, job: Job, progress: Progress, console: Console, metrics: Metrics) -> None:
         self._job, self._progress, self._console, self._metrics = job, progress, console, metrics
         self._is_first = job.world.rank == 0
-        self._state = State(job.model, job.optimizer, job.loader, job.world.world_size - job.config.spares)
+        self._state = State(job.model, job.optimizer, job.loader, workers_of(job.config, job.world))
 
     def train(self, look: Look, complete: Program) -> None:
         """Do `complete(after, mean)`, again after each death; collective.

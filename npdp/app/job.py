@@ -11,6 +11,7 @@ import numpy as np
 from npdp import __version__, kernels, manual_seed, nn, optim
 from npdp.app import models, strategies
 from npdp.app.config import TrainConfig
+from npdp.app.elastic import workers_of
 from npdp.app.evaluation import criterion_of, evaluate, of_text
 from npdp.app.making import load_data, make_model, make_optimizer, sparse_part, with_momentum
 from npdp.app.peak import share_of_peak
@@ -130,7 +131,7 @@ def prepare(
 def start_event(job: Job) -> dict[str, Any]:
     """Return what a run is, for people and for the metrics file (docs/metrics.md)."""
     config, world = job.config, job.world
-    ranks = world.world_size - config.spares
+    ranks = workers_of(config, world)
     return {
         "version": __version__,
         "data": job.data.source,

@@ -24,7 +24,7 @@ from npdp.parallel.strategy import Strategy
 # What of the flags does not change what is computed
 BESIDE = ("metrics", "save", "quiet", "transport", "ranks", "inject", "algorithm", "record_arrivals", "replay_arrivals",
           "checkpoint", "checkpoint_every", "keep", "resume", "elastic", "spares", "stall_warning_s",
-          "stall_abort_s")  # fmt: skip
+          "stall_abort_s", "fence_stalled")  # fmt: skip
 _WHOLE_PARAMETERS = "passes over whole parameters; use"
 FUSED_FROM_BYTES = 2**20  # of parameters; below, its second meeting costs more than it saves: docs/measurements.md
 

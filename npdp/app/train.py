@@ -101,6 +101,7 @@ def train(config: TrainConfig, servers: ElasticServers | None = None) -> dict[st
     from npdp.parallel.world import init
 
     world = init(stall_warning_s=config.stall_warning_s, stall_abort_s=config.stall_abort_s)
+    world.transport.stalls.limits.fences = config.fence_stalled
     agree(world, lambda: _set_algorithm(config.algorithm, world))
     faults = servers.faults if servers else Faults(config.inject, world)  # where there are none, it does nothing
     checkpoints = Checkpoints(config, faults.while_writing)  # likewise

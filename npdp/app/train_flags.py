@@ -171,6 +171,8 @@ def _add_ranks(parser: Parser) -> None:
                        help="say which rank is late, and where, when others have waited so long (10; 0: never)")
     ranks.add_argument("--stall-abort-s", type=NOT_NEGATIVE, default=600.0, metavar="S",
                        help="end the job when they have waited so long (600; 0: never)")
+    ranks.add_argument("--fence-stalled", action="store_true",
+                       help="with --elastic: kill the late rank then, instead, and train on without it")
     ranks.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                        help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
                             + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())

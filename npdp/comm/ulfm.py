@@ -77,6 +77,7 @@ class SurvivingTransport(MpiTransport):
 
     def __init__(self) -> None:
         super().__init__()
+        self.stalls.kills = True
         self._generations: list[SurvivingTransport] = [self]  # shared by all of them
         self._generation = 0
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
@@ -134,7 +135,8 @@ class SurvivingTransport(MpiTransport):
 
     def _new_generation(self, words: Words, limit_s: float) -> SurvivingTransport:
         tried = self._generations[-1:]
-        with _limited(limit_s, tried):
+        old = tried[0]
+        with _limited(limit_s, tried), old.stalls.beside(old._others_that_live, old._give_up):
             while True:
                 newest = tried[-1]
                 newest._come()
@@ -151,6 +153,15 @@ class SurvivingTransport(MpiTransport):
                     continue
                 self._generations.append(made)
                 return made
+
+    def _others_that_live(self) -> tuple[list[int], str]:
+        dead = self._exits.all()
+        living = [rank for rank in range(self.world_size) if rank != self.rank and rank not in dead]
+        return living, "a meeting after a death"
+
+    def _give_up(self, why: object) -> None:
+        announce_failure(f"rank {self.launched_as} failed: {why}\n", second_waits_s=0.0)
+        os._exit(1)
 
     def _next(self, base: Any) -> SurvivingTransport:
         """Return the transport of a shrunk communicator, of which nothing is open yet but that."""
@@ -249,8 +260,7 @@ def _limited(limit_s: float, where: list[SurvivingTransport]) -> Iterator[None]:
                 why = f"the ranks that are left have not met within {limit_s:g} s: one is stopped, or computes for long"
             else:
                 continue
-            announce_failure(f"rank {where[-1].launched_as}: {why}\n", second_waits_s=0.0)
-            os._exit(1)
+            where[-1]._give_up(why)
 
     watcher = threading.Thread(target=watch, name="npdp recovery", daemon=True)
     watcher.start()

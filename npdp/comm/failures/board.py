@@ -85,6 +85,10 @@ class Board:
         """Return where a rank's program stands, innermost call first; empty where that is not known."""
         return []
 
+    def kill(self, rank: int) -> bool:
+        """Kill a rank's process, if it lives; return whether it is within reach."""
+        return False
+
 
 class _Wait(ctypes.Structure):
     _fields_ = (
@@ -168,6 +172,13 @@ class ProcessBoard(Board):
             before = now
         text = self._read(process, length, before - length) or b""
         return [line.strip() for line in text.decode(errors="replace").splitlines() if line.startswith("  File")]
+
+    def kill(self, rank: int) -> bool:
+        process = self._processes[rank]
+        with contextlib.suppress(ProcessLookupError):
+            if self._length(process) is not None:
+                os.kill(process.number, signal.SIGKILL)
+        return process.machine == self._processes[self._rank].machine
 
     def _page_of(self, process: _Process) -> _Page | None:
         content = self._read(process, 0, ctypes.sizeof(_Page))

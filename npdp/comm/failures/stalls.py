@@ -39,10 +39,12 @@ class Limits:
     Attributes:
         warning_s: after which one rank says who is late.
         abort_s: after which the job ends.
+        fences: the late rank is killed then, instead, where the others can live on without it.
     """
 
     warning_s: float = 10.0
     abort_s: float = 0.0
+    fences: bool = False
 
 
 @dataclass
@@ -72,12 +74,14 @@ class Stalls:
 
     Attributes:
         limits: the same for all that is made of this.
+        kills: whether a late rank of this host is killed when the job ends: where no launcher would end it.
     """
 
     def __init__(self, board: Board, ranks: Sequence[int], rank: int, calls: CallLog) -> None:
         self.board, self.limits = board, Limits()
         self._ranks, self._rank, self._calls = list(ranks), rank, calls
         self._as_server = self._of_servers = False
+        self.kills = False
         self._looked_at = self._stopped_since = 0.0
         self._present = _Present(0.0)
 
@@ -119,9 +123,7 @@ class Stalls:
         warning_s, abort_s = self.limits.warning_s, self.limits.abort_s
         if warning_s and waited_s - self._present.told_s >= warning_s:
             self._warn(wait, waited_s)
-        if abort_s and waited_s >= abort_s:
-            return CommunicationError("; ".join([*self._reasons(wait, waited_s), f"the limit is {abort_s:g} s"]))
-        return None
+        return self._end(wait, waited_s) if abort_s and waited_s >= abort_s else None
 
     def _time_waited(self, since: float, now: float) -> float:
         """Return how long a wait is, but for what this rank was stopped itself: else it looks often."""
@@ -179,6 +181,13 @@ class Stalls:
             present.told_s = waited_s
             present.told_of.update(late)
             _say("\n".join(f"npdp: {line}" for line in self._words(wait, waited_s)))
+
+    def _end(self, wait: Wait, waited_s: float) -> CommunicationError | None:
+        """Return the error with which all end; None where the late ones are killed and the others live on."""
+        reasons = [*self._reasons(wait, waited_s), f"the limit is {self.limits.abort_s:g} s"]
+        late = {rank for rank, _ in self._late(self.board.look, wait)} if self.kills else set()
+        killed = [self.board.kill(rank) for rank in late]
+        return None if self.limits.fences and any(killed) else CommunicationError("; ".join(reasons))
 
     def _late(self, look: Look, wait: Wait) -> list[Late]:
         return late_ranks(look, wait, self._waiting_elsewhere(), self._ranks)
