@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 LIBRARIES = ("contenders", "flags", "gpt_in_torch", "machine")
 KEEPING = ("allreduce", "choice", "command", "ddp_hook", "epoch", "language_model", "overlap", "own_arrays",
            "parameter_server", "sparse_step", "step", "strong_scaling", "text")  # fmt: skip
-SCRIPTS = (*KEEPING, "recovery", "run", "tensorflow_server", "worker")
+SCRIPTS = (*KEEPING, "recovery", "run", "server_recovery", "tensorflow_server", "worker")
 GIVEN = {"epoch": ["--data", "."], "text": ["."], "tensorflow_server": ["mlp", "1"], "worker": ["npdp", "mlp", "1"]}
 
 

@@ -56,7 +56,7 @@ class Metrics:
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one line; numbers that JSON has no word for become null."""
-        self.ended = event == "end"
+        self.ended = self.ended or event == "end"
         if self._file is None or self._fault is not None:
             return
         fields = {

@@ -17,6 +17,7 @@ Where a server and the rank with its replicas die before a recovery has ended, t
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
@@ -271,7 +272,9 @@ def through_deaths(world: Communicator, survival: Survival, program: Callable[[]
 
 
 def meet(transport: Transport) -> None:
-    """Return when all ranks have come here."""
+    """Return when all ranks have come here: servers while workers have still to score the model, say."""
+    transport = copy.copy(transport)
+    transport.stalls = transport.stalls.on_a_line(serves=True)  # it may take as long as it takes
     number, others = np.zeros(1, np.int64), range(1, transport.world_size)
     if transport.rank:
         transport.wait(transport.send(number, 0))

@@ -87,7 +87,7 @@ class SurvivingServers(ParameterServer):
         """Return what this rank serves, and keep replicas on a thread; none goes on before all can."""
         survival, world = self.survival, self.communicator
         lines = Lines(world)
-        there, back = lines.for_a_thread()
+        there, back = lines.for_a_thread(serves=True)
         mine = [(number, server) for number in range(len(optimizers)) for server in roles.served(roles.rank)]
         made, replicated = [], []
         for place, logic in zip(mine, super().served(optimizers, ends, roles)):
@@ -105,7 +105,7 @@ class SurvivingServers(ParameterServer):
                     shard = DenseShard(self.rate(optimizer, key, roles), key, ends[key].replica(server))
                     replicas[number, server] = self._kept((number, server), shard)
         sources = [roles.servers[server] for _, server in replicas]
-        loop = Replicas(*lines.for_a_thread(), replicas, sources)
+        loop = Replicas(*lines.for_a_thread(serves=True), replicas, sources)
         survival.begin(replicated, replicas, world)
         survival.beside(loop.run, lines.transport.fail, "replicas")
         return made
