@@ -174,6 +174,13 @@ def test_a_loader_of_other_samples_is_refused():
             other.load_state_dict(state)
 
 
+@pytest.mark.parametrize("place", [{"epoch": -1}, {"epoch": 2**64}, {"batches": 4}, {"batches": -1}], ids=str)
+def test_a_place_that_no_loader_can_have_is_refused(place):
+    batches = loader(5, rank=0, world_size=1)
+    with pytest.raises(ValueError, match="wanted an? (epoch|number of batches that are done), from 0 to"):
+        batches.load_state_dict({**batches.state_dict(), **place})
+
+
 # The file
 def small():
     npdp.manual_seed(0)

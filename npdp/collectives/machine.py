@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from math import isfinite, log
+from math import log
 from typing import Any, get_args, get_origin, get_type_hints
 
 from npdp.base import environment
+
+MOST = {int: 2**63, float: 1e6}  # counts, and seconds
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,12 @@ def from_json(found: Any, kind: Any = Machine) -> Any:
     """Return the constants, or a part of them, that `dataclasses.asdict` made a tree of.
 
     Raises:
-        ValueError, TypeError, KeyError, OverflowError: they are none. A count is at least 1, seconds at least 0.
+        ValueError, TypeError, KeyError, OverflowError: they are none. A count is at least 1, seconds at least 0, and
+            neither is so large that prices overflow.
     """
     if kind in (int, float):
         number = kind(found)
-        if not (isfinite(number) and number >= (kind is int)):
+        if not (kind is int) <= number < MOST[kind]:
             raise ValueError(f"wanted {'a count' if kind is int else 'seconds'}, got {found}")
         return number
     if get_origin(kind) is tuple:

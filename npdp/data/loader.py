@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from npdp.autograd import is_grad_enabled
 from npdp.autograd.sparse_rows import SparseRows
 from npdp.base import random
-from npdp.base.arguments import at_least_one, seed_of
+from npdp.base.arguments import at_least_one, seed_of, whole
 from npdp.data.batch import UNSHUFFLED, Batch, with_batch
 from npdp.data.datasets import ArrayDataset
 from npdp.data.loader_arguments import accept
@@ -205,8 +205,11 @@ class DataLoader:
         for name, mine in self._drawn_from().items():
             if state.get(name) != mine:
                 raise ValueError(f"DataLoader.load_state_dict: wanted {name} {mine}, got {state.get(name)}")
+        who, most = "DataLoader.load_state_dict: wanted a", self.iterations_per_epoch
+        epoch = whole(state["epoch"], f"{who}n epoch, from 0 to below 2^63", 0, 2**63)
+        batches = whole(state["batches"], f"{who} number of batches that are done, from 0 to {most}", 0, most + 1)
         passes = self._of_this_rank
-        passes.epoch, passes.first, passes.under_way = int(state["epoch"]), int(state["batches"]), None
+        passes.epoch, passes.first, passes.under_way = epoch, batches, None
         passes.assigned = dict.fromkeys((True, False), int(state["passes"])) if "passes" in state else passes.assigned
 
     def _drawn_from(self) -> dict[str, Any]:
