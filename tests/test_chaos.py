@@ -73,7 +73,7 @@ def test_flags_make_faults_possible():
     plain = ground("--ranks", "4")
     assert plain.kinds == ("kill", "segv", "exit", "raise", "nan", "mismatch")
     assert plain.ranks == 4 and not plain.survived
-    assert ground("--ranks", "1").kinds == ("kill", "segv", "exit", "raise") and "exchange" not in ground().parts
+    assert ground("--ranks", "1").kinds == ("kill", "segv", "exit", "raise", "nan") and "exchange" not in ground().parts
     assert ground("--transport", "threads", "--ranks", "2").kinds == ("raise", "nan", "mismatch")
     assert "diskfull" in ground("--ranks", "2", "--checkpoint", "x").kinds
     assert "stop" in ground("--ranks", "2", "--stall-abort-s", "3").kinds
