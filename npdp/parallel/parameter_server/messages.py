@@ -69,11 +69,11 @@ class Message(NamedTuple):
     request: Request = Request()  # for the next work item
     item: WorkItem = WorkItem()  # what a gradient was computed from
     samples: int = 0  # how many it was computed from
-    hashed: int = 0  # sum of hashes of these samples, where somebody wants it
     lr: float = AS_BEGUN  # the worker's learning rate
     unused: int = 0  # how many parameters have no gradient; they have zeros instead, and their indices follow
     rows: int = ALL  # of a sparse parameter, how many are pushed, or wanted; their numbers follow
     training: bool = False  # whether a gradient will come of what is pulled; else it is looked at only
+    hashed: int = 0  # sum of hashes of the samples, where somebody wants it
 
 
 class Reply(NamedTuple):
