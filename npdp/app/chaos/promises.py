@@ -22,6 +22,7 @@ from npdp.elastic.inject import Fault
 MOST_OFF = 1e-10  # relative norm, in float64
 EXACT = ("samples_seen", "samples_checksum", "iterations")  # of the end event, as far as it has them
 NO_SPACE = "No space left on device"
+KEPT = "not_finite_"  # batches, which are told of
 IN_A_PART, IN_GRADIENTS = r"\b\w+ of iteration \d+", r"\biteration \d+: the gradient"
 SAYS_ITSELF = ("raise", "mismatch", "nan")  # exceptions, after which the exit code is 1
 
@@ -115,4 +116,4 @@ def resumed(outcome: Outcome, undisturbed: Outcome) -> Iterator[str]:
     yield from (f"resumed: left behind: {what}" for what in outcome.left)
     yield from (f"resumed: {wrong}" for wrong in as_undisturbed(outcome, undisturbed, True, whole=False))
     names = [path.name for path in (outcome.folder / "checkpoint").iterdir()]
-    yield from (f"resumed: {name} is left" for name in names if not checkpoint.NAME.fullmatch(name))
+    yield from (f"resumed: {name} is left" for name in names if not (checkpoint.NAME.fullmatch(name) or name.startswith(KEPT)))
