@@ -116,4 +116,5 @@ def resumed(outcome: Outcome, undisturbed: Outcome) -> Iterator[str]:
     yield from (f"resumed: left behind: {what}" for what in outcome.left)
     yield from (f"resumed: {wrong}" for wrong in as_undisturbed(outcome, undisturbed, True, whole=False))
     names = [path.name for path in (outcome.folder / "checkpoint").iterdir()]
-    yield from (f"resumed: {name} is left" for name in names if not (checkpoint.NAME.fullmatch(name) or name.startswith(KEPT)))
+    left = (name for name in names if not (checkpoint.NAME.fullmatch(name) or name.startswith(KEPT)))
+    yield from (f"resumed: {name} is left" for name in left)
