@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from launching import mpirun, needs_mpi, shared_memory, why_no_ulfm
+from launching import mpirun, needs_mpi, python, shared_memory, why_no_ulfm
 from training import DIGITS_TRAIN, read_run
 
 from npdp.elastic.ledger import expected_checksum
@@ -51,3 +51,13 @@ def test_with_staleness_0_the_parameters_are_those_of_an_undisturbed_run(tmp_pat
 @pytest.mark.parametrize("fault", [WORKER, SERVER])
 def test_with_a_staleness_each_sample_is_used_once(tmp_path, staleness, fault):
     assert_nothing_lost(trained(tmp_path / "run", staleness, fault), 1)
+
+
+@pytest.mark.parametrize("strategy", [("ps", "--servers", "1"), ("ps", "--staleness", "inf"), ("allreduce",)])
+def test_a_stop_ends_all_ranks_and_is_told_by_the_first_that_lives(tmp_path, strategy):
+    outcome = python(
+        "-m", "npdp", "train", "--ranks", "3", "--elastic", "--strategy", *strategy, "--epochs", "1000000", "--quiet",
+        "--time-limit", "4s", "--inject", "kill@rank=0,iteration=2,part=update", timeout=60,
+    )  # fmt: skip
+    assert outcome.code == 124
+    assert outcome.stderr.count("npdp: note: stopped by --time-limit after iteration") == 1, outcome.stderr

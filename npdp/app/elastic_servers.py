@@ -15,7 +15,7 @@ from npdp.elastic.servers.recovery import Survival, through_deaths
 
 if TYPE_CHECKING:
     from npdp.app.config import TrainConfig
-    from npdp.app.elastic import Program
+    from npdp.app.elastic import Look, Program
     from npdp.app.job import Job, Parts
     from npdp.collectives.communicator import Communicator
     from npdp.data.sources import DataSplit
@@ -63,8 +63,14 @@ class ElasticServers:
         """Give a job the state of the last one, before its model is wrapped."""
         self.survival.take_over(parts.model, parts.optimizer, parts.loader)
 
-    def train(self, job: Job, progress: Progress, console: Console, metrics: Metrics, complete: Program) -> None:
-        """Train on to the end; collective over the workers."""
+    def train(
+        self, job: Job, progress: Progress, console: Console, metrics: Metrics, look: Look, complete: Program
+    ) -> None:
+        """Train on to the end; collective over the workers.
+
+        Args:
+            look, complete: as `Elastic.train` takes them.
+        """
         survival = self.survival
         survival.count_on(job.model, job.optimizer, job.loader)
         if self.goes_on:
@@ -75,7 +81,7 @@ class ElasticServers:
             survival.end_epoch()
             return loss
 
-        complete(lambda iteration: None, mean)
+        complete(look, mean)
 
     def _tell(self, job: Job, progress: Progress, console: Console, metrics: Metrics) -> None:
         survival, recovery = self.survival, self.survival.recovery

@@ -56,11 +56,11 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
     try:
         return run(parse, program, command)
     except (InputError, OutputError, DivergedError) as error:
-        if launched is None or launched.rank == 0:
+        if _speaks():
             refuse(str(error))
         return _agreed(2 if isinstance(error, InputError) else 1)
     except StoppedError as stopped:
-        if launched is None or launched.rank == 0:
+        if _speaks():
             note(str(stopped))
         return _agreed(stopped.code)
     except KeyboardInterrupt as error:
@@ -69,6 +69,17 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
         if place := getattr(error, "npdp_place", ""):  # of a world of threads; else ending.py says it
             refuse(f"rank {error.npdp_rank} failed in {place}")  # type: ignore[attr-defined]
         raise
+
+
+def _speaks() -> bool:
+    """Return whether this rank speaks for all: the first that lives."""
+    launched = environment.launch()
+    if launched is None:
+        return True
+    from npdp.parallel.world import rank_if_made
+
+    rank = rank_if_made()
+    return (launched.rank if rank is None else rank) == 0
 
 
 def interrupted(error: KeyboardInterrupt) -> int:

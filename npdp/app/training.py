@@ -73,7 +73,7 @@ class Training:
         look = each(self._told.after, self._observer.after, self._checkpoints.after, self._stop.after)
         with self._stop, self._checkpoints.begin(job, self._observer, self._console, start), self._told:
             if servers:
-                servers.train(job, self._progress, self._console, self._metrics, self._complete)
+                servers.train(job, self._progress, self._console, self._metrics, look, self._complete)
             elif job.config.elastic:
                 Elastic(job, self._progress, self._console, self._metrics).train(look, self._complete)
             else:

@@ -73,4 +73,7 @@ def train_by_anew(model: DataParallel, strategy: AllReduce) -> None:
         flat.leave_reducers(allocate(flat.data.size, flat.dtype))
     strategy.attach(parameters, model.world)
     strategy.exchanged_bytes = model.strategy.exchanged_bytes
+    guard = model.strategy.guard
     model.train_by(strategy)
+    if guard is not None and strategy.guard is not None:
+        strategy.guard.skipped = guard.skipped

@@ -92,6 +92,12 @@ def shard_of_this_rank() -> Shard:
     return (_here.rank or _process or _made()).shard
 
 
+def rank_if_made() -> int | None:
+    """Return this rank's number now, None before it has a world."""
+    made = _here.rank or _process
+    return None if made is None else made.communicator.rank
+
+
 def _close(process: int) -> None:
     if _process is not None and os.getpid() == process:  # what a rank forks is no rank
         _process.communicator.close()

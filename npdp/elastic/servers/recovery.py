@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npdp.base.errors import InputError
+from npdp.base.errors import DivergedError, InputError, OutputError, StoppedError
 from npdp.collectives.communicator import Communicator
 from npdp.comm.errors import CommunicationError, RankDied
 from npdp.comm.survival import LEFT
@@ -47,6 +47,7 @@ BUFFERS = (
     "elastic training under a parameter server: wanted a model without buffers, got {}: servers have none of them, and "
     "the worker whose they are may die; use --strategy allreduce"
 )
+ALIKE = SystemExit, StoppedError, DivergedError, InputError, OutputError  # what is raised on all workers
 LOST = (
     "parameter server: {} shards of the parameters are lost: their server and the rank with their replicas died before "
     "a recovery had ended. There is no checkpoint under a parameter server: train from the start"
@@ -249,15 +250,16 @@ def _missing(of: tuple[int, int], request: Request, sets: list[Any]) -> list[int
 def through_deaths(world: Communicator, survival: Survival, program: Callable[[], T]) -> T:
     """Return `program()`, begun anew after each recovery, in which it takes over what survived; collective.
 
-    A rank that serves leaves by SystemExit, as ever, when all have done all.
+    A rank that serves leaves by SystemExit, as ever, when all have done all; workers that end alike, as where training
+    is to stop, leave together with it.
     """
     while True:
-        served: SystemExit | None = None
+        ended: BaseException | None = None
         try:
             try:
                 result = program()
-            except SystemExit as end:
-                served = end
+            except ALIKE as end:
+                ended = end
             survival.close()
             meet(survival.transport)
         except RankDied:  # what it was in is left behind: no frame of it is kept
@@ -266,8 +268,8 @@ def through_deaths(world: Communicator, survival: Survival, program: Callable[[]
             break
         if not survival.recover(world):
             break
-    if served is not None:
-        raise served
+    if ended is not None:
+        raise ended
     return result
 
 
