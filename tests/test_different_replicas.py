@@ -59,7 +59,7 @@ def frozen(model, number):
     ("wrap", "text"),
     [
         (lambda model, odd: nn.DataParallel(model, update="fused" if odd else "replicated"),
-         r"Fused\(\), rank 0 has AllReduce\("),
+         r"Fused\(\), on_nan None, rank 0 has AllReduce\("),
         (lambda model, odd: nn.DataParallel(model, bucket_cap_mb=1 + odd), "bucket_cap_mb=2.* has .*bucket_cap_mb=1"),
         (lambda model, odd: nn.DataParallel(model, strategy=npdp.LocalSGD(2, 0.5, 1 - odd / 2)), "outer_lr=0.5"),
         (lambda model, odd: nn.DataParallel(frozen(model, odd)), "0.weight, rank 0 has 1.weight"),

@@ -20,7 +20,7 @@ from npdp.comm.thread_deaths import Death
 from npdp.data import DataLoader
 from npdp.elastic.ledger import expected_checksum
 from npdp.elastic.servers.recovery import Survival, through_deaths
-from npdp.elastic.servers.replicas import Replicas, Replicated
+from npdp.elastic.servers.replicas import Replicated
 from npdp.elastic.servers.shards import Kept
 from npdp.elastic.servers.strategy import SurvivingServers, replica_of, roles_of
 from npdp.parallel.parameter_server.messages import Request
@@ -213,17 +213,17 @@ def test_a_replica_is_the_same_to_the_last_bit_as_its_shard(servers, ranks, stal
 
 
 def test_a_push_is_answered_after_its_replica_has_applied_it():
-    order, apply, answer = [], Replicas._apply, Replicated.answer
+    order, apply, answer = [], Kept.apply, Replicated.answer
 
-    def applied(self, kept, count, source):
-        apply(self, kept, count, source)
-        order.append(("applied", kept.place, kept.record.version))
+    def applied(self, pushes, version):
+        apply(self, pushes, version)
+        order.append((self.place, version + 1))
 
     def answered(self, reply):
-        assert not reply.version or ("applied", self.kept.place, reply.version) in order
+        assert not reply.version or order.count((self.kept.place, reply.version)) == 2  # here, and there
         return answer(self, reply)
 
-    with mock.patch.object(Replicas, "_apply", applied), mock.patch.object(Replicated, "answer", answered):
+    with mock.patch.object(Kept, "apply", applied), mock.patch.object(Replicated, "answer", answered):
         for staleness in (0, math.inf):
             order.clear()
             run_mortal(4, {}, lambda staleness=staleness: survived(2, staleness))

@@ -105,7 +105,7 @@ def test_the_sum_is_that_of_arrays_whatever_each_rank_has(world_size, data):
         parameters = [nn.SparseParameter(np.zeros((9, 3))) for _ in range(2)]
         strategy = summed(parameters)
         for _ in range(2):
-            strategy.begin(None, True)
+            strategy.begin(npdp.Tensor(np.zeros(())), None, True)
             for number, parameter in enumerate(parameters):
                 parameter.grad = rows_of(npdp.rank(), number, rows[npdp.rank()][number])
             strategy.finish()

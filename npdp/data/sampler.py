@@ -43,6 +43,9 @@ class Shard:
         self.rank, self.world_size, self.on_thread = rank, world_size, on_thread
         self.begun, self.place = (rank, world_size), Place()
 
+    def __getstate__(self) -> dict[str, Any]:  # a copy is elsewhere
+        return {**vars(self), "place": Place()}
+
 
 class _OfThisRank(threading.local):
     """What the loaders of a rank are told.
