@@ -99,19 +99,34 @@ def test_names_of_the_library_are_names(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_test_that_a_page_names_is_in_that_file(page):
+    for file, name in re.findall(r"`(?:tests/)?(test_\w+\.py)(?:::(\w+))?`", page.read_text()):
+        text = (ROOT / "tests" / file).read_text()
+        assert f"def {name}(" in text or not name, f"{file} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files_that_are_there(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
 def test_the_page_on_metrics_names_what_is_in_the_file(tmp_path):
-    written = {"event"}
+    written = {"event", "raise", "skip"}  # these two are values
     (tmp_path / "book.txt").write_text("one two three " * 40)
-    of_text = ("--data", str(tmp_path / "book.txt"), "--context", "8", "--width", "8", "--evaluate-every", "2")
-    for name, own in {"ps": ("--strategy", "ps"), "sgd": ("--strategy", "local-sgd"), "text": of_text}.items():
+    runs = {
+        "ps": (0, "--strategy", "ps"),
+        "sgd": (0, "--strategy", "local-sgd"),
+        "text": (0, "--data", tmp_path / "book.txt", "--context", "8", "--width", "8", "--evaluate-every", "2"),
+        "nan": (1, "--inject", "nan@rank=1"),
+        "stopped": (124, "--time-limit", "1s", "--epochs", "1000000"),
+    }
+    for name, (code, *own) in runs.items():
         file, flags = tmp_path / name, ("--transport", "threads", "--ranks", "3", "--epochs", "1", "--quiet")
-        subprocess.run([sys.executable, "-m", "npdp.train", *flags, *own, "--metrics", str(file)], check=True)
+        run = subprocess.run([sys.executable, "-m", "npdp.train", *flags, *own, "--metrics", str(file)], timeout=60)
+        assert run.returncode == code
         for line in map(json.loads, file.read_text().splitlines()):
             written |= {line["event"], *line}
+            written |= {key for rank in line.get("ranks", ()) for key in rank}
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert set(re.findall(r"`([a-z]\w+)`", page)) - {"numpy"} == written

@@ -156,6 +156,13 @@ def test_without_restarts_the_way_on_is_named(tmp_path):
     assert "npdp: note: ranks have failed; go on with: npdp train --ranks 2 " in said and said.endswith("--resume\n")
 
 
+def test_the_way_on_meets_no_fault_again_that_comes_once(tmp_path):
+    faults = ("--inject", "kill@rank=1,iteration=5", "--inject=nan@iteration=90", "--inject", "delay@ms=1")
+    outcome = python(*TRAIN, *FLAGS, *kept_in(tmp_path), "--checkpoint-every", "2", *faults, timeout=60)
+    way_on = outcome.stderr.splitlines()[-1]
+    assert "go on with: npdp train " in way_on and way_on.endswith("--checkpoint-every 2 --inject delay@ms=1 --resume")
+
+
 def test_a_job_that_fails_twice_at_the_same_checkpoint_is_given_up(tmp_path):
     (tmp_path / "own.py").write_text(BROKEN)
     model = ("--model", f"{tmp_path}/own.py:make")

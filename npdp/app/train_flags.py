@@ -194,11 +194,11 @@ def _add_local_sgd(parser: Parser) -> None:
 def _add_faults(parser: Parser) -> None:
     faults = parser.add_argument_group("when something goes wrong")
     faults.add_argument("--elastic", action="store_true",
-                        help="a rank that is killed takes nothing along: the others do its part, down to one (Open "
-                             "MPI; under a bare mpirun with --with-ft ulfm); for allreduce, where parameters are "
-                             "replicated, and ps, where shards are")
+                        help="train on where ranks are killed: the others do their part, down to one (Open MPI; "
+                             "under a bare mpirun with --with-ft ulfm); for --strategy allreduce with replicated "
+                             "parameters, and ps, whose servers keep replicas")
     faults.add_argument("--spares", type=COUNT, default=0, metavar="K",
-                        help="with --elastic: start K ranks more, which wait for the places of those that die (0)")
+                        help="with --elastic: start K more ranks, which take the places of those that die (0)")
     faults.add_argument("--fence-stalled", action="store_true",
                         help="with --elastic: after --stall-abort-s kill the late rank, and train on without it")
     faults.add_argument("--stall-warning-s", type=NOT_NEGATIVE, default=10.0, metavar="S",
@@ -208,25 +208,25 @@ def _add_faults(parser: Parser) -> None:
     faults.add_argument("--inject", type=_fault, action="append", default=[], metavar="SPEC",
                         help="make something go wrong, as kill@rank=2,iteration=17,part=exchange: "
                              + "; ".join(f"{name}@: {kind.help}" for name, kind in KINDS.items())
-                             + ". rank: of the start, all where not named; iteration: from 1 (1); part: "
-                             f"{', '.join(PARTS)} (backward); ms: so long after. May be repeated")
+                             + ". rank: its number at the start (all); iteration: from 1 (1); part: "
+                             f"{', '.join(PARTS)} (backward); ms: so many milliseconds later (0). May be repeated")
 
 
 def _add_checkpoints(parser: Parser) -> None:
     kept = parser.add_argument_group("checkpoints and stops (Ctrl-C and SIGTERM stop with a checkpoint too)")
     kept.add_argument("--checkpoint", metavar="DIR",
-                      help="keep there what training goes on from after it was ended; made where there is none")
+                      help="write checkpoints there, for --resume; made where there is none")
     kept.add_argument("--checkpoint-every", type=interval, default=Interval(None, 600.0), metavar="N",
                       help="iterations, or a time as 90s, 10min (default) or 2h; the last iteration has one too")
     kept.add_argument("--checkpoint-format", choices=("npz", "safetensors"), default="npz",
-                      help="of their files: .npz (default), or by the package safetensors; either is gone on from")
+                      help="npz (default), or safetensors, by the package of that name; --resume reads either")
     kept.add_argument("--keep", type=POSITIVE_INT, default=3, metavar="N", help="the last N checkpoints stay (3)")
     kept.add_argument("--resume", action="store_true",
-                      help="go on from the last one, at any number of ranks; afresh where there is none")
+                      help="go on from the last checkpoint, at any number of ranks; start afresh where there is none")
     kept.add_argument("--restarts", type=COUNT, default=0, metavar="N",
-                      help="where a rank dies, start all again from the last one, at most N times (0)")
+                      help="where a rank fails, start all again from the last checkpoint, at most N times (0)")
     kept.add_argument("--time-limit", type=seconds, metavar="T",
-                      help="stop after so long, as 55min, counted from the command's begin, with a checkpoint")
+                      help="stop this long after the command began, as 55min, with a checkpoint and exit code 124")
 
 
 def _add_results(parser: Parser) -> None:

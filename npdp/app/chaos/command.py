@@ -91,18 +91,18 @@ def parse(arguments: Sequence[str]) -> Chaos:
     parser = Parser(
         prog="npdp chaos", epilog=EXAMPLES, allow_abbrev=False, usage="npdp chaos [flags] [flags of npdp train]",
         description="Run a training undisturbed, then with faults drawn from a seed (see --inject of npdp train), each "
-        "time in a directory of its own, and compare: it ends in time, leaves nothing behind, and either has the right "
-        "result or says in one message what happened. Exit code 1 where that was not so.",
+        "time in a directory of its own. Each run must end in time, leave nothing behind, and either have the right "
+        "result or say in one message what happened; exit code 1 where one did not.",
     )  # fmt: skip
-    parser.add_argument("--runs", type=POSITIVE_INT, default=20, metavar="N", help="how many (20)")
+    parser.add_argument("--runs", type=POSITIVE_INT, default=20, metavar="N", help="how many runs with faults (20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the faults (0); after --, of the training")
     parser.add_argument("--run", type=int, metavar="K", help="the run of this number alone")
     parser.add_argument("--kinds", type=lambda text: tuple(text.split(",")), metavar="KIND,KIND",
                         help="faults to draw (all that the flags make possible)")
     parser.add_argument("--soon-s", type=SECONDS, default=2.0, metavar="S",
-                        help="within which all ranks end after a fault that is not survived (2)")
+                        help="seconds within which all ranks must have ended after a fault that is not survived (2)")
     parser.add_argument("--mpirun", metavar="FLAGS", help="start ranks by a bare mpirun with these flags")
-    parser.add_argument("--json", action="store_true", help="a JSON object a run, instead of words")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each run, instead of words")
     parser.add_argument("--folder", metavar="DIR", help="where the directories of broken runs stay (a temporary one)")
     flags, rest = parser.parse_known_args(arguments)
     given = [word for word in rest if word != "--"]
