@@ -44,17 +44,16 @@ class NotFinite:
 
     def __init__(self, job: Job, console: Console, metrics: Metrics, save_best: Callable[[], str]) -> None:
         self._job, self._console, self._metrics, self._save_best = job, console, metrics, save_best
-        self._told = 0  # updates that were left out
+        self._told: NotFiniteError | None = None  # the last update that was left out, of those told of
 
     def after(self, iteration: int) -> None:
         """Tell of an update that was left out."""
         guard = self._job.model.strategy.guard
-        if guard is not None and guard.skipped != self._told:
-            self._told = guard.skipped
-            assert guard.last is not None
+        if guard is not None and guard.last is not None and guard.last is not self._told:
+            self._told = guard.last
             self._write(guard.last, "skip")
-            if self._told <= EACH_TOLD or self._told % TOLD_EVERY == 0:
-                self._console.say(f"  {guard.last}; this update is left out ({self._told} so far)")
+            if guard.skipped <= EACH_TOLD or guard.skipped % TOLD_EVERY == 0:
+                self._console.say(f"  {guard.last}; this update is left out ({guard.skipped} so far)")
 
     def _write(self, error: NotFiniteError, action: str, **more: Any) -> None:
         ranks = [contribution._asdict() for contribution in error.contributions]
