@@ -84,6 +84,21 @@ def test_a_time_limit_is_such_a_stop_and_what_save_asks_for_is_there(tmp_path, c
     assert content["iteration"] == 1
 
 
+def test_updates_that_were_left_out_count_so_the_checkpoint_is_of_the_stops_iteration(signalled, tmp_path, capsys):
+    flags = (*DIGITS, "--on-nan", "skip", "--inject", "nan@rank=1,iteration=2", "--inject", "delay@ms=30")
+    wanted = fit(*flags, ranks=2)
+    signalled(signal.SIGTERM, 4, 0)
+    kept = tmp_path / "kept"
+    _, _, iteration, _, how = stopped(capsys, *flags, "--checkpoint", kept, "--checkpoint-every", 1, "--keep", 99)
+    path = checkpoint.path_of(str(kept), iteration)
+    assert iteration >= 4 and how.startswith(f"go on from {path} with: ")
+    assert checkpoint.numbers(str(kept)) == list(range(iteration, 0, -1))
+    content = checkpoint.read(path)
+    assert content["loader"]["epoch"] * 5 + content["loader"]["batches"] == iteration
+    run = fit(*flags[:-4], "--checkpoint", kept, "--resume", ranks=2)
+    assert run.end["parameters_sha256"] == wanted.end["parameters_sha256"]
+
+
 def test_without_a_place_for_one_there_is_no_checkpoint_and_that_is_said(tmp_path, capsys):
     code, _, _, saved, how = stopped(capsys, *DIGITS, "--time-limit", "0.001s")
     assert (code, saved, how) == (124, "", "there is no checkpoint to go on from")

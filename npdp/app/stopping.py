@@ -92,7 +92,7 @@ class Stopping:
     def after(self, iteration: int) -> None:
         """Stop where a rank was asked to; collective, now and then. StoppedError says how to go on."""
         if not self._is_assigned and iteration < self._last_iteration and (code := self._looks.after(iteration)):
-            self._stop(code)
+            self._stop(code, iteration)
 
     def after_epoch(self, epoch: int) -> None:
         """Do so where work is assigned; collective."""
@@ -111,10 +111,12 @@ class Stopping:
                 return TIME_LIMIT
         return number and 128 + number
 
-    def _stop(self, code: int) -> None:
+    def _stop(self, code: int, iteration: int | None = None) -> None:
+        """Stop after an iteration, counted as checkpoints are; where ranks have none in common, by updates."""
         job, why = self._job, "--time-limit" if code == TIME_LIMIT else signal.Signals(code - 128).name
         job.model.strategy.synchronize()
-        iteration = job.model.strategy.updates(job.optimizer)
+        if iteration is None:
+            iteration = job.model.strategy.updates(job.optimizer)
         kept = self._checkpoints.stop(iteration)
         self._metrics.write("stopped", iteration=iteration, why=why, checkpoint=kept)
         job.model.strategy.end_training()
