@@ -6,9 +6,12 @@ from training import strict_lines
 
 from npdp.app import train
 from npdp.app.config import parse
-from npdp.app.stopping import Command
+from npdp.app.stopping import Command, Stopping
+from npdp.app.training import Training
 from npdp.base.errors import StoppedError
 from npdp.base.stop_signals import StopSignals
+from npdp.comm.thread_deaths import Death
+from npdp.data.sampler import shard
 from npdp.elastic.ledger import expected_checksum
 
 FLAGS = ("--elastic", "--quiet", "--dtype", "float64", "--model", "softmax", "--epochs", "2",
@@ -30,6 +33,18 @@ def trained(folder, deaths, *flags):
     return found, strict_lines((folder / "run.jsonl").read_text())
 
 
+def dies_in(owner, method, number, monkeypatch):
+    """Have a rank die where it calls a method."""
+    original = getattr(owner, method)
+
+    def dies(self, *arguments):
+        if shard().begun[0] == number:
+            raise Death
+        return original(self, *arguments)
+
+    monkeypatch.setattr(owner, method, dies)
+
+
 @pytest.mark.parametrize("rank", range(3))
 def test_a_death_at_any_event_of_the_start_is_survived(rank, tmp_path):
     for event in range(1, 40, 3):
@@ -37,3 +52,21 @@ def test_a_death_at_any_event_of_the_start_is_survived(rank, tmp_path):
         assert [said["event"] for said in events if said["event"] not in ("iteration", "recovery")] == [
             "start", "epoch", "epoch", "end"]  # fmt: skip
         assert events[-1]["samples_checksum"] == expected_checksum(SAMPLES, EPOCHS)
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_a_death_while_files_are_written_is_survived_and_nothing_comes_after_the_end(rank, tmp_path, monkeypatch):
+    dies_in(Training, "_write_results", rank, monkeypatch)
+    found, events = trained(tmp_path, {})
+    assert len(found) == 2 and all(end["train_loss"] for end in found.values())
+    assert [said["event"] for said in events if said["event"] != "iteration"] == ["start", "epoch", "epoch", "end"]
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_a_death_while_all_stop_is_survived_and_they_stop(rank, tmp_path, monkeypatch):
+    dies_in(Training, "_write_results", rank, monkeypatch)
+    monkeypatch.setattr(Stopping, "_asked", lambda self, asked=Stopping._asked: asked(self) or 143 * (
+        self._job.optimizer.iteration == 3 and shard().begun[0] == rank))  # fmt: skip
+    found, events = trained(tmp_path, {}, "--inject", "delay@ms=110")  # so that they look after each iteration
+    assert [(stopped.code, type(stopped)) for stopped in found.values()] == [(143, StoppedError)] * 2
+    assert [said["event"] for said in events if said["event"] != "iteration"] == ["start", "stopped"]

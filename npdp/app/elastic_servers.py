@@ -91,9 +91,8 @@ class ElasticServers:
                 progress.epoch(survival.ended, self._mean_loss)
         assert recovery is not None
         ranks = len(survival.transport.launched)
-        if not metrics.ended:
-            metrics.write("recovery", ranks_lost=recovery.lost, world_size=ranks, iteration=survival.version,
-                          seconds=recovery.seconds)  # fmt: skip
+        metrics.write("recovery", ranks_lost=recovery.lost, world_size=ranks, iteration=survival.version,
+                      seconds=recovery.seconds)  # fmt: skip
         who = f"rank{'s' * (len(recovery.lost) > 1)} {', '.join(map(str, recovery.lost))}"
         console.say(f"{who} died; after {survival.version} updates training goes on with {ranks} "
                     f"rank{'s' * (ranks > 1)}, {recovery.seconds * 1e3:.0f} ms later")  # fmt: skip

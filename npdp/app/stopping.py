@@ -76,6 +76,8 @@ class Stopping:
         self._job, self._checkpoints, self._metrics, self._write = job, checkpoints, metrics, write
         self._looks = Looks(job.world, self._asked, job.optimizer.iteration)
         self._is_assigned = job.config.staleness > 0
+        self._code = 0  # with which this rank stops, once it has begun to
+        self.error: StoppedError | None = None  # likewise, when it is done
         self._last_iteration = job.config.epochs * job.loader.iterations_per_epoch
 
     def __enter__(self) -> Stopping:
@@ -101,6 +103,8 @@ class Stopping:
 
     def _asked(self) -> int:
         """Return the exit code of what this rank is asked to stop for, 0 where it is not."""
+        if self._code:  # a rank has died while all stopped, it may be the one that was asked to
+            return self._code
         number = self._signals.number
         if self._job.world.rank == 0:
             number = number or stop_files.asked()
@@ -114,6 +118,7 @@ class Stopping:
     def _stop(self, code: int, iteration: int | None = None) -> None:
         """Stop after an iteration, counted as checkpoints are; where ranks have none in common, by updates."""
         job, why = self._job, "--time-limit" if code == TIME_LIMIT else signal.Signals(code - 128).name
+        self._code = code
         job.model.strategy.synchronize()
         if iteration is None:
             iteration = job.model.strategy.updates(job.optimizer)
@@ -127,5 +132,5 @@ class Stopping:
             saved = f"; {error}"
         command = going_on(self._command.typed)
         how = f"go on from {kept} with: {command}" if kept else "there is no checkpoint to go on from"
-        said = job.world.gather_texts(f"stopped by {why} after iteration {iteration}{saved}; {how}")
-        raise StoppedError(said[0], code)
+        self.error = StoppedError(f"stopped by {why} after iteration {iteration}{saved}; {how}", code)
+        raise StoppedError(job.world.gather_texts(str(self.error))[0], code)

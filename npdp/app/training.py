@@ -78,6 +78,8 @@ class Training:
                 Elastic(job, self._progress, self._console, self._metrics).train(look, self._complete)
             else:
                 self._complete(look)
+        if not self._end and self._stop.error:  # others have left with it already, when one died
+            raise self._stop.error
         return self._end
 
     def _complete(self, after: Callable[[int], None], mean: Callable[[LossSum], float] | None = None) -> None:
