@@ -6,6 +6,7 @@ from training import strict_lines
 
 from npdp.app import train
 from npdp.app.config import parse
+from npdp.app.not_finite import NotFinite
 from npdp.app.stopping import Command, Stopping
 from npdp.app.training import Training
 from npdp.base.errors import StoppedError
@@ -70,3 +71,13 @@ def test_a_death_while_all_stop_is_survived_and_they_stop(rank, tmp_path, monkey
     found, events = trained(tmp_path, {}, "--inject", "delay@ms=110")  # so that they look after each iteration
     assert [(stopped.code, type(stopped)) for stopped in found.values()] == [(143, StoppedError)] * 2
     assert [said["event"] for said in events if said["event"] != "iteration"] == ["start", "stopped"]
+
+
+def test_who_takes_over_after_a_resume_tells_of_no_epoch_that_ended_before(tmp_path, monkeypatch):
+    kept = ("--checkpoint", tmp_path / "kept", "--lr-schedule", "constant")
+    trained(tmp_path, {}, *kept, "--epochs", 1)
+    (tmp_path / "run.jsonl").unlink()
+    dies_in(NotFinite, "after", 0, monkeypatch)
+    _, events = trained(tmp_path, {}, *kept, "--resume")
+    told = [(said["event"], said.get("epoch")) for said in events if said["event"] != "iteration"]
+    assert told == [("start", None), ("recovery", None), ("epoch", 2), ("end", None)]
