@@ -4,13 +4,16 @@ import os
 import re
 import signal
 import time
+from unittest import mock
 
 import pytest
 from training import fit, strict_lines
 
 from npdp import saved_model
 from npdp.app import checkpoints
+from npdp.app.stopping import going_on
 from npdp.app.train import main
+from npdp.base import environment
 from npdp.elastic import checkpoint
 
 DIGITS = ("--quiet", "--dtype", "float64", "--epochs", "3", "--global-batch-size", "300")  # 5 iterations an epoch
@@ -69,6 +72,19 @@ def slow_disk(monkeypatch):
     """A checkpoint takes a moment to be written."""
     write = checkpoint.write
     monkeypatch.setattr(checkpoint, "write", lambda *arguments: (time.sleep(0.3), write(*arguments)))
+
+
+def test_where_the_best_parameters_are_saved_the_line_says_so(tmp_path, capsys):
+    flags = ("--time-limit", "0.001s", "--evaluate-every", "1", "--save", tmp_path / "model.npz")
+    assert stopped(capsys, *DIGITS, *flags)[3] == f"; the model that scored best so far is in {tmp_path}/model.npz"
+
+
+def test_the_way_on_of_a_bare_mpirun_has_what_lets_ranks_survive(monkeypatch):
+    monkeypatch.delenv(environment.VERDICT, raising=False)
+    monkeypatch.setattr(environment, "launch", lambda: mock.Mock(world_size=4))
+    for survives, flags in (False, ""), (True, "--with-ft ulfm "):
+        monkeypatch.setattr(environment, "survives_deaths", lambda survives=survives: survives)
+        assert going_on(["--quiet"]) == f"mpirun {flags}-n 4 python -m npdp.train --quiet --resume"
 
 
 @pytest.mark.usefixtures("slow_disk")

@@ -44,7 +44,8 @@ def going_on(typed: Sequence[str]) -> str:
     """Return the command that goes on with a job from its checkpoint."""
     launched = environment.launch()
     is_bare = launched is not None and environment.VERDICT not in os.environ
-    begins = f"mpirun -n {launched.world_size} python -m npdp.train" if launched and is_bare else "npdp train"
+    survives = "--with-ft ulfm " * environment.survives_deaths()
+    begins = f"mpirun {survives}-n {launched.world_size} python -m npdp.train" if launched and is_bare else "npdp train"
     return f"{begins} {shlex.join(resuming(typed))}"
 
 
@@ -125,7 +126,8 @@ class Stopping:
         kept = self._checkpoints.stop(iteration)
         self._metrics.write("stopped", iteration=iteration, why=why, checkpoint=kept)
         job.model.strategy.end_training()
-        saved = f"; the model as it is now is in {job.config.save}" if job.config.save else ""
+        which = "that scored best so far" if job.config.evaluate_every else "as it is now"
+        saved = f"; the model {which} is in {job.config.save}" if job.config.save else ""
         try:
             self._write(math.inf)
         except OutputError as error:
