@@ -1,11 +1,15 @@
 """The command's training on threads, of which some die: what it leaves is as if none had."""
 
+from functools import partial
+
+import mortal
 import pytest
 from deaths import run_mortal
 from training import strict_lines
 
 from npdp.app import train
 from npdp.app.config import parse
+from npdp.app.elastic_servers import ElasticServers
 from npdp.app.not_finite import NotFinite
 from npdp.app.stopping import Command, Stopping
 from npdp.app.training import Training
@@ -14,6 +18,8 @@ from npdp.base.stop_signals import StopSignals
 from npdp.comm.thread_deaths import Death
 from npdp.data.sampler import shard
 from npdp.elastic.ledger import expected_checksum
+from npdp.parallel.world import init
+from npdp.report.progress import Progress
 
 FLAGS = ("--elastic", "--quiet", "--dtype", "float64", "--model", "softmax", "--epochs", "2",
          "--global-batch-size", "300")  # fmt: skip
@@ -81,3 +87,16 @@ def test_who_takes_over_after_a_resume_tells_of_no_epoch_that_ended_before(tmp_p
     _, events = trained(tmp_path, {}, *kept, "--resume")
     told = [(said["event"], said.get("epoch")) for said in events if said["event"] != "iteration"]
     assert told == [("start", None), ("recovery", None), ("epoch", 2), ("end", None)]
+
+
+def test_updates_that_were_left_out_before_a_recovery_of_servers_are_counted(monkeypatch):
+    typed = [*FLAGS, "--strategy", "ps", "--servers", "0", "--staleness", "2", "--on-nan", "skip",
+             "--inject", "nan@rank=1,iteration=1"]  # fmt: skip
+    config, command = parse(typed), Command(typed, 0.0, StopSignals())
+    dies_in(Progress, "epoch", 2, monkeypatch)
+
+    def program():
+        return ElasticServers(config, init()).run(init(), partial(train.train, config, command))
+
+    found, _ = mortal.run_mortal(3, {}, program)
+    assert [end["skipped_updates"] for end in found.values()] == [1, 1]
