@@ -13,7 +13,7 @@ from npdp.app.elastic_servers import ElasticServers
 from npdp.app.not_finite import NotFinite
 from npdp.app.stopping import Command, Stopping
 from npdp.app.training import Training
-from npdp.base.errors import StoppedError
+from npdp.base.errors import DivergedError, StoppedError
 from npdp.base.stop_signals import StopSignals
 from npdp.comm.thread_deaths import Death
 from npdp.data.sampler import shard
@@ -100,3 +100,12 @@ def test_updates_that_were_left_out_before_a_recovery_of_servers_are_counted(mon
 
     found, _ = mortal.run_mortal(3, {}, program)
     assert [end["skipped_updates"] for end in found.values()] == [1, 1]
+
+
+def test_after_a_death_nan_is_told_of_by_the_ranks_number_at_the_start(tmp_path, monkeypatch):
+    dies_in(NotFinite, "after", 0, monkeypatch)
+    with pytest.raises(DivergedError, match=r"iteration 9: .* rank 1's has NaN .* kept: \S*_000009_rank1.npz"):
+        trained(tmp_path, {}, "--inject", "nan@rank=1,iteration=9")
+    last = strict_lines((tmp_path / "run.jsonl").read_text())[-1]
+    assert (last["event"], last["iteration"], last["ranks"][0]["rank"]) == ("not_finite", 9, 1)
+    assert (tmp_path / "not_finite_000009_rank1.npz").exists()

@@ -18,6 +18,7 @@ from npdp.autograd.sparse_rows import SparseRows
 from npdp.base.environment import launch
 from npdp.base.errors import Contribution, DivergedError, NotFiniteError
 from npdp.base.whole_file import whole_file
+from npdp.data.sampler import shard
 
 if TYPE_CHECKING:
     from npdp.app.config import TrainConfig
@@ -64,7 +65,7 @@ class NotFinite:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, NotFiniteError):
-            rank, gather = self._job.world.rank, (lambda text: [text]) if error.alone else self._job.world.gather_texts
+            rank, gather = shard().begun[0], (lambda text: [text]) if error.alone else self._job.world.gather_texts
             turns = [gather(self._kept(error, each) if each.rank == rank else "") for each in error.contributions]
             files = [said for turn in turns for said in turn if said]
             self._write(error, "raise", files=files)
