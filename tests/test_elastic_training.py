@@ -8,6 +8,7 @@ from deaths import run_mortal
 from training import strict_lines
 
 from npdp.app import train
+from npdp.app.checkpoints import Checkpoints
 from npdp.app.config import parse
 from npdp.app.elastic_servers import ElasticServers
 from npdp.app.not_finite import NotFinite
@@ -17,6 +18,7 @@ from npdp.base.errors import DivergedError, StoppedError
 from npdp.base.stop_signals import StopSignals
 from npdp.comm.thread_deaths import Death
 from npdp.data.sampler import shard
+from npdp.elastic import State, checkpoint
 from npdp.elastic.ledger import expected_checksum
 from npdp.parallel.world import init
 from npdp.report.progress import Progress
@@ -109,3 +111,14 @@ def test_after_a_death_nan_is_told_of_by_the_ranks_number_at_the_start(tmp_path,
     last = strict_lines((tmp_path / "run.jsonl").read_text())[-1]
     assert (last["event"], last["iteration"], last["ranks"][0]["rank"]) == ("not_finite", 9, 1)
     assert (tmp_path / "not_finite_000009_rank1.npz").exists()
+
+
+def test_where_rank_0_dies_before_the_last_checkpoint_is_written_the_next_one_writes_it(tmp_path, monkeypatch):
+    kept = str(tmp_path / "kept")
+    dies_in(Checkpoints, "_begin", 0, monkeypatch)
+    dies_in(Checkpoints, "finish", 0, monkeypatch)
+    monkeypatch.setattr(State, "look", lambda self, after, look=State.look: (
+        setattr(self, "looked", 10) if self.ledger.done == 10 and shard().begun[0] else look(self, after)))  # fmt: skip
+    trained(tmp_path, {}, "--checkpoint", kept)
+    assert checkpoint.numbers(kept) == [10]
+    assert checkpoint.read(checkpoint.path_of(kept, 10))["optimizer"]

@@ -86,7 +86,7 @@ class Training:
         """Train on from wherever the job is, and write what there is to be; collective."""
         job, end = self._job, self._end
         iterations, samples = train_epochs(job, self._progress, after, self._stop.after_epoch, mean)
-        self._checkpoints.finish()
+        self._checkpoints.complete()
         job.model.strategy.synchronize()
         end.update(jobs.end_event(job, iterations, samples, time.perf_counter() - self._began_s))
         if not self._metrics.ended:
