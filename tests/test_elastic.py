@@ -11,7 +11,9 @@ from worlds import CLASSES, FEATURES, assert_close, criterion, dataset, paramete
 import npdp
 from npdp import nn, optim
 from npdp.base.random import default_generator
+from npdp.comm.thread_deaths import Death
 from npdp.data import DataLoader
+from npdp.data.sampler import shard
 from npdp.elastic import State, checkpoint, run
 from npdp.elastic.ledger import expected_checksum
 from npdp.parallel.world import init
@@ -117,3 +119,30 @@ def test_where_some_have_not_begun_all_begin_again():
     for event in range(60, 76):  # among them the last of what makes a state
         for got in run_mortal(3, {1: event}, program, hosts=(0, 1, 2), algorithm="ring").values():
             assert_close(got, wanted, f"rank 1 dies at event {event}", 1e-10)
+
+
+def test_an_update_that_is_left_out_is_counted_once_where_a_rank_dies_after_the_decision():
+    def program():
+        model = nn.DataParallel(nn.Linear(FEATURES, CLASSES, dtype=np.float64), on_nan="skip")
+        updates = optim.SGD(model.parameters(), lr=0.1)
+        state = State(model, updates, DataLoader(dataset(SAMPLES), BATCH))
+        sum_line = model.strategy._sum_line
+
+        def sum_or_die():
+            if state.ledger.done == 2:
+                raise Death
+            sum_line()
+
+        if shard().begun[0] == 1:
+            model.strategy._sum_line = sum_or_die
+
+        def step(inputs, labels):
+            updates.zero_grad()
+            spoilt = np.nan if state.ledger.done == 2 else 1.0
+            (criterion(model(inputs), labels) * spoilt).backward()
+            updates.step()
+
+        run(step, state, epochs=1)
+        return model.strategy.guard.skipped, updates.iteration, state.ledger.done
+
+    assert run_mortal(3, {}, program) == {0: (1, 5, 6), 2: (1, 5, 6)}

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from launching import mpirun, needs_mpi, shared_memory, why_no_ulfm
+from launching import mpirun, needs_mpi, python, shared_memory, why_no_ulfm
 from training import fit, off, read_run
 
 from npdp.elastic.ledger import expected_checksum
@@ -108,3 +108,22 @@ def test_a_rank_that_ends_by_itself_ends_all_with_a_message():
     outcome = mpirun(3, "-m", "npdp.train", "--elastic", "--quiet", *ends, flags=ULFM)
     assert outcome.code != 0
     assert "one has ended by itself, and was not killed" in outcome.stderr
+
+
+LAUNCHED = ("-m", "npdp", "train", "--ranks", "3", "--elastic", "--quiet", "--epochs", "2")
+
+
+def test_where_all_ranks_die_the_command_fails_and_restarts_go_on_from_the_checkpoint(tmp_path):
+    flags = (*LAUNCHED, "--inject", "kill@iteration=30,part=exchange")
+    outcome = python(*flags)
+    assert outcome.code == 1
+    assert outcome.stderr.splitlines()[-1] == "npdp: error: all ranks have died"
+    kept = ("--checkpoint", f"{tmp_path}/kept", "--checkpoint-every", "5", "--restarts", "1")
+    outcome = python(*flags, *kept)
+    assert outcome.code == 0 and "started again from iteration" in outcome.stderr
+
+
+def test_a_death_that_was_survived_is_not_told_as_the_end_of_a_job_that_fails_later():
+    outcome = python(*LAUNCHED, "--inject", "kill@rank=2,iteration=3", "--inject", "raise@rank=1,iteration=9")
+    assert (outcome.code, outcome.stderr.count("Traceback")) == (1, 1)
+    assert "ended first" not in outcome.stderr

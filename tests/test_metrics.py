@@ -150,3 +150,20 @@ def test_a_line_that_is_written_in_parts_is_whole(tmp_path, monkeypatch):
     with Metrics(str(tmp_path / "m")) as metrics:
         metrics.write("start", world_size=1)
     assert strict_lines((tmp_path / "m").read_text()) == [{"event": "start", "world_size": 1}]
+
+
+def test_who_takes_over_goes_on_with_this_run_and_not_with_those_before_it(tmp_path):
+    path = str(tmp_path / "run.jsonl")
+    with Metrics(path) as before:
+        for event in ({"event": "start"}, {"event": "epoch", "epoch": 1}, {"event": "end"}):
+            before.write(**event)
+    with Metrics(path, append=True) as resumed:
+        resumed.write("start")
+    with Metrics(None) as mine:
+        assert (mine.take_over(path), mine.ended) == (0, False)
+        mine.write("epoch", epoch=2)
+        assert mine.take_over(path) == 2
+        mine.write("end")
+        mine.write("recovery")
+    events = [said["event"] for said in strict_lines((tmp_path / "run.jsonl").read_text())]
+    assert events[3:] == ["start", "epoch", "end"]

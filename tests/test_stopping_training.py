@@ -4,13 +4,16 @@ import os
 import re
 import signal
 import time
+from unittest import mock
 
 import pytest
 from training import fit, strict_lines
 
 from npdp import saved_model
 from npdp.app import checkpoints
+from npdp.app.stopping import going_on
 from npdp.app.train import main
+from npdp.base import environment
 from npdp.elastic import checkpoint
 
 DIGITS = ("--quiet", "--dtype", "float64", "--epochs", "3", "--global-batch-size", "300")  # 5 iterations an epoch
@@ -71,6 +74,19 @@ def slow_disk(monkeypatch):
     monkeypatch.setattr(checkpoint, "write", lambda *arguments: (time.sleep(0.3), write(*arguments)))
 
 
+def test_where_the_best_parameters_are_saved_the_line_says_so(tmp_path, capsys):
+    flags = ("--time-limit", "0.001s", "--evaluate-every", "1", "--save", tmp_path / "model.npz")
+    assert stopped(capsys, *DIGITS, *flags)[3] == f"; the model that scored best so far is in {tmp_path}/model.npz"
+
+
+def test_the_way_on_of_a_bare_mpirun_has_what_lets_ranks_survive(monkeypatch):
+    monkeypatch.delenv(environment.VERDICT, raising=False)
+    monkeypatch.setattr(environment, "launch", lambda: mock.Mock(world_size=4))
+    for survives, flags in (False, ""), (True, "--with-ft ulfm "):
+        monkeypatch.setattr(environment, "survives_deaths", lambda survives=survives: survives)
+        assert going_on(["--quiet"]) == f"mpirun {flags}-n 4 python -m npdp.train --quiet --resume"
+
+
 @pytest.mark.usefixtures("slow_disk")
 def test_a_time_limit_is_such_a_stop_and_what_save_asks_for_is_there(tmp_path, capsys):
     model = tmp_path / "model.npz"
@@ -82,6 +98,21 @@ def test_a_time_limit_is_such_a_stop_and_what_save_asks_for_is_there(tmp_path, c
     assert saved_model.load(str(model)).model is not None
     content = checkpoint.read(checkpoint.path_of(str(tmp_path / "kept"), 1))
     assert content["iteration"] == 1
+
+
+def test_updates_that_were_left_out_count_so_the_checkpoint_is_of_the_stops_iteration(signalled, tmp_path, capsys):
+    flags = (*DIGITS, "--on-nan", "skip", "--inject", "nan@rank=1,iteration=2", "--inject", "delay@ms=30")
+    wanted = fit(*flags, ranks=2)
+    signalled(signal.SIGTERM, 4, 0)
+    kept = tmp_path / "kept"
+    _, _, iteration, _, how = stopped(capsys, *flags, "--checkpoint", kept, "--checkpoint-every", 1, "--keep", 99)
+    path = checkpoint.path_of(str(kept), iteration)
+    assert iteration >= 4 and how.startswith(f"go on from {path} with: ")
+    assert checkpoint.numbers(str(kept)) == list(range(iteration, 0, -1))
+    content = checkpoint.read(path)
+    assert content["loader"]["epoch"] * 5 + content["loader"]["batches"] == iteration
+    run = fit(*flags[:-4], "--checkpoint", kept, "--resume", ranks=2)
+    assert run.end["parameters_sha256"] == wanted.end["parameters_sha256"]
 
 
 def test_without_a_place_for_one_there_is_no_checkpoint_and_that_is_said(tmp_path, capsys):

@@ -51,6 +51,7 @@ class Checkpoints:
         self._folder, self._every, self._keep = config.checkpoint or "", config.checkpoint_every, config.keep
         self._resume, self._while_writing, self._suffix = config.resume, while_writing, f".{config.checkpoint_format}"
         self._writing: threading.Thread | None = None
+        self._begun: int | None = None  # of which iteration this rank has begun to write one last
         self._notes: list[str] = []  # of how it began
         self._best: dict[str, Any] | None = None  # of an observer
 
@@ -141,6 +142,7 @@ class Checkpoints:
         run = _identity(job.run, job.model_name)
         more = {"run": run, "settings": self._settings, "description": job.describe(),
                 "best": self._observer.state_dict()}  # fmt: skip
+        self._begun = iteration
         content = checkpoint.capture(job.model, job.optimizer, job.loader, more) | {"iteration": iteration}
         self.finish()  # one write at a time
         self._writing = threading.Thread(target=self._write, args=(iteration, content), name="npdp checkpoint")
@@ -154,6 +156,13 @@ class Checkpoints:
             note(f"--checkpoint: {path} was not written: {error.strerror or error}; training goes on")
         else:
             checkpoint.prune(self._folder, iteration, self._keep)
+
+    def complete(self) -> None:
+        """Finish, at the end of training; write the last one where a rank has died that was to."""
+        last, is_to_write = self._last_iteration, self._folder and self._job.world.rank == 0
+        if is_to_write and self._begun != last and max(checkpoint.numbers(self._folder), default=0) < last:
+            self.stop(last)
+        self.finish()
 
     def finish(self) -> None:
         """Wait until what is being written is on the disk."""

@@ -54,6 +54,7 @@ class Elastic:
         self._job, self._progress, self._console, self._metrics = job, progress, console, metrics
         self._is_first = job.world.rank == 0
         self._state = State(job.model, job.optimizer, job.loader, workers_of(job.config, job.world))
+        self._told = self._state.ended  # before this run went on from a checkpoint
 
     def train(self, look: Look, complete: Program) -> None:
         """Do `complete(after, mean)`, again after each death; collective.
@@ -99,5 +100,5 @@ class Elastic:
         except OSError as error:  # on another host, say
             self._console.say(f"  --metrics: no more is written to {job.config.metrics}: {error.strerror or error}")
         else:
-            if told < state.ended:
+            if max(told, self._told) < state.ended:
                 self._progress.epoch(state.ended, state.ledger.mean_loss)

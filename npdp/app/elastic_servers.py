@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from npdp.app.job import Job, Parts
     from npdp.collectives.communicator import Communicator
     from npdp.data.sources import DataSplit
+    from npdp.parallel.not_finite import Guard
     from npdp.report.console import Console
     from npdp.report.metrics import Metrics
     from npdp.report.progress import Progress
@@ -37,6 +38,7 @@ class ElasticServers:
         self.faults = Faults(config.inject, world)
         self._began_s = 0.0
         self._data: DataSplit | None = None
+        self._guard: Guard | None = None  # of the last job, which has counted updates that were left out
         self._mean_loss: float | None = None  # of the last epoch, where this rank has seen its end
 
     def run(self, world: Communicator, train: Callable[[ElasticServers], dict[str, Any]]) -> dict[str, Any]:
@@ -73,6 +75,10 @@ class ElasticServers:
         """
         survival = self.survival
         survival.count_on(job.model, job.optimizer, job.loader)
+        guard, before = job.model.strategy.guard, self._guard
+        if guard is not None and before is not None:
+            guard.skipped, guard.alone = before.skipped, before.alone
+        self._guard = guard
         if self.goes_on:
             self._tell(job, progress, console, metrics)
 
@@ -91,9 +97,8 @@ class ElasticServers:
                 progress.epoch(survival.ended, self._mean_loss)
         assert recovery is not None
         ranks = len(survival.transport.launched)
-        if not metrics.ended:
-            metrics.write("recovery", ranks_lost=recovery.lost, world_size=ranks, iteration=survival.version,
-                          seconds=recovery.seconds)  # fmt: skip
+        metrics.write("recovery", ranks_lost=recovery.lost, world_size=ranks, iteration=survival.version,
+                      seconds=recovery.seconds)  # fmt: skip
         who = f"rank{'s' * (len(recovery.lost) > 1)} {', '.join(map(str, recovery.lost))}"
         console.say(f"{who} died; after {survival.version} updates training goes on with {ranks} "
                     f"rank{'s' * (ranks > 1)}, {recovery.seconds * 1e3:.0f} ms later")  # fmt: skip

@@ -18,6 +18,7 @@ from npdp.autograd.sparse_rows import SparseRows
 from npdp.base.environment import launch
 from npdp.base.errors import Contribution, DivergedError, NotFiniteError
 from npdp.base.whole_file import whole_file
+from npdp.data.sampler import shard
 
 if TYPE_CHECKING:
     from npdp.app.config import TrainConfig
@@ -44,17 +45,16 @@ class NotFinite:
 
     def __init__(self, job: Job, console: Console, metrics: Metrics, save_best: Callable[[], str]) -> None:
         self._job, self._console, self._metrics, self._save_best = job, console, metrics, save_best
-        self._told = 0  # updates that were left out
+        self._told: NotFiniteError | None = None  # the last update that was left out, of those told of
 
     def after(self, iteration: int) -> None:
         """Tell of an update that was left out."""
         guard = self._job.model.strategy.guard
-        if guard is not None and guard.skipped != self._told:
-            self._told = guard.skipped
-            assert guard.last is not None
+        if guard is not None and guard.last is not None and guard.last is not self._told:
+            self._told = guard.last
             self._write(guard.last, "skip")
-            if self._told <= EACH_TOLD or self._told % TOLD_EVERY == 0:
-                self._console.say(f"  {guard.last}; this update is left out ({self._told} so far)")
+            if guard.skipped <= EACH_TOLD or guard.skipped % TOLD_EVERY == 0:
+                self._console.say(f"  {guard.last}; this update is left out ({guard.skipped} so far)")
 
     def _write(self, error: NotFiniteError, action: str, **more: Any) -> None:
         ranks = [contribution._asdict() for contribution in error.contributions]
@@ -65,7 +65,7 @@ class NotFinite:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, NotFiniteError):
-            rank, gather = self._job.world.rank, (lambda text: [text]) if error.alone else self._job.world.gather_texts
+            rank, gather = shard().begun[0], (lambda text: [text]) if error.alone else self._job.world.gather_texts
             turns = [gather(self._kept(error, each) if each.rank == rank else "") for each in error.contributions]
             files = [said for turn in turns for said in turn if said]
             self._write(error, "raise", files=files)

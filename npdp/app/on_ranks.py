@@ -54,7 +54,8 @@ def main(parse: Callable[[], Flags], program: Callable[[Flags], int], command: C
     if launched is not None:
         end_with_launcher()  # before anything is loaded: a launcher may die while its ranks begin
     try:
-        return run(parse, program, command)
+        code = run(parse, program, command)
+        return _agreed(code) if environment.survives_deaths() else code  # else that of a job of which nobody is left
     except (InputError, OutputError, DivergedError) as error:
         if _speaks():
             refuse(str(error))

@@ -14,6 +14,7 @@ from typing import Any
 
 from npdp.base.errors import InputError
 from npdp.base.parser_lock import ONE_AT_A_TIME
+from npdp.comm.errors import CommunicationError
 
 
 def is_program(name: str) -> bool:
@@ -41,7 +42,7 @@ def called(flag: str, name: str, call: Callable[[], Any]) -> Any:
     """Return what a call of the user's function returns; InputError with the place where it fails."""
     try:
         return call()
-    except InputError:
+    except (InputError, CommunicationError):  # another rank's death is no mistake of the function's
         raise
     except (Exception, SystemExit) as error:  # a rank that exits alone would leave the others waiting
         where = place(name.rpartition(":")[0], error)

@@ -44,7 +44,8 @@ def going_on(typed: Sequence[str]) -> str:
     """Return the command that goes on with a job from its checkpoint."""
     launched = environment.launch()
     is_bare = launched is not None and environment.VERDICT not in os.environ
-    begins = f"mpirun -n {launched.world_size} python -m npdp.train" if launched and is_bare else "npdp train"
+    survives = "--with-ft ulfm " * environment.survives_deaths()
+    begins = f"mpirun {survives}-n {launched.world_size} python -m npdp.train" if launched and is_bare else "npdp train"
     return f"{begins} {shlex.join(resuming(typed))}"
 
 
@@ -76,6 +77,8 @@ class Stopping:
         self._job, self._checkpoints, self._metrics, self._write = job, checkpoints, metrics, write
         self._looks = Looks(job.world, self._asked, job.optimizer.iteration)
         self._is_assigned = job.config.staleness > 0
+        self._code = 0  # with which this rank stops, once it has begun to
+        self.error: StoppedError | None = None  # likewise, when it is done
         self._last_iteration = job.config.epochs * job.loader.iterations_per_epoch
 
     def __enter__(self) -> Stopping:
@@ -92,7 +95,7 @@ class Stopping:
     def after(self, iteration: int) -> None:
         """Stop where a rank was asked to; collective, now and then. StoppedError says how to go on."""
         if not self._is_assigned and iteration < self._last_iteration and (code := self._looks.after(iteration)):
-            self._stop(code)
+            self._stop(code, iteration)
 
     def after_epoch(self, epoch: int) -> None:
         """Do so where work is assigned; collective."""
@@ -101,6 +104,8 @@ class Stopping:
 
     def _asked(self) -> int:
         """Return the exit code of what this rank is asked to stop for, 0 where it is not."""
+        if self._code:  # a rank has died while all stopped, it may be the one that was asked to
+            return self._code
         number = self._signals.number
         if self._job.world.rank == 0:
             number = number or stop_files.asked()
@@ -111,19 +116,23 @@ class Stopping:
                 return TIME_LIMIT
         return number and 128 + number
 
-    def _stop(self, code: int) -> None:
+    def _stop(self, code: int, iteration: int | None = None) -> None:
+        """Stop after an iteration, counted as checkpoints are; where ranks have none in common, by updates."""
         job, why = self._job, "--time-limit" if code == TIME_LIMIT else signal.Signals(code - 128).name
+        self._code = code
         job.model.strategy.synchronize()
-        iteration = job.model.strategy.updates(job.optimizer)
+        if iteration is None:
+            iteration = job.model.strategy.updates(job.optimizer)
         kept = self._checkpoints.stop(iteration)
         self._metrics.write("stopped", iteration=iteration, why=why, checkpoint=kept)
         job.model.strategy.end_training()
-        saved = f"; the model as it is now is in {job.config.save}" if job.config.save else ""
+        which = "that scored best so far" if job.config.evaluate_every else "as it is now"
+        saved = f"; the model {which} is in {job.config.save}" if job.config.save else ""
         try:
             self._write(math.inf)
         except OutputError as error:
             saved = f"; {error}"
         command = going_on(self._command.typed)
         how = f"go on from {kept} with: {command}" if kept else "there is no checkpoint to go on from"
-        said = job.world.gather_texts(f"stopped by {why} after iteration {iteration}{saved}; {how}")
-        raise StoppedError(said[0], code)
+        self.error = StoppedError(f"stopped by {why} after iteration {iteration}{saved}; {how}", code)
+        raise StoppedError(job.world.gather_texts(str(self.error))[0], code)

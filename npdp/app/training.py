@@ -78,13 +78,15 @@ class Training:
                 Elastic(job, self._progress, self._console, self._metrics).train(look, self._complete)
             else:
                 self._complete(look)
+        if not self._end and self._stop.error:  # others have left with it already, when one died
+            raise self._stop.error
         return self._end
 
     def _complete(self, after: Callable[[int], None], mean: Callable[[LossSum], float] | None = None) -> None:
         """Train on from wherever the job is, and write what there is to be; collective."""
         job, end = self._job, self._end
         iterations, samples = train_epochs(job, self._progress, after, self._stop.after_epoch, mean)
-        self._checkpoints.finish()
+        self._checkpoints.complete()
         job.model.strategy.synchronize()
         end.update(jobs.end_event(job, iterations, samples, time.perf_counter() - self._began_s))
         if not self._metrics.ended:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from npdp.base import random
-from npdp.nn.module import Module
+from npdp.parallel.data_parallel import DataParallel
 
 
 class Before:
-    """State of a model and of this rank's generator before an iteration; nothing large, and no parameter."""
+    """State of a model, of this rank's generator and of what was left out, before an iteration; nothing large."""
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: DataParallel) -> None:
         self._model, self._forwards = model, model.own_forwards()
         self._has_buffers = any(True for _ in model.buffers())
         self.remember()
@@ -19,6 +19,8 @@ class Before:
     def remember(self) -> None:
         """Remember how it is now."""
         self._random = random.get_rng_state()
+        if (guard := self._model.strategy.guard) is not None:
+            self._skipped = guard.skipped
         if self._has_buffers:
             self._buffers = {name: buffer.array.copy() for name, buffer in self._model.named_buffers()}
         if self._forwards is not None:
@@ -27,6 +29,8 @@ class Before:
     def put_back(self) -> None:
         """Put back what was remembered."""
         random.set_rng_state(self._random)
+        if (guard := self._model.strategy.guard) is not None:
+            guard.skipped = self._skipped
         if self._has_buffers:
             for name, buffer in self._model.named_buffers():
                 np.copyto(buffer.array, self._buffers[name])

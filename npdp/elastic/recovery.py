@@ -123,9 +123,10 @@ def narrow_world(world: Communicator, transport: Any) -> None:
 
 def _catch_up(state: State, root: int, is_behind: bool) -> None:
     """Take over the root's state where this rank is behind; collective."""
-    world, file = state.world, io.BytesIO()
+    world, guard, file = state.world, state.model.strategy.guard, io.BytesIO()
     if world.rank == root:
-        content = checkpoint.capture(state.model, state.optimizer, None, {"ledger": state.ledger.state_dict()})
+        said = {"ledger": state.ledger.state_dict(), "skipped": guard.skipped if guard else 0}
+        content = checkpoint.capture(state.model, state.optimizer, None, said)
         files.save(content, file)
     size = np.array([len(file.getbuffer())], np.int64)
     world.broadcast(size, root)
@@ -136,6 +137,8 @@ def _catch_up(state: State, root: int, is_behind: bool) -> None:
         content = files.load(io.BytesIO(words.tobytes()))
         more = checkpoint.restore(content, state.model, state.optimizer)
         state.ledger.load_state_dict(more["ledger"])
+        if guard is not None:
+            guard.skipped = more["skipped"]
         state.caught_up()
 
 

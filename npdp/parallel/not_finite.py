@@ -21,7 +21,7 @@ import numpy as np
 from npdp.autograd.rows import RowGradient
 from npdp.base.errors import Contribution, NotFiniteError
 from npdp.collectives.looking import Firsts, of_one
-from npdp.data.sampler import Rows, this_rank
+from npdp.data.sampler import Rows, shard, this_rank
 from npdp.kernels import finder_of_not_finite, first_not_finite
 from npdp.nn.parameter import FlatParameters, Parameter
 
@@ -153,9 +153,9 @@ class Guard:
         self.skips = bool(firsts)
         if firsts:
             self._firsts = {}
-            mine = json.dumps(self._samples() if self._world.rank in firsts else None)
-            samples = map(json.loads, self._world.gather_texts(mine))
-            named = [(rank, self._names[firsts[rank]], rows) for rank, rows in enumerate(samples) if rank in firsts]
+            mine = json.dumps((shard().begun[0], self._samples() if self._world.rank in firsts else None))
+            said = enumerate(map(json.loads, self._world.gather_texts(mine)))
+            named = [(begun_as, self._names[firsts[rank]], rows) for rank, (begun_as, rows) in said if rank in firsts]
             self._found(strategy, [Contribution(*each) for each in named])
 
     def leaves_out_own(self, strategy: Strategy, parameters: list[Parameter]) -> bool:
@@ -166,7 +166,7 @@ class Guard:
         """
         first, self._decided, self.alone = self.first_of(parameters), True, True
         if first < len(self._parameters):
-            self._found(strategy, [Contribution(self._world.rank, self._names[first], self._samples())])
+            self._found(strategy, [Contribution(shard().begun[0], self._names[first], self._samples())])
         return first < len(self._parameters)
 
     def _found(self, strategy: Strategy, found: list[Contribution]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+LAST = "end", "stopped"  # events after which none comes
 ITERATION_EVERY_S = 0.1  # at most about ten iteration lines a second
 
 
@@ -25,7 +26,7 @@ class Metrics:
         append: go on with what there is.
 
     Attributes:
-        ended: whether the last event has come.
+        ended: whether the last event has come, after which nothing is written.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Metrics:
     def take_over(self, path: str) -> int:
         """Go on with what a rank that has died has written; return the last epoch of which it has told, 0 for none.
 
+        What the file has of runs before this one, which has gone on from a checkpoint, does not count.
+
         Raises:
             OSError: the file cannot be written.
         """
@@ -50,13 +53,17 @@ class Metrics:
             lines = [line for line in file if line.endswith(b"\n")]
             file.truncate(sum(map(len, lines)))  # what it was writing when it died
         events = list(map(json.loads, lines))
+        starts = [number for number, said in enumerate(events) if said["event"] == "start"]
+        events = events[max(starts, default=0) :]
         self._open(path, append=True)
-        self.ended = any(said["event"] == "end" for said in events)
+        self.ended = any(said["event"] in LAST for said in events)
         return max((said["epoch"] for said in events if said["event"] == "epoch"), default=0)
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one line; numbers that JSON has no word for become null."""
-        self.ended = self.ended or event == "end"
+        if self.ended:  # a rank has died since, while files were written
+            return
+        self.ended = event in LAST
         if self._file is None or self._fault is not None:
             return
         fields = {
