@@ -22,8 +22,6 @@ from npdp.report.console import note
 if TYPE_CHECKING:
     from npdp.app.config import TrainConfig
 
-LASTING = ("slow@", "delay@")  # faults on purpose that are in every iteration
-
 
 def run(flags: TrainConfig, module: str, typed: Sequence[str]) -> int:
     """Run a module on the ranks that flags ask for, as often as it takes; return the exit code."""
@@ -38,7 +36,7 @@ def run(flags: TrainConfig, module: str, typed: Sequence[str]) -> int:
         newest = _newest(flags.checkpoint)
         is_new = newest != began_at
         if restarts == flags.restarts or not is_new:
-            how = f"go on with: {going_on(_undisturbed(typed))}" if newest else "there is no checkpoint to go on from"
+            how = f"go on with: {going_on(typed)}" if newest else "there is no checkpoint to go on from"
             why = "" if is_new else " again, with no new checkpoint"
             note(f"ranks have failed{why}; {how}")
             return ended.code
@@ -46,16 +44,6 @@ def run(flags: TrainConfig, module: str, typed: Sequence[str]) -> int:
         start = f"from iteration {newest}" if newest else "from the beginning"
         note(f"ranks have failed: started again {start}, {restarts + 1} of {flags.restarts} times")
     raise AssertionError
-
-
-def _undisturbed(typed: Sequence[str]) -> list[str]:
-    """Return flags without the faults that come once: when training goes on they would come again."""
-    words, kept = iter(typed), list[str]()
-    for word in words:
-        flag = [word, *([next(words)] if word == "--inject" else [])]
-        is_fault = word.startswith("--inject") and not flag[-1].removeprefix("--inject=").startswith(LASTING)
-        kept += [] if is_fault else flag
-    return kept
 
 
 def _newest(folder: str) -> int:

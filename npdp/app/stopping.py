@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from npdp.report.metrics import Metrics
 
 TIME_LIMIT = 124  # exit code of `timeout`
+LASTING = ("slow@", "delay@")  # faults on purpose that are in every iteration
 LONG_S = 5.0  # of an iteration, that the launcher is told
 
 
@@ -46,7 +47,17 @@ def going_on(typed: Sequence[str]) -> str:
     is_bare = launched is not None and environment.VERDICT not in os.environ
     survives = "--with-ft ulfm " * environment.survives_deaths()
     begins = f"mpirun {survives}-n {launched.world_size} python -m npdp.train" if launched and is_bare else "npdp train"
-    return f"{begins} {shlex.join(resuming(typed))}"
+    return f"{begins} {shlex.join(resuming(_undisturbed(typed)))}"
+
+
+def _undisturbed(typed: Sequence[str]) -> list[str]:
+    """Return flags without the faults that come once: when training goes on they would come again."""
+    words, kept = iter(typed), list[str]()
+    for word in words:
+        flag = [word, *([next(words)] if word == "--inject" else [])]
+        is_fault = word.startswith("--inject") and not flag[-1].removeprefix("--inject=").startswith(LASTING)
+        kept += [] if is_fault else flag
+    return kept
 
 
 def resuming(typed: Sequence[str]) -> list[str]:

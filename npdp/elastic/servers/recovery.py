@@ -49,8 +49,8 @@ BUFFERS = (
 )
 ALIKE = SystemExit, StoppedError, DivergedError, InputError, OutputError  # what is raised on all workers
 LOST = (
-    "parameter server: {} shards of the parameters are lost: their server and the rank with their replicas died before "
-    "a recovery had ended. There is no checkpoint under a parameter server: train from the start"
+    "parameter server: shards of the parameters are lost ({}): their server and the rank with their replicas died "
+    "before a recovery had ended. There is no checkpoint under a parameter server: train from the start"
 )
 
 
