@@ -51,9 +51,9 @@ def another(change=lambda process: process) -> Iterator[tuple[ProcessBoard, subp
             other.kill()
 
 
-def seen_until(mine, state):
+def seen_until(mine, is_so):
     until = time.monotonic() + 10
-    while (seen := mine.look(1)).state != state and time.monotonic() < until:
+    while not is_so(seen := mine.look(1)) and time.monotonic() < until:
         time.sleep(0.01)
     return seen
 
@@ -61,19 +61,18 @@ def seen_until(mine, state):
 def test_where_a_rank_is_and_for_whom_it_waits_is_seen_until_it_ends_and_stopped_or_not():
     with another() as (mine, other):
         for _ in range(2):
-            time.sleep(0.1)
-            seen = mine.look(1)
+            seen = seen_until(mine, lambda seen: seen.waits[0] is not None)
             assert (seen.state, seen.place) == (RUNNING, "backward of iteration 17")
             assert seen.process == f"process {other.pid} on {os.uname().nodename}"
             assert seen.waits == (Wait(5.0, [0, 2], False, "allreduce of 3 float32 (sum), bucket 1"), None)
             other.send_signal(signal.SIGSTOP)
-            seen = seen_until(mine, STOPPED)
+            seen = seen_until(mine, lambda seen: seen.state == STOPPED)
             assert (seen.state, seen.place) == (STOPPED, "backward of iteration 17")
             time.sleep(board.FRESH_S)
             assert mine.look(1).waits == (None, None)
             other.send_signal(signal.SIGCONT)
         other.kill()
-        assert seen_until(mine, ENDED).state == ENDED
+        assert seen_until(mine, lambda seen: seen.state == ENDED).state == ENDED
 
 
 def test_the_stack_is_the_programs_each_time():

@@ -94,13 +94,14 @@ def test_who_takes_over_after_a_resume_tells_of_no_epoch_that_ended_before(tmp_p
 def test_updates_that_were_left_out_before_a_recovery_of_servers_are_counted(monkeypatch):
     typed = [*FLAGS, "--strategy", "ps", "--servers", "0", "--staleness", "2", "--on-nan", "skip",
              "--inject", "nan@rank=1,iteration=1"]  # fmt: skip
-    config, command = parse(typed), Command(typed, 0.0, StopSignals())
     dies_in(Progress, "epoch", 2, monkeypatch)
+    with StopSignals() as signals:
+        config, command = parse(typed), Command(typed, 0.0, signals)
 
-    def program():
-        return ElasticServers(config, init()).run(init(), partial(train.train, config, command))
+        def program():
+            return ElasticServers(config, init()).run(init(), partial(train.train, config, command))
 
-    found, _ = mortal.run_mortal(3, {}, program)
+        found, _ = mortal.run_mortal(3, {}, program)
     assert [end["skipped_updates"] for end in found.values()] == [1, 1]
 
 
