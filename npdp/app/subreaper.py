@@ -18,10 +18,10 @@ import glob
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 
 from npdp.base import environment
+from npdp.base.beside import looking_beside
 
 PR_SET_CHILD_SUBREAPER = 36
 LOOK_EVERY_S = 0.1
@@ -38,19 +38,15 @@ def orphans_ended(mpirun: int) -> Iterator[None]:
         yield
         return
     spared = {*_children(os.getpid()), mpirun}
-    done = threading.Event()
 
-    def watch() -> None:
-        while not done.wait(LOOK_EVERY_S):
-            _end_orphans(spared, lambda orphan: _is_of_dead_rank(orphan, mpirun))
+    def look() -> bool:
+        _end_orphans(spared, lambda orphan: _is_of_dead_rank(orphan, mpirun))
+        return False
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with looking_beside(LOOK_EVERY_S, look, "npdp orphans"):
+            yield
     finally:
-        done.set()
-        thread.join()
         while _end_orphans(spared, lambda orphan: True):  # the death of one may leave others
             pass
         _become_subreaper(False)

@@ -23,7 +23,6 @@ import copy
 import ctypes
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 from npdp.base import environment
+from npdp.base.beside import looking_beside
 from npdp.comm.errors import CommunicationError, RankDied
 from npdp.comm.failures.call_log import CallLog, LoggedCall
 from npdp.comm.failures.ending import announce_failure, failure_is_announced
@@ -224,7 +224,6 @@ class SurvivingTransport(MpiTransport):
             sys.stdout.flush()
         os._exit(1)
 
-
     def _come(self) -> None:
         """Leave a mark that this rank is where survivors meet, for those of its host."""
         if (folder := environment.job_folder()) is not None:
@@ -247,24 +246,21 @@ def _limited(limit_s: float, where: list[SurvivingTransport]) -> Iterator[None]:
     Args:
         where: the last of these is the generation that is left.
     """
-    done = threading.Event()
+    began_s = come_s = time.monotonic()
 
-    def watch() -> None:
-        began_s = come_s = time.monotonic()
-        while not done.wait(WATCHED_EVERY_S):
-            now = time.monotonic()
-            come_s = come_s if where[-1]._all_have_come() else now
-            if now - come_s > STUCK_S:
-                why = "MPI makes no new world of the ranks that are left: one has ended by itself, and was not killed"
-            elif now - began_s > limit_s:
-                why = f"the ranks that are left have not met within {limit_s:g} s: one is stopped, or computes for long"
-            else:
-                continue
-            where[-1]._give_up(why)
+    def look() -> bool:
+        nonlocal come_s
+        now = time.monotonic()
+        come_s = come_s if where[-1]._all_have_come() else now
+        if now - come_s > STUCK_S:
+            where[-1]._give_up(
+                "MPI makes no new world of the ranks that are left: one has ended by itself, and was not killed"
+            )
+        elif now - began_s > limit_s:
+            where[-1]._give_up(
+                f"the ranks that are left have not met within {limit_s:g} s: one is stopped, or computes for long"
+            )
+        return False
 
-    watcher = threading.Thread(target=watch, name="npdp recovery", daemon=True)
-    watcher.start()
-    try:
+    with looking_beside(WATCHED_EVERY_S, look, "npdp recovery"):
         yield
-    finally:
-        done.set()

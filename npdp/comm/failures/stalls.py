@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from npdp.base.arguments import require_number
+from npdp.base.beside import looking_beside
 from npdp.comm.errors import CommunicationError
 from npdp.comm.failures.board import ELSEWHERE, FRESH_S, RUNNING, STOPPED, Board, Wait
 from npdp.comm.failures.call_log import CallLog
@@ -142,22 +142,16 @@ class Stalls:
             awaited: as for `too_long`.
             fail: called with the error, on another thread, where it has been too long.
         """
-        since, done = time.perf_counter(), threading.Event()
+        since = time.perf_counter()
 
-        def watch() -> None:
-            while not done.wait(LOOK_EVERY_S):
-                error = self.too_long(since, awaited)
-                if error is not None:
-                    fail(error)
-                    return
+        def look() -> bool:
+            error = self.too_long(since, awaited)
+            if error is not None:
+                fail(error)
+            return error is not None
 
-        thread = threading.Thread(target=watch, name="npdp watchdog", daemon=True)
-        thread.start()
-        try:
+        with looking_beside(LOOK_EVERY_S, look, "npdp watchdog"):
             yield
-        finally:
-            done.set()
-            thread.join()
 
     def at_the_end(self, ranks: list[int], fail: Callable[[BaseException], None]) -> None:
         """Look after ranks that have still to come to the program's end, of which only one that is stopped is late.
