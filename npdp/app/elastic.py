@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from npdp.base import environment
 from npdp.base.errors import InputError
+from npdp.comm.errors import RankDied
 from npdp.elastic.recovery import Recovery, through_deaths
 from npdp.elastic.state import State
 
@@ -80,25 +81,32 @@ class Elastic:
         if world.rank == 0 and not self._is_first:
             self._is_first = True
             self._take_over()
-        said = {"ranks_lost": recovery.lost, "world_size": world.world_size, "iteration": job.optimizer.iteration,
-                "seconds": recovery.seconds}  # fmt: skip
-        self._metrics.write("recovery", **said)
-        who = f"rank{'s' * (len(recovery.lost) > 1)} {', '.join(map(str, recovery.lost))}"
-        self._console.say(
-            f"{who} died; after {said['iteration']} iterations training goes on with {world.world_size} "
-            f"rank{'s' * (world.world_size > 1)}, {recovery.seconds * 1e3:.0f} ms later"
-        )
+        tell_recovery(recovery, world.world_size, job.optimizer.iteration, "iterations", self._console, self._metrics)
 
     def _take_over(self) -> None:
         """Be rank 0."""
         job, state = self._job, self._state
         self._console.speak(not job.config.quiet)
-        if job.config.metrics is None:
-            return
-        try:
-            told = self._metrics.take_over(job.config.metrics)
-        except OSError as error:  # on another host, say
-            self._console.say(f"  --metrics: no more is written to {job.config.metrics}: {error.strerror or error}")
-        else:
-            if max(told, self._told) < state.ended:
-                self._progress.epoch(state.ended, state.ledger.mean_loss)
+        told = take_over_metrics(job.config, self._console, self._metrics)
+        if told is not None and max(told, self._told) < state.ended:
+            self._progress.epoch(state.ended, state.ledger.mean_loss)
+
+
+def take_over_metrics(config: TrainConfig, console: Console, metrics: Metrics) -> int | None:
+    """Go on with the metrics of a rank 0 that died; return the last epoch in them, None where there are none."""
+    if config.metrics is None:
+        return None
+    try:
+        return metrics.take_over(config.metrics)
+    except OSError as error:  # on another host, say
+        console.say(f"  --metrics: no more is written to {config.metrics}: {error.strerror or error}")
+        return None
+
+
+def tell_recovery(recovery: Recovery, ranks: int, done: int, unit: str, console: Console, metrics: Metrics) -> None:
+    """Tell who died, after how many units, and with how many ranks training goes on."""
+    metrics.write("recovery", ranks_lost=recovery.lost, world_size=ranks, iteration=done, seconds=recovery.seconds)
+    console.say(
+        f"{RankDied(recovery.lost)}; after {done} {unit} training goes on with {ranks} rank{'s' * (ranks > 1)}, "
+        f"{recovery.seconds * 1e3:.0f} ms later"
+    )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from npdp.app.elastic import take_over_metrics, tell_recovery
 from npdp.elastic.faults import Faults
 from npdp.elastic.servers.recovery import Survival, through_deaths
 
@@ -91,14 +92,9 @@ class ElasticServers:
 
     def _tell(self, job: Job, progress: Progress, console: Console, metrics: Metrics) -> None:
         survival, recovery = self.survival, self.survival.recovery
-        if job.config.metrics is not None and job.world.rank == 0:
-            told = metrics.take_over(job.config.metrics)
-            if told < survival.ended and self._mean_loss is not None:  # who has done it died before it told
-                progress.epoch(survival.ended, self._mean_loss)
+        if job.world.rank == 0:
+            told = take_over_metrics(job.config, console, metrics)
+            if told is not None and told < survival.ended and self._mean_loss is not None:
+                progress.epoch(survival.ended, self._mean_loss)  # who has done it died before it told
         assert recovery is not None
-        ranks = len(survival.transport.launched)
-        metrics.write("recovery", ranks_lost=recovery.lost, world_size=ranks, iteration=survival.version,
-                      seconds=recovery.seconds)  # fmt: skip
-        who = f"rank{'s' * (len(recovery.lost) > 1)} {', '.join(map(str, recovery.lost))}"
-        console.say(f"{who} died; after {survival.version} updates training goes on with {ranks} "
-                    f"rank{'s' * (ranks > 1)}, {recovery.seconds * 1e3:.0f} ms later")  # fmt: skip
+        tell_recovery(recovery, len(survival.transport.launched), survival.version, "updates", console, metrics)
