@@ -1,4 +1,4 @@
-"""Which rank of a job ended first, and where its program was: for whom the launcher speaks that could not.
+"""The first death of a job as the launcher sees it: which rank ended, and where its program was.
 
     a rank's word in the job's folder ──► launcher opens its board, and a descriptor of its process: both outlive it
 

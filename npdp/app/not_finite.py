@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from npdp.report.console import Console
     from npdp.report.metrics import Metrics
 
+KEPT = "not_finite_"  # begins the names of files with batches
 EACH_TOLD, TOLD_EVERY = 10, 100  # updates that are left out: from the 11th on only every 100th
 ADVICE = (
     "where training diverges, try a smaller --learning-rate, --clip-norm 1, or --standardize; --on-nan skip leaves "
@@ -81,7 +82,7 @@ class NotFinite:
         """Keep this rank's batch; return the file, or why there is none."""
         if mine.rows is None:
             return ""
-        name = f"not_finite_{error.iteration:06d}_rank{mine.rank}.npz"
+        name = f"{KEPT}{error.iteration:06d}_rank{mine.rank}.npz"
         path = os.path.join(folder_of(self._job.config), name)
         try:
             with whole_file(path) as file:

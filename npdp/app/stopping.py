@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from npdp.base import environment, stop_files
 from npdp.base.errors import OutputError, StoppedError
 from npdp.base.stop_signals import StopSignals
+from npdp.elastic.inject import LASTING
 
 if TYPE_CHECKING:
     from npdp.app.checkpoints import Checkpoints
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from npdp.report.metrics import Metrics
 
 TIME_LIMIT = 124  # exit code of `timeout`
-LASTING = ("slow@", "delay@")  # faults on purpose that are in every iteration
 LONG_S = 5.0  # of an iteration, that the launcher is told
 
 
@@ -55,7 +55,7 @@ def _undisturbed(typed: Sequence[str]) -> list[str]:
     words, kept = iter(typed), list[str]()
     for word in words:
         flag = [word, *([next(words)] if word == "--inject" else [])]
-        is_fault = word.startswith("--inject") and not flag[-1].removeprefix("--inject=").startswith(LASTING)
+        is_fault = word.startswith("--inject") and flag[-1].removeprefix("--inject=").partition("@")[0] not in LASTING
         kept += [] if is_fault else flag
     return kept
 

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from npdp.base.words import ranks_in_words
 from npdp.collectives.contents import State, counts
 from npdp.collectives.repair import Edit
 from npdp.collectives.schedule import Move, Schedule
 
 
-def names(ranks: Iterable[int]) -> str:
-    """Return ranks in words: `rank 1`, `ranks 0, 2 and 3`."""
-    found = [str(rank) for rank in sorted(ranks)]
-    if len(found) == 1:
-        return f"rank {found[0]}"
-    return f"ranks {', '.join(found[:-1])} and {found[-1]}"
-
-
 def contributions(ranks: Iterable[int]) -> str:
     """Return whose contributions these are: `the contribution of rank 1`."""
-    found = list(ranks)
-    return f"the contribution{'s' * (len(found) != 1)} of {names(found)}"
+    found = sorted(ranks)
+    return f"the contribution{'s' * (len(found) != 1)} of {ranks_in_words(found)}"
 
 
 def correction(edit: Edit, steps: Schedule, states: Sequence[State], chunk: int) -> str:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from npdp.base.words import ranks_in_words
 from npdp.collectives.contents import Promise, State, broken, counts, run
-from npdp.collectives.corrections import already, contributions, correction, lost, names
-from npdp.collectives.keepable import Loss, first_loss
+from npdp.collectives.corrections import already, contributions, correction, lost
+from npdp.collectives.keepable import MOST_PARTS, Loss, first_loss
 from npdp.collectives.picture import before_and_after
 from npdp.collectives.repair import MOST_RANKS, Edit, IsRight, edits_of_moves, mend
 from npdp.collectives.schedule import Move, Schedule
@@ -138,13 +139,13 @@ def _unfinished(steps: int, state: State, wanted: Promise, place: Place) -> str:
     rank, chunk = place
     promised = wanted[rank][chunk]
     after = f"the last one is step {steps - 1}" if steps else "there are none"
-    if len(wanted) <= MOST_RANKS:  # else that the promise can still be kept is not certain
+    if len(wanted) <= MOST_PARTS:  # else that the promise can still be kept is not certain
         after = f"too few steps: {after}"
     if whole := [other for other, chunks in enumerate(state) if chunks[chunk] == promised]:
-        return f"{after}, and chunk {chunk}, complete on {names(whole)}, has not come to rank {rank}"
+        return f"{after}, and chunk {chunk}, complete on {ranks_in_words(whole)}, has not come to rank {rank}"
     there, needed = counts(state[rank][chunk]), counts(promised or 0)
     missing = [other for other in needed if other not in there]
     if not missing:
         return f"{after}, and chunk {chunk} of rank {rank} is to be replaced"
     holders = [other for other, chunks in enumerate(state) if missing[0] in counts(chunks[chunk])]
-    return f"{after}, and chunk {chunk} of rank {missing[0]} has come no further than {names(holders)}"
+    return f"{after}, and chunk {chunk} of rank {missing[0]} has come no further than {ranks_in_words(holders)}"

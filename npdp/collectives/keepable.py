@@ -16,7 +16,7 @@ from typing import NamedTuple
 from npdp.collectives.contents import Content, Promise, State, counts
 from npdp.collectives.schedule import Move, Schedule
 
-MOST_RANKS = 12  # among which parts are sought that add up
+MOST_PARTS = 12  # among which parts are sought that add up
 
 
 class Loss(NamedTuple):
@@ -25,7 +25,6 @@ class Loss(NamedTuple):
     step: int
     move: Move
     chunk: int
-    before: Content  # of the target
 
 
 def first_loss(steps: Schedule, states: Sequence[State], wanted: Promise) -> Loss | None:
@@ -41,7 +40,7 @@ def first_loss(steps: Schedule, states: Sequence[State], wanted: Promise) -> Los
                 before = column[move.target]
                 column[move.target] = states[number][move.source][chunk] + (before if move.accumulate else 0)
                 if not can_be_completed(column, sums[chunk]):
-                    return Loss(number, move, chunk, before)
+                    return Loss(number, move, chunk)
     return None
 
 
@@ -54,7 +53,7 @@ def can_be_completed(column: Sequence[Content], wanted: Content) -> bool:
     found = (counts(content) for content in column)
     usable = {frozenset(times) for times in found if max(times.values(), default=2) == 1 and members.issuperset(times)}
 
-    if len(members) > MOST_RANKS:
+    if len(members) > MOST_PARTS:
         return members <= frozenset().union(*usable)
 
     @cache

@@ -4,7 +4,7 @@
     rank 1's   1.0  0.5  2.0 ┼ sum  3.0  2.5  nan      not finite on all ranks alike: they need not ask each other
     rank 2's   1.0  0.0  3.0 ┘ firsts  2 3 3           rank 0's from element 2 on; 3, the count: those of others are
 
-In shared memory the pass that sums looks, before it writes (csrc/combine.c). By messages each rank looks at what it
+In shared memory the pass that sums looks, before it writes (csrc/looking.c). By messages each rank looks at what it
 sends, and at the sum.
 
 Cost: in shared memory next to nothing, by messages two passes that read; where a sum is not finite, an all-reduce.

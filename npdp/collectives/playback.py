@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 from npdp.collectives.contents import Content, Promise, State, counts, promise, require_among, run
@@ -83,7 +84,9 @@ def _whose(state: State | Promise) -> list[list[dict[str, int] | None]]:
 
 
 def _bytes(steps: Schedule, nbytes: int, world_size: int) -> list[list[int]]:
-    return [bytes_sent(steps[: number + 1], nbytes, 1, world_size) for number in range(len(steps))]
+    """Return how many bytes each rank has sent by the end of each step."""
+    of_steps = (bytes_sent([step], nbytes, 1, world_size) for step in steps)
+    return list(accumulate(of_steps, lambda before, of_step: [old + new for old, new in zip(before, of_step)]))
 
 
 def _seconds(steps: Schedule, nbytes: int, world_size: int, machine: Machine) -> list[float]:

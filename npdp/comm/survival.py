@@ -1,4 +1,4 @@
-"""What ranks say when those that are left meet after a death: how far they are, or one of these words."""
+"""Words that the ranks which are left exchange as they meet after a death: how far each is, or one of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an iteration changes before its update, remembered, so that it can be done again."""
+"""Memory of all that an iteration changes before its update, so that it can be done again."""
 
 from __future__ import annotations
 

@@ -82,6 +82,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     "mismatch": Kind(("rank",), ("iteration", "part"), "a collective that the others do not call"),
     "diskfull": Kind((), ("rank", "iteration"), "checkpoints and the model cannot be written from then on"),
 })  # fmt: skip
+LASTING = ("slow", "delay")  # in every iteration; they change no result
 
 
 def parse(spec: str) -> Fault:

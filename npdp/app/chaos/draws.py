@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from random import Random
 
-from npdp.app.chaos.ground import HARMLESS, Ground
-from npdp.elastic.inject import KINDS, Fault, parse
+from npdp.app.chaos.ground import Ground
+from npdp.elastic.inject import KINDS, LASTING, Fault, parse
 
 MOST_DEATHS = 3
 DEADLY_SHARE, RECOVERY_SHARE, HARMLESS_SHARE = 0.9, 0.3, 0.2
@@ -59,4 +59,4 @@ def _one(ground: Ground, kind: str, rank: int, rng: Random) -> str:
 
 def is_harmless(fault: Fault) -> bool:
     """Return whether a fault changes no result."""
-    return fault.kind in HARMLESS
+    return fault.kind in LASTING

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from npdp.app.config import TrainConfig
 from npdp.app.strategy_choices import STRATEGIES
 from npdp.base.errors import InputError
-from npdp.elastic.inject import KINDS
+from npdp.elastic.inject import KINDS, LASTING
 
-HARMLESS = ("slow", "delay")
 LONGEST_STALL_S = 10.0  # that a run is to wait for
 OF_RANKS = ("mismatch",)  # which one rank alone cannot do
 
@@ -49,7 +48,7 @@ def ground_of(config: TrainConfig, iterations: int, only: Sequence[str] | None) 
     """
     ranks = config.ranks or 1
     ranks -= config.servers if config.strategy == "ps" else 0
-    kinds = tuple(kind for kind in KINDS if kind not in HARMLESS and _can_be(kind, config, ranks))
+    kinds = tuple(kind for kind in KINDS if kind not in LASTING and _can_be(kind, config, ranks))
     if only is not None and (other := [kind for kind in only if kind not in kinds]):
         raise InputError(f"--kinds: wanted of {', '.join(kinds)}, which these flags make possible, got {other[0]!r}")
     has_exchange = ranks > 1 and config.strategy != "local-sgd"

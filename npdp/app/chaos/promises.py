@@ -16,13 +16,13 @@ import numpy as np
 from npdp.app.chaos.draws import is_harmless
 from npdp.app.chaos.ground import Ground
 from npdp.app.chaos.runs import Outcome
+from npdp.app.not_finite import KEPT
 from npdp.elastic import checkpoint
 from npdp.elastic.inject import Fault
 
 MOST_OFF = 1e-10  # relative norm, in float64
 EXACT = ("samples_seen", "samples_checksum", "iterations")  # of the end event, as far as it has them
 NO_SPACE = "No space left on device"
-KEPT = "not_finite_"  # batches, which are told of
 IN_A_PART, IN_GRADIENTS = r"\b\w+ of iteration \d+", r"\biteration \d+: the gradient"
 SAYS_ITSELF = ("raise", "mismatch", "nan")  # exceptions, after which the exit code is 1
 

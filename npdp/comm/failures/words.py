@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from npdp.base.words import ranks_in_words
 from npdp.comm.failures.board import ELSEWHERE, ENDED, STOPPED, Seen
 
 MOST_NAMED = 8
 
 
 def named(ranks: Sequence[int]) -> str:
-    """Return ranks in words, as "ranks 0, 1 and 5"."""
-    texts = [str(rank) for rank in ranks[:MOST_NAMED]]
-    if len(ranks) > MOST_NAMED:
-        texts.append(f"{len(ranks) - MOST_NAMED} more")
-    *first, last = texts
-    return f"ranks {', '.join(first)} and {last}" if first else f"rank {last}"
+    """Return ranks in words, but for the ninth and later ones."""
+    return ranks_in_words(ranks, MOST_NAMED)
 
 
 def where(seen: Seen, is_server: bool) -> str:
