@@ -1,7 +1,8 @@
 """Worlds of threads in which ranks die as they send, receive, look in vain, or come to a part, the n-th time."""
 
-import threading
 from collections import Counter
+
+from worlds import within
 
 from npdp.base.place import Place
 from npdp.collectives.communicator import Communicator
@@ -71,18 +72,6 @@ def run_mortal(world_size, deaths, program, hosts=None, algorithm="auto"):
         finally:
             shard.on_thread = False
 
-    outcome = {}
-
-    def run_world():
-        try:
-            outcome["results"] = run_threads(world_size, run, hosts, Mortal)
-        except BaseException as error:
-            outcome["error"] = error
-
-    runner = threading.Thread(target=run_world, daemon=True)
-    runner.start()
-    runner.join(LIMIT_S)
-    assert not runner.is_alive(), f"a world of {world_size} in which {deaths} die did not end"
-    if "error" in outcome:
-        raise outcome["error"]
-    return {number: result for number, result in enumerate(outcome["results"]) if result is not None}
+    what = f"a world of {world_size} in which {deaths} die"
+    results = within(LIMIT_S, what, lambda: run_threads(world_size, run, hosts, Mortal))
+    return {number: result for number, result in enumerate(results) if result is not None}

@@ -4,10 +4,11 @@ deaths.py has ranks of one thread, for training without servers.
 """
 
 import sys
-import threading
 from collections import Counter
 from contextlib import contextmanager
 from unittest import mock
+
+from worlds import within
 
 from npdp.collectives.communicator import Communicator
 from npdp.comm import threads
@@ -85,19 +86,9 @@ def run_mortal(world_size, deaths, program, hosts=None):
         finally:
             shard.on_thread = False
 
-    def run_world():
-        try:
-            run_threads(world_size, run, hosts, kind)
-        except BaseException as error:
-            outcome["error"] = error
-
     with counting_mail():
-        runner = threading.Thread(target=run_world, daemon=True)
-        runner.start()
-        runner.join(LIMIT_S)
-    assert not runner.is_alive(), f"a world of {world_size} in which {deaths} die did not end"
-    if "error" in outcome:
-        raise outcome["error"]
+        what = f"a world of {world_size} in which {deaths} die"
+        within(LIMIT_S, what, lambda: run_threads(world_size, run, hosts, kind))
     return outcome, kind.messages
 
 

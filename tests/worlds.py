@@ -30,21 +30,27 @@ FOLD = {"sum": np.add, "mean": np.add, "min": np.minimum, "max": np.maximum, "pr
 
 def run(world_size, program, *arguments, limit_s=LIMIT_S, **options):
     """Do `npdp.run_ranks`, and fail the test where it does not end."""
+    what = f"a world of {world_size} ranks"
+    return within(limit_s, what, lambda: npdp.run_ranks(world_size, program, *arguments, **options))
+
+
+def within(limit_s, what, action):
+    """Return `action()`, done on a thread, and fail the test where that does not end."""
     outcome = {}
 
-    def run_world():
+    def act():
         try:
-            outcome["results"] = npdp.run_ranks(world_size, program, *arguments, **options)
+            outcome["result"] = action()
         except BaseException as error:
             outcome["error"] = error
 
-    runner = threading.Thread(target=run_world, daemon=True)
+    runner = threading.Thread(target=act, daemon=True)
     runner.start()
     runner.join(limit_s)
-    assert not runner.is_alive(), f"a world of {world_size} ranks did not end within {limit_s} s"
+    assert not runner.is_alive(), f"{what} did not end within {limit_s} s"
     if "error" in outcome:
         raise outcome["error"]
-    return outcome["results"]
+    return outcome["result"]
 
 
 @contextmanager
