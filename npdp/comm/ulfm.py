@@ -128,31 +128,35 @@ class SurvivingTransport(MpiTransport):
         Args:
             words: what this rank tells the others.
         """
-        made = self._new_generation(words, LIMIT_S)
+        tried = self._generations[-1:]
+        with _limited(tried), tried[0].stalls.beside(tried[0]._others_that_live, tried[0]._give_up):
+            made = self._new_generation(words, tried)
         if FAILED in made.said:
             made._end_now()
         return made
 
-    def _new_generation(self, words: Words, limit_s: float) -> SurvivingTransport:
-        tried = self._generations[-1:]
-        old = tried[0]
-        with _limited(limit_s, tried), old.stalls.beside(old._others_that_live, old._give_up):
-            while True:
-                newest = tried[-1]
-                newest._come()
-                for communicator in (*newest._communicators, newest._base):
-                    communicator.Revoke()  # who waits for messages there gets an error
-                made = newest._next(newest._base.Shrink())
-                try:
-                    made._open()
-                    made._meet(words)
-                except self._mpi.Exception as error:
-                    if not isinstance(made._meaning(error), RankDied):
-                        raise
-                    tried.append(made)
-                    continue
-                self._generations.append(made)
-                return made
+    def _new_generation(self, words: Words, tried: list[SurvivingTransport]) -> SurvivingTransport:
+        """Return the transport of all ranks that live.
+
+        Args:
+            tried: the generation that is left; those in which a rank died while they were made are added.
+        """
+        while True:
+            newest = tried[-1]
+            newest._come()
+            for communicator in (*newest._communicators, newest._base):
+                communicator.Revoke()  # who waits for messages there gets an error
+            made = newest._next(newest._base.Shrink())
+            try:
+                made._open()
+                made._meet(words)
+            except self._mpi.Exception as error:
+                if not isinstance(made._meaning(error), RankDied):
+                    raise
+                tried.append(made)
+                continue
+            self._generations.append(made)
+            return made
 
     def _others_that_live(self) -> tuple[list[int], str]:
         dead = self._exits.all()
@@ -215,9 +219,10 @@ class SurvivingTransport(MpiTransport):
         self._end_all()
 
     def _end_all(self) -> NoReturn:
-        """Tell all ranks that one has failed, and end with them."""
-        self._new_generation(FAILED, FAILING_LIMIT_S)
-        self._end_now()
+        """Tell all ranks that one has failed, and end with them, or alone where they do not come."""
+        with looking_beside(FAILING_LIMIT_S, self._end_now, "npdp end"):
+            self._new_generation(FAILED, self._generations[-1:])
+            self._end_now()
 
     def _end_now(self) -> NoReturn:
         if sys.stdout is not None:
@@ -240,8 +245,8 @@ class SurvivingTransport(MpiTransport):
 
 
 @contextmanager
-def _limited(limit_s: float, where: list[SurvivingTransport]) -> Iterator[None]:
-    """End this process where what is done within takes longer, or MPI does not get on though all have come.
+def _limited(where: list[SurvivingTransport]) -> Iterator[None]:
+    """End this process where what is done within takes too long, or MPI does not get on though all have come.
 
     Args:
         where: the last of these is the generation that is left.
@@ -256,9 +261,9 @@ def _limited(limit_s: float, where: list[SurvivingTransport]) -> Iterator[None]:
             where[-1]._give_up(
                 "MPI makes no new world of the ranks that are left: one has ended by itself, and was not killed"
             )
-        elif now - began_s > limit_s:
+        elif now - began_s > LIMIT_S:
             where[-1]._give_up(
-                f"the ranks that are left have not met within {limit_s:g} s: one is stopped, or computes for long"
+                f"the ranks that are left have not met within {LIMIT_S:g} s: one is stopped, or computes for long"
             )
         return False
 
