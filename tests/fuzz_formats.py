@@ -10,6 +10,7 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from fuzz_mutations import (
     npy_header,
     number,
 )
+from fuzz_safetensors import forged, header, structure
 
 import npdp
 from npdp import nn, optim
@@ -160,19 +162,19 @@ def parts() -> tuple[nn.Module, optim.Optimizer, DataLoader]:
     return model, optim.Adam(model.parameters(), lr=0.01), loader
 
 
-def checkpoints(folder: Path) -> list[Files]:
+def checkpoints(folder: Path, name: str = "c.npz") -> list[Files]:
     model, optimizer, loader = parts()
     criterion = nn.CrossEntropyLoss()
     for inputs, labels in loader:
         criterion(model(inputs), labels).backward()
         optimizer.step()
-    npdp.save_checkpoint(folder / "c.npz", model, optimizer, loader, best={"loss": 0.5, "at": (1, 2)}, note="x")
-    return [{"c.npz": (folder / "c.npz").read_bytes()}]
+    npdp.save_checkpoint(folder / name, model, optimizer, loader, best={"loss": 0.5, "at": (1, 2)}, note="x")
+    return [{name: (folder / name).read_bytes()}]
 
 
-def go_on(folder: Path) -> Any:
+def go_on(folder: Path, name: str = "c.npz") -> Any:
     model, optimizer, loader = parts()
-    more = npdp.load_checkpoint(folder / "c.npz", model, optimizer, loader)
+    more = npdp.load_checkpoint(folder / name, model, optimizer, loader)
     for inputs, _ in loader:
         model(inputs)
     return more, list(model.parameters())
@@ -291,6 +293,10 @@ READERS = {
     "tokenizer": Reader(tokenizers, tokenizer, JSON),
     "tokens": Reader(token_files, tokens, (token_header, token_header, any_bytes)),
     "checkpoint": Reader(checkpoints, go_on, ZIP, forge=checkpoint_forged),
+    "safetensors checkpoint": Reader(
+        partial(checkpoints, name="c.safetensors"), partial(go_on, name="c.safetensors"),
+        (header, structure, any_bytes, grown), forge=forged,
+    ),
     "npdp.load": Reader(objects, lambda folder: npdp.load(folder / "o.npz"), ZIP),
     "saved model": Reader(models, saved_parameters, ZIP),
     "calibration": Reader(machines, machine, JSON, ()),

@@ -114,7 +114,7 @@ def attempt(name: str, folder: Path, free_bytes: int) -> tuple[str, str, int]:
     except READERS[name].promised as error:
         if isinstance(error.__context__, MemoryError):
             return "memory", traceback.format_exc(), 0
-        right = "\n" not in str(error) and (type(error) is not ValueError or name == "checkpoint")
+        right = "\n" not in str(error) and (type(error) is not ValueError or "checkpoint" in name)
         return "refused" if right else "failed", traceback.format_exc(), 0
     except (Exception, CodeRunError):
         return "failed", traceback.format_exc(), 0
