@@ -123,6 +123,16 @@ def test_where_all_ranks_die_the_command_fails_and_restarts_go_on_from_the_check
     assert outcome.code == 0 and "started again from iteration" in outcome.stderr
 
 
+@pytest.mark.parametrize(("first_to_die", "code"), [(0, 1), (1, 0)])
+def test_a_program_of_ones_own_fails_where_all_its_ranks_die(first_to_die, code, tmp_path):
+    program = tmp_path / "dies.py"
+    program.write_text("import os, npdp\nnpdp.init()\n"
+                       f"if npdp.rank() >= {first_to_die}:\n    os.kill(os.getpid(), 9)\n")  # fmt: skip
+    outcome = python("-m", "npdp", "run", "--ranks", "2", "--elastic", str(program))
+    assert outcome.code == code, outcome.stderr
+    assert ("npdp: error: all ranks have died" in outcome.stderr) == (code == 1)
+
+
 def test_a_death_that_was_survived_is_not_told_as_the_end_of_a_job_that_fails_later():
     outcome = python(*LAUNCHED, "--inject", "kill@rank=2,iteration=3", "--inject", "raise@rank=1,iteration=9")
     assert (outcome.code, outcome.stderr.count("Traceback")) == (1, 1)

@@ -178,10 +178,11 @@ def launch(
         verdict = stop_files.verdict(folder)
         if verdict is not None and (is_own or not ended.failed):
             return Ended(verdict, failed=False)
-        if is_own and flags_of_mpirun:  # by which ranks survive others: the first death is not why the job has failed
-            if ended.code == 0:  # mpirun's, who takes no death for a failure then; who is done leaves a verdict
+        if flags_of_mpirun:  # by which ranks survive others: the first death is not why the job has failed
+            if ended.code == 0 and (is_own or stop_files.all_have_died(folder)):  # mpirun takes no death for a failure
                 refuse("all ranks have died")
-            return Ended(ended.code or 1, failed=ended.failed or ended.code == 0)
+                return Ended(1, failed=True)
+            return ended
         if is_own and ended.failed and (words := death.said(process.returncode)):
             refuse(words)
         return ended

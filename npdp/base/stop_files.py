@@ -19,6 +19,7 @@ from pathlib import Path
 from npdp.base import environment
 
 LISTENING, STOP, VERDICT = "listening", "stop", "verdict"
+BEGUN, DONE = "begun", "done"  # of a world that survives deaths
 
 
 # Ranks
@@ -43,6 +44,16 @@ def asked() -> int:
 def answer(code: int) -> None:
     """Leave the exit code on which all ranks have agreed."""
     _write(VERDICT, code)
+
+
+def begin() -> None:
+    """Let the launcher know that this rank is one of a world that survives deaths."""
+    _write(BEGUN, 1)
+
+
+def done() -> None:
+    """Let the launcher know that this rank has come to its program's end."""
+    _write(DONE, 1)
 
 
 def _write(name: str, number: float) -> None:
@@ -71,6 +82,11 @@ def verdict(folder: str) -> int | None:
     """Return the exit code that ranks have left; None where they have left none."""
     code = _number(Path(folder, VERDICT))
     return None if code is None else int(code)
+
+
+def all_have_died(folder: str) -> bool:
+    """Return whether ranks of a world that survives deaths have begun, and none has come to its program's end."""
+    return Path(folder, BEGUN).exists() and not Path(folder, DONE).exists()
 
 
 def _number(path: Path) -> float | None:

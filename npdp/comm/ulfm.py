@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
-from npdp.base import environment
+from npdp.base import environment, stop_files
 from npdp.base.beside import looking_beside
 from npdp.comm.errors import CommunicationError, RankDied
 from npdp.comm.failures.call_log import CallLog, LoggedCall
@@ -83,6 +83,7 @@ class SurvivingTransport(MpiTransport):
         self.launched, self.said = list(range(self.world_size)), [()] * self.world_size
         self._base, self._communicators = self._making, [self._data, self._control, self._noting]
         self._meet(())
+        stop_files.begin()
 
     # Messages
     send, receive = _noticing(MpiTransport.send), _noticing(MpiTransport.receive)
@@ -210,6 +211,7 @@ class SurvivingTransport(MpiTransport):
                 newest = newest.survivors(LEFT)
                 continue
             break
+        stop_files.done()
         libc = ctypes.CDLL(None)
         libc.fflush(None)
         libc.on_exit(libc._exit, None)  # the process ends with its code, and nothing of MPI's is called any more
