@@ -12,12 +12,13 @@ C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
-.PHONY: help train test test-all lint bench chaos mutants stops fuzz resume sanitize emulate clean
+.PHONY: help train test test-all lint lessons bench chaos mutants stops fuzz resume sanitize emulate clean
 help:
 	@echo "make train      set up, then train on the digits on 4 ranks"
 	@echo "make test       set up, then run the tests of what is promised (some minutes)"
 	@echo "make test-all   set up, then run all tests"
 	@echo "make lint       ruff, mypy --strict, and the C code with all warnings"
+	@echo "make lessons    make the notebooks of docs/lessons from their scripts"
 	@echo "make bench      the benchmarks, against NumPy and PyTorch (some minutes)"
 	@echo "make chaos      train 400 times with faults drawn from SEED, and see all promises kept (half an hour)"
 	@echo "make mutants    plant each known bug and see that a test catches it"
@@ -55,6 +56,9 @@ lint: .venv/.dev
 	$(BIN)/mypy --strict npdp
 	@if command -v $(CC) >/dev/null; then set -x; $(CC) $(C_FLAGS) -O3 $(WARNINGS) -fsyntax-only $(C_FILES); \
 	else echo "no C compiler: the C code was not checked"; fi
+
+lessons: .venv/.dev
+	$(BIN)/python docs/notebooks.py
 
 bench: .venv/.compare
 	$(BIN)/python benchmarks/run.py $(FLAGS)
