@@ -1,7 +1,7 @@
-"""Pages of the site that are not in docs/: README and changelog, and each file of the sources that a page links to.
+"""Pages of the site that are not in docs/: README and changelog, lessons, and each source file that a page links to.
 
-In the repository a link leads to a file, `../npdp/collectives/ring.py` say, which a site does not have. Here it leads to
-a page that shows that file. A lesson, a script of cells as jupytext writes them, becomes text and code.
+In the repository a link leads to a file, `../npdp/collectives/ring.py` say, which a site does not have. Here it leads
+to a page that shows that file, and a link to a lesson's script or notebook to the page that lessons.py makes of it.
 """
 
 import os
@@ -18,7 +18,7 @@ FROM_ROOT = {"README.md": "index.md", "README.zh.md": "chinese.md", "CHANGELOG.m
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")  # the path of a relative link
 FENCE = re.compile(r"^(`{3,}).*?^\1`*$", re.S | re.M)
 LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".json": "json"}
-UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
+HEAD = "---\nsearch: {exclude: true}\nhide: [navigation, toc]\n---\n"  # sources are wide, and not found by search
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -55,8 +55,8 @@ def page_of(path: str) -> str:
     """Return the page, or picture, of the site that shows a file of the repository."""
     if path in FROM_ROOT:
         return FROM_ROOT[path]
-    if path.startswith("docs/") and not path.endswith(".py"):
-        return path.removeprefix("docs/")
+    if path.startswith("docs/"):
+        return re.sub(r"\.(py|ipynb)$", ".md", path.removeprefix("docs/"))
     return f"source/{path}.md"
 
 
@@ -80,26 +80,10 @@ def outside_fences(change: Callable[[str], str], markdown: str) -> str:
 
 
 def shown(path: str) -> str:
-    """Return a page that shows a file, or what a folder has in it."""
+    """Return a page that shows a file of the sources, or what a folder has in it."""
     source = ROOT / path
     if source.is_dir():
         names = sorted(file.name for file in source.iterdir() if file.is_file() and file.suffix in LANGUAGES)
-        prefix = source.name  # the page lies beside the folder of these files' pages
-        return "\n".join([f"{UNSEARCHED}# {path}\n", *(f"- [{name}]({prefix}/{name})" for name in names)])
-    text = source.read_text()
-    if text.startswith("# %%") or "\n# %% [markdown]" in text:
-        return lesson(text)
+        return "\n".join([f"{HEAD}# {path}\n", *(f"- [{name}]({source.name}/{name})" for name in names)])
     language = LANGUAGES.get(source.suffix, "text")
-    return f"{UNSEARCHED}# {path}\n\n````` {language}\n{text}\n`````\n"
-
-
-def lesson(script: str) -> str:
-    """Return a script of cells as a page: cells of text as they are, those of code in blocks."""
-    page = []
-    for cell in re.split(r"^# %%", script, flags=re.M)[1:]:
-        head, _, body = cell.partition("\n")
-        if "[markdown]" in head:
-            page.append(re.sub(r"^# ?", "", body.strip(), flags=re.M))
-        elif body.strip():
-            page.append(f"```python\n{body.strip()}\n```")
-    return "\n\n".join(page)
+    return f"{HEAD}# {path}\n\n````` {language}\n{source.read_text()}\n`````\n"

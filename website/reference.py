@@ -44,18 +44,21 @@ def commands_page() -> str:
 def help_of(command: str) -> str:
     """Return the help text of a command, of `npdp` itself where there is none."""
     text = io.StringIO()
-    with mock.patch.dict(os.environ, COLUMNS=str(WIDTH)), contextlib.redirect_stdout(text):
-        with contextlib.suppress(SystemExit):
-            cli.main([command, "--help"] if command else ["--help"])
+    wide = mock.patch.dict(os.environ, COLUMNS=str(WIDTH))
+    with wide, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        cli.main([command, "--help"] if command else ["--help"])
     return text.getvalue().strip()
 
 
 def names_page(page: str, modules: tuple[str, ...], told: set[str]) -> str:
     """Return a page on which mkdocstrings puts the docstrings of public names that are not told of yet."""
-    parts = ["# npdp" if page == "npdp" else f"# npdp.{page}"]
+    title = "npdp" if page == "npdp" else f"npdp.{page}"
+    parts = [f"# {title}"]
     for module in modules:
+        level = 2 if module == title else 3
+        parts += [f"## {module}"] if level == 3 else []
         paths = [path for path in public_paths(module) if path not in told]
-        parts += [f"## {module}", *(f"::: {path}\n    options:\n      heading_level: 3" for path in paths)]
+        parts += [f"::: {path}\n    options: {{heading_level: {level}}}" for path in paths]
         told.update(paths)
     return "\n\n".join(parts)
 
