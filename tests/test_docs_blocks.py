@@ -1,4 +1,4 @@
-"""Each block of code in the docs runs: those of a page in order, in one program; command lines have flags that exist."""
+"""Each block of code in the docs runs, those of a page in one program; command lines have flags that exist."""
 
 import os
 import re

@@ -36,6 +36,10 @@ def test_what_looks_like_a_link_in_a_block_of_code_stays(hook):
     assert changed == "[a](c)\n```python\n[a](b)\n```\n[a](c)"
 
 
+def test_links_are_sought_outside_blocks_of_code(hook):
+    assert hook("pages").links("[a](../b.py)\n\n```python\n[a](c.py)\n```\n", "docs/x.md") == ["b.py"]
+
+
 def test_a_lesson_has_its_text_its_code_and_its_formulas_in_order(hook):
     page = hook("lessons").lesson("# %% [markdown]\n# # Title\n#\n# cost $2x$ now\n\n# %%\nx = 1\n")
     assert re.fullmatch(r"# Title\n\ncost <math.*</math> now\n\n```python\nx = 1\n```", page, re.S)

@@ -1,4 +1,4 @@
-"""Pages of lessons, which are scripts of cells: cells of text as they are, cells of code in blocks, formulas as MathML."""
+"""Pages of lessons, which are scripts of cells: text as it is, code in blocks, formulas as MathML."""
 
 import re
 from pathlib import Path
