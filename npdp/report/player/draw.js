@@ -54,7 +54,7 @@ function curveOf(move, cells, order) {
   const from = box(move.source, move.start), to = box(move.target, move.start), end = box(move.source, move.stop - 1);
   const x = (from.left + end.right) / 2, down = move.target > move.source ? 1 : -1;
   const y0 = from.middle + 15 * down, y1 = to.middle - 20 * down;
-  const bend = x + Math.min(12 + 7 * Math.abs(move.target - move.source) + 6 * order, from.width * 0.9) * down;
+  const bend = x + Math.min(8 + 7 * Math.abs(move.target - move.source) + 6 * order, from.width * 0.9) * down;
   return { x, y1, down, d: `M${x} ${y0} Q${bend} ${(y0 + y1) / 2} ${x} ${y1}` };
 }
 
@@ -95,9 +95,8 @@ function drawOutcome(lines) {
 }
 
 function drawVerdict(playback) {
-  const about = `${playback.collective} on ${playback.ranks} ranks, ${playback.steps.length} steps`;
   byId("verdict").className = playback.proven ? "" : "wrong";
-  byId("verdict").textContent = playback.proven ? `Proven: ${about}.` : `Wrong: ${about}. ${playback.sentence}`;
+  byId("verdict").textContent = playback.proven ? `Proven: ${about}.` : `Wrong: ${playback.sentence}.`;
   byId("picture").hidden = !playback.picture;
   byId("picture").textContent = playback.picture;
 }

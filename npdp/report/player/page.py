@@ -3,7 +3,8 @@
     page.html     what there is on it           model.js     the run of a schedule, with faults; pure
     style.css     how it looks                  cost.js      its time, by the cost model; pure
     words.js      its sentences; pure           draw.js      the board, arrows and bars
-                                                controls.js  buttons, keys, what is drawn when
+    schedule.js   the stage of a schedule       controls.js  what all stages share: buttons, keys, the step
+    story.js      the stage of a story: a table of who has what after each step
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-SCRIPTS = ("model.js", "cost.js", "words.js", "draw.js", "controls.js")
+SCRIPTS = ("model.js", "cost.js", "words.js", "draw.js", "schedule.js", "story.js", "controls.js")
 HEIGHT = 820  # of the frame in a notebook, in pixels
 
 
@@ -36,11 +37,12 @@ class Page(str):
 
 
 def page(title: str, playback: Mapping[str, Any]) -> Page:
-    """Return the page that plays a schedule.
+    """Return the page that plays a schedule or a story.
 
     Args:
         title: its heading.
-        playback: what `npdp.collectives.playback` returned, with the `machine` that prices steps.
+        playback: what `npdp.collectives.playback` returned, with the `machine` that prices steps; or a story, see
+            npdp/app/stories.py.
     """
     text = Template(part("page.html")).substitute(
         title=html.escape(title),

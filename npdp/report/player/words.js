@@ -1,7 +1,7 @@
 // The page's sentences: ranks, moves, bytes, seconds, and what a broken run comes to.
 "use strict";
 
-const MOST_LINES = 8; // of what happens
+const MOST_LINES = 8; // of contributions that are missing or too many
 
 function numbers(list) {
   return list.length < 2 ? list.join("") : `${list.slice(0, -1).join(", ")} and ${list.at(-1)}`;
@@ -37,11 +37,17 @@ function contentInWords(content) {
   return ranks.map((rank) => (content[rank] === 1 ? `${rank}` : `${rank}×${content[rank]}`)).join(" ") || "–";
 }
 
-function shortcomingInWords({ rank, chunk, missing, extra }) {
-  const parts = [];
-  if (missing.length) parts.push(`misses the contribution of ${plural("rank", missing)}`);
-  if (extra.length) parts.push(`has more than it should of ${plural("rank", extra)}`);
-  return `rank ${rank}, chunk ${chunk}: ${parts.join(", and ")}`;
+// Shortcomings in lines, one for all ranks whose chunk lacks the same.
+function shortcomingsInWords(found) {
+  const groups = new Map();
+  for (const { rank, chunk, missing, extra } of found) {
+    const parts = [];
+    if (missing.length) parts.push(`without the contribution of ${plural("rank", missing)}`);
+    if (extra.length) parts.push(`with too much of ${plural("rank", extra)}`);
+    const key = `chunk ${chunk} ends ${parts.join(", and ")}`;
+    groups.set(key, [...(groups.get(key) ?? []), rank]);
+  }
+  return [...groups].map(([key, ranks]) => `${key}, on ${plural("rank", ranks)}`);
 }
 
 // What a run comes to, in lines with whether each is good.
@@ -50,9 +56,9 @@ function outcomeInWords(playback, run, faults) {
   for (const [rank, step] of Object.entries(faults.dead)) bad(`rank ${rank} is dead from step ${step} on`);
   for (const [rank, { peer, step }] of Object.entries(run.waits))
     if (!(rank in faults.dead)) bad(`rank ${rank} waits in step ${step} for rank ${peer}, for ever`);
-  const short = shortcomings(playback, run, faults.dead);
-  short.slice(0, MOST_LINES).forEach((each) => bad(shortcomingInWords(each)));
-  if (short.length > MOST_LINES) bad(`and ${short.length - MOST_LINES} more chunks are wrong`);
+  const short = shortcomingsInWords(shortcomings(playback, run, faults.dead));
+  short.slice(0, MOST_LINES).forEach(bad);
+  if (short.length > MOST_LINES) bad(`and ${short.length - MOST_LINES} lines more like these`);
   if (!lines.length) lines.push({ text: "each chunk ends with what was promised", good: true });
   return lines;
 }
