@@ -46,6 +46,7 @@ _HOME = {  # public name -> the module that defines it
     "save_checkpoint": "npdp.elastic.checkpoint",
     "load_checkpoint": "npdp.elastic.checkpoint",
     "stop_requested": "npdp.elastic.stopping",
+    "play": "npdp.app.playing",
     "InputError": "npdp.base.errors",
     "NotFiniteError": "npdp.base.errors",
 }
@@ -57,6 +58,7 @@ _EXTRAS = ("torch", "utils")  # not among the names of `import *`, which would t
 __all__ = ["__version__", *_HOME, *_MODULES, *_PACKAGES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from npdp.app.playing import play as play
     from npdp.autograd import Tensor as Tensor
     from npdp.autograd import no_grad as no_grad
     from npdp.base.errors import InputError as InputError, NotFiniteError as NotFiniteError

@@ -25,6 +25,7 @@ examples:
   npdp predict model.npz samples.csv              one line a sample
   npdp generate model.npz --prompt "def "         text that goes on from there
   npdp show ring --ranks 4                        the ring's steps, and whose contribution is where
+  npdp play ring --ranks 4 -o ring.html           a page that plays them, and on which they can be broken
   npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
   npdp calibrate --ranks 2                        measure what messages cost here, by which auto chooses
   eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
@@ -102,6 +103,19 @@ def show(arguments: Sequence[str]) -> int:
     return 0 if is_right else 1
 
 
+def play(arguments: Sequence[str]) -> int:
+    """Write a page that plays a schedule, and on which it can be broken."""
+    from npdp.app import playing
+
+    parser = parser_of("play", "Write a page that plays a collective's schedule in a browser: who sends what, whose "
+                     "contribution is in each chunk, bytes and time, forwards and backwards. On it moves can be dropped "
+                     "or repeated, a rank killed, a link slowed. A wrong schedule is played, too, with the verdict.",
+                     playing.EXAMPLES)
+    playing.add_flags(parser)
+    print_now(playing.written(**vars(parser.parse_args(arguments))))
+    return 0
+
+
 def env(arguments: Sequence[str]) -> int:
     """Print the settings that mpirun needs here."""
     parser = parser_of("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, to "
@@ -147,6 +161,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "calibrate": calibrate,
     "chaos": chaos,
     "show": show,
+    "play": play,
 }
 
 

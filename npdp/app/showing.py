@@ -23,10 +23,15 @@ EXAMPLES = """  npdp show ring --ranks 4
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
+    add_schedule_flags(parser)
+    parser.add_argument("--json", metavar="FILE", help="write its playback: moves, contents, bytes, time of each step")
+
+
+def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which schedule is meant."""
     parser.add_argument("algorithm", help="ring, tree, halving_doubling or naive, or file.py:function, your own")
     parser.add_argument("--ranks", type=POSITIVE_INT, default=4, metavar="P", help="how many, and as many chunks (4)")
     parser.add_argument("--collective", choices=tuple(SCHEDULES), default="allreduce", help="which (allreduce)")
-    parser.add_argument("--json", metavar="FILE", help="write its playback: moves, contents, bytes, time of each step")
     parser.add_argument("--root", type=number(int, lambda root: root >= 0, "a rank"), default=0, metavar="R",
                         help="of a broadcast (0)")  # fmt: skip
 
@@ -43,9 +48,7 @@ def shown(
         InputError: there is no such schedule, or it cannot be made.
         OutputError: the file could not be written.
     """
-    if root >= ranks:
-        raise InputError(f"--root {root}: there are ranks 0 to {ranks - 1}")
-    steps = _steps(algorithm, collective, ranks, root)
+    steps = schedule_of("npdp show", algorithm, collective, ranks, root)
     if json is not None:
         _write(json, steps, collective, ranks, root)
     try:
@@ -65,11 +68,16 @@ def _write(path: str, steps: Schedule, collective: str, ranks: int, root: int) -
         text = dumps(playback(steps, collective, ranks, built_in("mpi", ranks), root))
     except ValueError as error:
         raise InputError(f"--json: {error}") from None
+    write("--json", path, text)
+
+
+def write(flag: str, path: str, text: str) -> None:
+    """Write a file whole or not at all; OutputError where that fails."""
     try:
         with whole_file(path) as file:
             file.write(text.encode())
     except OSError as error:
-        raise OutputError(f"--json: {path} could not be written: {error.strerror or error}") from None
+        raise OutputError(f"{flag}: {path} could not be written: {error.strerror or error}") from None
 
 
 def _picture(steps: Schedule, ranks: int, width: int) -> str:
@@ -79,15 +87,22 @@ def _picture(steps: Schedule, ranks: int, width: int) -> str:
         return ""
 
 
-def _steps(algorithm: str, collective: str, ranks: int, root: int) -> Schedule:
+def schedule_of(command: str, algorithm: str, collective: str, ranks: int, root: int) -> Schedule:
+    """Return the schedule that a command's flags mean.
+
+    Raises:
+        InputError: there is no such schedule, or it cannot be made.
+    """
+    if root >= ranks:
+        raise InputError(f"--root {root}: there are ranks 0 to {ranks - 1}")
     maker: Maker
     if is_program(algorithm):
-        maker = function_of("npdp show", algorithm)
+        maker = function_of(command, algorithm)
     elif algorithm in SCHEDULES[collective]:
         maker = SCHEDULES[collective][algorithm]
     else:
         known = ", ".join([*SCHEDULES[collective], "file.py:function"])
-        raise InputError(f"npdp show: no schedule {algorithm!r} of {collective}; there are {known}")
+        raise InputError(f"{command}: no schedule {algorithm!r} of {collective}; there are {known}")
     arguments = (ranks, root) if collective == "broadcast" else (ranks,)
-    made: Schedule = called("npdp show", algorithm, lambda: as_schedule(maker(*arguments)))
+    made: Schedule = called(command, algorithm, lambda: as_schedule(maker(*arguments)))
     return made

@@ -54,7 +54,8 @@ def _fault(text: str) -> Fault:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--inject").lstrip(": ")) from None
 
 
-def _staleness(text: str) -> float:
+def staleness_of(text: str) -> float:
+    """Return a staleness, as an argparse type: 0, 1, 2, ... or inf."""
     return math.inf if text == "inf" else float(_STALENESS(text))
 
 
@@ -174,7 +175,7 @@ def _add_server(parser: Parser) -> None:
     server = parser.add_argument_group("parameter server (--strategy ps)")
     server.add_argument("--servers", type=COUNT, metavar="N",
                         help="the last N ranks are servers (1); 0: every rank is worker and server of a shard")
-    server.add_argument("--staleness", type=_staleness, metavar="S",
+    server.add_argument("--staleness", type=staleness_of, metavar="S",
                         help="0 (default): synchronous; 1, 2, ...: a worker may be S iterations ahead of the slowest; "
                              "inf: asynchronous")
     server.add_argument("--staleness-lr", choices=STALENESS_LR,
