@@ -34,6 +34,8 @@ _HOME = {  # public name -> the module that defines it
     "reduce_scatter": "npdp.parallel.arrays",
     "allgather": "npdp.parallel.arrays",
     "broadcast": "npdp.parallel.arrays",
+    "send": "npdp.parallel.arrays",
+    "receive": "npdp.parallel.arrays",
     "barrier": "npdp.parallel.arrays",
     "global_mean": "npdp.parallel.arrays",
     "shared_empty": "npdp.parallel.arrays",
@@ -70,7 +72,9 @@ if TYPE_CHECKING:
         barrier as barrier,
         broadcast as broadcast,
         global_mean as global_mean,
+        receive as receive,
         reduce_scatter as reduce_scatter,
+        send as send,
         shared_empty as shared_empty,
     )
     from npdp.parallel.data_parallel import DistributedDataParallel as DistributedDataParallel

@@ -157,7 +157,7 @@ def record(delay_s=0.0):
     """Put a recorder between this rank's world and its transport; return it."""
     world = init()
     recorder = Recorder(world.transport, delay_s)
-    world.transport = world._by_messages._transport = world.clock._transport = recorder
+    world.transport = world.by_messages._transport = world.clock._transport = recorder
     return recorder
 
 

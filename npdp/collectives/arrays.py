@@ -1,4 +1,4 @@
-"""Checks of a collective's arrays: contiguous, of four dtypes, in place; an error says wanted and got."""
+"""Checks of arrays of collectives and messages: contiguous, of four dtypes, in place; an error says wanted and got."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def checked(given: Any, op: str, writeable: bool = True) -> Array:
     if dtype in _NATIVE and op in _FOR_ALL and flags.carray and array.ndim == 1:
         return array  # most calls, in few words: a small collective takes a microsecond
     if dtype.num not in _NUMBERS or not dtype.isnative:
-        raise TypeError(f"a collective takes float32, float64, int32 or int64, got {dtype}")
+        raise TypeError(f"npdp takes float32, float64, int32 or int64, got {dtype}")
     if op not in OPS:
         hint = "; the average is 'mean'" if op in ("average", "avg") else ""
         raise ValueError(f"no op {op!r}; there are {', '.join(OPS)}{hint}")
     if op == "mean" and dtype.kind == "i":
         raise TypeError(f"the mean of {dtype} is no {dtype}: convert to float first, or take the sum")
     if not flags.forc:
-        raise ValueError(f"a collective takes a contiguous array, got strides {array.strides} for shape {array.shape}")
+        raise ValueError(f"npdp takes a contiguous array, got strides {array.strides} for shape {array.shape}")
     if not flags.aligned:
-        raise ValueError("a collective takes an array that is aligned to its elements, got one that is not")
+        raise ValueError("npdp takes an array that is aligned to its elements, got one that is not")
     if writeable and not flags.writeable:
-        raise ValueError("a collective works in place, but this array is read-only")
+        raise ValueError("npdp works in place, but this array is read-only")
     if array.ndim == 1:
         return array
     return array.reshape(-1) if flags.c_contiguous else array.T.reshape(-1)
@@ -48,9 +48,9 @@ def checked(given: Any, op: str, writeable: bool = True) -> Array:
 def _plain(array: Any) -> Array:
     """Return what NumPy derives from its array as that, for parts and quotients of one may be something else."""
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"a collective takes a NumPy array, got {type(array).__name__}")
+        raise TypeError(f"npdp takes a NumPy array, got {type(array).__name__}")
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("a collective takes a NumPy array, got a masked one, whose mask would stay behind: pass .data")
+        raise TypeError("npdp takes a NumPy array, got a masked one, whose mask would stay behind: pass .data")
     return array.view(np.ndarray)
 
 

@@ -6,9 +6,10 @@
                    chooser     which algorithm                         chooser.py
                    overlap     what goes on beside the program         overlap.py
                    clock       where the time goes                     clock.py
+                   by_messages carries out what goes by messages       by_messages.py
 
 A collective is prepared once for each kind, size, dtype, ... and then carried out: by the kernel, which waits by
-itself, or by messages (by_messages.py), here or beside the program.
+itself, or by messages, here or beside the program.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Communicator:
     """A group of ranks with its collectives, as one of them sees it.
 
     Attributes:
-        transport, topology, memory, chooser, overlap, clock: see above.
+        transport, topology, memory, chooser, overlap, clock, by_messages: see above.
         rank, world_size: this rank's number; how many there are.
         algorithm: what collectives use where they are not told and have it.
         around: contexts within which each collective is carried out.
@@ -65,7 +66,7 @@ class Communicator:
         self.around: list[Callable[[], AbstractContextManager[None]]] = []
         self.closing: list[Callable[[], None]] = []
         self.reducers = self._buckets = 0
-        self._by_messages = ByMessages(transport, self.topology, self.memory, self.clock)
+        self.by_messages = ByMessages(transport, self.topology, self.memory, self.clock)
         self._number = np.zeros(1, np.int64)  # for barriers and counts
 
     # Memory that ranks share
@@ -199,7 +200,7 @@ class Communicator:
             if status:
                 host.finish(status)  # type: ignore[union-attr]
         else:
-            self._by_messages.run(prepared.call, partial(self._by_messages.work, prepared, buffer))
+            self.by_messages.run(prepared.call, partial(self.by_messages.work, prepared, buffer))
 
     def _run_apart(self, *call: Any) -> None:
         """Carry out a collective within all contexts, after what was begun before it."""
@@ -221,7 +222,7 @@ class Communicator:
             count: elements of the whole, by which all ranks see that they do the same.
         """
         call = Call(kind, count, mine.dtype.name, algorithm="slices")
-        self._by_messages.run(call, lambda: self._by_messages.slice_work(call, mine))
+        self.by_messages.run(call, lambda: self.by_messages.slice_work(call, mine))
 
     # Buckets
     def number_reducer(self) -> int:
@@ -278,7 +279,7 @@ class Communicator:
             self.clock.begin_overlap()
         before = time.perf_counter()
         with self.transport.calls:
-            self.overlap.begin(self._by_messages.work(prepared, buffer), self.transport.wait)
+            self.overlap.begin(self.by_messages.work(prepared, buffer), self.transport.wait)
         self.clock.count_program(time.perf_counter() - before)
 
     def finish(self) -> None:

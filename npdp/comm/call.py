@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 FORTRAN = "F"  # order of an array in memory: elements meet as they lie
 BARRIER, ALLOCATION = "barrier", "shared_empty, or something else that takes shared memory"
+SEND_OR_RECEIVE = "send or receive"  # a message of a program's own, which is no collective
 _PARTS = (BARRIER, ALLOCATION)  # labels of what an all-reduce is a part of, instead of a bucket's
 _FIRST_PART = 2**32 - len(_PARTS)
 
@@ -19,7 +20,7 @@ class Call(NamedTuple):
     """A collective call of a rank.
 
     Attributes:
-        kind: allreduce, reduce_scatter, allgather, broadcast or barrier.
+        kind: allreduce, reduce_scatter, allgather, broadcast or barrier; or SEND_OR_RECEIVE.
         count, dtype: of the buffer.
         op: sum, mean, min, max or prod.
         root: of a broadcast.
@@ -38,7 +39,7 @@ class Call(NamedTuple):
     algorithm: str = ""
 
     def __str__(self) -> str:
-        if self.kind == BARRIER or self.label in _PARTS:
+        if self.kind in (BARRIER, SEND_OR_RECEIVE) or self.label in _PARTS:
             return self.label or self.kind
         order = " in Fortran order" if self.order == FORTRAN else ""
         details = {"broadcast": f" from rank {self.root}{order}", "allgather": order}

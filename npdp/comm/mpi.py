@@ -18,7 +18,7 @@ from typing import Any
 from npdp.base import environment
 from npdp.comm.errors import CommunicationError
 from npdp.comm.failures.board import ProcessBoard
-from npdp.comm.failures.call_log import CallLog, LoggedCall, different
+from npdp.comm.failures.call_log import MESSAGE, CallLog, LoggedCall, different
 from npdp.comm.failures.ending import (
     announce_failure,
     end_on_exceptions,
@@ -34,7 +34,6 @@ from npdp.comm.transport import Buffer, wrong_message
 from npdp.comm.waiting import CHECK_AFTER_S, MESSAGES, wait_until
 
 TAG_LEFT = 1
-FIRST_TAG_OF_CALLS = 2**14  # above the numbers of dtypes; MPI has tags up to 2^15 - 1 at least
 CALL_BYTES = 128  # of what a rank says of a call before MPI carries it out
 MOST_ELEMENTS = 2**30  # MPI counts elements in 32 bits; what is larger goes in several calls
 
@@ -123,7 +122,7 @@ class MpiTransport:
         # For making subworlds: Open MPI does so by messages, for which it takes any that nobody has read yet
         self._making = mpi.COMM_WORLD.Dup()
         need_no_mpi_segments(lambda mine: bool(mpi.COMM_WORLD.allreduce(mine, mpi.LAND)))
-        self._tags = range(FIRST_TAG_OF_CALLS, mpi.COMM_WORLD.Get_attr(mpi.TAG_UB) + 1)
+        self._tags = range(MESSAGE.tag + 1, mpi.COMM_WORLD.Get_attr(mpi.TAG_UB) + 1)
         self._ops = {"sum": mpi.SUM, "min": mpi.MIN, "max": mpi.MAX, "prod": mpi.PROD}
         self._ranks = list(range(self.world_size))  # in MPI's world
         self.name = "MPI (" + " ".join(mpi.Get_library_version().replace(",", " ").split()[:3]) + ")"
@@ -178,7 +177,7 @@ class MpiTransport:
     def _check(self, wanted: Buffer, peer: int, status: Any) -> None:
         """Raise CommunicationError where what came is not what was wanted."""
         tag = status.Get_tag()
-        same_dtype = tag == wanted.dtype.num or tag >= FIRST_TAG_OF_CALLS
+        same_dtype = tag == wanted.dtype.num or tag >= MESSAGE.tag
         got_bytes = status.Get_count(self._mpi.BYTE)
         if got_bytes != wanted.nbytes or not same_dtype:
             raise CommunicationError(wrong_message(wanted, got_bytes, same_dtype, self.rank, peer))

@@ -1,4 +1,4 @@
-"""Collectives on plain arrays, over the world of this rank; all ranks call them alike.
+"""Collectives on plain arrays, over the world of this rank, which all ranks call alike; and messages between two.
 
 Any contiguous shape of float32, float64, int32 or int64, in C or in Fortran order, alike on all ranks. On arrays from
 `shared_empty` they need no copy.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from npdp.collectives import point_to_point
 from npdp.collectives.algorithms import Algorithm
 from npdp.collectives.arrays import Array
 from npdp.parallel.world import init
@@ -89,3 +90,25 @@ def global_mean(value: float, count: float) -> float:
         ValueError: on this rank, where its count is negative or not finite.
     """
     return init().mean(value, count)
+
+
+def send(array: Array, to: int) -> None:
+    """Send an array to another rank, which receives it; return when it has it, or takes it now.
+
+    A send waits for its receive: two ranks that both send to each other first get an error.
+
+    Args:
+        array: any contiguous shape, of float32, float64, int32 or int64; count, dtype and order as the receiver's.
+        to: a rank.
+    """
+    point_to_point.send(init(), array, to)
+
+
+def receive(array: Array, source: int) -> None:
+    """Receive into `array` what another rank sends, in place; return when it is there.
+
+    Args:
+        array: as the sender's; its values are overwritten.
+        source: a rank. Messages of one rank to another arrive in the order in which they were sent.
+    """
+    point_to_point.receive(init(), array, source)

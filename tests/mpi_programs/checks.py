@@ -89,6 +89,31 @@ def check_messages_of_another_size():
             raise AssertionError("a message of another size was taken")
 
 
+def check_messages_of_a_program():
+    """To each rank from each other, in its own order, between collectives."""
+    for count in (0, 1, SEVERAL_MB):
+        for dtype in DTYPES:
+            for source in range(WORLD_SIZE):
+                for target in range(WORLD_SIZE):
+                    if RANK == source != target:
+                        npdp.send(values(RANK, count, dtype, target), target)
+                    elif RANK == target != source:
+                        got = np.zeros(count, dtype)
+                        npdp.receive(got, source)
+                        assert np.array_equal(got, values(source, count, dtype, target)), (count, dtype, source)
+            npdp.barrier()
+
+
+def check_a_send_ends_only_when_its_receive_is_there():
+    if RANK == 0 and WORLD_SIZE > 1:
+        before = time.monotonic()
+        npdp.send(np.ones(1), 1)
+        assert time.monotonic() - before > 0.1
+    elif RANK == 1:
+        time.sleep(0.2)
+        npdp.receive(np.zeros(1), 0)
+
+
 def check_collectives():
     counts = (0, 1, WORLD_SIZE - 1, WORLD_SIZE, WORLD_SIZE + 1, 1000, 200_003)
     for collective, algorithms in SCHEDULES.items():

@@ -60,6 +60,40 @@ def everywhere():
     fail()
 
 
+def both_send():
+    """Two ranks send to each other, and neither receives first."""
+    if npdp.rank() < 2:
+        now()
+        npdp.send(np.ones(3), 1 - npdp.rank())
+    npdp.barrier()
+
+
+def sends_another_count():
+    """Rank 0 sends three numbers where rank 1 wants four of another dtype."""
+    if npdp.rank() == 0:
+        now()
+        npdp.send(np.ones(3), 1)
+    elif npdp.rank() == 1:
+        npdp.receive(np.ones(4, np.float32), 0)
+    npdp.barrier()
+
+
+def sends_to_one_that_sums():
+    """Rank 0 sends to a rank that has gone on to an all-reduce."""
+    npdp.init(stall_abort_s=1)
+    if npdp.rank() == 0:
+        now()
+        npdp.send(np.ones(3), 1)
+    npdp.allreduce(np.ones(3))
+
+
+def sends_to_one_that_leaves():
+    """Rank 0 sends what rank 1 never receives."""
+    if npdp.rank() == 0:
+        now()
+        npdp.send(np.ones(3), 1)
+
+
 def after_others_have_ended():
     """Rank 1 raises when the others have come to the end of the program and wait for it there."""
     if npdp.rank() == 1:

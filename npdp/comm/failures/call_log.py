@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from npdp.comm.call import Call
+from npdp.comm.call import SEND_OR_RECEIVE, Call
 from npdp.comm.errors import CommunicationError
 
 KEPT = 4096  # calls that a rank remembers, for ranks that are behind: a root may send all parameters of a model at once
@@ -37,6 +37,11 @@ class LoggedCall(NamedTuple):
     number: int
     call: Call
     tag: int  # the same on all ranks, and, as good as surely, on no other call
+
+
+# What stands for a program's own messages, which are in no log; its tag is above the numbers of dtypes, and below those
+# of all logged calls. MPI has tags up to 2^15 - 1 at least.
+MESSAGE = LoggedCall(0, Call(SEND_OR_RECEIVE, 0, "", algorithm="message"), 2**14)
 
 
 class CallLog:
