@@ -101,7 +101,7 @@ MUTANTS: dict[str, list[Mutant]] = {
                '"sum", "auto")',
                "tests/test_different_calls.py::test_a_barrier_is_called_a_barrier"),
         Mutant("npdp/comm/call.py",
-               "if self.kind == BARRIER or self.label in _PARTS:",
+               "if self.kind in (BARRIER, SEND_OR_RECEIVE) or self.label in _PARTS:",
                "if self.kind == BARRIER:",
                "tests/test_different_calls.py::test_taking_shared_memory_is_told_as_that"),
         Mutant("npdp/comm/failures/call_log.py",

@@ -1,4 +1,4 @@
-"""`npdp play`: the page is whole in itself, runs schedules as the prover does, and can be broken, in a browser too."""
+"""`npdp play`: the page is whole in itself; what cannot be played is refused. test_player_in_browser.py plays it."""
 
 import html
 import json
@@ -6,26 +6,16 @@ import re
 from dataclasses import asdict
 
 import pytest
-from browser import dom, needs_chromium
 
 import npdp
 from npdp.app import cli
 from npdp.collectives.algorithms import SCHEDULES
-from npdp.collectives.hierarchical import by_messages, phases_of
 from npdp.collectives.machine import built_in
 from npdp.collectives.playback import playback
-from npdp.collectives.schedule import add, put
+from npdp.collectives.schedule import put
 from npdp.report.player import page
-from npdp.report.player.page import embedded, part
 
 RING = list(SCHEDULES["allreduce"]["ring"](4))
-BROKEN = {
-    "missing": [RING[0][1:], *RING[1:]],
-    "twice": [*RING, [add(3, 2, 1)]],
-    "overwritten": [RING[0], [put(*move[:3]) for move in RING[1]], *RING[2:]],
-    "race": [[*RING[0], put(2, 1, 3)], *RING[1:]],
-    "too few steps": [*RING[:4], []],
-}
 MINE = """
 from npdp.collectives import put
 from npdp.collectives.ring import allreduce as ring
@@ -108,120 +98,3 @@ def test_a_notebook_shows_it_in_a_frame_of_its_own():
     assert html.unescape(inside) == made and embedded_in(made)["ranks"] == 2
     with pytest.raises(TypeError, match="call it"):
         npdp.play(SCHEDULES["allreduce"]["ring"])
-
-
-# -- in a browser
-
-EQUALS = """
-<pre id="said"></pre><script type="application/json" id="cases">$cases</script>
-<script>$scripts
-const cases = JSON.parse(document.getElementById("cases").textContent), said = [];
-const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-const near = (a, b) => Math.abs(a - b) <= 1e-9 * Math.max(Math.abs(a), Math.abs(b));
-for (const [name, playback] of Object.entries(cases)) {
-  const run = replay(playback);
-  playback.steps.forEach((step, number) => {
-    if (!same(run.contents[number + 1], step.contents)) said.push(`${name}: contents after step ${number}`);
-    if (!same(run.bytes[number + 1], step.bytes)) said.push(`${name}: bytes after step ${number}`);
-    if (!near(run.seconds[number + 1], step.seconds)) said.push(`${name}: seconds after step ${number}`);
-  });
-  if (shortcomings(playback, run).length > 0 === playback.proven) said.push(`${name}: verdict`);
-}
-document.getElementById("said").textContent = JSON.stringify([Object.keys(cases).length, said]);
-</script>
-"""
-
-
-def cases():
-    """Return playbacks by name: what is built in at 2 to 9 ranks, two levels of hosts, and wrong ones."""
-    found = {name: played(steps, 4) for name, steps in BROKEN.items()}
-    for ranks in range(2, 10):
-        for collective in ("allreduce", "reduce_scatter", "allgather"):
-            for name, maker in SCHEDULES[collective].items():
-                found[f"{collective} {name} {ranks}"] = played(list(maker(ranks)), ranks, collective)
-        hosts = tuple(rank // 2 for rank in range(ranks))
-        steps = list(by_messages(hosts, phases_of(1 << 20, hosts, shares_memory=False)))
-        found[f"hierarchical {ranks}"] = played(steps, ranks)
-    return found
-
-
-def said_by(dumped):
-    return json.loads(html.unescape(re.findall(r'<pre id="said">(.*?)</pre>', dumped, re.S)[0] or "null"))
-
-
-@needs_chromium
-def test_the_page_runs_schedules_and_prices_them_as_python_does(tmp_path):
-    tried = cases()
-    text = EQUALS.replace("$cases", embedded(tried))
-    text = text.replace("$scripts", part("model.js") + part("cost.js"))
-    assert said_by(dom(text, tmp_path)) == [len(tried), []] and len(tried) > 90
-
-
-WATCHED = "<head><script>window.errors = []; onerror = (text) => { errors.push(text); };</script>"
-USED = """
-<pre id="said"></pre><script>
-const said = {}, pages = $pages;
-const press = (frame, key) => frame.document.dispatchEvent(new frame.KeyboardEvent("keydown", { key, bubbles: true }));
-function use(frame) {
-  const text = (id) => frame.document.getElementById(id).textContent, click = (id) => frame.document.getElementById(id).click();
-  const wide = () => frame.document.documentElement.scrollWidth - frame.innerWidth;
-  const report = { begins: text("outcome"), where: text("where"), title: text("moves-title"), wide: [wide()] };
-  press(frame, "End"); report.end = text("where");
-  press(frame, "Home"); press(frame, "ArrowRight"); press(frame, "ArrowRight"); press(frame, "ArrowLeft");
-  report.moved = text("where");
-  press(frame, " "); report.playing = text("play"); press(frame, " "); report.paused = text("play");
-  press(frame, "Home"); press(frame, "ArrowRight");
-  frame.document.querySelector("#moves button").click(); report.dropped = text("outcome"); wide() > 0 && report.wide.push(wide());
-  click("reset"); report.reset = text("outcome");
-  frame.document.querySelectorAll("#moves button")[1].click(); report.repeated = text("outcome"); click("reset");
-  frame.document.getElementById("victim").value = 2; click("kill"); press(frame, "End");
-  report.killed = text("outcome"); report.never = text("time"); report.wide.push(wide()); click("reset");
-  click("slow"); report.slow = text("time"); click("reset");
-  report.paper = frame.getComputedStyle(frame.document.body).backgroundColor;
-  report.errors = frame.errors;
-  return report;
-}
-let left = 0;
-for (const [name, page] of Object.entries(pages)) for (const width of [380, 1400]) {
-  const frame = document.createElement("iframe");
-  frame.style = `width: ${width}px; height: 900px; border: 0`;
-  frame.srcdoc = page;
-  left += 1;
-  frame.onload = () => {
-    try { said[`${name} ${width}`] = use(frame.contentWindow); } catch (error) { said[`${name} ${width}`] = String(error); }
-    if (!--left) document.getElementById("said").textContent = JSON.stringify(said);
-  };
-  document.body.append(frame);
-}
-</script>
-"""
-
-
-def used(folder, scheme):
-    """Return what a user of pages sees, by page and width, in a colour scheme: 0 dark, 1 light."""
-    right = page("ring", played(RING, 4, nbytes=1 << 20))
-    wrong = page("wrong", played(BROKEN["overwritten"], 4))
-    many = page("many", played(list(SCHEDULES["allreduce"]["halving_doubling"](9)), 9))
-    pages = {"right": right, "wrong": wrong, "many": many}
-    watched = {name: text.replace("<head>", WATCHED, 1) for name, text in pages.items()}
-    found = said_by(dom(USED.replace("$pages", embedded(watched)), folder, f"--blink-settings=preferredColorScheme={scheme}"))
-    assert len(found) == 6
-    return found
-
-
-@needs_chromium
-@pytest.mark.parametrize(("scheme", "paper"), [(0, "rgb(20, 23, 28)"), (1, "rgb(251, 251, 249)")])
-def test_pages_fit_narrow_and_wide_windows_dark_and_light_and_answer_keys_and_faults(scheme, paper, tmp_path):
-    found = used(tmp_path, scheme)
-    for name, seen in found.items():
-        assert seen["errors"] == [] and max(seen["wide"]) <= 0 and seen["paper"] == paper, name
-        assert seen["playing"].endswith("pause") and seen["paused"].endswith("play"), name
-        assert seen["moved"].startswith("after step 0") and seen["reset"] == seen["begins"], name
-        assert "rank 2 is dead from step 0 on" in seen["killed"] and "it never ends" in seen["never"], name
-    right, wrong = found["right 1400"], found["wrong 380"]
-    assert right["begins"] == "each chunk ends with what was promised" and right["end"] == "after step 5 of 5"
-    assert right["dropped"] == "chunk 3 ends without the contribution of rank 0, on ranks 0, 1, 2 and 3"
-    assert right["repeated"] == "chunk 3 ends with too much of rank 0, on ranks 0, 1, 2 and 3"
-    assert "rank 1 waits in step 0 for rank 2, for ever" in right["killed"]
-    assert "× the" in right["slow"] and "without faults" in right["slow"]
-    assert wrong["title"] == "Moves of step 1 (here it is wrong)"

@@ -19,8 +19,6 @@ from npdp.torch_names import absent, creation, dtypes, files, functions, modes, 
 
 README = (ROOT / "README.md").read_text()
 NEEDS_NO_RUN = ("make ", "pip ", ". .venv")  # these set up: CI does that
-if "play" not in cli.COMMANDS:
-    NEEDS_NO_RUN += ("npdp play ",)
 LEFT = {"model.npz", "run.jsonl", "run1", "mine.npz", "ring.html"}  # what pages say that their commands write
 
 

@@ -108,8 +108,8 @@ def play(arguments: Sequence[str]) -> int:
     from npdp.app import playing
 
     parser = parser_of("play", "Write a page that plays a collective's schedule in a browser: who sends what, whose "
-                     "contribution is in each chunk, bytes and time, forwards and backwards. On it moves can be dropped "
-                     "or repeated, a rank killed, a link slowed. A wrong schedule is played, too, with the verdict.",
+                     "contribution is in each chunk, bytes and time, forwards and backwards. On it moves can be "
+                     "dropped or repeated, a rank killed, a link slowed. A wrong schedule is played with its verdict.",
                      playing.EXAMPLES)
     playing.add_flags(parser)
     print_now(playing.written(**vars(parser.parse_args(arguments))))

@@ -51,7 +51,8 @@ def data_parallel(ranks: int) -> Json:
          [f"{total:.3f}"] * ranks),
         ("average", f"The sum over {count} samples is the gradient of the whole batch, as on one rank.", 3,
          [f"{mean:.3f}"] * ranks),
-        ("update", f"Each does w -= {RATE} × gradient, and has the same w again.", 4, [f"{w - RATE * mean:.3f}"] * ranks),
+        ("update", f"Each does w -= {RATE} × gradient, and has the same w again.", 4,
+         [f"{w - RATE * mean:.3f}"] * ranks),
     ]  # fmt: skip
     cells = [["", "", "", "", f"{w:.3f}"] for _ in range(ranks)]
     frames = [_frame("before", "All ranks have the same parameter w.", [list(row) for row in cells])]
@@ -87,8 +88,9 @@ def parameter_server(workers: int, staleness: float) -> Json:
         waiting = [number for number, state in enumerate(server.workers) if state.waiting is not None]
         text = _told(worker, on, server.record.version - before, met[worker], waiting)
         frames.append(_frame(f"at {now} s", text, _rows(server, clocks, held, met), waiting))
+    slowest = f"the last of {workers} workers is {SLOWER} times as slow"
     return {
-        "story": f"A parameter server, staleness {staleness:g}, {workers} workers; the last computes {SLOWER} times as long.",
+        "story": f"A parameter server, staleness {staleness:g}; {slowest}.",
         "columns": ["iterations", "version", "staleness"],
         "rows": [*(f"worker {worker}" for worker in range(workers)), "server"],
         "beginning": frames[0],

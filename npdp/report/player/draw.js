@@ -96,7 +96,7 @@ function drawOutcome(lines) {
 
 function drawVerdict(playback) {
   byId("verdict").className = playback.proven ? "" : "wrong";
-  byId("verdict").textContent = playback.proven ? `Proven: ${about}.` : `Wrong: ${playback.sentence}.`;
+  byId("verdict").textContent = playback.proven ? `Proven right: ${playback.collective} on ${playback.ranks} ranks.` : `Wrong: ${playback.sentence}.`;
   byId("picture").hidden = !playback.picture;
   byId("picture").textContent = playback.picture;
 }
