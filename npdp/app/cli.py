@@ -26,6 +26,7 @@ examples:
   npdp generate model.npz --prompt "def "         text that goes on from there
   npdp show ring --ranks 4                        the ring's steps, and whose contribution is where
   npdp play ring --ranks 4 -o ring.html           a page that plays them, and on which they can be broken
+  npdp grade ring yours.py                        points for an exercise, and what is wrong
   npdp bench allreduce --ranks 2                  each algorithm at each size, beside a memory copy
   npdp calibrate --ranks 2                        measure what messages cost here, by which auto chooses
   eval "$(npdp env)"; mpirun -n 4 python -m npdp.train
@@ -116,6 +117,13 @@ def play(arguments: Sequence[str]) -> int:
     return 0
 
 
+def grade(arguments: Sequence[str]) -> int:
+    """Grade a solution of an exercise, or hand out the exercise."""
+    from npdp.grading import command
+
+    return command.run(arguments, print_now, own_terminal_width())
+
+
 def env(arguments: Sequence[str]) -> int:
     """Print the settings that mpirun needs here."""
     parser = parser_of("env", "Print, for a shell, the settings that mpirun needs on this machine: to run as root, to "
@@ -162,6 +170,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "chaos": chaos,
     "show": show,
     "play": play,
+    "grade": grade,
 }
 
 
