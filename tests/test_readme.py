@@ -19,7 +19,7 @@ from npdp.torch_names import absent, creation, dtypes, files, functions, modes, 
 
 README = (ROOT / "README.md").read_text()
 NEEDS_NO_RUN = ("make ", "pip ", ". .venv")  # these set up: CI does that
-LEFT = {"model.npz", "run.jsonl", "run1", "mine.npz", "ring.html", "ring.py"}  # what commands of pages write
+LEFT = {"model.npz", "run.jsonl", "run1", "mine.npz", "ring.html", "ring.py", "tree.html"}  # by commands
 
 
 def commands(page):
