@@ -109,6 +109,8 @@ FAULTS = [  # (exercise, what stands in its solution, what in a broken one, what
     ("resume", "    trainer.generator.bit_generator.state = state[\"generator\"]\n", "",
      "stopped after 4 steps: step 4 takes"),
     ("resume", "self.w.tolist()", "self.w", r"state\(\) is no JSON"),
+    ("resume", "    trainer = Trainer(seed=0)\n",
+     "    import gc\n    return [each for each in gc.get_objects() if type(each) is Trainer][-1]\n", "IndexError"),
 ]  # fmt: skip
 
 
@@ -216,6 +218,13 @@ def test_what_breaks_down_ends_in_time_with_a_line(text, message, tmp_path):
     report = graded("ring", text, tmp_path, limit_s=0.5)
     assert report.points == 0 and re.search(message, said(report)), said(report)
     assert time.monotonic() - begun < 30
+
+
+def test_after_a_time_out_nothing_more_is_tried(tmp_path):
+    endless = "class Trainer:\n    def __init__(self, seed):\n        while True: pass\n"
+    report = graded("resume", endless, tmp_path, limit_s=0.3)
+    assert "takes longer" in report.results[0].message
+    assert {result.message for result in report.results[1:]} == {"not tried, because of what is said above"}
 
 
 def test_nothing_is_left_running(tmp_path):
